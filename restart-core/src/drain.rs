@@ -1,0 +1,156 @@
+//! What is in flight: the phase that this generation is in, as connections see it, and the count of live connections.
+//!
+//! This module owns the one shared counter and the one broadcast of phase changes. It never decides a phase: the driver
+//! sets it, connections only look. It stands alone because it is the only part of the library on an application's hot
+//! path.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+
+use event_listener::{Event, EventListener};
+
+/// What connections have to know of their process's place in the chain of generations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Phase {
+    /// The process serves, as the main one or as a successor that waits for its commit.
+    Serving = 0,
+    /// A newer generation has taken over. Requests in flight are finished, then connections end.
+    Draining = 1,
+    /// The whole service stops. Requests in flight are finished; idle connections end now.
+    Stopping = 2,
+}
+
+impl Phase {
+    fn from_u8(value: u8) -> Phase {
+        match value {
+            1 => Phase::Draining,
+            2 => Phase::Stopping,
+            _ => Phase::Serving,
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    phase: AtomicU8,
+    live: AtomicUsize,
+    phase_changed: Event,
+    all_gone: Event,
+}
+
+/// A handle on the phase and the count of live connections; clones share both.
+///
+/// A process gets its handle from `Generation::drain`. One made by [`Drain::new`] belongs to no process; it is for
+/// tests of code that serves connections.
+#[derive(Clone, Debug, Default)]
+pub struct Drain {
+    shared: Arc<Shared>,
+}
+
+impl Drain {
+    /// Makes a handle of its own: phase [`Phase::Serving`], nothing live.
+    pub fn new() -> Drain {
+        Drain::default()
+    }
+
+    /// The phase at this moment.
+    pub fn phase(&self) -> Phase {
+        Phase::from_u8(self.shared.phase.load(Ordering::Acquire))
+    }
+
+    /// Waits until the phase is another one than `seen`, and returns it. Returns at once if it already is.
+    ///
+    /// The future is cheap to drop; nothing is lost if it is made anew, since it compares with `seen`.
+    pub fn changed(&self, seen: Phase) -> impl Future<Output = Phase> + Send + use<> {
+        let shared = Arc::clone(&self.shared);
+        async move {
+            loop {
+                let listener: EventListener = shared.phase_changed.listen();
+                let now = Phase::from_u8(shared.phase.load(Ordering::Acquire));
+                if now != seen {
+                    return now;
+                }
+                listener.await;
+            }
+        }
+    }
+
+    /// Counts one live connection until the guard is dropped. A drain waits for all guards.
+    pub fn guard(&self) -> Guard {
+        self.shared.live.fetch_add(1, Ordering::AcqRel);
+        Guard { shared: Arc::clone(&self.shared) }
+    }
+
+    /// How many guards are alive.
+    pub fn live(&self) -> usize {
+        self.shared.live.load(Ordering::Acquire)
+    }
+
+    /// Sets the phase and wakes everyone who waits for a change.
+    ///
+    /// Within a process the library does this; call it only on a handle of [`Drain::new`].
+    pub fn set_phase(&self, phase: Phase) {
+        self.shared.phase.store(phase as u8, Ordering::Release);
+        self.shared.phase_changed.notify(usize::MAX);
+    }
+
+    /// Waits until no guard is alive.
+    pub(crate) async fn empty(&self) {
+        loop {
+            let listener = self.shared.all_gone.listen();
+            if self.live() == 0 {
+                return;
+            }
+            listener.await;
+        }
+    }
+}
+
+/// One live connection. Dropping it says that the connection has ended.
+#[derive(Debug)]
+#[must_use = "a guard that is dropped at once counts nothing"]
+pub struct Guard {
+    shared: Arc<Shared>,
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if self.shared.live.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.shared.all_gone.notify(usize::MAX);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_lite::future::{block_on, poll_once};
+
+    use super::*;
+
+    #[test]
+    fn every_waiter_learns_of_a_phase_change() {
+        let drain = Drain::new();
+        let mut first = Box::pin(drain.changed(Phase::Serving));
+        let mut second = Box::pin(drain.changed(Phase::Serving));
+        assert!(block_on(poll_once(&mut first)).is_none());
+        assert!(block_on(poll_once(&mut second)).is_none());
+        drain.set_phase(Phase::Draining);
+        assert_eq!(block_on(first), Phase::Draining);
+        assert_eq!(block_on(second), Phase::Draining);
+        assert_eq!(block_on(drain.changed(Phase::Serving)), Phase::Draining, "a late look sees it as well");
+    }
+
+    #[test]
+    fn a_drain_is_empty_when_the_last_guard_is_dropped() {
+        let drain = Drain::new();
+        let (first, second) = (drain.guard(), drain.guard());
+        let mut empty = Box::pin(drain.empty());
+        drop(first);
+        assert!(block_on(poll_once(&mut empty)).is_none());
+        assert_eq!(drain.live(), 1);
+        drop(second);
+        block_on(empty);
+    }
+}

@@ -1,0 +1,5 @@
+//! A Linux server that replaces itself while it serves.
+
+mod drain;
+
+pub use drain::{Drain, Guard, Phase};

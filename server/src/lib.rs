@@ -1,0 +1,3 @@
+//! An HTTP/1.1 server on async-h1 and smol that is replaced while it serves.
+
+pub mod http;

@@ -1,0 +1,3 @@
+//! The `reborn` binary.
+
+fn main() {}
