@@ -1,0 +1,150 @@
+//! The client's side of the control socket. Blocking: it is for commands, not for servers.
+
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime};
+
+use super::protocol::{Outcome, REPLY_BYTES_MAX, Reply, Request, Status};
+use crate::error::Error;
+
+/// A server that works says something every few seconds; one that is silent for so long hangs.
+const SILENCE_MAX: Duration = Duration::from_secs(30);
+/// How long a client that was cut off looks for the generation that serves now.
+const RECONNECT: Duration = Duration::from_secs(10);
+
+/// How a command ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Answer {
+    /// The reload ended like this; look at [`Outcome::failure`].
+    Outcome(Box<Outcome>),
+    /// No reload was started, for this reason.
+    Refused(String),
+    /// The service is stopping, so there is nothing to reload any more.
+    Stopping,
+}
+
+/// A connection to a running service.
+#[derive(Debug)]
+pub struct Client {
+    path: PathBuf,
+    stream: BufReader<UnixStream>,
+}
+
+impl Client {
+    /// Connects to the control socket at `path`, as [`find`](super::find) gave it.
+    pub fn connect(path: &Path) -> Result<Client, Error> {
+        let connect = || -> std::io::Result<UnixStream> {
+            let stream = UnixStream::connect(path)?;
+            stream.set_read_timeout(Some(SILENCE_MAX))?;
+            stream.set_write_timeout(Some(SILENCE_MAX))?;
+            Ok(stream)
+        };
+        let stream =
+            connect().map_err(|error| Error::not_running(format!("cannot connect to {}: {error}", path.display())))?;
+        Ok(Client { path: path.to_owned(), stream: BufReader::new(stream) })
+    }
+
+    /// Asks how the service is doing. Waits for at most 30 s.
+    pub fn status(&mut self) -> Result<Status, Error> {
+        self.ask(&Request::Status)?;
+        match self.answer()? {
+            Some(Reply::Status(status)) => Ok(*status),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// Replaces the running generation, and waits until the outcome is known.
+    ///
+    /// The server bounds the wait (ready timeout, probation); one that says nothing for 30 s is an error. Where the
+    /// generation that was asked dies on the way, its successor is asked what became of the reload.
+    pub fn reload(&mut self) -> Result<Answer, Error> {
+        let id = new_id();
+        self.ask(&Request::Reload { id: id.clone() })?;
+        let reply = match self.answer() {
+            Ok(None) => self.ask_the_successor(&id)?,
+            reply => reply?,
+        };
+        match reply {
+            Some(Reply::Outcome(outcome)) => Ok(Answer::Outcome(Box::new(outcome))),
+            Some(Reply::Refused { reason }) => Ok(Answer::Refused(reason)),
+            Some(Reply::Stopping) => Ok(Answer::Stopping),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// Ends the service, and waits until it has: until requests in flight are finished, or the drain's deadline.
+    pub fn stop(&mut self) -> Result<(), Error> {
+        self.ask(&Request::Stop)?;
+        match self.answer()? {
+            Some(Reply::Stopping) | None => {}
+            other => return Err(unexpected(other)),
+        }
+        // The connection ends with the process.
+        while self.answer()?.is_some() {}
+        Ok(())
+    }
+
+    fn ask_the_successor(&mut self, id: &str) -> Result<Option<Reply>, Error> {
+        let end = Instant::now() + RECONNECT;
+        loop {
+            let attempt = Client::connect(&self.path).and_then(|mut client| {
+                client.ask(&Request::Outcome { id: id.to_owned() })?;
+                client.answer()
+            });
+            match attempt {
+                Ok(Some(reply)) => return Ok(Some(reply)),
+                _ if Instant::now() < end => std::thread::sleep(Duration::from_millis(50)),
+                Ok(None) => return Ok(None),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn ask(&mut self, request: &Request) -> Result<(), Error> {
+        let mut line = serde_json::to_vec(request).map_err(|error| Error::control(error.to_string()))?;
+        line.push(b'\n');
+        self.stream
+            .get_mut()
+            .write_all(&line)
+            .map_err(|error| Error::control_io(format!("cannot ask the server at {}", self.path.display()), error))
+    }
+
+    /// The next reply that is more than a sign of life; `None` where the server closed the connection.
+    fn answer(&mut self) -> Result<Option<Reply>, Error> {
+        loop {
+            let mut line = Vec::new();
+            let limit = REPLY_BYTES_MAX as u64;
+            match self.stream.by_ref().take(limit).read_until(b'\n', &mut line) {
+                Err(error) if error.kind() == ErrorKind::ConnectionReset => return Ok(None),
+                Err(error) => {
+                    let what = format!("no answer from the server at {} for {SILENCE_MAX:?}", self.path.display());
+                    return Err(Error::control_io(what, error));
+                }
+                Ok(_) if !line.ends_with(b"\n") => return Ok(None),
+                Ok(_) => {}
+            }
+            match serde_json::from_slice(&line) {
+                Ok(Reply::Pending) => {}
+                Ok(reply) => return Ok(Some(reply)),
+                Err(error) => return Err(Error::control(format!("the server's answer cannot be read: {error}"))),
+            }
+        }
+    }
+}
+
+fn unexpected(reply: Option<Reply>) -> Error {
+    match reply {
+        Some(Reply::Error { reason } | Reply::Refused { reason }) => Error::control(reason),
+        Some(Reply::Stopping) => Error::control("the service is stopping"),
+        Some(_) => Error::control("the server gave an answer that this version does not understand"),
+        None => Error::control("the server closed the connection without an answer; look at its log"),
+    }
+}
+
+/// A name for a reload that no other client chooses.
+fn new_id() -> String {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    format!("{}-{}", std::process::id(), now.as_nanos())
+}

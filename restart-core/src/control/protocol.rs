@@ -1,0 +1,202 @@
+//! What is said on the control socket: a request is one JSON object on a line, and so is each reply.
+//!
+//! Readers skip what they do not know. Pure: no socket, no clock.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// A request is no longer than this, its line feed included.
+pub(crate) const REQUEST_BYTES_MAX: usize = 4096;
+/// A reply is no longer than this; a status with thousands of listeners fits.
+pub(crate) const REPLY_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// What a client may ask.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "snake_case")]
+pub(crate) enum Request {
+    /// How things are.
+    Status,
+    /// Replace the running generation. The client makes up the id, by which it can ask again.
+    Reload { id: String },
+    /// What became of a reload.
+    Outcome { id: String },
+    /// End the service.
+    Stop,
+}
+
+/// What the server says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "reply", rename_all = "snake_case")]
+pub(crate) enum Reply {
+    /// The answer to `status`.
+    Status(Box<Status>),
+    /// How a reload ended.
+    Outcome(Outcome),
+    /// The work goes on; said every few seconds, so that a client can tell it from a hung server.
+    Pending,
+    /// There is no reload, and why.
+    Refused { reason: String },
+    /// The service is stopping; the server closes the connection when it has.
+    Stopping,
+    /// The request makes no sense.
+    Error { reason: String },
+    /// What this version does not know.
+    #[serde(other)]
+    Unknown,
+}
+
+/// One generation of a service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GenerationId {
+    /// Its number, from 1.
+    pub generation: u64,
+    /// Its process.
+    pub pid: u32,
+    /// The program's version.
+    pub version: String,
+}
+
+impl fmt::Display for GenerationId {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "generation {} (pid {})", self.generation, self.pid)
+    }
+}
+
+/// How long each stage of a reload took, in microseconds.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stages {
+    /// Starting the successor's process, until its program was loaded.
+    pub spawn_us: u64,
+    /// From then until it said Ready.
+    pub ready_us: u64,
+    /// Its probation, and the ping at the end.
+    pub probation_us: u64,
+    /// Telling the service manager and the successor, until it served as the main process.
+    pub commit_us: u64,
+    /// All of it, from the trigger on.
+    pub total_us: u64,
+}
+
+/// How a reload ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outcome {
+    /// The id under which it was asked for.
+    pub id: String,
+    /// Why it failed; nothing where it succeeded.
+    pub failure: Option<String>,
+    /// Who was replaced, or, after a failure, who still serves.
+    pub from: GenerationId,
+    /// Who replaced it, or should have.
+    pub to: Option<GenerationId>,
+    /// How long it took.
+    pub stages: Stages,
+}
+
+impl fmt::Display for Outcome {
+    /// One line for people.
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ms = |us: u64| us.div_ceil(1000);
+        if let Some(reason) = &self.failure {
+            return write!(out, "reload failed: {reason}; {} still serves", self.from);
+        }
+        let Stages { spawn_us, ready_us, probation_us, commit_us, total_us } = self.stages;
+        write!(out, "reloaded: {} -> ", self.from)?;
+        if let Some(to) = &self.to {
+            write!(out, "{to}")?;
+        }
+        write!(
+            out,
+            " in {} ms (spawn {}, ready {}, probation {}, commit {})",
+            ms(total_us),
+            ms(spawn_us),
+            ms(ready_us),
+            ms(probation_us),
+            ms(commit_us)
+        )
+    }
+}
+
+/// How a running service is doing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// The generation that answers: the main one.
+    #[serde(flatten)]
+    pub id: GenerationId,
+    /// What it is doing: `serving`, `reloading`, `rolling back`, `stopping`.
+    pub state: String,
+    /// How long it has existed, in milliseconds.
+    pub uptime_ms: u64,
+    /// Live connections.
+    pub connections: usize,
+    /// Whether a service manager follows it.
+    pub managed: bool,
+    /// What it serves on.
+    pub listeners: Vec<ListenerStatus>,
+    /// Older generations that still finish what they have, oldest first.
+    pub draining: Vec<DrainingGeneration>,
+    /// The last reload, if there was one.
+    pub last_reload: Option<Outcome>,
+}
+
+/// A listener of a running service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListenerStatus {
+    /// Its name.
+    pub name: String,
+    /// Its address.
+    pub address: String,
+    /// Where it comes from: `bound` or `activated`.
+    pub origin: String,
+}
+
+/// A generation that drains.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DrainingGeneration {
+    /// Its number.
+    pub generation: u64,
+    /// Its process.
+    pub pid: u32,
+}
+
+impl fmt::Display for Status {
+    /// A few lines for people.
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = self.uptime_ms / 1000;
+        let managed = if self.managed { ", under a service manager" } else { "" };
+        writeln!(out, "{}, version {}: {} for {seconds} s{managed}", self.id, self.id.version, self.state)?;
+        writeln!(out, "connections: {}", self.connections)?;
+        for listener in &self.listeners {
+            writeln!(out, "listener {}: {} ({})", listener.name, listener.address, listener.origin)?;
+        }
+        for older in &self.draining {
+            writeln!(out, "draining: generation {} (pid {})", older.generation, older.pid)?;
+        }
+        match &self.last_reload {
+            Some(outcome) => write!(out, "last reload: {outcome}"),
+            None => write!(out, "last reload: none yet"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reply_of_a_newer_version_is_read() {
+        assert_eq!(serde_json::from_str::<Reply>(r#"{"reply":"song","text":"la"}"#).unwrap(), Reply::Unknown);
+        assert_eq!(serde_json::from_str::<Request>(r#"{"command":"status","deep":1}"#).unwrap(), Request::Status);
+    }
+
+    #[test]
+    fn a_failure_reads_as_one_sentence() {
+        let from = GenerationId { generation: 7, pid: 41, version: String::new() };
+        let failure = Some("it exited with status 78 before it was ready".to_owned());
+        let outcome = Outcome { id: String::new(), failure, from, to: None, stages: Stages::default() };
+        assert_eq!(
+            outcome.to_string(),
+            "reload failed: it exited with status 78 before it was ready; generation 7 (pid 41) still serves"
+        );
+    }
+}

@@ -1,0 +1,177 @@
+//! The server's side of the control socket: accepts clients of the same user and root, reads one request at a time,
+//! and passes it on to the driver.
+//!
+//! Clients, their requests and their time are bounded. It decides nothing about a request but who may make it.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use async_channel::Sender;
+use async_executor::Executor;
+use async_io::{Async, Timer};
+use futures_lite::future;
+
+use super::protocol::{REQUEST_BYTES_MAX, Reply, Request};
+use crate::listeners::Listener;
+
+/// More clients wait in the accept queue.
+const CLIENTS_MAX: usize = 64;
+/// A client has to have sent its request by then, and to take its answer.
+const CLIENT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often a client that waits for an outcome is told that the work goes on.
+const PENDING_EVERY: Duration = Duration::from_secs(5);
+
+/// A request with the way back to its client.
+#[derive(Debug)]
+pub(crate) struct Command {
+    pub(crate) request: Request,
+    pub(crate) reply: Sender<Reply>,
+}
+
+/// Counts the clients that are owed an answer, so that a process can wait for them before it exits.
+pub(crate) type Clients = Arc<AtomicUsize>;
+
+/// Accepts clients until it is dropped; those accepted are served on `executor` beyond that.
+pub(crate) async fn serve(
+    listener: Listener,
+    executor: Arc<Executor<'static>>,
+    commands: Sender<Command>,
+    clients: Clients,
+) {
+    loop {
+        let accepted = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                log::error!("the control socket cannot accept any more: {error}");
+                return;
+            }
+        };
+        while clients.load(Ordering::Acquire) >= CLIENTS_MAX {
+            Timer::after(Duration::from_millis(100)).await;
+        }
+        let guard = ClientGuard::new(&clients);
+        let commands = commands.clone();
+        let task = async move {
+            let _guard = guard;
+            match Async::new(accepted.fd) {
+                Ok(stream) => client(&Stream(stream), &commands).await,
+                Err(error) => log::warn!("cannot serve a control client: {error}"),
+            }
+        };
+        executor.spawn(task).detach();
+    }
+}
+
+struct ClientGuard(Clients);
+
+impl ClientGuard {
+    fn new(clients: &Clients) -> ClientGuard {
+        clients.fetch_add(1, Ordering::AcqRel);
+        ClientGuard(Arc::clone(clients))
+    }
+}
+
+impl Drop for ClientGuard {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// Serves one client: one request, its answer, and, after a stop, silence until the process ends.
+async fn client(stream: &Stream, commands: &Sender<Command>) {
+    if let Err(reason) = stream.check_peer() {
+        log::warn!("a control client was refused: {reason}");
+        stream.reply(&Reply::Error { reason }).await;
+        return;
+    }
+    let request = match future::or(stream.request(), timeout(CLIENT_TIMEOUT)).await {
+        Ok(Some(request)) => request,
+        Ok(None) => return,
+        Err(reason) => {
+            stream.reply(&Reply::Error { reason }).await;
+            return;
+        }
+    };
+    let (reply, answers) = async_channel::bounded(1);
+    if commands.send(Command { request, reply }).await.is_err() {
+        return;
+    }
+    loop {
+        let pending = async {
+            Timer::after(PENDING_EVERY).await;
+            Ok(Reply::Pending)
+        };
+        match future::or(answers.recv(), pending).await {
+            // The driver ended without an answer; the client sees the connection end.
+            Err(_) => return,
+            Ok(answer) => {
+                if !stream.reply(&answer).await {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+async fn timeout<T>(after: Duration) -> Result<T, String> {
+    Timer::after(after).await;
+    Err(format!("no request came within {after:?}"))
+}
+
+struct Stream(Async<OwnedFd>);
+
+impl Stream {
+    /// Only the same user and root may command this process (`SO_PEERCRED`, `unix(7)`).
+    fn check_peer(&self) -> Result<(), String> {
+        let peer = rustix::net::sockopt::socket_peercred(self.0.get_ref()).map_err(|error| error.to_string())?;
+        let own = rustix::process::geteuid();
+        if peer.uid == own || peer.uid.is_root() {
+            return Ok(());
+        }
+        Err(format!("uid {} may not command a process of uid {}", peer.uid.as_raw(), own.as_raw()))
+    }
+
+    async fn request(&self) -> Result<Option<Request>, String> {
+        let mut line = Vec::new();
+        let mut part = [0; 512];
+        while !line.contains(&b'\n') {
+            let room = (REQUEST_BYTES_MAX - line.len()).min(part.len());
+            if room == 0 {
+                return Err(format!("a request has at most {REQUEST_BYTES_MAX} bytes and ends with a line feed"));
+            }
+            let read = self.0.read_with(|fd| Ok(rustix::io::read(fd, &mut part[..room])?)).await;
+            match read.map_err(|error| error.to_string())? {
+                0 => return Ok(None),
+                read => line.extend_from_slice(&part[..read]),
+            }
+        }
+        let end = line.iter().position(|&byte| byte == b'\n').unwrap_or(line.len());
+        serde_json::from_slice(&line[..end]).map(Some).map_err(|error| {
+            format!("the request cannot be read: {error}; known commands are status, reload, outcome and stop")
+        })
+    }
+
+    /// Writes a reply; false where the client is gone or does not take it.
+    async fn reply(&self, reply: &Reply) -> bool {
+        let Ok(mut line) = serde_json::to_vec(reply) else { return false };
+        line.push(b'\n');
+        let write = async {
+            let mut rest = line.as_slice();
+            while !rest.is_empty() {
+                let flags = rustix::net::SendFlags::NOSIGNAL;
+                match self.0.write_with(|fd| Ok(rustix::net::send(fd, rest, flags)?)).await {
+                    Ok(written) => rest = &rest[written..],
+                    Err(_) => return false,
+                }
+            }
+            true
+        };
+        let give_up = async {
+            Timer::after(CLIENT_TIMEOUT).await;
+            false
+        };
+        future::or(write, give_up).await
+    }
+}

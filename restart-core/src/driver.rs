@@ -1,0 +1,427 @@
+//! The driver: the one task that turns signals, messages, commands and timers into events for the lifecycle, and
+//! carries its actions out.
+//!
+//! It decides nothing that `lifecycle` could decide. All its waiting is done by the tasks in `sources`, on an executor
+//! of its own that is polled by the application's, so it needs no particular runtime.
+
+mod actions;
+mod record;
+mod report;
+mod sources;
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use async_channel::{Receiver, Sender};
+use async_executor::{Executor, Task};
+use async_io::Timer as IoTimer;
+use futures_lite::future;
+
+use crate::control::{self, Clients, Command, GenerationId, Outcome, Reply, Request};
+use crate::drain::Drain;
+use crate::generation::Parts;
+use crate::handover::{Channel, Commit, Link, Message, Received};
+use crate::lifecycle::{Ending, Event, Lifecycle, Origin, State};
+use crate::listeners::{Gate, Listener, unlink_if_ours};
+use crate::signals::Wish;
+use crate::successor::Successor;
+
+use record::Record;
+use sources::{FromOlder, FromSuccessor, Input};
+
+/// Clients that are owed an answer get this long to take it before the process ends.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
+/// Inputs that wait for the driver; a source that has more waits itself.
+const INPUTS_MAX: usize = 256;
+
+/// Why a process ended, and who serves on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Exit {
+    /// The generation that ends.
+    pub generation: u64,
+    /// Who serves on: the number and the process of the newest generation that this one knows of.
+    pub successor: Option<GenerationId>,
+    /// True where the process did what it was to do: it drained, or the service was stopped. False where a service
+    /// manager has to start the service anew.
+    pub success: bool,
+    /// Connections that were still live, and are cut.
+    pub cut: usize,
+}
+
+impl fmt::Display for Exit {
+    /// One line for people: that it ends, and where the service lives on.
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Exit { generation, successor, success, cut } = self;
+        write!(out, "generation {generation} ends")?;
+        if *cut > 0 {
+            write!(out, ", cutting {cut} connections at the deadline")?;
+        }
+        match successor {
+            Some(successor) if *success => write!(out, "; {successor} serves on"),
+            Some(successor) => write!(out, "; its successor, {successor}, is gone as well"),
+            None => write!(out, "; the service has stopped"),
+        }
+    }
+}
+
+/// A channel to the predecessor or to another older generation.
+struct Older {
+    id: Link,
+    line: Line,
+}
+
+/// Only the newest generation listens to the older ones; the others keep a silent copy, in case they serve again.
+enum Line {
+    Open { number: u64, channel: Arc<Channel>, _reader: Task<()> },
+    Silent(OwnedFd),
+}
+
+/// The successor, as long as this generation has one.
+struct Active {
+    number: u64,
+    process: Successor,
+    /// What reports its messages and its end.
+    _sources: [Task<()>; 2],
+}
+
+pub(crate) struct Driver {
+    parts: Parts,
+    lifecycle: Lifecycle,
+    executor: Arc<Executor<'static>>,
+    inputs: Sender<Input>,
+    received: Receiver<Input>,
+    /// Events that carrying out an action brought about; they come before anything else.
+    immediate: VecDeque<Event>,
+    /// The last number given to a source; it tells a source that has been replaced from the present one.
+    last_number: u64,
+    background: Vec<Task<()>>,
+    deadline: Option<(u64, Task<()>)>,
+    drain_watch: Option<(u64, Task<()>)>,
+    drain_begun: Option<Instant>,
+
+    listeners: Vec<Listener>,
+    control_gate: Arc<Gate>,
+    clients: Clients,
+    /// Whoever made the request that is being handled.
+    asker: Option<Sender<Reply>>,
+    /// The id that it gave its reload.
+    asked_id: Option<String>,
+    /// Whoever waits for the end of the service.
+    stop_askers: Vec<Sender<Reply>>,
+
+    /// Oldest first. The predecessor is among them from the start.
+    older: Vec<Older>,
+    /// The number of the predecessor's source, until it has committed or vanished.
+    predecessor: Option<u64>,
+    /// The channels to older generations that came with the commit.
+    links: Vec<(Link, OwnedFd)>,
+    successor: Option<Active>,
+    record: Option<Record>,
+    last_outcome: Option<Outcome>,
+    /// The newest generation, after the commit.
+    newest: Option<GenerationId>,
+    /// Whether this is the main process.
+    main: bool,
+    ending: Option<Ending>,
+}
+
+impl Driver {
+    pub(crate) fn new(parts: Parts) -> Driver {
+        let (inputs, received) = async_channel::bounded(INPUTS_MAX);
+        let managed = parts.notifier.managed();
+        Driver {
+            lifecycle: Lifecycle::new(parts.predecessor.is_some(), managed, parts.settings.max_draining),
+            parts,
+            executor: Arc::new(Executor::new()),
+            inputs,
+            received,
+            immediate: VecDeque::from([Event::AppReady]),
+            last_number: 0,
+            background: vec![],
+            deadline: None,
+            drain_watch: None,
+            drain_begun: None,
+            listeners: vec![],
+            control_gate: Arc::new(Gate::default()),
+            clients: Clients::default(),
+            asker: None,
+            asked_id: None,
+            stop_askers: vec![],
+            older: vec![],
+            predecessor: None,
+            links: vec![],
+            successor: None,
+            record: None,
+            last_outcome: None,
+            newest: None,
+            main: false,
+            ending: None,
+        }
+    }
+
+    pub(crate) async fn run(mut self, listeners: Vec<Listener>) -> Exit {
+        let executor = Arc::clone(&self.executor);
+        self.listeners = listeners;
+        executor
+            .run(async move {
+                self.begin();
+                let ending = self.drive().await;
+                self.finish(ending).await
+            })
+            .await
+    }
+
+    /// Starts the sources that live as long as the process.
+    fn begin(&mut self) {
+        let signals = Arc::clone(&self.parts.signals);
+        self.background.push(self.executor.spawn(sources::signals(signals, self.inputs.clone())));
+        if let Some(every) = self.parts.notifier.watchdog() {
+            self.background.push(self.executor.spawn(sources::watchdog(every, self.inputs.clone())));
+        }
+        if let Some(control) = &self.parts.control {
+            match Listener::new(control, &self.control_gate, &Drain::new()) {
+                Ok(listener) => self.serve_control(listener),
+                Err(error) => log::error!("the control socket cannot be served: {error}"),
+            }
+        }
+        if let Some(predecessor) = &self.parts.predecessor {
+            let id = Link { generation: predecessor.hello.generation, pid: predecessor.hello.pid };
+            let line = self.open_line(Arc::clone(&predecessor.channel));
+            self.predecessor = Some(self.last_number);
+            self.older.push(Older { id, line });
+        }
+    }
+
+    fn serve_control(&mut self, listener: Listener) {
+        let (commands, received) = async_channel::bounded(INPUTS_MAX);
+        let (executor, clients) = (Arc::clone(&self.executor), Arc::clone(&self.clients));
+        self.background.push(self.executor.spawn(control::serve(listener, executor, commands, clients)));
+        self.background.push(self.executor.spawn(sources::commands(received, self.inputs.clone())));
+    }
+
+    fn open_line(&mut self, channel: Arc<Channel>) -> Line {
+        let number = self.next_number();
+        let reader = self.executor.spawn(sources::older(number, Arc::clone(&channel), self.inputs.clone()));
+        Line::Open { number, channel, _reader: reader }
+    }
+
+    fn next_number(&mut self) -> u64 {
+        self.last_number += 1;
+        self.last_number
+    }
+
+    async fn drive(&mut self) -> Ending {
+        loop {
+            let event = if let Some(event) = self.immediate.pop_front() {
+                Some(event)
+            } else {
+                let input = self.received.recv().await.expect("the driver holds a sender itself");
+                self.take(input)
+            };
+            if let Some(event) = event {
+                let actions = self.lifecycle.on(event);
+                log::trace!("{event:?} -> {:?}: {actions:?}", self.lifecycle.state());
+                for action in actions {
+                    self.perform(action).await;
+                }
+            }
+            self.asker = None;
+            if let Some(ending) = self.ending {
+                return ending;
+            }
+        }
+    }
+
+    /// What an input means to the lifecycle, once what it carries has been kept.
+    fn take(&mut self, input: Input) -> Option<Event> {
+        let current = |slot: &Option<(u64, Task<()>)>, number| slot.as_ref().is_some_and(|(own, _)| *own == number);
+        match input {
+            Input::Wish(Wish::Reload) => Some(Event::Reload(Origin::Signal)),
+            Input::Wish(Wish::Stop) => Some(Event::Stop(Origin::Signal)),
+            Input::Command(command) => self.take_command(command),
+            Input::Successor(number, what) => {
+                let current = self.successor.as_ref().is_some_and(|active| active.number == number);
+                current.then(|| self.take_successor(what)).flatten()
+            }
+            Input::Older(number, what) => self.take_older(number, what),
+            Input::Deadline(number, timer) => current(&self.deadline, number).then_some(Event::Deadline(timer)),
+            Input::Drained(number) => current(&self.drain_watch, number).then_some(Event::Drained),
+            Input::DrainDeadline(number) => current(&self.drain_watch, number).then_some(Event::DrainDeadline),
+            Input::BarrierReturned => Some(Event::BarrierReturned),
+            Input::FeedWatchdog => {
+                if self.main {
+                    self.parts.notifier.feed_watchdog();
+                }
+                None
+            }
+        }
+    }
+
+    fn take_command(&mut self, command: Command) -> Option<Event> {
+        let Command { request, reply } = command;
+        match request {
+            Request::Status => {
+                let status = self.status();
+                let _ = reply.try_send(Reply::Status(Box::new(status)));
+                None
+            }
+            Request::Outcome { id } => {
+                self.tell_outcome(&id, reply);
+                None
+            }
+            Request::Reload { id } => {
+                self.asker = Some(reply);
+                self.asked_id = Some(id);
+                Some(Event::Reload(Origin::Command))
+            }
+            Request::Stop => {
+                self.asker = Some(reply);
+                Some(Event::Stop(Origin::Command))
+            }
+        }
+    }
+
+    fn take_successor(&mut self, what: FromSuccessor) -> Option<Event> {
+        let record = self.record.as_mut();
+        match what {
+            FromSuccessor::Hello(hello) => {
+                record?.hello = Some(hello);
+                None
+            }
+            FromSuccessor::Message(Message::Failed { reason }) => {
+                record?.detail = Some(reason);
+                Some(Event::SuccessorFailed)
+            }
+            FromSuccessor::Message(Message::Ready) => {
+                record?.ready();
+                Some(Event::SuccessorReady)
+            }
+            FromSuccessor::Message(Message::Pong) => {
+                record?.probed();
+                Some(Event::SuccessorPong)
+            }
+            FromSuccessor::Message(Message::Committed) => Some(Event::SuccessorCommitted),
+            FromSuccessor::Message(Message::Stop) => Some(Event::SuccessorStop),
+            FromSuccessor::Message(Message::Unknown) => None,
+            FromSuccessor::Message(other) => {
+                log::warn!("the successor said {}, which is not its to say", other.kind());
+                if let Some(record) = record {
+                    record.detail = Some(format!("it said {}", other.kind()));
+                }
+                Some(Event::SuccessorBroke)
+            }
+            FromSuccessor::Broke(error) => {
+                if let Some(record) = record {
+                    record.detail = Some(error.to_string());
+                }
+                Some(Event::SuccessorBroke)
+            }
+            FromSuccessor::Closed => Some(Event::NewestGone),
+            FromSuccessor::Exited => self.take_exit(),
+        }
+    }
+
+    /// Reaps the successor, unless it has been committed: then its exit status is the service manager's to see.
+    fn take_exit(&mut self) -> Option<Event> {
+        if !matches!(self.lifecycle.state(), State::Reloading(_) | State::RollingBack { .. }) {
+            return None;
+        }
+        let status = self.successor.as_mut()?.process.reap();
+        if let Some(record) = &mut self.record {
+            record.status = status;
+        }
+        Some(Event::SuccessorExited)
+    }
+
+    fn take_older(&mut self, number: u64, what: FromOlder) -> Option<Event> {
+        let at = self
+            .older
+            .iter()
+            .position(|older| matches!(older.line, Line::Open { number: own, .. } if own == number))?;
+        let from_predecessor = self.predecessor == Some(number);
+        match what {
+            FromOlder::Closed if from_predecessor => {
+                self.predecessor = None;
+                let gone = self.older.remove(at);
+                let committed = !matches!(self.lifecycle.state(), State::Starting { .. } | State::Standby);
+                if committed {
+                    // Whatever it had to tell the service manager has been told or never will be.
+                    self.immediate.push_back(Event::OlderGone);
+                    return Some(Event::Settled);
+                }
+                log::warn!("generation {} (pid {}) vanished before its commit", gone.id.generation, gone.id.pid);
+                Some(Event::PredecessorGone)
+            }
+            FromOlder::Closed => {
+                self.older.remove(at);
+                Some(Event::OlderGone)
+            }
+            FromOlder::Message(received) => self.take_message(*received, from_predecessor),
+        }
+    }
+
+    fn take_message(&mut self, received: Received, from_predecessor: bool) -> Option<Event> {
+        let Received { message, fds } = received;
+        match message {
+            Message::Ping if from_predecessor => Some(Event::Ping),
+            Message::Settled if from_predecessor => Some(Event::Settled),
+            Message::Commit(commit) if from_predecessor => {
+                let Commit { settled, reload, older, outcome } = commit;
+                if older.len() != fds.len() {
+                    log::error!("the commit names {} generations and brings {} channels", older.len(), fds.len());
+                }
+                self.links = older.into_iter().zip(fds).collect();
+                self.last_outcome = Some(outcome);
+                // The predecessor itself drains as well.
+                let count = u8::try_from(self.links.len() + 1).unwrap_or(u8::MAX);
+                Some(Event::Commit { settled, reload, older: count })
+            }
+            Message::Reload => Some(Event::Reload(Origin::Signal)),
+            Message::Stop => Some(Event::Stop(Origin::Signal)),
+            Message::Unknown => None,
+            other => {
+                log::warn!("an older generation said {}, which is not its to say", other.kind());
+                None
+            }
+        }
+    }
+
+    /// Lets those who wait have their answers, clears up what only the last process clears up, and says how it ended.
+    async fn finish(mut self, ending: Ending) -> Exit {
+        self.stop_askers.clear();
+        self.record = None;
+        let answered = async {
+            while self.clients.load(Ordering::Acquire) > 0 {
+                IoTimer::after(Duration::from_millis(1)).await;
+            }
+        };
+        future::or(answered, async {
+            IoTimer::after(ANSWER_TIMEOUT).await;
+        })
+        .await;
+        if matches!(ending, Ending::Stopped | Ending::NeverServed) {
+            let own = self.parts.sockets.iter().chain(&self.parts.control);
+            own.for_each(unlink_if_ours);
+            if let Some(pid_file) = &self.parts.pid_file {
+                pid_file.remove();
+            }
+        }
+        let exit = Exit {
+            generation: self.parts.number,
+            successor: self.newest.take(),
+            success: ending != Ending::Abandoned,
+            cut: self.parts.drain.live(),
+        };
+        log::info!("{exit}{}", self.drain_time());
+        exit
+    }
+
+    fn drain_time(&self) -> String {
+        self.drain_begun.map_or_else(String::new, |begun| format!(" (drained for {} ms)", begun.elapsed().as_millis()))
+    }
+}

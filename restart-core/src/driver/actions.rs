@@ -1,0 +1,294 @@
+//! The lifecycle's actions, carried out.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::record::{Record, signal_id};
+use super::{Active, Driver, Line, Older, sources};
+use crate::control::Reply;
+use crate::drain::Phase;
+use crate::error::Error;
+use crate::handover::{Channel, Commit, Hello, Link, Message, ReloadMark};
+use crate::lifecycle::{Action, Event, Timer};
+use crate::successor::{Gift, Successor};
+
+/// A successor has to answer the ping at the end of its probation within this time.
+pub(super) const PONG_TIMEOUT: Duration = Duration::from_secs(1);
+/// A successor that has given up gets this long to leave, so that its own exit status can be reported.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
+/// A killed process is gone at once, unless it hangs in the kernel.
+const REAP_TIMEOUT: Duration = Duration::from_secs(5);
+/// The service manager has to have read everything by then, or the commit goes out without its word.
+const BARRIER_TIMEOUT: Duration = Duration::from_secs(5);
+/// The successor has to have taken over by then, or the reload is answered without its word.
+const COMMITTED_TIMEOUT: Duration = Duration::from_secs(1);
+/// Older generations began to drain before the service was stopped, so they end a little before this one has to.
+const STOP_GRACE: Duration = Duration::from_millis(500);
+
+impl Driver {
+    pub(super) async fn perform(&mut self, action: Action) {
+        let notifier = &self.parts.notifier;
+        match action {
+            Action::Accept => self.parts.gate.open(),
+            Action::Pause => self.parts.gate.close(),
+            Action::TakeOver => self.take_over(),
+            Action::LetGo => self.let_go(),
+            Action::NotifyReloading => notifier.reloading(&format!("generation {} reloads", self.parts.number)),
+            Action::NotifyReady => self.notify_ready(),
+            Action::NotifyStopping => notifier.stopping(&format!("generation {} stops", self.parts.number)),
+            Action::NotifyWatchdog => notifier.feed_watchdog(),
+            Action::Spawn => self.spawn(),
+            Action::Kill => {
+                if let Some(active) = &self.successor {
+                    active.process.kill();
+                }
+            }
+            Action::CloseChannel => self.close_channel(),
+            Action::Start(timer) => self.start_timer(timer),
+            Action::CancelTimer => self.deadline = None,
+            Action::SendPing => self.tell_successor(&Message::Ping),
+            Action::Announce => self.announce().await,
+            Action::AwaitBarrier => self.await_barrier(),
+            Action::SendCommit { settled, reload } => {
+                let event = match self.commit(settled, reload) {
+                    Ok(()) => Event::CommitSent,
+                    Err(error) => {
+                        log::warn!("{error}");
+                        Event::CommitFailed
+                    }
+                };
+                self.immediate.push_back(event);
+            }
+            Action::SendSettled => self.tell_successor(&Message::Settled),
+            Action::ForwardReload => self.tell_successor(&Message::Reload),
+            Action::ForwardStop => self.tell_successor(&Message::Stop),
+            Action::SayReady => self.tell_predecessor(&Message::Ready),
+            Action::SayCommitted => self.tell_predecessor(&Message::Committed),
+            Action::SayPong => self.tell_predecessor(&Message::Pong),
+            Action::SayStop => self.tell_predecessor(&Message::Stop),
+            Action::AnswerDone => self.answer_done(),
+            Action::AnswerFailed(failure) => self.answer_failed(failure),
+            Action::Refuse(refusal) => self.refuse(refusal),
+            Action::AnswerStopping => {
+                if let Some(asker) = self.asker.take() {
+                    let _ = asker.try_send(Reply::Stopping);
+                    self.stop_askers.push(asker);
+                }
+            }
+            Action::BeginDrain => self.begin_drain(Phase::Draining),
+            Action::BeginStop => self.begin_drain(Phase::Stopping),
+            Action::EndDrain => {
+                self.drain_watch = None;
+                self.drain_begun = None;
+                self.newest = None;
+                self.parts.drain.set_phase(Phase::Serving);
+            }
+            Action::Exit(ending) => self.ending = Some(ending),
+        }
+    }
+
+    /// Becomes the main process.
+    fn take_over(&mut self) {
+        self.main = true;
+        let predecessor = self.older.pop();
+        for (id, fd) in std::mem::take(&mut self.links) {
+            self.adopt_line(id, fd);
+        }
+        // The predecessor is the youngest of the older ones.
+        self.older.extend(predecessor);
+        for older in std::mem::take(&mut self.older) {
+            match older.line {
+                Line::Open { .. } => self.older.push(older),
+                Line::Silent(fd) => self.adopt_line(older.id, fd),
+            }
+        }
+        if let Some(pid_file) = &self.parts.pid_file
+            && let Err(error) = pid_file.write()
+        {
+            log::error!("{error}");
+        }
+        self.note_own_commit();
+        self.control_gate.open();
+    }
+
+    fn adopt_line(&mut self, id: Link, fd: OwnedFd) {
+        match Channel::adopt(fd) {
+            Ok(channel) => {
+                let line = self.open_line(Arc::new(channel));
+                self.older.push(Older { id, line });
+            }
+            Err(error) => {
+                log::error!("generation {} (pid {}) cannot be listened to: {error}", id.generation, id.pid);
+                self.immediate.push_back(Event::OlderGone);
+            }
+        }
+    }
+
+    /// Leaves the control socket and the older generations to the successor, keeping silent copies of their channels.
+    fn let_go(&mut self) {
+        self.main = false;
+        self.control_gate.close();
+        let successor = self.successor.as_ref().map(|active| active.process.pid());
+        self.newest = self.record.as_ref().and_then(|record| record.outcome(self.id(), None).to);
+        log::debug!("the service is now generation {}'s (pid {successor:?})", self.parts.number + 1);
+        for older in std::mem::take(&mut self.older) {
+            let line = match older.line {
+                Line::Open { channel, .. } => match channel.duplicate() {
+                    Ok(fd) => Line::Silent(fd),
+                    Err(error) => {
+                        log::error!("no copy of the channel to generation {}: {error}", older.id.generation);
+                        continue;
+                    }
+                },
+                silent @ Line::Silent(_) => silent,
+            };
+            self.older.push(Older { id: older.id, line });
+        }
+    }
+
+    fn notify_ready(&mut self) {
+        let status = self.status_line();
+        self.parts.notifier.ready(&status);
+        log::info!("{status}");
+    }
+
+    fn spawn(&mut self) {
+        let id = self.asked_id.take().unwrap_or_else(signal_id);
+        let mut record = Record::new(id.clone(), self.asker.take());
+        match Successor::spawn(&self.parts.environment, &self.parts.signals.numbers()) {
+            Ok(process) => {
+                record.spawned(process.pid(), process.spawn_time);
+                let number = self.next_number();
+                let gift = self.gift(id);
+                let talk = sources::successor(number, Arc::clone(&process.channel), gift, self.inputs.clone());
+                let exit = sources::exit(number, process.pidfd(), self.inputs.clone());
+                let sources = [self.executor.spawn(talk), self.executor.spawn(exit)];
+                self.successor = Some(Active { number, process, _sources: sources });
+            }
+            Err(error) => {
+                record.detail = Some(error.to_string());
+                self.immediate.push_back(Event::SpawnFailed);
+            }
+        }
+        self.record = Some(record);
+    }
+
+    fn gift(&mut self, id: String) -> Gift {
+        let settings = &mut self.parts.settings;
+        let state = settings.save_state.as_mut().map(|(format, save)| (*format, save()));
+        Gift {
+            hello: Hello::new(self.parts.number, &settings.version),
+            sockets: self.parts.sockets.iter().chain(&self.parts.control).cloned().collect(),
+            state,
+            mark: ReloadMark { id, generation: self.parts.number, pid: std::process::id() },
+        }
+    }
+
+    /// The successor is out of the way. A zombie is reaped; one that cannot be killed is left to itself.
+    fn close_channel(&mut self) {
+        if let Some(mut active) = self.successor.take()
+            && active.process.reap().is_none()
+            && self.record.as_ref().is_none_or(|record| record.status.is_none())
+        {
+            log::error!("the successor (pid {}) could not be reaped", active.process.pid());
+        }
+    }
+
+    fn start_timer(&mut self, timer: Timer) {
+        let settings = &self.parts.settings;
+        let after = match timer {
+            Timer::Ready => settings.ready_timeout,
+            Timer::Probation => settings.probation,
+            Timer::Pong => PONG_TIMEOUT,
+            Timer::Leave => LEAVE_TIMEOUT,
+            Timer::Reap => REAP_TIMEOUT,
+            Timer::Barrier => BARRIER_TIMEOUT,
+            Timer::Committed => COMMITTED_TIMEOUT,
+        };
+        let number = self.next_number();
+        let task = self.executor.spawn(sources::deadline(number, timer, after, self.inputs.clone()));
+        self.deadline = Some((number, task));
+    }
+
+    async fn announce(&mut self) {
+        let Some(active) = &self.successor else { return };
+        let (pid, number) = (active.process.pid(), self.parts.number + 1);
+        let status = format!("generation {number} (pid {pid}) serves; generation {} drains", self.parts.number);
+        let event = match self.parts.notifier.announce(pid, &status).await {
+            Ok(()) => Event::Announced,
+            Err(error) => {
+                if let Some(record) = &mut self.record {
+                    record.detail = Some(error.to_string());
+                }
+                Event::AnnounceFailed
+            }
+        };
+        self.immediate.push_back(event);
+    }
+
+    fn await_barrier(&mut self) {
+        match self.parts.notifier.barrier() {
+            Ok(reader) => {
+                let task = self.executor.spawn(sources::barrier(reader, self.inputs.clone()));
+                self.background.push(task);
+            }
+            Err(error) => {
+                log::warn!("{error}");
+                self.immediate.push_back(Event::BarrierReturned);
+            }
+        }
+    }
+
+    fn commit(&mut self, settled: bool, reload: bool) -> Result<(), Error> {
+        let own = self.id();
+        let (Some(active), Some(record)) = (&self.successor, &mut self.record) else {
+            return Err(Error::handover("there is no successor to commit"));
+        };
+        let outcome = record.outcome(own, None);
+        let older: Vec<Link> = self.older.iter().map(|older| older.id.clone()).collect();
+        let fds: Vec<BorrowedFd<'_>> = self.older.iter().map(|older| older.line.as_fd()).collect();
+        let commit = Message::Commit(Commit { settled, reload, older, outcome });
+        active.process.channel.try_send(&commit, &fds)
+    }
+
+    fn tell_successor(&self, message: &Message) {
+        if let Some(active) = &self.successor
+            && let Err(error) = active.process.channel.try_send(message, &[])
+        {
+            log::warn!("{error} to the successor");
+        }
+    }
+
+    fn tell_predecessor(&self, message: &Message) {
+        if let Some(predecessor) = &self.parts.predecessor
+            && let Err(error) = predecessor.channel.try_send(message, &[])
+        {
+            log::debug!("{error} to the predecessor");
+        }
+    }
+
+    fn begin_drain(&mut self, phase: Phase) {
+        self.drain_begun = Some(Instant::now());
+        self.parts.drain.set_phase(phase);
+        let (last_call, timeout) = if phase == Phase::Stopping {
+            self.parts.gate.last_call();
+            (self.listeners.clone(), self.parts.settings.drain_timeout + STOP_GRACE)
+        } else {
+            (vec![], self.parts.settings.drain_timeout)
+        };
+        let number = self.next_number();
+        let drain = self.parts.drain.clone();
+        let watch = sources::drain(number, drain, last_call, timeout, self.inputs.clone());
+        self.drain_watch = Some((number, self.executor.spawn(watch)));
+    }
+}
+
+impl AsFd for Line {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Line::Open { channel, .. } => channel.as_fd(),
+            Line::Silent(fd) => fd.as_fd(),
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! The record of one reload: who asked, how long each stage took, and why it failed.
+//!
+//! It only notes; the words for people are made here, the decisions elsewhere.
+
+use std::io::Read;
+use std::process::ExitStatus;
+use std::time::{Duration, Instant};
+
+use async_channel::Sender;
+
+use crate::control::{GenerationId, Outcome, Reply, Stages};
+use crate::handover::Hello;
+use crate::lifecycle::Failure;
+use crate::successor::describe;
+
+/// One reload, from its trigger to its outcome.
+#[derive(Debug)]
+pub(super) struct Record {
+    pub(super) id: String,
+    /// Whoever asked for it on the control socket.
+    pub(super) asker: Option<Sender<Reply>>,
+    begun: Instant,
+    spawned: Option<Instant>,
+    ready: Option<Instant>,
+    probed: Option<Instant>,
+    spawn_time: Duration,
+    pid: Option<u32>,
+    pub(super) hello: Option<Hello>,
+    /// What went wrong, in the words of whoever noticed.
+    pub(super) detail: Option<String>,
+    pub(super) status: Option<ExitStatus>,
+}
+
+impl Record {
+    pub(super) fn new(id: String, asker: Option<Sender<Reply>>) -> Record {
+        Record {
+            id,
+            asker,
+            begun: Instant::now(),
+            spawned: None,
+            ready: None,
+            probed: None,
+            spawn_time: Duration::ZERO,
+            pid: None,
+            hello: None,
+            detail: None,
+            status: None,
+        }
+    }
+
+    pub(super) fn spawned(&mut self, pid: u32, spawn_time: Duration) {
+        self.spawned = Some(Instant::now());
+        self.spawn_time = spawn_time;
+        self.pid = Some(pid);
+    }
+
+    pub(super) fn ready(&mut self) {
+        self.ready = Some(Instant::now());
+    }
+
+    /// The probation and its ping are over.
+    pub(super) fn probed(&mut self) {
+        self.probed = Some(Instant::now());
+    }
+
+    /// The outcome as of now.
+    pub(super) fn outcome(&self, from: GenerationId, failure: Option<String>) -> Outcome {
+        let now = Instant::now();
+        let micros = |duration: Duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+        let between = |from: Option<Instant>, to: Option<Instant>| {
+            from.map_or(Duration::ZERO, |from| to.unwrap_or(now).saturating_duration_since(from))
+        };
+        let stages = Stages {
+            spawn_us: micros(self.spawn_time),
+            ready_us: micros(between(self.spawned, self.ready)),
+            probation_us: micros(between(self.ready, self.probed)),
+            commit_us: micros(between(self.probed, None)),
+            total_us: micros(now - self.begun),
+        };
+        let to = self.pid.map(|pid| GenerationId {
+            generation: from.generation + 1,
+            pid,
+            version: self.hello.as_ref().map(|hello| hello.version.clone()).unwrap_or_default(),
+        });
+        Outcome { id: self.id.clone(), failure, from, to, stages }
+    }
+
+    /// Why it failed, in one sentence without its full stop.
+    pub(super) fn reason(&self, failure: Failure, limits: &Limits) -> String {
+        let successor = self.pid.map_or("the successor".to_owned(), |pid| format!("the successor (pid {pid})"));
+        let when = if self.ready.is_some() { "during its probation" } else { "before it was ready" };
+        let detail = || self.detail.clone().unwrap_or_default();
+        let ended = || match self.status {
+            Some(status) => {
+                format!("{successor} {} {when}; what it printed is {}", describe(status), stderr_place())
+            }
+            None => format!("{successor} ended {when}; what it printed is {}", stderr_place()),
+        };
+        match failure {
+            Failure::Spawn | Failure::Announce => detail(),
+            Failure::Exited => ended(),
+            Failure::Reported => format!("{successor} cannot serve: {}", detail()),
+            // Its own exit, not our kill, is the story where it left by itself.
+            Failure::ChannelClosed if self.status.is_some_and(|status| status.code().is_some()) => ended(),
+            Failure::ChannelClosed => {
+                format!("{successor} closed the handover socket {when}; what it printed is {}", stderr_place())
+            }
+            Failure::Protocol => format!("{successor} does not speak the handover's language: {}", detail()),
+            Failure::ReadyDeadline => format!(
+                "{successor} was not ready within {:?} (the ready timeout) and was killed; what it printed is {}",
+                limits.ready_timeout,
+                stderr_place()
+            ),
+            Failure::PongDeadline => {
+                format!("{successor} was ready, but its event loop hangs: no answer within {:?}", limits.pong_timeout)
+            }
+            Failure::Stopped => "the service was told to stop meanwhile".to_owned(),
+            Failure::DiedAfterCommit => format!("{successor} took over and then ended"),
+        }
+    }
+}
+
+/// The deadlines that reasons name.
+pub(super) struct Limits {
+    pub(super) ready_timeout: Duration,
+    pub(super) pong_timeout: Duration,
+}
+
+/// Where a person finds what a successor wrote to its standard error, which is this process's.
+fn stderr_place() -> String {
+    let target = std::fs::read_link("/proc/self/fd/2").map(|path| path.display().to_string()).unwrap_or_default();
+    if std::env::var_os("JOURNAL_STREAM").is_some() && target.starts_with("socket:") {
+        return "in the journal".to_owned();
+    }
+    match target.as_str() {
+        "/dev/null" => "lost, as standard error is /dev/null".to_owned(),
+        target if target.starts_with("/dev/") => format!("on {target}"),
+        target if target.starts_with('/') => format!("in {target}"),
+        _ => "where this server's standard error goes".to_owned(),
+    }
+}
+
+/// A name for a reload that nobody on the control socket asked for.
+pub(super) fn signal_id() -> String {
+    let mut bytes = [0; 8];
+    // Without randomness the process's number and the time do; the name only has to differ from the last few.
+    let read = std::fs::File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut bytes));
+    match read {
+        Ok(()) => format!("signal-{:016x}", u64::from_ne_bytes(bytes)),
+        Err(_) => format!("signal-{}-{:?}", std::process::id(), Instant::now()),
+    }
+}

@@ -1,0 +1,147 @@
+//! What people and clients are told: status, outcomes, refusals.
+
+use async_channel::Sender;
+
+use super::actions::PONG_TIMEOUT;
+use super::record::Limits;
+use super::{Driver, Line};
+use crate::control::{DrainingGeneration, GenerationId, ListenerStatus, Outcome, Reply, Stages, Status};
+use crate::lifecycle::{Failure, Refusal, State};
+use crate::listeners::Origin;
+
+impl Driver {
+    /// This generation.
+    pub(super) fn id(&self) -> GenerationId {
+        let version = self.parts.settings.version.clone();
+        GenerationId { generation: self.parts.number, pid: std::process::id(), version }
+    }
+
+    /// What the service manager shows of a process that serves.
+    pub(super) fn status_line(&self) -> String {
+        let listeners: Vec<String> =
+            self.listeners.iter().map(|listener| format!("{} on {}", listener.name(), listener.address())).collect();
+        format!("{} serves {}", self.id(), listeners.join(", "))
+    }
+
+    pub(super) fn status(&self) -> Status {
+        let state = match self.lifecycle.state() {
+            State::Starting { .. } => "starting",
+            State::Standby => "standby",
+            State::Serving { .. } => "serving",
+            State::Reloading(_) => "reloading",
+            State::RollingBack { .. } => "rolling back",
+            State::Draining { .. } => "draining",
+            State::Stopping { .. } | State::Exited => "stopping",
+        };
+        let listeners = self.parts.sockets.iter().map(|socket| ListenerStatus {
+            name: socket.name.clone(),
+            address: socket.address.to_string(),
+            origin: match socket.origin {
+                Origin::Bound => "bound".to_owned(),
+                Origin::Activated => "activated".to_owned(),
+            },
+        });
+        let draining = self
+            .older
+            .iter()
+            .filter(|older| matches!(older.line, Line::Open { .. }))
+            .map(|older| DrainingGeneration { generation: older.id.generation, pid: older.id.pid });
+        Status {
+            id: self.id(),
+            state: state.to_owned(),
+            uptime_ms: u64::try_from(self.parts.begun.elapsed().as_millis()).unwrap_or(u64::MAX),
+            connections: self.parts.drain.live(),
+            managed: self.parts.notifier.managed(),
+            listeners: listeners.collect(),
+            draining: draining.collect(),
+            last_reload: self.last_outcome.clone(),
+        }
+    }
+
+    /// Answers a client that was cut off and asks what became of its reload.
+    pub(super) fn tell_outcome(&mut self, id: &str, reply: Sender<Reply>) {
+        if let Some(record) = self.record.as_mut().filter(|record| record.id == id) {
+            record.asker = Some(reply);
+            return;
+        }
+        let answer = match &self.last_outcome {
+            Some(outcome) if outcome.id == id => Reply::Outcome(outcome.clone()),
+            _ => Reply::Error { reason: format!("generation {} knows nothing of the reload {id}", self.parts.number) },
+        };
+        let _ = reply.try_send(answer);
+    }
+
+    pub(super) fn answer_done(&mut self) {
+        let Some(mut record) = self.record.take() else { return };
+        let outcome = record.outcome(self.id(), None);
+        log::info!("{outcome}");
+        self.answer(record.asker.take(), outcome);
+    }
+
+    pub(super) fn answer_failed(&mut self, failure: Failure) {
+        let limits = Limits { ready_timeout: self.parts.settings.ready_timeout, pong_timeout: PONG_TIMEOUT };
+        let Some(mut record) = self.record.take() else { return };
+        let outcome = record.outcome(self.id(), Some(record.reason(failure, &limits)));
+        log::error!("{outcome}");
+        // RELOADING=1 without a READY=1 afterwards would leave the unit reloading for ever.
+        if self.main && failure != Failure::Stopped {
+            self.parts.notifier.ready(&outcome.to_string());
+        }
+        if failure == Failure::Stopped {
+            if let Some(asker) = record.asker.take() {
+                let _ = asker.try_send(Reply::Stopping);
+            }
+            self.last_outcome = Some(outcome);
+        } else {
+            self.answer(record.asker.take(), outcome);
+        }
+    }
+
+    fn answer(&mut self, asker: Option<Sender<Reply>>, outcome: Outcome) {
+        if let Some(asker) = asker {
+            let _ = asker.try_send(Reply::Outcome(outcome.clone()));
+        }
+        self.last_outcome = Some(outcome);
+    }
+
+    pub(super) fn refuse(&mut self, refusal: Refusal) {
+        self.asked_id = None;
+        let Some(asker) = self.asker.take() else { return };
+        let max = self.parts.settings.max_draining;
+        let reason = match refusal {
+            Refusal::Stopping => {
+                let _ = asker.try_send(Reply::Stopping);
+                return;
+            }
+            Refusal::InProgress => "a reload is already in progress; ask again when it is over".to_owned(),
+            Refusal::TooManyDraining => format!(
+                "{} generations still finish what they have, and {max} may (the most that may drain); ask again when \
+                 one has ended",
+                self.lifecycle.older()
+            ),
+            Refusal::Unsettled => {
+                "the service manager has not read the last reload's messages yet; ask again".to_owned()
+            }
+            Refusal::NotMain => format!("generation {} is not the main one", self.parts.number),
+        };
+        let _ = asker.try_send(Reply::Refused { reason });
+    }
+
+    /// A successor whose predecessor vanished knows of its reload only what it was given.
+    pub(super) fn note_own_commit(&mut self) {
+        if let (None, Some(predecessor)) = (&self.last_outcome, &self.parts.predecessor) {
+            let mark = &predecessor.mark;
+            self.last_outcome = Some(Outcome {
+                id: mark.id.clone(),
+                failure: None,
+                from: GenerationId {
+                    generation: mark.generation,
+                    pid: mark.pid,
+                    version: predecessor.hello.version.clone(),
+                },
+                to: Some(self.id()),
+                stages: Stages::default(),
+            });
+        }
+    }
+}

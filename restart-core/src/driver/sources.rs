@@ -1,0 +1,176 @@
+//! What can happen to a generation, as inputs of its driver: one small task for each source.
+//!
+//! Each task waits on one thing and reports it. None decides anything, and each ends when its task is dropped.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_channel::Sender;
+use async_io::{Async, Timer as IoTimer};
+use futures_lite::future;
+
+use crate::control::Command;
+use crate::drain::Drain;
+use crate::error::Error;
+use crate::handover::{Channel, Hello, Message, Received};
+use crate::lifecycle::Timer;
+use crate::listeners::Listener;
+use crate::signals::{Signals, Wish};
+use crate::successor::{Gift, Ungiven, give};
+
+/// Something happened. Numbers tell a source that has been replaced meanwhile from the present one.
+#[derive(Debug)]
+pub(super) enum Input {
+    Wish(Wish),
+    Command(Command),
+    Successor(u64, FromSuccessor),
+    Older(u64, FromOlder),
+    Deadline(u64, Timer),
+    Drained(u64),
+    DrainDeadline(u64),
+    BarrierReturned,
+    FeedWatchdog,
+}
+
+#[derive(Debug)]
+pub(super) enum FromSuccessor {
+    Hello(Hello),
+    Message(Message),
+    Broke(Error),
+    Closed,
+    Exited,
+}
+
+#[derive(Debug)]
+pub(super) enum FromOlder {
+    Message(Box<Received>),
+    Closed,
+}
+
+pub(super) async fn signals(signals: Arc<Signals>, inputs: Sender<Input>) {
+    loop {
+        match signals.next().await {
+            Ok(wishes) => {
+                for wish in wishes {
+                    let _ = inputs.send(Input::Wish(wish)).await;
+                }
+            }
+            Err(error) => {
+                log::error!("signals cannot be read any more: {error}");
+                return;
+            }
+        }
+    }
+}
+
+pub(super) async fn commands(commands: async_channel::Receiver<Command>, inputs: Sender<Input>) {
+    while let Ok(command) = commands.recv().await {
+        let _ = inputs.send(Input::Command(command)).await;
+    }
+}
+
+/// Gives a successor everything, then reports what it says.
+pub(super) async fn successor(number: u64, channel: Arc<Channel>, gift: Gift, inputs: Sender<Input>) {
+    let report = |what| {
+        let inputs = &inputs;
+        async move { inputs.send(Input::Successor(number, what)).await.is_ok() }
+    };
+    match give(&channel, gift).await {
+        Ok(hello) => {
+            report(FromSuccessor::Hello(hello)).await;
+        }
+        Err(Ungiven::Closed) => {
+            report(FromSuccessor::Closed).await;
+            return;
+        }
+        Err(Ungiven::Reported(reason)) => {
+            report(FromSuccessor::Message(Message::Failed { reason })).await;
+            return;
+        }
+        Err(Ungiven::Broke(error)) => {
+            report(FromSuccessor::Broke(error)).await;
+            return;
+        }
+    }
+    loop {
+        let what = match channel.receive().await {
+            Ok(Some(received)) => FromSuccessor::Message(received.message),
+            Ok(None) => FromSuccessor::Closed,
+            Err(error) => FromSuccessor::Broke(error),
+        };
+        let more = matches!(what, FromSuccessor::Message(_));
+        if !report(what).await || !more {
+            return;
+        }
+    }
+}
+
+/// Reports the end of a successor's process.
+pub(super) async fn exit(number: u64, pidfd: Arc<Async<OwnedFd>>, inputs: Sender<Input>) {
+    if let Err(error) = pidfd.readable().await {
+        log::error!("the successor's end cannot be noticed: {error}");
+    }
+    let _ = inputs.send(Input::Successor(number, FromSuccessor::Exited)).await;
+}
+
+/// Reports what the predecessor or a draining generation says.
+pub(super) async fn older(number: u64, channel: Arc<Channel>, inputs: Sender<Input>) {
+    loop {
+        let what = match channel.receive().await {
+            Ok(Some(received)) => FromOlder::Message(Box::new(received)),
+            Ok(None) => FromOlder::Closed,
+            Err(error) => {
+                log::error!("an older generation said what cannot be read; it is not listened to any more: {error}");
+                FromOlder::Closed
+            }
+        };
+        let closed = matches!(what, FromOlder::Closed);
+        if inputs.send(Input::Older(number, what)).await.is_err() || closed {
+            return;
+        }
+    }
+}
+
+pub(super) async fn deadline(number: u64, timer: Timer, after: Duration, inputs: Sender<Input>) {
+    IoTimer::after(after).await;
+    let _ = inputs.send(Input::Deadline(number, timer)).await;
+}
+
+/// Reports the end of the drain, or its deadline. `last_call`: listeners whose queues are to be emptied first.
+pub(super) async fn drain(
+    number: u64,
+    drain: Drain,
+    last_call: Vec<Listener>,
+    timeout: Duration,
+    inputs: Sender<Input>,
+) {
+    let drained = async {
+        for listener in &last_call {
+            listener.queue_emptied().await;
+        }
+        drain.empty().await;
+        Input::Drained(number)
+    };
+    let late = async {
+        IoTimer::after(timeout).await;
+        Input::DrainDeadline(number)
+    };
+    let _ = inputs.send(future::or(drained, late).await).await;
+}
+
+/// Reports the hang-up of a barrier's pipe: the service manager has closed its end.
+pub(super) async fn barrier(reader: OwnedFd, inputs: Sender<Input>) {
+    let hung_up = async { Async::new(reader)?.readable().await };
+    if let Err(error) = hung_up.await {
+        log::warn!("the service manager's barrier cannot be waited for: {error}");
+    }
+    let _ = inputs.send(Input::BarrierReturned).await;
+}
+
+pub(super) async fn watchdog(every: Duration, inputs: Sender<Input>) {
+    loop {
+        IoTimer::after(every).await;
+        let _ = inputs.send(Input::FeedWatchdog).await;
+    }
+}

@@ -1,0 +1,120 @@
+//! What the process was started with: its program, arguments and the variables that concern a reload.
+//!
+//! Read once, before any thread exists, into one value; nothing reads the environment afterwards. It decides nothing.
+
+use std::env;
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+
+use crate::error::Error;
+
+/// The flag that a predecessor puts in front of its successor's arguments.
+pub(crate) const HANDOVER_FLAG: &str = "-g";
+/// What must not reach a successor: it is about this process, and a stale one misleads (`sd_listen_fds(3)`).
+pub(crate) const NOT_PASSED_ON: [&str; 6] =
+    ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PIDFDID", "WATCHDOG_PID", "SYSTEMD_EXEC_PID"];
+
+/// The process's start, as far as a reload is concerned.
+#[derive(Clone, Debug)]
+pub(crate) struct Environment {
+    /// The path by which it was started, absolute, symlinks kept.
+    pub(crate) program: PathBuf,
+    /// All arguments, with the program's name.
+    pub(crate) args: Vec<OsString>,
+    /// Whether `-g` is among them.
+    pub(crate) handover_flag: bool,
+    /// LISTEN_FDNAMES.
+    pub(crate) listen_fdnames: Option<String>,
+    /// LISTEN_FDS.
+    pub(crate) listen_fds: Option<String>,
+    /// NOTIFY_SOCKET is set: a service manager follows this process.
+    pub(crate) notify_socket: Option<OsString>,
+    /// WATCHDOG_USEC, unless WATCHDOG_PID names another process.
+    pub(crate) watchdog_usec: Option<u64>,
+    /// RUNTIME_DIRECTORY.
+    pub(crate) runtime_directory: Option<PathBuf>,
+    /// XDG_RUNTIME_DIR.
+    pub(crate) xdg_runtime_dir: Option<PathBuf>,
+}
+
+impl Environment {
+    /// Reads it. Fails where the process cannot find out by which path it was started.
+    pub(crate) fn read() -> Result<Environment, Error> {
+        let args: Vec<OsString> = env::args_os().collect();
+        let text = |name: &str| env::var(name).ok().filter(|value| !value.is_empty());
+        let own_watchdog = text("WATCHDOG_PID").is_none_or(|pid| pid == std::process::id().to_string());
+        Ok(Environment {
+            program: program()?,
+            handover_flag: has_handover_flag(&args),
+            args,
+            listen_fdnames: text("LISTEN_FDNAMES"),
+            listen_fds: text("LISTEN_FDS"),
+            notify_socket: env::var_os("NOTIFY_SOCKET").filter(|value| !value.is_empty()),
+            watchdog_usec: text("WATCHDOG_USEC").and_then(|usec| usec.parse().ok()).filter(|_| own_watchdog),
+            runtime_directory: runtime_directory(),
+            xdg_runtime_dir: env::var_os("XDG_RUNTIME_DIR").filter(|path| !path.is_empty()).map(PathBuf::from),
+        })
+    }
+
+    /// The arguments of the next generation, without the program's name: the same ones, `-g` first.
+    pub(crate) fn successor_args(&self) -> Vec<OsString> {
+        let given = self.args.iter().skip(1).cloned();
+        if self.handover_flag { given.collect() } else { [HANDOVER_FLAG.into()].into_iter().chain(given).collect() }
+    }
+
+    /// The program's name as it was given (`argv[0]`).
+    pub(crate) fn arg0(&self) -> &OsStr {
+        self.args.first().map_or(self.program.as_os_str(), |arg| arg.as_os_str())
+    }
+}
+
+/// RUNTIME_DIRECTORY may name several directories, separated by colons (`systemd.exec(5)`); the first one is ours.
+pub(crate) fn runtime_directory() -> Option<PathBuf> {
+    let value = env::var_os("RUNTIME_DIRECTORY")?;
+    let first = value.as_bytes().split(|&byte| byte == b':').next()?;
+    (!first.is_empty()).then(|| PathBuf::from(OsStr::from_bytes(first)))
+}
+
+/// Whether `-g` stands among the arguments, before any `--`.
+fn has_handover_flag(args: &[OsString]) -> bool {
+    args.iter().skip(1).take_while(|arg| *arg != "--").any(|arg| arg == HANDOVER_FLAG)
+}
+
+/// The path by which the kernel was asked to run this program (AT_EXECFN, `getauxval(3)`), against the directory in
+/// which the process was started. Never `/proc/self/exe`: a replaced file is the one to run next, and a symlink that
+/// is switched to another release is followed.
+fn program() -> Result<PathBuf, Error> {
+    let path = PathBuf::from(OsStr::from_bytes(rustix::param::linux_execfn().to_bytes()));
+    if path.as_os_str().is_empty() {
+        return Err(Error::system("cannot find the path of this program", io::Error::from(io::ErrorKind::NotFound)));
+    }
+    std::path::absolute(&path).map_err(|error| Error::system(format!("cannot make {} absolute", path.display()), error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with_args(args: &[&str]) -> Environment {
+        let args: Vec<OsString> = args.iter().map(OsString::from).collect();
+        Environment { handover_flag: has_handover_flag(&args), args, ..Environment::read().unwrap() }
+    }
+
+    #[test]
+    fn the_flag_is_put_first_once_and_nothing_else_changes() {
+        assert_eq!(with_args(&["app", "serve", "", "--x"]).successor_args(), ["-g", "serve", "", "--x"]);
+        assert_eq!(with_args(&["app", "-g", "serve"]).successor_args(), ["-g", "serve"]);
+        assert_eq!(with_args(&["app", "serve", "-g"]).successor_args(), ["serve", "-g"]);
+        assert_eq!(with_args(&["app", "--", "-g"]).successor_args(), ["-g", "--", "-g"]);
+        assert_eq!(with_args(&["app"]).arg0(), "app");
+    }
+
+    #[test]
+    fn the_program_is_the_absolute_path_that_was_run() {
+        let program = program().unwrap();
+        assert!(program.is_absolute());
+        assert_eq!(program.canonicalize().unwrap(), env::current_exe().unwrap().canonicalize().unwrap());
+    }
+}

@@ -1,0 +1,124 @@
+//! The library's one error type.
+
+use std::fmt;
+use std::io;
+
+/// What went wrong, with the thing that it concerns and its cause in the text.
+///
+/// The kind is private; ask with the predicates. `source()` gives the operating system's error where there is one.
+#[derive(Debug)]
+pub struct Error {
+    kind: Kind,
+    what: String,
+    source: Option<io::Error>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Address,
+    Inherited,
+    Socket,
+    Handover,
+    Control,
+    NotRunning,
+    System,
+}
+
+impl Error {
+    fn new(kind: Kind, what: impl Into<String>) -> Error {
+        Error { kind, what: what.into(), source: None }
+    }
+
+    fn caused(kind: Kind, what: impl Into<String>, source: impl Into<io::Error>) -> Error {
+        Error { kind, what: what.into(), source: Some(source.into()) }
+    }
+
+    pub(crate) fn address(what: impl Into<String>) -> Error {
+        Error::new(Kind::Address, what)
+    }
+
+    pub(crate) fn inherited(what: impl Into<String>) -> Error {
+        Error::new(Kind::Inherited, what)
+    }
+
+    pub(crate) fn socket(what: impl Into<String>, source: impl Into<io::Error>) -> Error {
+        Error::caused(Kind::Socket, what, source)
+    }
+
+    pub(crate) fn occupied(what: impl Into<String>) -> Error {
+        Error::new(Kind::Socket, what)
+    }
+
+    pub(crate) fn handover(what: impl Into<String>) -> Error {
+        Error::new(Kind::Handover, what)
+    }
+
+    pub(crate) fn handover_io(what: impl Into<String>, source: impl Into<io::Error>) -> Error {
+        Error::caused(Kind::Handover, what, source)
+    }
+
+    pub(crate) fn control(what: impl Into<String>) -> Error {
+        Error::new(Kind::Control, what)
+    }
+
+    pub(crate) fn control_io(what: impl Into<String>, source: impl Into<io::Error>) -> Error {
+        Error::caused(Kind::Control, what, source)
+    }
+
+    pub(crate) fn not_running(what: impl Into<String>) -> Error {
+        Error::new(Kind::NotRunning, what)
+    }
+
+    pub(crate) fn system(what: impl Into<String>, source: impl Into<io::Error>) -> Error {
+        Error::caused(Kind::System, what, source)
+    }
+
+    /// An address or a listener's name that cannot be understood, or one that is asked for twice.
+    pub fn is_address(&self) -> bool {
+        self.kind == Kind::Address
+    }
+
+    /// What the process was started with (LISTEN_FDS, `-g`) is not what it claims to be.
+    pub fn is_inherited(&self) -> bool {
+        self.kind == Kind::Inherited
+    }
+
+    /// A socket could not be bound or used.
+    pub fn is_socket(&self) -> bool {
+        self.kind == Kind::Socket
+    }
+
+    /// The predecessor or the successor did not keep to the handover's protocol, or vanished.
+    pub fn is_handover(&self) -> bool {
+        self.kind == Kind::Handover
+    }
+
+    pub(crate) fn is_broken_pipe(&self) -> bool {
+        self.source.as_ref().is_some_and(|source| source.kind() == io::ErrorKind::BrokenPipe)
+    }
+
+    /// The control socket could not be made or used.
+    pub fn is_control(&self) -> bool {
+        self.kind == Kind::Control
+    }
+
+    /// No running server was found, or several.
+    pub fn is_not_running(&self) -> bool {
+        self.kind == Kind::NotRunning
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.source {
+            Some(source) => write!(out, "{}: {source}", self.what),
+            None => out.write_str(&self.what),
+        }
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.source.as_ref().map(|source| source as _)
+    }
+}

@@ -1,0 +1,344 @@
+//! A process as one generation of a service: how it is set up, and what the application holds of it.
+//!
+//! Owns the order of the start: inherited descriptors first, then signals, then the predecessor, then sockets. What
+//! happens after that is the driver's.
+
+use std::future::Future;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::address::{Address, Endpoint};
+use crate::control::{self, Place};
+use crate::drain::{Drain, Phase};
+use crate::driver::{Driver, Exit};
+use crate::environment::Environment;
+use crate::error::Error;
+use crate::handover::Message;
+use crate::listeners::{self, Gate, Listener, Socket, bind_control, from_fd_3, from_listen_fds, spare_names};
+use crate::notify::Notifier;
+use crate::pid_file::PidFile;
+use crate::predecessor::{self, Predecessor};
+use crate::signals::Signals;
+use crate::sys;
+
+/// A successor has to be ready within this time.
+pub const READY_TIMEOUT_DEFAULT: Duration = Duration::from_secs(10);
+/// A successor that is ready has to live for this time before it takes over.
+pub const PROBATION_DEFAULT: Duration = Duration::from_secs(1);
+/// A generation that has been replaced, or stopped, may finish what it has for this time.
+pub const DRAIN_TIMEOUT_DEFAULT: Duration = Duration::from_secs(20);
+/// So many replaced generations may still be finishing what they have.
+pub const MAX_DRAINING_DEFAULT: u8 = 4;
+
+/// The name under which the control socket travels from generation to generation; no listener can have it.
+const CONTROL_NAME: &str = "control";
+
+type SaveState = Box<dyn FnMut() -> Vec<u8> + Send>;
+
+/// What the driver has to know for as long as the process lives.
+pub(crate) struct Settings {
+    pub(crate) ready_timeout: Duration,
+    pub(crate) probation: Duration,
+    pub(crate) drain_timeout: Duration,
+    pub(crate) max_draining: u8,
+    pub(crate) version: String,
+    pub(crate) save_state: Option<(u32, SaveState)>,
+}
+
+/// How a process takes its place in the chain of generations.
+///
+/// The same program is started by a person, by a service manager, and by its own predecessor; the builder says what it
+/// wants, and [`start`](Builder::start) finds out what is already there.
+#[must_use = "nothing happens before start() is called"]
+pub struct Builder {
+    wanted: Vec<Endpoint>,
+    default: Option<Endpoint>,
+    control: Place,
+    pid_file: Option<PathBuf>,
+    reload_signal: Option<i32>,
+    settings: Settings,
+}
+
+impl Default for Builder {
+    fn default() -> Builder {
+        Builder::new()
+    }
+}
+
+impl Builder {
+    /// A service without listeners, control socket or pid file, with the default deadlines.
+    pub fn new() -> Builder {
+        let settings = Settings {
+            ready_timeout: READY_TIMEOUT_DEFAULT,
+            probation: PROBATION_DEFAULT,
+            drain_timeout: DRAIN_TIMEOUT_DEFAULT,
+            max_draining: MAX_DRAINING_DEFAULT,
+            version: String::new(),
+            save_state: None,
+        };
+        Builder { wanted: vec![], default: None, control: Place::None, pid_file: None, reload_signal: None, settings }
+    }
+
+    /// Wants a socket: handed over by the predecessor or given by a service manager under its name, else bound.
+    pub fn listen(mut self, endpoint: Endpoint) -> Builder {
+        self.wanted.push(endpoint);
+        self
+    }
+
+    /// What to bind where nothing is given by anybody and [`listen`](Builder::listen) was never called.
+    pub fn default_listen(mut self, endpoint: Endpoint) -> Builder {
+        self.default = Some(endpoint);
+        self
+    }
+
+    /// Where the control socket lies; by default there is none.
+    pub fn control(mut self, place: Place) -> Builder {
+        self.control = place;
+        self
+    }
+
+    /// A file that names the main process.
+    pub fn pid_file(mut self, path: impl Into<PathBuf>) -> Builder {
+        self.pid_file = Some(path.into());
+        self
+    }
+
+    /// A signal that asks for a reload, beside SIGHUP and SIGUSR2. It may be SIGINT, which otherwise asks for a stop.
+    pub fn reload_signal(mut self, number: i32) -> Builder {
+        self.reload_signal = Some(number);
+        self
+    }
+
+    /// How long a successor may take until it is ready; 10 s by default. When the time is over it is killed, and this
+    /// generation serves on.
+    pub fn ready_timeout(mut self, timeout: Duration) -> Builder {
+        self.settings.ready_timeout = timeout;
+        self
+    }
+
+    /// How long a successor that is ready has to live before it takes over; 1 s by default, 0 is allowed.
+    pub fn probation(mut self, probation: Duration) -> Builder {
+        self.settings.probation = probation;
+        self
+    }
+
+    /// How long this generation may finish what it has, after it has been replaced or told to stop; 20 s by default.
+    pub fn drain_timeout(mut self, timeout: Duration) -> Builder {
+        self.settings.drain_timeout = timeout;
+        self
+    }
+
+    /// How many replaced generations may still be finishing what they have; 4 by default, at least 1.
+    pub fn max_draining(mut self, generations: u8) -> Builder {
+        self.settings.max_draining = generations.max(1);
+        self
+    }
+
+    /// The program's version, for people.
+    pub fn version(mut self, version: impl Into<String>) -> Builder {
+        self.settings.version = version.into();
+        self
+    }
+
+    /// Gives the next generation a state of at most 256 MiB. `save` is called at each reload, on the task that runs
+    /// [`Generation::run`]; `format` tells the reader, who may be a newer version, how to read it.
+    pub fn save_state(mut self, format: u32, save: impl FnMut() -> Vec<u8> + Send + 'static) -> Builder {
+        self.settings.save_state = Some((format, Box::new(save)));
+        self
+    }
+
+    /// Takes this process's place: adopts what it was started with, installs signal handlers, takes over from a
+    /// predecessor, binds what is missing.
+    ///
+    /// Call it first thing in `main`, before any thread exists. It blocks, for at most 65 s where a predecessor is slow.
+    /// Every descriptor but 0, 1 and 2 is close-on-exec afterwards. Fails where what was inherited is not what it
+    /// claims to be, where a socket cannot be bound, or where another server has the control socket; a predecessor is
+    /// then told why, and goes on serving. Sockets bound meanwhile are closed again.
+    pub fn start(self) -> Result<Generation, Error> {
+        let environment = Environment::read()?;
+        let stdin = if environment.handover_flag { predecessor::take_channel()? } else { None };
+        let mut there = Vec::new();
+        if environment.handover_flag && stdin.is_none() {
+            let name = spare_names(&self.wanted, self.default.as_ref()).next().unwrap_or_default();
+            there.push(from_fd_3(&name)?);
+        } else if stdin.is_none() {
+            there = from_listen_fds(&environment, spare_names(&self.wanted, self.default.as_ref()))?;
+        }
+        sys::close_on_exec_from(3).map_err(|error| Error::system("cannot mark descriptors close-on-exec", error))?;
+        let signals = Signals::install(self.reload_signal)?;
+        let predecessor = match stdin {
+            Some(socket) => Some(predecessor::receive(socket, &self.settings.version)?),
+            None => None,
+        };
+        let channel = predecessor.as_ref().map(|predecessor| Arc::clone(&predecessor.channel));
+        self.take_place(environment, signals, predecessor, there).inspect_err(|error| {
+            if let Some(channel) = channel {
+                let _ = channel.try_send(&Message::failed(&error.to_string()), &[]);
+            }
+        })
+    }
+
+    fn take_place(
+        self,
+        environment: Environment,
+        signals: Signals,
+        mut predecessor: Option<Predecessor>,
+        mut there: Vec<Socket>,
+    ) -> Result<Generation, Error> {
+        let mut handed_control = None;
+        if let Some(predecessor) = &mut predecessor {
+            there = std::mem::take(&mut predecessor.sockets);
+            handed_control = there.iter().position(|socket| socket.name == CONTROL_NAME).map(|at| there.remove(at));
+        }
+        let reserved = self.wanted.iter().chain(&self.default).map(|endpoint| endpoint.name.as_str());
+        if reserved.chain(there.iter().map(|socket| socket.name.as_str())).any(|name| name == CONTROL_NAME) {
+            return Err(Error::address(format!("no listener can be called {CONTROL_NAME:?}: choose another name")));
+        }
+        let control = control_socket(&self.control, &environment, handed_control)?;
+        let sockets = listeners::resolve(there, &self.wanted, self.default.as_ref())?;
+        let (gate, drain) = (Arc::new(Gate::default()), Drain::new());
+        let mut streams = Vec::new();
+        for socket in sockets.iter().filter(|socket| socket.address.is_stream()) {
+            let listener = Listener::new(socket, &gate, &drain)
+                .map_err(|error| Error::socket(format!("cannot watch the listener {:?}", socket.name), error))?;
+            streams.push(listener);
+        }
+        let pid_file = self.pid_file.as_deref().map(PidFile::new).transpose()?;
+        if let (Some(pid_file), None) = (&pid_file, &predecessor) {
+            pid_file.write()?;
+        }
+        let state = predecessor.as_mut().and_then(|predecessor| predecessor.state.take());
+        let notifier = Notifier::new(&environment)?;
+        let number = predecessor.as_ref().map_or(1, |predecessor| predecessor.hello.generation + 1);
+        let parts = Parts {
+            number,
+            begun: Instant::now(),
+            environment,
+            settings: self.settings,
+            signals: Arc::new(signals),
+            notifier,
+            predecessor,
+            sockets,
+            control,
+            pid_file,
+            gate,
+            drain,
+        };
+        Ok(Generation { parts, streams, state })
+    }
+}
+
+/// The control socket: the predecessor's, if it lies where this generation wants it, else a new one.
+fn control_socket(place: &Place, environment: &Environment, handed: Option<Socket>) -> Result<Option<Socket>, Error> {
+    let Some(path) = control::resolve(place, environment)? else { return Ok(None) };
+    if let Some(handed) = handed.filter(|socket| socket.asked.path() == Some(&path)) {
+        return Ok(Some(handed));
+    }
+    let address: Address = format!("unix:{}", path.display()).parse()?;
+    let endpoint = Endpoint { name: CONTROL_NAME.to_owned(), address };
+    bind_control(&endpoint).map(Some).map_err(|error| match running_pid(&path) {
+        Some(pid) => Error::control(format!(
+            "another server (pid {pid}) already has the control socket {}; to run a second one beside it, give it a \
+             place of its own with --control",
+            path.display()
+        )),
+        None => error,
+    })
+}
+
+fn running_pid(path: &std::path::Path) -> Option<u32> {
+    control::Client::connect(path).and_then(|mut client| client.status()).ok().map(|status| status.id.pid)
+}
+
+/// What a generation has taken, and the driver goes on with.
+pub(crate) struct Parts {
+    pub(crate) number: u64,
+    pub(crate) begun: Instant,
+    pub(crate) environment: Environment,
+    pub(crate) settings: Settings,
+    pub(crate) signals: Arc<Signals>,
+    pub(crate) notifier: Notifier,
+    pub(crate) predecessor: Option<Predecessor>,
+    pub(crate) sockets: Vec<Socket>,
+    pub(crate) control: Option<Socket>,
+    pub(crate) pid_file: Option<PidFile>,
+    pub(crate) gate: Arc<Gate>,
+    pub(crate) drain: Drain,
+}
+
+/// The application's state, as the generation before it saved it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct State {
+    /// The format number that the saving version gave it.
+    pub format: u32,
+    /// The state.
+    pub bytes: Vec<u8>,
+}
+
+/// This process, as one generation of its service. It has its sockets, and does not serve yet.
+#[must_use = "a generation serves only while run() is polled"]
+pub struct Generation {
+    parts: Parts,
+    streams: Vec<Listener>,
+    state: Option<State>,
+}
+
+impl Generation {
+    /// The generation's number, from 1.
+    pub fn number(&self) -> u64 {
+        self.parts.number
+    }
+
+    /// All listeners for connections, in the order in which they were given or asked for.
+    pub fn listeners(&self) -> &[Listener] {
+        &self.streams
+    }
+
+    /// The listener of this name; fails where there is none.
+    pub fn listener(&self, name: &str) -> Result<Listener, Error> {
+        let found = self.streams.iter().find(|listener| listener.name() == name);
+        found.cloned().ok_or_else(|| Error::address(format!("there is no listener called {name:?}")))
+    }
+
+    /// A descriptor of the socket of this name, of any kind; datagram sockets are to be had only here. Fails where
+    /// there is none. Every generation of the service shares the socket: reads in one take datagrams from the others.
+    pub fn socket(&self, name: &str) -> Result<OwnedFd, Error> {
+        let found = self.parts.sockets.iter().find(|socket| socket.name == name);
+        let socket = found.ok_or_else(|| Error::address(format!("there is no socket called {name:?}")))?;
+        let fd: BorrowedFd<'_> = socket.fd.as_fd();
+        fd.try_clone_to_owned().map_err(|error: io::Error| Error::socket(format!("cannot use {name:?}"), error))
+    }
+
+    /// The state that the generation before saved; `None` the second time, and where none was saved.
+    pub fn take_state(&mut self) -> Option<State> {
+        self.state.take()
+    }
+
+    /// The handle by which connections see that this generation drains, and by which they are counted.
+    pub fn drain(&self) -> Drain {
+        self.parts.drain.clone()
+    }
+
+    /// Gives up: a predecessor is told why and goes on serving. The caller ends the process.
+    pub fn fail(self, reason: &str) {
+        if let Some(predecessor) = &self.parts.predecessor
+            && let Err(error) = predecessor.channel.try_send(&Message::failed(reason), &[])
+        {
+            log::warn!("the predecessor could not be told that this generation failed: {error}");
+        }
+    }
+
+    /// Says that the application is ready, serves signals, the control socket and the service manager, replaces this
+    /// process when it is told to, and returns when the process has nothing left to do.
+    ///
+    /// It must be polled for as long as the process serves; it needs no particular executor. Listeners accept only
+    /// while it runs. When it returns, connections that have not ended by the drain's deadline are still open: ending
+    /// the process cuts them.
+    pub fn run(self) -> impl Future<Output = Exit> + Send {
+        debug_assert_eq!(self.parts.drain.phase(), Phase::Serving, "nobody else sets this phase");
+        Driver::new(self.parts).run(self.streams)
+    }
+}

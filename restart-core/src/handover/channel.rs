@@ -1,0 +1,272 @@
+//! One end of a handover socket: messages and the descriptors that come with them.
+//!
+//! Sending borrows descriptors, receiving owns them, close-on-exec from birth. It knows the packet's bounds and nothing
+//! of the order in which messages make sense.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use async_io::Async;
+use rustix::fs::{MemfdFlags, SealFlags};
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
+};
+
+use super::codec::{FDS_PER_MESSAGE_MAX, MESSAGE_BYTES_MAX, Message};
+use crate::error::Error;
+
+/// The application's state may be this long.
+pub(crate) const STATE_BYTES_MAX: u64 = 256 * 1024 * 1024;
+
+/// One end of a handover socket.
+#[derive(Debug)]
+pub(crate) struct Channel {
+    socket: Async<OwnedFd>,
+}
+
+/// A message and the descriptors that came with it.
+#[derive(Debug)]
+pub(crate) struct Received {
+    pub(crate) message: Message,
+    pub(crate) fds: Vec<OwnedFd>,
+}
+
+impl Channel {
+    /// Makes a socket pair: our end, and the end that becomes the successor's standard input.
+    pub(crate) fn pair() -> io::Result<(Channel, OwnedFd)> {
+        let (ours, theirs) =
+            rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+        Ok((Channel::adopt(ours)?, theirs))
+    }
+
+    /// Takes over an end that came from elsewhere.
+    pub(crate) fn adopt(socket: OwnedFd) -> io::Result<Channel> {
+        Ok(Channel { socket: Async::new(socket)? })
+    }
+
+    /// Another descriptor of the same end, registered nowhere.
+    pub(crate) fn duplicate(&self) -> io::Result<OwnedFd> {
+        self.socket.get_ref().try_clone()
+    }
+
+    /// Sends a message, waiting for room.
+    pub(crate) async fn send(&self, message: &Message, fds: &[BorrowedFd<'_>]) -> Result<(), Error> {
+        let packet = message.encode()?;
+        let failed = |error| Error::handover_io(format!("cannot send {}", message.kind()), error);
+        loop {
+            match send_packet(self.socket.get_ref(), &packet, fds) {
+                Err(Errno::AGAIN) => self.socket.writable().await.map_err(failed)?,
+                result => return result.map_err(|error| failed(error.into())),
+            }
+        }
+    }
+
+    /// Sends a message if there is room for it now.
+    pub(crate) fn try_send(&self, message: &Message, fds: &[BorrowedFd<'_>]) -> Result<(), Error> {
+        send_packet(self.socket.get_ref(), &message.encode()?, fds)
+            .map_err(|error| Error::handover_io(format!("cannot send {}", message.kind()), error))
+    }
+
+    /// Waits for the next message; `None` when every other end is closed and all that was sent has been read.
+    pub(crate) async fn receive(&self) -> Result<Option<Received>, Error> {
+        let failed = |error| Error::handover_io("cannot receive", error);
+        loop {
+            match receive_packet(self.socket.get_ref()) {
+                Err(Errno::AGAIN) => self.socket.readable().await.map_err(failed)?,
+                // The peer closed with something of ours unread. What it sent before is still to be read.
+                Err(Errno::CONNRESET | Errno::INTR) => {}
+                Err(error) => return Err(failed(error.into())),
+                Ok(packet) => return packet.map(Packet::into_message).transpose(),
+            }
+        }
+    }
+}
+
+impl AsFd for Channel {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.get_ref().as_fd()
+    }
+}
+
+fn send_packet(socket: &OwnedFd, packet: &[u8], fds: &[BorrowedFd<'_>]) -> rustix::io::Result<()> {
+    assert!(fds.len() <= FDS_PER_MESSAGE_MAX, "callers split what they send");
+    let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_PER_MESSAGE_MAX))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    if !fds.is_empty() {
+        let fits = ancillary.push(SendAncillaryMessage::ScmRights(fds));
+        assert!(fits, "the space was made for so many");
+    }
+    let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+    rustix::net::sendmsg(socket, &[IoSlice::new(packet)], &mut ancillary, flags).map(drop)
+}
+
+struct Packet {
+    bytes: Vec<u8>,
+    fds: Vec<OwnedFd>,
+    flags: ReturnFlags,
+}
+
+impl Packet {
+    fn into_message(self) -> Result<Received, Error> {
+        if self.flags.contains(ReturnFlags::TRUNC) {
+            return Err(Error::handover(format!("a message is longer than the {MESSAGE_BYTES_MAX} bytes allowed")));
+        }
+        if self.flags.contains(ReturnFlags::CTRUNC) {
+            let got = self.fds.len();
+            return Err(Error::handover(format!(
+                "only {got} of the descriptors sent with a message arrived: this process has no room for more; \
+                 raise its limit of open files (RLIMIT_NOFILE, LimitNOFILE=)"
+            )));
+        }
+        Ok(Received { message: Message::decode(&self.bytes)?, fds: self.fds })
+    }
+}
+
+fn receive_packet(socket: &OwnedFd) -> rustix::io::Result<Option<Packet>> {
+    let mut bytes = vec![0; MESSAGE_BYTES_MAX];
+    let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_PER_MESSAGE_MAX))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
+    let received = rustix::net::recvmsg(socket, &mut [IoSliceMut::new(&mut bytes)], &mut ancillary, flags)?;
+    let mut fds = Vec::new();
+    for message in ancillary.drain() {
+        if let RecvAncillaryMessage::ScmRights(rights) = message {
+            fds.extend(rights);
+        }
+    }
+    // Nobody sends an empty packet, so nothing at all means that the other ends are closed.
+    if received.bytes == 0 && fds.is_empty() {
+        return Ok(None);
+    }
+    bytes.truncate(received.bytes);
+    Ok(Some(Packet { bytes, fds, flags: received.flags }))
+}
+
+/// Whether a descriptor is a handover socket of our own user: a Unix `SOCK_SEQPACKET` socket made by our uid.
+pub(crate) fn is_handover_socket(fd: impl AsFd) -> bool {
+    let fd = fd.as_fd();
+    let of_kind = || -> rustix::io::Result<bool> {
+        Ok(rustix::net::sockopt::socket_domain(fd)? == AddressFamily::UNIX
+            && rustix::net::sockopt::socket_type(fd)? == SocketType::SEQPACKET
+            && rustix::net::sockopt::socket_peercred(fd)?.uid == rustix::process::geteuid())
+    };
+    of_kind().unwrap_or(false)
+}
+
+/// Moves standard input to a close-on-exec descriptor and puts `/dev/null` in its place.
+pub(crate) fn adopt_stdin() -> io::Result<OwnedFd> {
+    let socket = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)?;
+    let null = std::fs::File::open("/dev/null")?;
+    rustix::stdio::dup2_stdin(&null)?;
+    Ok(socket)
+}
+
+/// Puts the application's state into a sealed memfd.
+pub(crate) fn state_memfd(bytes: &[u8]) -> Result<OwnedFd, Error> {
+    let length = bytes.len() as u64;
+    if length > STATE_BYTES_MAX {
+        return Err(Error::handover(format!(
+            "the application's state has {length} bytes, and {STATE_BYTES_MAX} are allowed"
+        )));
+    }
+    let make = || -> io::Result<OwnedFd> {
+        let memfd = rustix::fs::memfd_create("reborn-state", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let written = rustix::io::write(&memfd, rest)?;
+            rest = &rest[written..];
+        }
+        rustix::fs::fcntl_add_seals(&memfd, SEALS)?;
+        Ok(memfd)
+    };
+    make().map_err(|error| Error::handover_io("cannot put the application's state into a memfd", error))
+}
+
+const SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::WRITE).union(SealFlags::SEAL);
+
+/// Reads a state back. The memfd must be sealed, and as long as was said.
+pub(crate) fn receive_state(memfd: &OwnedFd, length: u64) -> Result<Vec<u8>, Error> {
+    let failed = |error: Errno| Error::handover_io("cannot read the application's state", error);
+    let seals = rustix::fs::fcntl_get_seals(memfd).map_err(failed)?;
+    let size = rustix::fs::fstat(memfd).map_err(failed)?.st_size.cast_unsigned();
+    if !seals.contains(SEALS) || size != length || length > STATE_BYTES_MAX {
+        return Err(Error::handover(format!(
+            "the application's state is not what was announced: {length} bytes announced, {size} given, seals {seals:?}"
+        )));
+    }
+    let length = usize::try_from(length).map_err(|_| Error::handover("the application's state does not fit"))?;
+    let mut bytes = vec![0; length];
+    let mut filled = 0;
+    while filled < length {
+        match rustix::io::pread(memfd, &mut bytes[filled..], filled as u64).map_err(failed)? {
+            0 => return Err(Error::handover("the application's state ends early")),
+            read => filled += read,
+        }
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use async_io::block_on;
+
+    use super::*;
+
+    fn pair() -> (Channel, Channel) {
+        let (ours, theirs) = Channel::pair().unwrap();
+        (ours, Channel::adopt(theirs).unwrap())
+    }
+
+    #[test]
+    fn messages_and_descriptors_arrive_in_order() {
+        let (ours, theirs) = pair();
+        let (reader, writer) = rustix::pipe::pipe().unwrap();
+        block_on(async {
+            ours.send(&Message::Ping, &[reader.as_fd(), writer.as_fd()]).await.unwrap();
+            ours.send(&Message::Pong, &[]).await.unwrap();
+            let first = theirs.receive().await.unwrap().unwrap();
+            assert_eq!((first.message, first.fds.len()), (Message::Ping, 2));
+            for fd in &first.fds {
+                assert_eq!(rustix::io::fcntl_getfd(fd).unwrap(), rustix::io::FdFlags::CLOEXEC);
+            }
+            assert_eq!(theirs.receive().await.unwrap().unwrap().message, Message::Pong);
+        });
+    }
+
+    #[test]
+    fn what_was_sent_before_the_peer_died_still_counts() {
+        let (ours, theirs) = pair();
+        block_on(async {
+            // Unread data at the peer's close makes our next read fail with ECONNRESET first.
+            ours.send(&Message::Ping, &[]).await.unwrap();
+            theirs.send(&Message::Ready, &[]).await.unwrap();
+            drop(theirs);
+            assert_eq!(ours.receive().await.unwrap().unwrap().message, Message::Ready);
+            assert!(ours.receive().await.unwrap().is_none());
+        });
+    }
+
+    #[test]
+    fn only_a_sequenced_packet_socket_of_our_own_is_a_handover_socket() {
+        let (ours, _theirs) = Channel::pair().unwrap();
+        assert!(is_handover_socket(&ours));
+        let (stream, _) = std::os::unix::net::UnixStream::pair().unwrap();
+        assert!(!is_handover_socket(&stream));
+        assert!(!is_handover_socket(std::fs::File::open("/dev/null").unwrap()));
+    }
+
+    #[test]
+    fn a_state_arrives_whole_or_not_at_all() {
+        for length in [0, 1, 8 * 1024 * 1024] {
+            let bytes: Vec<u8> = (0..=250).cycle().take(length).collect();
+            let memfd = state_memfd(&bytes).unwrap();
+            assert!(receive_state(&memfd, length as u64).unwrap() == bytes);
+            assert!(receive_state(&memfd, length as u64 + 1).unwrap_err().is_handover());
+        }
+        let unsealed = rustix::fs::memfd_create("test", MemfdFlags::CLOEXEC).unwrap();
+        assert!(receive_state(&unsealed, 0).unwrap_err().is_handover());
+    }
+}

@@ -1,0 +1,230 @@
+//! The named set of sockets that a generation serves on, and where each of them comes from.
+//!
+//! Precedence: handed over by a predecessor, then given by a service manager (LISTEN_FDS), then bound here. Everything
+//! that was not made here is an allegation until it is checked. The set knows nothing of reloads in progress.
+
+mod accept;
+mod bind;
+mod inherited;
+
+use std::collections::BTreeSet;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use rustix::net::{AddressFamily, SocketType};
+use serde::{Deserialize, Serialize};
+
+pub(crate) use accept::Gate;
+pub use accept::{Accepted, Listener};
+pub(crate) use bind::{bind_control, unlink_if_ours};
+pub(crate) use inherited::{from_fd_3, from_listen_fds};
+
+use crate::address::{Address, Endpoint, check_name};
+use crate::error::Error;
+use crate::handover::SocketEntry;
+
+/// Where a socket comes from in the first place; it stays the same over all generations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Origin {
+    /// Bound by a generation of this service.
+    Bound,
+    /// Given by a service manager or a development tool, which keeps a copy of its own.
+    Activated,
+}
+
+/// One socket of the set.
+#[derive(Clone, Debug)]
+pub(crate) struct Socket {
+    pub(crate) name: String,
+    /// What it is bound to.
+    pub(crate) address: Address,
+    /// What was asked for; differs where the port was 0.
+    pub(crate) asked: Address,
+    pub(crate) origin: Origin,
+    /// Device and inode of its path when it was bound here.
+    pub(crate) inode: Option<(u64, u64)>,
+    pub(crate) fd: Arc<OwnedFd>,
+}
+
+impl Socket {
+    /// Checks that a descriptor is a socket that can be served on. `what` names it in errors.
+    pub(crate) fn check(name: &str, what: &str, fd: OwnedFd) -> Result<Socket, Error> {
+        check_name(name)?;
+        let address = checked_address(what, &fd)?;
+        let asked = address.clone();
+        Ok(Socket { name: name.to_owned(), address, asked, origin: Origin::Activated, inode: None, fd: Arc::new(fd) })
+    }
+
+    /// The manifest's line for this socket.
+    pub(crate) fn entry(&self) -> SocketEntry {
+        SocketEntry {
+            name: self.name.clone(),
+            address: self.address.to_string(),
+            asked: self.asked.to_string(),
+            origin: self.origin,
+            inode: self.inode,
+        }
+    }
+
+    /// Takes a socket over whose descriptor came with a line of a manifest, if the two agree.
+    pub(crate) fn from_entry(entry: &SocketEntry, fd: OwnedFd) -> Result<Socket, Error> {
+        let what = format!("the listener {:?} that was handed over", entry.name);
+        let mut socket = Socket::check(&entry.name, &what, fd)?;
+        let announced: Address = entry.address.parse()?;
+        if socket.address != announced {
+            let found = &socket.address;
+            return Err(Error::handover(format!("{what} is bound to {found} and was announced as {announced}")));
+        }
+        socket.asked = entry.asked.parse()?;
+        socket.origin = entry.origin;
+        socket.inode = entry.inode;
+        Ok(socket)
+    }
+
+    fn serves(&self, wanted: &Endpoint) -> bool {
+        self.name == wanted.name && (self.origin == Origin::Activated || self.asked == wanted.address)
+    }
+}
+
+/// The address of a socket that connections can be accepted or datagrams received on.
+fn checked_address(what: &str, fd: &OwnedFd) -> Result<Address, Error> {
+    use rustix::net::sockopt::{socket_acceptconn, socket_domain, socket_type};
+    let refuse = |why: String| Error::inherited(format!("{what} cannot be served on: {why}"));
+    let kind = socket_type(fd).map_err(|error| refuse(format!("it is no socket ({error})")))?;
+    let family = socket_domain(fd).map_err(|error| refuse(error.to_string()))?;
+    let stream = match kind {
+        SocketType::STREAM => true,
+        SocketType::DGRAM => false,
+        other => return Err(refuse(format!("its type is neither stream nor datagram ({other:?})"))),
+    };
+    if stream && !socket_acceptconn(fd).map_err(|error| refuse(error.to_string()))? {
+        return Err(refuse("it is not a listening socket; it may be a connection".to_owned()));
+    }
+    let address = rustix::net::getsockname(fd).map_err(|error| refuse(error.to_string()))?;
+    match family {
+        AddressFamily::INET | AddressFamily::INET6 => accept::socket_address(&address, stream),
+        AddressFamily::UNIX => accept::unix_address(&address, stream),
+        other => return Err(refuse(format!("its family is neither IP nor Unix ({other:?})"))),
+    }
+    .ok_or_else(|| refuse("its address cannot be written as text".to_owned()))
+}
+
+/// What to serve on, from what is there and what is wanted.
+///
+/// Sockets given by a service manager are all kept; those handed over are kept where they are wanted; what is wanted
+/// and not there is bound. `default` is bound only where there is nothing else at all.
+pub(crate) fn resolve(
+    there: Vec<Socket>,
+    wanted: &[Endpoint],
+    default: Option<&Endpoint>,
+) -> Result<Vec<Socket>, Error> {
+    let mut names = BTreeSet::new();
+    for endpoint in wanted {
+        if !names.insert(&endpoint.name) {
+            let name = &endpoint.name;
+            return Err(Error::address(format!(
+                "two listeners are called {name:?}: give each its own name, as in {name}2={}",
+                endpoint.address
+            )));
+        }
+    }
+    let default = default.filter(|_| wanted.is_empty());
+    let wanted: Vec<&Endpoint> = wanted.iter().chain(default).collect();
+    let only_default = default.is_some();
+    let mut kept: Vec<Socket> = there
+        .into_iter()
+        .filter(|socket| socket.origin == Origin::Activated || wanted.iter().any(|endpoint| socket.serves(endpoint)))
+        .collect();
+    for endpoint in wanted {
+        let superfluous = only_default && !kept.is_empty();
+        if !superfluous && !kept.iter().any(|socket| socket.serves(endpoint)) {
+            kept.push(bind::bind(endpoint)?);
+        }
+    }
+    Ok(kept)
+}
+
+/// The names that sockets without one get: those of the endpoints that are wanted, in order.
+pub(crate) fn spare_names(wanted: &[Endpoint], default: Option<&Endpoint>) -> impl Iterator<Item = String> {
+    let names: Vec<String> =
+        wanted.iter().chain(default.filter(|_| wanted.is_empty())).map(|e| e.name.clone()).collect();
+    let more = (1..).map(|number| format!("{}-{number}", Endpoint::DEFAULT_NAME));
+    names.into_iter().chain(more)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    fn activated(name: &str) -> Socket {
+        Socket::check(name, "test", TcpListener::bind("127.0.0.1:0").unwrap().into()).unwrap()
+    }
+
+    fn endpoints(texts: &[&str]) -> Vec<Endpoint> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn the_default_is_bound_only_where_there_is_nothing_else() {
+        let default: Endpoint = "http=127.0.0.1:0".parse().unwrap();
+        let alone = resolve(vec![], &[], Some(&default)).unwrap();
+        assert_eq!((alone.len(), alone[0].name.as_str(), alone[0].origin), (1, "http", Origin::Bound));
+        let given = resolve(vec![activated("web")], &[], Some(&default)).unwrap();
+        assert_eq!((given.len(), given[0].name.as_str()), (1, "web"));
+        let wanted = resolve(vec![], &endpoints(&["a=127.0.0.1:0"]), Some(&default)).unwrap();
+        assert_eq!((wanted.len(), wanted[0].name.as_str()), (1, "a"));
+    }
+
+    #[test]
+    fn what_is_wanted_and_not_given_is_bound_beside_what_is() {
+        let sockets = resolve(vec![activated("a")], &endpoints(&["a=127.0.0.1:1", "b=127.0.0.1:0"]), None).unwrap();
+        let names: Vec<_> = sockets.iter().map(|socket| (socket.name.as_str(), socket.origin)).collect();
+        assert_eq!(names, [("a", Origin::Activated), ("b", Origin::Bound)]);
+    }
+
+    #[test]
+    fn a_socket_that_was_bound_to_any_port_is_kept_by_the_next_generation() {
+        let wanted = endpoints(&["a=127.0.0.1:0"]);
+        let first = resolve(vec![], &wanted, None).unwrap().remove(0);
+        let entry = first.entry();
+        let handed = Socket::from_entry(&entry, first.fd.try_clone().unwrap()).unwrap();
+        let second = resolve(vec![handed], &wanted, None).unwrap().remove(0);
+        assert_eq!(second.address, first.address);
+    }
+
+    #[test]
+    fn a_bound_socket_that_is_not_wanted_any_more_is_let_go() {
+        let first = resolve(vec![], &endpoints(&["a=127.0.0.1:0"]), None).unwrap();
+        let second = resolve(first, &endpoints(&["b=127.0.0.1:0"]), None).unwrap();
+        assert_eq!(second.iter().map(|socket| socket.name.as_str()).collect::<Vec<_>>(), ["b"]);
+    }
+
+    #[test]
+    fn one_name_twice_is_refused() {
+        let error = resolve(vec![], &endpoints(&["a=127.0.0.1:0", "a=127.0.0.2:0"]), None).unwrap_err();
+        assert!(error.is_address() && error.to_string().contains("\"a\""), "{error}");
+    }
+
+    #[test]
+    fn what_cannot_be_served_on_is_refused_by_name() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let connection = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let error = Socket::check("web", "descriptor 3", connection.into()).unwrap_err();
+        assert!(error.is_inherited() && error.to_string().contains("descriptor 3"), "{error}");
+        assert!(error.to_string().contains("not a listening socket"), "{error}");
+        let file = std::fs::File::open("/dev/null").unwrap();
+        let error = Socket::check("web", "descriptor 4", file.into()).unwrap_err();
+        assert!(error.to_string().contains("no socket"), "{error}");
+    }
+
+    #[test]
+    fn a_manifest_that_disagrees_with_its_descriptor_is_refused() {
+        let socket = activated("web");
+        let entry = SocketEntry { address: "127.0.0.1:1".to_owned(), ..socket.entry() };
+        let error = Socket::from_entry(&entry, socket.fd.try_clone().unwrap()).unwrap_err();
+        assert!(error.is_handover() && error.to_string().contains("127.0.0.1:1"), "{error}");
+    }
+}

@@ -1,0 +1,306 @@
+//! Accepting connections, as long as this generation may.
+//!
+//! A listener waits on its own descriptor only while the gate is open, so that a paused or draining process is not
+//! woken by connections that are its successor's.
+
+use std::future::Future;
+use std::io;
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
+
+use async_io::{Async, Timer};
+use event_listener::Event;
+use futures_lite::future;
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::io::Errno;
+use rustix::net::{SocketAddrAny, SocketAddrUnix, SocketFlags};
+
+use super::{Origin, Socket};
+use crate::address::Address;
+use crate::drain::{Drain, Guard};
+
+/// How long to wait where the process or the system has no descriptor left.
+const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
+
+/// How often, and how long apart, a stop looks whether the last connections have been accepted.
+const LAST_CALL_LOOKS: u32 = 1000;
+const LAST_CALL_PAUSE: Duration = Duration::from_millis(1);
+
+/// Whether this generation accepts; shared by its listeners, set by the driver.
+#[derive(Debug, Default)]
+pub(crate) struct Gate {
+    state: AtomicU8,
+    changed: Event,
+}
+
+const CLOSED: u8 = 0;
+const OPEN: u8 = 1;
+/// The service stops: what waits is accepted, then nothing any more.
+const LAST_CALL: u8 = 2;
+
+impl Gate {
+    pub(crate) fn open(&self) {
+        self.set(OPEN);
+    }
+
+    pub(crate) fn close(&self) {
+        self.set(CLOSED);
+    }
+
+    pub(crate) fn last_call(&self) {
+        self.set(LAST_CALL);
+    }
+
+    fn set(&self, state: u8) {
+        self.state.store(state, Ordering::Release);
+        self.changed.notify(usize::MAX);
+    }
+
+    fn get(&self) -> u8 {
+        self.state.load(Ordering::Acquire)
+    }
+
+    /// Waits until the state is another one than `seen`.
+    async fn changed(&self, seen: u8) {
+        loop {
+            let listener = self.changed.listen();
+            if self.get() != seen {
+                return;
+            }
+            listener.await;
+        }
+    }
+}
+
+/// A listening socket of this generation. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Listener {
+    name: Arc<str>,
+    address: Address,
+    origin: Origin,
+    socket: Arc<Async<Arc<OwnedFd>>>,
+    gate: Arc<Gate>,
+    drain: Drain,
+}
+
+/// An accepted connection: non-blocking and close-on-exec.
+#[derive(Debug)]
+pub struct Accepted {
+    /// The connection.
+    pub fd: OwnedFd,
+    /// The other end's address.
+    pub peer: Address,
+    /// Counts the connection as live; a drain waits until it is dropped.
+    pub guard: Guard,
+}
+
+impl Listener {
+    pub(crate) fn new(socket: &Socket, gate: &Arc<Gate>, drain: &Drain) -> io::Result<Listener> {
+        Ok(Listener {
+            name: socket.name.as_str().into(),
+            address: socket.address.clone(),
+            origin: socket.origin,
+            socket: Arc::new(Async::new(Arc::clone(&socket.fd))?),
+            gate: Arc::clone(gate),
+            drain: drain.clone(),
+        })
+    }
+
+    /// The listener's name, the same in all generations.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The address that it is bound to.
+    pub fn address(&self) -> &Address {
+        &self.address
+    }
+
+    /// Where it comes from.
+    pub fn origin(&self) -> Origin {
+        self.origin
+    }
+
+    /// Waits for the next connection.
+    ///
+    /// While this generation must not accept (before it is ready, during its successor's probation, while it drains)
+    /// the call just waits, and goes on where a failed reload makes this generation serve again. Where the process or
+    /// the system has no descriptor left, it waits 100 ms before it tries again. Connections that end before they are
+    /// accepted are passed over (`accept(2)`). Any other error concerns the socket itself; nothing is lost by calling
+    /// again.
+    pub async fn accept(&self) -> io::Result<Accepted> {
+        loop {
+            let state = self.gate.get();
+            if state == CLOSED {
+                self.gate.changed(state).await;
+                continue;
+            }
+            match self.try_accept() {
+                Ok(accepted) => return Ok(accepted),
+                Err(Errno::AGAIN) if state == LAST_CALL => {
+                    self.refuse_from_now_on();
+                    future::pending::<()>().await;
+                }
+                Err(Errno::AGAIN) => future::or(self.readable(), self.gate_changed(state)).await?,
+                Err(Errno::CONNABORTED | Errno::INTR | Errno::PROTO) => {}
+                Err(error @ (Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM)) => {
+                    log::warn!("cannot accept on {}: {error}; trying again", self.address);
+                    Timer::after(EXHAUSTED_PAUSE).await;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Waits until nobody waits to be accepted, for a second at the most: an application that accepts no more must not
+    /// hold up a stop.
+    pub(crate) async fn queue_emptied(&self) {
+        for _ in 0..LAST_CALL_LOOKS {
+            let mut polled = [PollFd::new(self, PollFlags::IN)];
+            let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+            let waiting =
+                rustix::event::poll(&mut polled, Some(&now)).is_ok_and(|_| polled[0].revents() == PollFlags::IN);
+            if !waiting {
+                return;
+            }
+            Timer::after(LAST_CALL_PAUSE).await;
+        }
+    }
+
+    fn readable(&self) -> impl Future<Output = io::Result<()>> + '_ {
+        self.socket.readable()
+    }
+
+    async fn gate_changed(&self, seen: u8) -> io::Result<()> {
+        self.gate.changed(seen).await;
+        Ok(())
+    }
+
+    fn try_accept(&self) -> rustix::io::Result<Accepted> {
+        // Counted before it exists, so that no drain can end between the two.
+        let guard = self.drain.guard();
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let (fd, peer) = rustix::net::acceptfrom_with(self.socket.get_ref(), flags)?;
+        let peer = peer.as_ref().and_then(address_of).unwrap_or(Address::UnixUnnamed);
+        Ok(Accepted { fd, peer, guard })
+    }
+
+    /// At a stop, a socket that only this service holds refuses further clients at once, instead of letting them wait
+    /// for a process that is about to end. One that a service manager holds keeps their queue for the next start.
+    fn refuse_from_now_on(&self) {
+        if self.origin == Origin::Bound {
+            // The socket may have been shut down through another clone; then there is nothing left to do.
+            let _ = rustix::net::shutdown(self.socket.get_ref(), rustix::net::Shutdown::Both);
+        }
+    }
+}
+
+impl AsFd for Listener {
+    /// The listening socket itself.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.get_ref().as_fd()
+    }
+}
+
+impl Accepted {
+    /// The connection as a TCP stream, with its guard; fails where it is a Unix one.
+    pub fn into_tcp(self) -> io::Result<(TcpStream, Guard)> {
+        match self.peer {
+            Address::Tcp(_) => Ok((self.fd.into(), self.guard)),
+            _ => Err(io::Error::new(io::ErrorKind::InvalidInput, "not a TCP connection")),
+        }
+    }
+
+    /// The connection as a Unix stream, with its guard; fails where it is a TCP one.
+    pub fn into_unix(self) -> io::Result<(UnixStream, Guard)> {
+        match self.peer {
+            Address::Tcp(_) => Err(io::Error::new(io::ErrorKind::InvalidInput, "not a Unix connection")),
+            _ => Ok((self.fd.into(), self.guard)),
+        }
+    }
+}
+
+/// A stream's address, whatever its family.
+fn address_of(address: &SocketAddrAny) -> Option<Address> {
+    socket_address(address, true).or_else(|| unix_address(address, true))
+}
+
+pub(super) fn socket_address(address: &SocketAddrAny, stream: bool) -> Option<Address> {
+    let ip = SocketAddr::try_from(address.clone()).ok()?;
+    Some(if stream { Address::Tcp(ip) } else { Address::Udp(ip) })
+}
+
+pub(super) fn unix_address(address: &SocketAddrAny, stream: bool) -> Option<Address> {
+    let unix = SocketAddrUnix::try_from(address.clone()).ok()?;
+    if let Some(name) = unix.abstract_name() {
+        return String::from_utf8(name.to_vec()).ok().map(Address::UnixAbstract);
+    }
+    let Some(path) = unix.path() else { return Some(Address::UnixUnnamed) };
+    let path = path.to_str().ok()?.into();
+    Some(if stream { Address::Unix(path) } else { Address::UnixDatagram(path) })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use async_io::block_on;
+    use futures_lite::future::poll_once;
+
+    use super::*;
+
+    fn listener() -> (Listener, Arc<Gate>) {
+        let gate = Arc::new(Gate::default());
+        let socket = Socket::check("test", "test", TcpListener::bind("127.0.0.1:0").unwrap().into()).unwrap();
+        (Listener::new(&socket, &gate, &Drain::new()).unwrap(), gate)
+    }
+
+    fn connect(listener: &Listener) -> TcpStream {
+        let Address::Tcp(address) = listener.address() else { panic!("{:?}", listener.address()) };
+        TcpStream::connect(address).unwrap()
+    }
+
+    #[test]
+    fn a_closed_gate_leaves_connections_in_the_queue_until_it_opens_again() {
+        let (listener, gate) = listener();
+        let client = connect(&listener);
+        let mut accept = Box::pin(listener.accept());
+        block_on(async {
+            assert!(poll_once(&mut accept).await.is_none(), "the gate is closed");
+            gate.open();
+            let accepted = accept.await.unwrap();
+            assert_eq!(accepted.peer, Address::Tcp(client.local_addr().unwrap()));
+            gate.close();
+            let _second = connect(&listener);
+            assert!(poll_once(Box::pin(listener.accept())).await.is_none());
+        });
+    }
+
+    #[test]
+    fn an_open_gate_that_closes_stops_a_waiting_accept() {
+        let (listener, gate) = listener();
+        gate.open();
+        let mut accept = Box::pin(listener.accept());
+        block_on(async {
+            assert!(poll_once(&mut accept).await.is_none());
+            gate.close();
+            assert!(poll_once(&mut accept).await.is_none());
+            let _client = connect(&listener);
+            assert!(poll_once(&mut accept).await.is_none());
+        });
+    }
+
+    #[test]
+    fn what_is_accepted_is_non_blocking_and_close_on_exec() {
+        let (listener, gate) = listener();
+        gate.open();
+        let _client = connect(&listener);
+        let accepted = block_on(listener.accept()).unwrap();
+        assert_eq!(rustix::io::fcntl_getfd(&accepted.fd).unwrap(), rustix::io::FdFlags::CLOEXEC);
+        assert!(rustix::fs::fcntl_getfl(&accepted.fd).unwrap().contains(rustix::fs::OFlags::NONBLOCK));
+    }
+}

@@ -1,0 +1,196 @@
+//! Binding a socket, and the care that a Unix socket's path needs.
+//!
+//! A path is taken over only from a dead server, and only if it is a socket; it is removed only while device and inode
+//! are still those of the socket bound here.
+
+use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::Path;
+use std::sync::Arc;
+
+use rustix::fs::Mode;
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+
+use super::{Origin, Socket, checked_address};
+use crate::address::{Address, Endpoint};
+use crate::error::Error;
+
+/// Connections that may wait for being accepted; the kernel cuts it to `net.core.somaxconn`.
+const BACKLOG: i32 = 4096;
+
+/// Binds an endpoint, and listens where it is a stream's.
+pub(super) fn bind(endpoint: &Endpoint) -> Result<Socket, Error> {
+    let fd = open(endpoint, None)?;
+    let address = checked_address(&format!("the listener {:?}", endpoint.name), &fd)?;
+    let inode = endpoint.address.path().and_then(inode_of);
+    let asked = endpoint.address.clone();
+    Ok(Socket { name: endpoint.name.clone(), address, asked, origin: Origin::Bound, inode, fd: Arc::new(fd) })
+}
+
+/// Binds the control socket: only its owner may connect, from the moment on at which it exists.
+pub(crate) fn bind_control(endpoint: &Endpoint) -> Result<Socket, Error> {
+    let fd = open(endpoint, Some(Mode::RUSR | Mode::WUSR))?;
+    let inode = endpoint.address.path().and_then(inode_of);
+    let (address, asked) = (endpoint.address.clone(), endpoint.address.clone());
+    Ok(Socket { name: endpoint.name.clone(), address, asked, origin: Origin::Bound, inode, fd: Arc::new(fd) })
+}
+
+fn open(endpoint: &Endpoint, mode: Option<Mode>) -> Result<OwnedFd, Error> {
+    let address = &endpoint.address;
+    let failed = |error: Errno| Error::socket(format!("cannot bind {address}"), error);
+    let kind = address.socket_type();
+    let fd = match address {
+        Address::Tcp(ip) | Address::Udp(ip) => {
+            let family = if ip.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+            let fd = socket(family, kind).map_err(failed)?;
+            // A port in TIME_WAIT is free for a server; two living servers still exclude each other.
+            if kind == SocketType::STREAM {
+                rustix::net::sockopt::set_socket_reuseaddr(&fd, true).map_err(failed)?;
+            }
+            rustix::net::bind(&fd, ip).map_err(failed)?;
+            fd
+        }
+        Address::UnixAbstract(name) => {
+            let fd = socket(AddressFamily::UNIX, kind).map_err(failed)?;
+            let name = SocketAddrUnix::new_abstract_name(name.as_bytes()).map_err(failed)?;
+            rustix::net::bind(&fd, &name).map_err(failed)?;
+            fd
+        }
+        Address::Unix(path) | Address::UnixDatagram(path) => bind_path(address, path, kind, mode)?,
+        Address::UnixUnnamed => return Err(failed(Errno::INVAL)),
+    };
+    if kind == SocketType::STREAM {
+        rustix::net::listen(&fd, BACKLOG).map_err(failed)?;
+    }
+    Ok(fd)
+}
+
+fn socket(family: AddressFamily, kind: SocketType) -> rustix::io::Result<OwnedFd> {
+    rustix::net::socket_with(family, kind, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)
+}
+
+fn bind_path(address: &Address, path: &Path, kind: SocketType, mode: Option<Mode>) -> Result<OwnedFd, Error> {
+    let failed = |error: Errno| Error::socket(format!("cannot bind {address}"), error);
+    let name = SocketAddrUnix::new(path).map_err(failed)?;
+    let try_bind = || {
+        let fd = socket(AddressFamily::UNIX, kind)?;
+        if let Some(mode) = mode {
+            // The socket file is born with the socket's own mode (less the umask), so no moment is left open.
+            rustix::fs::fchmod(&fd, mode)?;
+        }
+        rustix::net::bind(&fd, &name).map(|()| fd)
+    };
+    match try_bind() {
+        Err(Errno::ADDRINUSE) => {
+            refuse_unless_dead(path, &name, kind)?;
+            fs::remove_file(path)
+                .map_err(|error| Error::socket(format!("cannot replace the dead {address}"), error))?;
+            try_bind().map_err(failed)
+        }
+        result => result.map_err(failed),
+    }
+}
+
+/// Lets a path pass only if it is a socket on which nobody listens.
+fn refuse_unless_dead(path: &Path, name: &SocketAddrUnix, kind: SocketType) -> Result<(), Error> {
+    let shown = path.display();
+    let metadata = match fs::symlink_metadata(path) {
+        Ok(metadata) => metadata,
+        Err(error) => return Err(Error::socket(format!("cannot look at {shown}"), error)),
+    };
+    if !metadata.file_type().is_socket() {
+        return Err(Error::occupied(format!(
+            "cannot bind {shown}: it exists and is no socket; it was left as it is: remove it, or choose another path"
+        )));
+    }
+    let probe =
+        socket(AddressFamily::UNIX, kind).and_then(|fd| rustix::net::connect(&fd, name)).map_err(io::Error::from);
+    match probe {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            Err(Error::socket(format!("cannot bind {shown}: it is another user's socket"), error))
+        }
+        _ => Err(Error::occupied(format!("cannot bind {shown}: a live server listens on it"))),
+    }
+}
+
+fn inode_of(path: &Path) -> Option<(u64, u64)> {
+    fs::symlink_metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()))
+}
+
+/// Removes a socket's path, if it was bound by this service and is still the same file.
+pub(crate) fn unlink_if_ours(socket: &Socket) {
+    if let (Some(path), Some(inode), Origin::Bound) = (socket.asked.path(), socket.inode, socket.origin)
+        && inode_of(path) == Some(inode)
+        && let Err(error) = fs::remove_file(path)
+    {
+        log::warn!("cannot remove {}: {error}", path.display());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::net::{UnixListener, UnixStream};
+
+    use super::*;
+
+    fn endpoint(path: &Path) -> Endpoint {
+        Endpoint::new("test", Address::Unix(path.to_owned())).unwrap()
+    }
+
+    #[test]
+    fn a_dead_path_is_replaced_and_a_live_one_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        drop(UnixListener::bind(&path).unwrap());
+        let socket = bind(&endpoint(&path)).unwrap();
+        UnixStream::connect(&path).unwrap();
+        let error = bind(&endpoint(&path)).unwrap_err();
+        assert!(error.to_string().contains("a live server"), "{error}");
+        UnixStream::connect(&path).unwrap();
+        drop(socket);
+    }
+
+    #[test]
+    fn a_regular_file_is_never_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        fs::write(&path, "precious").unwrap();
+        assert!(bind(&endpoint(&path)).unwrap_err().to_string().contains("no socket"));
+        assert_eq!(fs::read(&path).unwrap(), b"precious");
+    }
+
+    #[test]
+    fn only_our_own_path_is_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        let socket = bind(&endpoint(&path)).unwrap();
+        fs::rename(&path, folder.path().join("aside")).unwrap();
+        let _other = UnixListener::bind(&path).unwrap();
+        unlink_if_ours(&socket);
+        assert!(path.exists(), "another server's path stays");
+        fs::rename(folder.path().join("aside"), &path).unwrap();
+        unlink_if_ours(&socket);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn the_control_socket_is_its_owners_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("control");
+        bind_control(&endpoint(&path)).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_busy_port_is_an_error_that_names_the_address() {
+        let busy = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = Address::Tcp(busy.local_addr().unwrap());
+        let error = bind(&Endpoint::new("a", address.clone()).unwrap()).unwrap_err();
+        assert!(error.is_socket() && error.to_string().contains(&address.to_string()), "{error}");
+    }
+}

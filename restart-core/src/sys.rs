@@ -1,0 +1,131 @@
+//! The only home of `unsafe` and of raw file descriptor numbers.
+//!
+//! What is here is what no safe wrapper offers: adopting descriptors that the process was started with, marking all
+//! others close-on-exec, and the signal dispositions and masks that a started process inherits. Nothing here decides
+//! anything, and nothing here is specific to a reload.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::ptr;
+
+/// Takes ownership of a descriptor that the process was started with.
+///
+/// Fails with EBADF if the number is not open. Each number may be adopted once, before anything else owns it.
+pub(crate) fn adopt_fd(raw: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: the borrow ends with this statement, and F_GETFD on a number that is not open only fails with EBADF.
+    rustix::io::fcntl_getfd(unsafe { BorrowedFd::borrow_raw(raw) })?;
+    // SAFETY: the descriptor is open, as was just seen, and the callers adopt only numbers that the process inherited,
+    // each once, as the first thing that the process does: nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(raw) })
+}
+
+/// Marks every descriptor from `first` on as close-on-exec (`close_range(2)`, Linux 5.11).
+pub(crate) fn close_on_exec_from(first: RawFd) -> io::Result<()> {
+    let first = libc::c_uint::try_from(first).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let flags = libc::CLOSE_RANGE_CLOEXEC.cast_signed();
+    // SAFETY: the call takes three integers and changes nothing but descriptor flags.
+    match unsafe { libc::close_range(first, libc::c_uint::MAX, flags) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Whether a signal is ignored in this process (`sigaction(2)`).
+pub(crate) fn is_ignored(signal: i32) -> io::Result<bool> {
+    let mut old = MaybeUninit::<libc::sigaction>::uninit();
+    // SAFETY: with no new action the call only writes the present one to `old`, which is large enough.
+    if unsafe { libc::sigaction(signal, ptr::null(), old.as_mut_ptr()) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the call succeeded, so it has filled `old`.
+    Ok(unsafe { old.assume_init() }.sa_sigaction == libc::SIG_IGN)
+}
+
+/// Gives SIGCHLD its default action: where a parent left it ignored, the kernel would throw exit statuses away.
+pub(crate) fn restore_sigchld() -> io::Result<()> {
+    // SAFETY: SIG_DFL installs no handler, so no code of ours can run in a signal context.
+    match unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) } {
+        libc::SIG_ERR => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
+/// Signals that the calling thread keeps blocked for as long as the value lives.
+#[must_use = "the signals are unblocked when this is dropped"]
+pub(crate) struct BlockedSignals {
+    before: libc::sigset_t,
+}
+
+impl BlockedSignals {
+    pub(crate) fn new(signals: &[i32]) -> io::Result<BlockedSignals> {
+        change_mask(libc::SIG_BLOCK, signals).map(|before| BlockedSignals { before })
+    }
+}
+
+impl Drop for BlockedSignals {
+    fn drop(&mut self) {
+        // SAFETY: `before` was filled by an earlier, successful call; restoring a mask cannot fail with a valid `how`.
+        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const self.before, ptr::null_mut()) };
+    }
+}
+
+/// Unblocks signals for the calling thread, and so for every thread that it starts from then on.
+pub(crate) fn unblock_signals(signals: &[i32]) -> io::Result<()> {
+    change_mask(libc::SIG_UNBLOCK, signals).map(drop)
+}
+
+fn change_mask(how: libc::c_int, signals: &[i32]) -> io::Result<libc::sigset_t> {
+    let mut set = MaybeUninit::<libc::sigset_t>::uninit();
+    let mut before = MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: sigemptyset fills the set before anything reads it, sigaddset refuses a number that is no signal, and
+    // both pointers outlive the calls.
+    let result = unsafe {
+        libc::sigemptyset(set.as_mut_ptr());
+        for &signal in signals {
+            libc::sigaddset(set.as_mut_ptr(), signal);
+        }
+        libc::pthread_sigmask(how, set.as_ptr(), before.as_mut_ptr())
+    };
+    match result {
+        // SAFETY: the call succeeded, so it has written the former mask.
+        0 => Ok(unsafe { before.assume_init() }),
+        code => Err(io::Error::from_raw_os_error(code)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsRawFd;
+
+    use super::*;
+
+    #[test]
+    fn a_number_that_is_not_open_is_refused() {
+        let error = adopt_fd(987_654).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EBADF));
+    }
+
+    #[test]
+    fn stray_descriptors_become_close_on_exec() {
+        let (reader, _writer) = rustix::pipe::pipe().unwrap();
+        let high = rustix::io::fcntl_dupfd_cloexec(&reader, 500).unwrap();
+        rustix::io::fcntl_setfd(&high, rustix::io::FdFlags::empty()).unwrap();
+        close_on_exec_from(high.as_raw_fd()).unwrap();
+        assert_eq!(rustix::io::fcntl_getfd(&high).unwrap(), rustix::io::FdFlags::CLOEXEC);
+    }
+
+    #[test]
+    fn a_blocked_signal_is_blocked_until_the_guard_is_dropped() {
+        let blocked = || {
+            let now = change_mask(libc::SIG_BLOCK, &[]).unwrap();
+            // SAFETY: the set was filled by the call above.
+            unsafe { libc::sigismember(&raw const now, libc::SIGUSR2) == 1 }
+        };
+        let guard = BlockedSignals::new(&[libc::SIGUSR2]).unwrap();
+        assert!(blocked());
+        drop(guard);
+        assert!(!blocked());
+    }
+}
