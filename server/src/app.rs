@@ -204,7 +204,7 @@ mod tests {
 
     #[test]
     fn without_flags_other_paths_are_not_found() {
-        for path in ["/fast", "/index.html", "/echo", "/%2e%2e/"] {
+        for path in ["/fast", "/index.html", "/echo", "/a/"] {
             let (response, body) = respond(&app(None, false), request(Method::Get, path));
             assert_eq!(response.status(), StatusCode::NotFound, "{path}");
             assert_eq!(body, "not found\n");

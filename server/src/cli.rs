@@ -31,10 +31,10 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, c
 
 /// The whole command line as clap knows it, for parsing, and for whoever makes man pages and completions of it.
 pub fn command() -> Clap {
-    let mut command = Cli::command().after_help(help_footer()).mut_args(ignore_empty_variable);
+    let mut command = Cli::command().after_help(help_footer()).mut_args(adapt);
     let names = command.get_subcommands().map(|sub| sub.get_name().to_owned()).collect::<Vec<_>>();
     for name in names {
-        command = command.mut_subcommand(name, |sub| sub.mut_args(ignore_empty_variable));
+        command = command.mut_subcommand(name, |sub| sub.mut_args(adapt));
     }
     command
 }
@@ -43,6 +43,7 @@ pub fn command() -> Clap {
 /// service to it when it is ready, and no client notices.
 #[derive(Debug, Parser)]
 #[command(name = "reborn", version, subcommand_required = true, disable_help_subcommand = true)]
+#[command(override_usage = "reborn [serve] [FLAGS]\n       reborn reload|status|stop [FLAGS]")]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -54,7 +55,7 @@ pub enum Command {
     /// Serve; this is what happens without a command
     #[command(after_help = SERVE_FOOTER)]
     Serve(Box<ServeArgs>),
-    /// Replace the running server by the version that is now on disk; returns when the outcome is known
+    /// Replace the running server by the program that is now on disk, and tell the outcome
     Reload(ClientArgs),
     /// Show what runs: generations, listeners, the last reload
     Status(StatusArgs),
@@ -64,10 +65,13 @@ pub enum Command {
 
 const SERVE_FOOTER: &str = "\
 Values:
-  ADDR      127.0.0.1:8080  [::1]:8080  unix:/run/web.sock  /run/web.sock  @abstract; NAME= in front names it
+  ADDR      127.0.0.1:8080  [::1]:8080  unix:/run/web.sock  /run/web.sock  @abstract
   DURATION  300ms  10s  2m  1m30s
   BYTES     16384  16KiB  1MiB  1GiB
-An empty value is as good as none: --root= undoes REBORN_ROOT.
+
+Environment: each flag but -g is also a variable, and the flag wins.
+  --idle-timeout 5s is REBORN_IDLE_TIMEOUT=5s, --demo is REBORN_DEMO=true.
+  An empty value is as good as none: --root= undoes REBORN_ROOT.
 
 Signals: HUP and USR2 reload, TERM and INT stop gracefully.
 
@@ -88,7 +92,7 @@ pub struct ServeArgs {
     #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub demo: Option<String>,
 
-    /// Listen there; repeat it for more (the variable: with commas) [default: http=127.0.0.1:8080]
+    /// Listen there; repeat it, in the variable with commas, for more [default: http=127.0.0.1:8080]
     #[arg(long, env = "REBORN_LISTEN", value_name = "[NAME=]ADDR", help_heading = "Where it listens")]
     pub listen: Vec<String>,
 
@@ -261,11 +265,13 @@ fn with_default_command(arguments: impl IntoIterator<Item = OsString>) -> Vec<Os
     complete
 }
 
-/// Lets an empty environment variable count as unset, as users of units and containers expect.
-fn ignore_empty_variable(argument: clap::Arg) -> clap::Arg {
+/// What holds for every argument. An empty environment variable counts as unset, as users of units and containers
+/// expect; and one rule in the help names all variables, instead of each flag its own.
+fn adapt(argument: clap::Arg) -> clap::Arg {
     let empty = argument.get_env().and_then(env::var_os).is_some_and(|value| value.is_empty());
     // A number such as -1 reaches the validation this way, which says more than "unexpected argument".
-    let argument = argument.allow_negative_numbers(true);
+    let takes_value = argument.get_action().takes_values();
+    let argument = argument.allow_negative_numbers(takes_value).hide_env(true);
     if empty { argument.env(None::<&'static str>) } else { argument }
 }
 
@@ -305,5 +311,175 @@ impl ClientArgs {
     /// The control socket that was asked for; an empty path is none.
     pub fn control(&self) -> Option<&std::path::Path> {
         self.control.as_deref().filter(|path| *path != OsStr::new("")).map(std::path::Path::new)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process;
+
+    use super::*;
+    use crate::config::Config;
+
+    fn parse_words(words: &str) -> Result<Command, clap::Error> {
+        parse(std::iter::once("reborn").chain(words.split_whitespace()).map(OsString::from))
+    }
+
+    fn serve(words: &str) -> ServeArgs {
+        match parse_words(words).unwrap() {
+            Command::Serve(serve) => *serve,
+            other => panic!("{words} is {other}"),
+        }
+    }
+
+    /// Parses in a process of its own, because the environment of this one belongs to all tests.
+    fn parse_with_environment(words: &str, environment: &[(&str, &str)]) -> String {
+        let output = process::Command::new(env::current_exe().unwrap())
+            .args(["--exact", "cli::tests::child_that_parses", "--ignored", "--nocapture"])
+            .env("TEST_WORDS", words)
+            .envs(environment.iter().copied())
+            .output()
+            .unwrap();
+        let stdout = String::from_utf8(output.stdout).unwrap();
+        let (_, result) = stdout.split_once("RESULT ").unwrap_or_else(|| panic!("no result in {stdout}"));
+        result.split_once(" END").unwrap().0.to_owned()
+    }
+
+    #[test]
+    #[ignore = "other tests run it in a process of its own"]
+    fn child_that_parses() {
+        let words = env::var("TEST_WORDS").unwrap_or_default();
+        match parse_words(&words) {
+            Ok(Command::Serve(serve)) => match Config::new(&serve) {
+                Ok(config) => println!("RESULT {config:?} END"),
+                Err(error) => println!("RESULT {error} END"),
+            },
+            other => println!("RESULT {other:?} END"),
+        }
+    }
+
+    #[test]
+    fn clap_finds_no_fault_with_the_command_line() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn without_a_command_it_serves() {
+        assert_eq!(serve("").demo, None);
+        assert_eq!(serve("--demo").demo.as_deref(), Some("true"));
+        assert_eq!(serve("serve --demo").demo.as_deref(), Some("true"));
+        assert_eq!(serve("--demo --listen a=@b --listen c").listen, ["a=@b", "c"]);
+    }
+
+    #[test]
+    fn g_is_taken_wherever_a_reload_or_a_person_puts_it() {
+        for words in ["-g", "-g serve", "-g --demo", "-g serve --demo", "serve -g", "--demo -g", "-g -g serve -g"] {
+            assert!(serve(words).graceful, "{words}");
+        }
+        assert!(!serve("--demo").graceful);
+        assert!(parse_words("-g reload").is_err(), "a client command takes over nothing");
+    }
+
+    #[test]
+    fn client_commands_have_their_flags() {
+        let Command::Reload(client) = parse_words("reload --control /run/a").unwrap() else { panic!() };
+        assert_eq!(client.control(), Some(std::path::Path::new("/run/a")));
+        let Command::Stop(client) = parse_words("stop --control=").unwrap() else { panic!() };
+        assert_eq!(client.control(), None);
+        let Command::Status(status) = parse_words("status --json").unwrap() else { panic!() };
+        assert!(status.json);
+        assert!(parse_words("reload --demo").is_err());
+    }
+
+    #[test]
+    fn a_usage_error_exits_with_its_code_and_help_with_success() {
+        for words in ["bogus", "--bogus", "serve bogus", "--root", "-g reload", "help"] {
+            assert_eq!(parse_words(words).unwrap_err().exit_code(), i32::from(exit::USAGE), "{words}");
+        }
+        for words in ["--help", "-h", "--version", "-V", "serve --help", "--demo --help", "reload -h", "-g --help"] {
+            assert_eq!(parse_words(words).unwrap_err().exit_code(), i32::from(exit::OK), "{words}");
+        }
+    }
+
+    #[test]
+    fn an_argument_that_is_no_text_is_kept_where_a_path_may_be() {
+        use std::os::unix::ffi::OsStringExt;
+        let path = OsString::from_vec(vec![b'/', 0xff]);
+        let arguments = ["reborn".into(), "--root".into(), path.clone()];
+        let Command::Serve(serve) = parse(arguments).unwrap() else { panic!() };
+        assert_eq!(serve.root, Some(path));
+        assert!(parse(["reborn".into(), OsString::from_vec(vec![0xff])]).is_err());
+    }
+
+    #[test]
+    fn the_help_teaches_the_first_steps_and_the_exit_codes() {
+        let help = command().render_long_help().to_string();
+        for part in ["reborn --demo", "reborn reload", "--root /srv/www"] {
+            assert!(help.contains(part), "{part} in {help}");
+        }
+        for (code, meaning) in exit::TABLE {
+            assert!(help.contains(&format!("{code}  {meaning}")), "{code} in {help}");
+        }
+    }
+
+    #[test]
+    fn every_flag_of_serve_has_its_variable_and_a_default_or_none_by_nature() {
+        let mut command = command();
+        let serve = command.find_subcommand_mut("serve").unwrap();
+        let help = serve.render_help().to_string();
+        assert!(help.lines().all(|line| line.chars().count() <= 100), "{help}");
+        for flag in serve.get_arguments().filter(|flag| flag.get_long().is_some_and(|long| long != "help")) {
+            let id = flag.get_id().as_str();
+            assert_eq!(flag.get_env().unwrap().to_str().unwrap(), Origin::Variable.name(id));
+            assert_eq!(format!("--{}", flag.get_long().unwrap()), Origin::Flag.name(id));
+            let text = flag.get_help().unwrap().to_string();
+            let off = ["root", "demo", "pid_file", "reload_signal"].contains(&id);
+            let has_default = !flag.get_default_values().is_empty() || text.contains("[default: ");
+            assert!(has_default != off, "{id}: {text}");
+        }
+    }
+
+    #[test]
+    fn a_variable_is_as_good_as_its_flag_and_the_flag_wins() {
+        let environment = [
+            ("REBORN_DEMO", "1"),
+            ("REBORN_LISTEN", "a=127.0.0.1:1, b=@two"),
+            ("REBORN_HEAD_BYTES", "2KiB"),
+            ("REBORN_IDLE_TIMEOUT", "3s"),
+        ];
+        let config = parse_with_environment("--idle-timeout 4s", &environment);
+        for part in [
+            "demo: true",
+            r#"listen: ["a=127.0.0.1:1", "b=@two"]"#,
+            "head_bytes: 2048",
+            "idle_timeout: 4s",
+            "graceful: false",
+        ] {
+            assert!(config.contains(part), "{part} in {config}");
+        }
+        assert!(parse_with_environment("reload", &[("REBORN_CONTROL", "/run/c")]).contains("/run/c"));
+    }
+
+    #[test]
+    fn an_empty_variable_counts_as_unset() {
+        let environment =
+            ["ROOT", "DEMO", "LISTEN", "IDLE_TIMEOUT", "THREADS", "LOG", "CONTROL", "PID_FILE", "RELOAD_SIGNAL"]
+                .map(|name| format!("REBORN_{name}"));
+        let environment = environment.each_ref().map(|name| (name.as_str(), ""));
+        let empty = parse_with_environment("", &environment);
+        assert_eq!(empty, format!("{:?}", Config::new(&serve("")).unwrap()));
+        assert!(parse_with_environment("stop", &[("REBORN_CONTROL", "")]).contains("None"));
+    }
+
+    #[test]
+    fn a_bad_variable_is_named_and_an_empty_flag_undoes_it() {
+        let bad = parse_with_environment("", &[("REBORN_ROOT", "/nonexistent")]);
+        assert!(bad.starts_with(r#"REBORN_ROOT "/nonexistent": No such file"#), "{bad}");
+        let bad = parse_with_environment("", &[("REBORN_DEMO", "maybe")]);
+        assert!(bad.starts_with(r#"REBORN_DEMO "maybe": neither true nor false"#), "{bad}");
+        let undone = parse_with_environment("--root=", &[("REBORN_ROOT", "/nonexistent")]);
+        assert!(undone.contains("root: None"), "{undone}");
+        let undone = parse_with_environment("--demo=false", &[("REBORN_DEMO", "true")]);
+        assert!(undone.contains("demo: false"), "{undone}");
     }
 }

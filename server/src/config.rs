@@ -6,6 +6,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
+use std::num::{IntErrorKind, ParseIntError};
 use std::ops::RangeInclusive;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -137,7 +138,7 @@ impl Limits {
         Ok(Self {
             head_bytes: setting(args, "head_bytes").bytes(&args.head_bytes, KIB..=MIB)?,
             max_headers: setting(args, "max_headers").number(&args.max_headers, 1..=1000)?,
-            body_bytes: setting(args, "body_bytes").bytes(&args.body_bytes, 1..=KIB * KIB * GIB)?,
+            body_bytes: setting(args, "body_bytes").bytes(&args.body_bytes, 1..=KIB * GIB)?,
             connections: setting(args, "connections").number(&args.connections, 1..=1_000_000)?,
             idle_timeout: setting(args, "idle_timeout").duration(&args.idle_timeout, DURATION_MIN)?,
             head_timeout: setting(args, "head_timeout").duration(&args.head_timeout, DURATION_MIN)?,
@@ -201,7 +202,7 @@ impl Setting {
         match usize::from_str(text) {
             Ok(number) if range.contains(&number) => Ok(number),
             Ok(_) => Err(self.refuse(text, "out of range", advice)),
-            Err(cause) => Err(self.refuse(text, cause.to_string(), advice)),
+            Err(cause) => Err(self.refuse(text, not_a_number(&cause), advice)),
         }
     }
 
@@ -219,7 +220,7 @@ impl Setting {
         match humantime::parse_duration(text) {
             Ok(duration) if (least..=DURATION_MAX).contains(&duration) => Ok(duration),
             Ok(_) => Err(self.refuse(text, "out of range", advice)),
-            Err(cause) => Err(self.refuse(text, cause.to_string(), advice)),
+            Err(cause) => Err(self.refuse(text, format!("not a duration ({cause})"), advice)),
         }
     }
 
@@ -282,10 +283,7 @@ impl FromStr for Bytes {
     fn from_str(text: &str) -> Result<Self, String> {
         let split = text.find(|character: char| !character.is_ascii_digit()).unwrap_or(text.len());
         let (digits, unit) = (&text[..split], text[split..].trim_start());
-        let number = u64::from_str(digits).map_err(|cause| match digits {
-            "" => "no number in front".to_owned(),
-            _ => cause.to_string(),
-        })?;
+        let number = u64::from_str(digits).map_err(|cause| not_a_number(&cause).to_owned())?;
         let known = UNITS.iter().find(|(name, _)| name.eq_ignore_ascii_case(unit));
         let (_, factor) = known.ok_or_else(|| format!("unknown unit {unit:?}"))?;
         number.checked_mul(*factor).map(Self).ok_or_else(|| "out of range".to_owned())
@@ -300,7 +298,161 @@ impl fmt::Display for Bytes {
     }
 }
 
+fn not_a_number(cause: &ParseIntError) -> &'static str {
+    match cause.kind() {
+        IntErrorKind::PosOverflow => "out of range",
+        _ => "not a whole number",
+    }
+}
+
 /// Only for the error of a list: its elements are joined as they were typed.
 fn joined(values: &[String]) -> OsString {
     values.join(",").into()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::cli::{self, Command};
+
+    fn config(arguments: &[&str]) -> Result<Config, Error> {
+        let arguments = std::iter::once("reborn").chain(arguments.iter().copied()).map(OsString::from);
+        match cli::parse(arguments).unwrap() {
+            Command::Serve(serve) => Config::new(&serve),
+            other => panic!("{other}"),
+        }
+    }
+
+    #[track_caller]
+    fn assert_refused(arguments: &[&str], expected: &str) {
+        let error = config(arguments).unwrap_err().to_string();
+        assert!(error.starts_with(expected), "{error}");
+        assert!(error.contains("; "), "it says what would be right: {error}");
+    }
+
+    #[test]
+    fn the_defaults_are_those_of_the_help() {
+        let seconds = Duration::from_secs;
+        let config = config(&[]).unwrap();
+        assert_eq!((config.root, config.demo, config.graceful, config.log), (None, false, false, None));
+        assert_eq!((config.control, config.pid_file, config.listen), (None, None, vec![]));
+        assert!(config.threads >= 1);
+        assert_eq!(
+            config.reload,
+            Reload {
+                ready_timeout: seconds(10),
+                probation: seconds(1),
+                drain_timeout: seconds(20),
+                max_draining: 4,
+                signal: None,
+            }
+        );
+        assert_eq!(
+            config.limits,
+            Limits {
+                head_bytes: 16 * 1024,
+                max_headers: 100,
+                body_bytes: GIB,
+                connections: 16_384,
+                idle_timeout: seconds(60),
+                head_timeout: seconds(10),
+                body_timeout: seconds(20),
+                write_timeout: seconds(20),
+            }
+        );
+    }
+
+    #[test]
+    fn values_are_read_as_people_write_them() {
+        let config = config(&[
+            "--ready-timeout=1m30s",
+            "--probation=0s",
+            "--drain-timeout=300ms",
+            "--head-bytes=32 kib",
+            "--body-bytes=5000",
+            "--connections=7",
+            "--threads=3",
+            "--log=warn,server::http=trace",
+            "--pid-file=run/reborn.pid",
+            "--control=control.sock",
+        ])
+        .unwrap();
+        assert_eq!(config.reload.ready_timeout, Duration::from_secs(90));
+        assert_eq!(config.reload.probation, Duration::ZERO);
+        assert_eq!(config.reload.drain_timeout, Duration::from_millis(300));
+        assert_eq!((config.limits.head_bytes, config.limits.body_bytes), (32 * 1024, 5000));
+        assert_eq!((config.limits.connections, config.threads), (7, 3));
+        assert_eq!(config.log.as_deref(), Some("warn,server::http=trace"));
+        assert_eq!(config.pid_file.as_deref(), Some(Path::new("run/reborn.pid")));
+        assert_eq!(config.control.as_deref(), Some(Path::new("control.sock")));
+    }
+
+    #[test]
+    fn a_refusal_names_flag_value_and_cause() {
+        let cases: [(&[&str], &str); 24] = [
+            (&["--idle-timeout", "10"], r#"--idle-timeout "10": not a duration (time unit needed"#),
+            (&["--idle-timeout", "x"], r#"--idle-timeout "x": not a duration"#),
+            (&["--idle-timeout", ""], r#"--idle-timeout "": not a duration"#),
+            (&["--idle-timeout", "0s"], r#"--idle-timeout "0s": out of range; write a duration from 1ms to 7days"#),
+            (&["--head-timeout", "8days"], r#"--head-timeout "8days": out of range"#),
+            (&["--ready-timeout", "1us"], r#"--ready-timeout "1us": out of range"#),
+            (&["--drain-timeout=-1s"], r#"--drain-timeout "-1s": not a duration"#),
+            (&["--max-draining", "0"], r#"--max-draining "0": out of range; write a whole number from 1 to 64"#),
+            (&["--threads", "-1"], r#"--threads "-1": not a whole number"#),
+            (&["--threads", "2.5"], r#"--threads "2.5": not a whole number"#),
+            (&["--max-headers", "99999999999999999999"], r#"--max-headers "99999999999999999999": out of range"#),
+            (&["--head-bytes", "1"], r#"--head-bytes "1": out of range; write a number of bytes from 1KiB to 1MiB"#),
+            (&["--head-bytes", "5k"], r#"--head-bytes "5k": unknown unit "k""#),
+            (&["--body-bytes", "KiB"], r#"--body-bytes "KiB": not a whole number"#),
+            (&["--body-bytes", "99999999999999GiB"], r#"--body-bytes "99999999999999GiB": out of range"#),
+            (&["--body-bytes", "0"], r#"--body-bytes "0": out of range"#),
+            (&["--connections", "many"], r#"--connections "many": not a whole number"#),
+            (&["--demo=maybe"], r#"--demo "maybe": neither true nor false"#),
+            (&["--root", "/nonexistent"], r#"--root "/nonexistent": No such file or directory"#),
+            (&["--root", "/dev/null"], r#"--root "/dev/null": not a directory"#),
+            (&["--pid-file", "/"], r#"--pid-file "/": a directory; give the path of a file"#),
+            (&["--control", "made/of/"], r#"--control "made/of/": a directory"#),
+            (&["--log", "inf"], r#"--log "inf": "inf" is no level"#),
+            (&["--log", "info,server=loud"], r#"--log "info,server=loud": "loud" is no level"#),
+        ];
+        for (arguments, expected) in cases {
+            assert_refused(arguments, expected);
+        }
+        let long = "x".repeat(108);
+        assert_refused(&["--control", &long], &format!("--control {long:?}: has 108 bytes"));
+        assert!(config(&["--control", &long[1..]]).is_ok());
+    }
+
+    #[test]
+    fn true_and_false_have_their_usual_spellings() {
+        for (value, expected) in [("1", true), ("TRUE", true), ("on", true), ("0", false), ("False", false)] {
+            assert_eq!(config(&[&format!("--demo={value}")]).unwrap().demo, expected, "{value}");
+        }
+        assert!(config(&["--demo"]).unwrap().demo);
+    }
+
+    #[test]
+    fn an_empty_value_of_an_optional_flag_is_none() {
+        let config = config(&["--root=", "--control", "", "--pid-file=", "--reload-signal=", "--threads=", "--log="]);
+        assert_eq!(config, self::config(&[]));
+    }
+
+    #[test]
+    fn the_root_is_resolved_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let (release, current) = (directory.path().join("release"), directory.path().join("current"));
+        fs::create_dir(&release).unwrap();
+        std::os::unix::fs::symlink(&release, &current).unwrap();
+        let config = config(&["--root", current.to_str().unwrap()]).unwrap();
+        assert_eq!(config.root, Some(release.canonicalize().unwrap()));
+    }
+
+    #[test]
+    fn sizes_are_shown_as_they_are_written() {
+        for text in ["1B", "1000B", "16KiB", "1MiB", "1536KiB", "1GiB", "0"] {
+            assert_eq!(text.parse::<Bytes>().unwrap().to_string(), text);
+        }
+    }
 }

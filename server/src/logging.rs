@@ -432,4 +432,98 @@ mod tests {
             assert!(!is_journal(&other, &file), "{other}");
         }
     }
+
+    /// Runs one of the children below as a process of its own, with this standard error.
+    fn child(name: &str, stderr: impl Into<process::Stdio>) -> process::Child {
+        let name = format!("logging::tests::{name}");
+        process::Command::new(env::current_exe().unwrap())
+            .args(["--exact", &name, "--ignored", "--nocapture"])
+            .env("TEST_CHILD", "yes")
+            .env_remove("RUST_LOG")
+            .stdin(process::Stdio::null())
+            .stdout(process::Stdio::piped())
+            .stderr(stderr)
+            .spawn()
+            .unwrap()
+    }
+
+    /// Whether this process was started by [`child`], and not by somebody who runs all ignored tests.
+    fn is_child() -> bool {
+        env::var_os("TEST_CHILD").is_some()
+    }
+
+    const CHILD_LINES: usize = 5_000;
+
+    #[test]
+    #[ignore = "other tests run it in a process of its own"]
+    fn child_that_logs() {
+        if is_child() {
+            let logs = Logs::install(None);
+            logs.start_writer().unwrap();
+            log::debug!("not wanted");
+            for number in 0..CHILD_LINES {
+                log::info!("line {number} {}", "x".repeat(60));
+            }
+            println!("QUICK {}", logs.flush(Duration::from_millis(50)));
+            drop(logs);
+            println!("ENDED");
+        }
+    }
+
+    #[test]
+    #[ignore = "other tests run it in a process of its own"]
+    fn child_that_panics_without_a_writer() {
+        if is_child() {
+            let _logs = Logs::install(Some("error"));
+            log::info!("not wanted");
+            panic!("the reason");
+        }
+    }
+
+    #[test]
+    fn a_full_pipe_delays_the_end_by_its_deadline_only_and_mixes_no_lines() {
+        let (mut reader, writer) = io::pipe().unwrap();
+        let output = child("child_that_logs", writer).wait_with_output().unwrap();
+        let stdout = String::from_utf8(output.stdout).unwrap();
+        assert!(stdout.contains("QUICK false") && stdout.contains("ENDED"), "{stdout}");
+        let mut text = String::new();
+        io::Read::read_to_string(&mut reader, &mut text).unwrap();
+        assert!(text.lines().count() > 100);
+        assert!(text.ends_with('\n') && text.lines().all(|line| line.contains("] line ")), "whole lines only");
+    }
+
+    #[test]
+    fn a_standard_error_that_others_made_non_blocking_loses_nothing() {
+        let (mut reader, writer) = io::pipe().unwrap();
+        rustix::io::ioctl_fionbio(&writer, true).unwrap();
+        let child = child("child_that_logs", writer);
+        let mut text = String::new();
+        io::Read::read_to_string(&mut reader, &mut text).unwrap();
+        assert!(child.wait_with_output().unwrap().status.success());
+        assert_eq!(text.lines().filter(|line| line.contains("INFO") && line.contains("] line ")).count(), CHILD_LINES);
+    }
+
+    #[test]
+    fn a_closed_standard_error_does_no_harm() {
+        let (reader, writer) = io::pipe().unwrap();
+        drop(reader);
+        let output = child("child_that_logs", writer).wait_with_output().unwrap();
+        assert!(String::from_utf8(output.stdout).unwrap().contains("QUICK true"));
+        let shell = r#"exec "$0" --exact logging::tests::child_that_logs --ignored --nocapture 2>&-"#;
+        let output = process::Command::new("sh")
+            .args(["-c", shell])
+            .arg(env::current_exe().unwrap())
+            .env("TEST_CHILD", "yes")
+            .output()
+            .unwrap();
+        assert!(String::from_utf8(output.stdout).unwrap().contains("QUICK true"));
+    }
+
+    #[test]
+    fn the_report_of_a_panic_is_a_log_line_and_is_not_lost_at_an_early_end() {
+        let output = child("child_that_panics_without_a_writer", process::Stdio::piped()).wait_with_output().unwrap();
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert!(text.lines().any(|line| line.contains("ERROR [") && line.contains("the reason")), "{text}");
+        assert!(!text.contains("not wanted"));
+    }
 }

@@ -211,3 +211,215 @@ fn refuse(path: &str, cause: Errno) -> Response {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::io::Write;
+    use std::os::unix::fs::symlink;
+
+    use proptest::prelude::*;
+    use tempfile::TempDir;
+
+    use super::*;
+
+    /// A root with files of each kind, beside a secret that must stay one.
+    fn site() -> (TempDir, Files) {
+        let directory = tempfile::tempdir().unwrap();
+        let (outer, root) = (directory.path(), directory.path().join("root"));
+        fs::create_dir_all(root.join("dir/deep")).unwrap();
+        fs::create_dir(root.join("empty")).unwrap();
+        for (name, content) in [
+            ("secret.txt", "secret"),
+            ("root/a.txt", "a text"),
+            ("root/page.html", "<p>"),
+            ("root/index.html", "the index"),
+            ("root/dir/index.html", "a directory's index"),
+            ("root/dir/deep/b.svg", "<svg/>"),
+            ("root/with space é.bin", "unusual"),
+            ("root/100%.txt", "percent"),
+            ("root/..hidden", "two dots"),
+            ("root/no-bytes", ""),
+        ] {
+            fs::write(outer.join(name), content).unwrap();
+        }
+        for (target, link) in [
+            ("a.txt", "inside"),
+            ("dir/deep/../../a.txt", "inside-by-dots"),
+            ("../secret.txt", "outside"),
+            ("..", "up"),
+            ("loop", "loop"),
+            ("missing", "dangling"),
+            ("/proc/self/root/etc/passwd", "magic"),
+        ] {
+            symlink(target, root.join(link)).unwrap();
+        }
+        symlink(outer.join("secret.txt"), root.join("absolute")).unwrap();
+        symlink("/dev/zero", root.join("device")).unwrap();
+        let pipe = root.join("fifo");
+        rustix::fs::mknodat(rustix::fs::CWD, &pipe, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+        std::os::unix::net::UnixListener::bind(root.join("socket")).unwrap();
+        let files = Files::open(&root).unwrap();
+        (directory, files)
+    }
+
+    fn get(files: &Files, path: &str) -> (StatusCode, Vec<u8>, String) {
+        smol::block_on(async {
+            let mut response = files.answer(path).await;
+            let length = response.len();
+            let bytes = response.body_bytes().await.unwrap();
+            assert_eq!(length, Some(bytes.len()), "the length is known: {path}");
+            let kind = response.header(CONTENT_TYPE).unwrap().as_str().to_owned();
+            (response.status(), bytes, kind)
+        })
+    }
+
+    #[test]
+    fn files_are_served_with_their_types() {
+        let (_directory, files) = site();
+        for (path, content, kind) in [
+            ("/a.txt", "a text", "text/plain; charset=utf-8"),
+            ("/page.html", "<p>", "text/html; charset=utf-8"),
+            ("/", "the index", "text/html; charset=utf-8"),
+            ("/index.html", "the index", "text/html; charset=utf-8"),
+            ("/dir/", "a directory's index", "text/html; charset=utf-8"),
+            ("/dir", "a directory's index", "text/html; charset=utf-8"),
+            ("/dir/deep/b.svg", "<svg/>", "image/svg+xml"),
+            ("/with%20space%20%C3%A9.bin", "unusual", "application/octet-stream"),
+            ("/%61.txt", "a text", "text/plain; charset=utf-8"),
+            ("/100%25.txt", "percent", "text/plain; charset=utf-8"),
+            ("/..hidden", "two dots", "application/octet-stream"),
+            ("/inside", "a text", "application/octet-stream"),
+            ("/inside-by-dots", "a text", "application/octet-stream"),
+            ("/no-bytes", "", "application/octet-stream"),
+        ] {
+            let got = get(&files, path);
+            assert_eq!(got, (StatusCode::Ok, content.into(), kind.to_owned()), "{path}");
+        }
+    }
+
+    #[test]
+    fn there_is_no_way_out_and_nothing_but_files() {
+        let (_directory, files) = site();
+        let long = format!("/{}", "x".repeat(300));
+        let deep = "/x".repeat(4_000);
+        for path in [
+            "/missing",
+            "/../secret.txt",
+            "/dir/../../secret.txt",
+            "/dir/../a.txt",
+            "/..",
+            "/../",
+            "/./a.txt",
+            "/.",
+            "/%2e%2e/secret.txt",
+            "/%2E%2e/secret.txt",
+            "/.%2e/secret.txt",
+            "/..%2fsecret.txt",
+            "/%2e%2e%2fsecret.txt",
+            "/dir%2fdeep/b.svg",
+            "/%2fetc/passwd",
+            "/%2f",
+            "//etc/passwd",
+            "//",
+            "//a.txt",
+            "/dir//index.html",
+            "/%252e%252e/secret.txt",
+            "/a.txt%00",
+            "/a.txt%00.html",
+            "/%00",
+            "/..\\secret.txt",
+            "/..%5csecret.txt",
+            "/..;/secret.txt",
+            "/outside",
+            "/absolute",
+            "/up/secret.txt",
+            "/up/root/a.txt",
+            "/up",
+            "/loop",
+            "/dangling",
+            "/magic",
+            "/device",
+            "/fifo",
+            "/socket",
+            "/a.txt/",
+            "/a.txt/x",
+            "/empty",
+            "/empty/",
+            "/dir/deep",
+            "*",
+            "",
+            "a.txt",
+            "/A.TXT",
+            &long,
+            &deep,
+        ] {
+            let (status, body, _) = get(&files, path);
+            assert_eq!((status, body.as_slice()), (StatusCode::NotFound, &b"not found\n"[..]), "{path}");
+        }
+    }
+
+    #[test]
+    fn broken_encoding_is_a_bad_request() {
+        let (_directory, files) = site();
+        for path in ["/%", "/a%2", "/%zz", "/dir/%%32%65", "/100%.txt", "/%u002e"] {
+            assert_eq!(get(&files, path).0, StatusCode::BadRequest, "{path}");
+        }
+    }
+
+    #[test]
+    fn names_need_not_be_text() {
+        let (directory, files) = site();
+        fs::write(directory.path().join("root").join(OsStr::from_bytes(b"\xff.txt")), "bytes").unwrap();
+        assert_eq!(get(&files, "/%ff.txt").1, b"bytes");
+    }
+
+    #[test]
+    fn a_large_file_is_streamed_whole_and_only_as_long_as_announced() {
+        let (directory, files) = site();
+        let path = directory.path().join("root/large.bin");
+        for length in [PIECE_BYTES - 1, PIECE_BYTES, PIECE_BYTES + 1, 3_000_017] {
+            let content: Vec<u8> = (0..=250).cycle().take(length).collect();
+            fs::write(&path, &content).unwrap();
+            let mut response = smol::block_on(files.answer("/large.bin"));
+            if length > PIECE_BYTES {
+                fs::OpenOptions::new().append(true).open(&path).unwrap().write_all(b"growth").unwrap();
+            }
+            assert_eq!(response.len(), Some(length));
+            assert!(smol::block_on(response.body_bytes()).unwrap() == content, "{length}");
+        }
+    }
+
+    #[test]
+    fn the_root_stays_the_directory_that_was_opened() {
+        let (directory, files) = site();
+        fs::rename(directory.path().join("root"), directory.path().join("elsewhere")).unwrap();
+        assert_eq!(get(&files, "/a.txt").1, b"a text");
+    }
+
+    #[test]
+    fn errors_tell_the_client_no_more_than_it_needs() {
+        for (cause, status) in [
+            (Errno::XDEV, StatusCode::NotFound),
+            (Errno::LOOP, StatusCode::NotFound),
+            (Errno::ACCESS, StatusCode::Forbidden),
+            (Errno::MFILE, StatusCode::ServiceUnavailable),
+            (Errno::IO, StatusCode::InternalServerError),
+        ] {
+            assert_eq!(refuse("/x", cause).status(), status, "{cause}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_decoded_path_has_nothing_but_names(path in "(/|%2f|\\.|%2e|%|%00|a|[ -~]|\\PC){0,12}") {
+            if let Ok(Relative { file, index }) = relative(&path) {
+                for path in [Some(file), index].into_iter().flatten() {
+                    let normal = path.components().all(|part| matches!(part, std::path::Component::Normal(_)));
+                    prop_assert!(normal && path.is_relative(), "{path:?}");
+                    prop_assert!(!path.as_os_str().as_bytes().contains(&0));
+                }
+            }
+        }
+    }
+}

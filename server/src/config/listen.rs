@@ -47,3 +47,41 @@ fn parse(endpoint: &str) -> (Option<&str>, &str) {
     };
     (name, address.strip_prefix("unix:").unwrap_or(address))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn checked(origin: Origin, given: &[&str]) -> Result<Vec<String>, String> {
+        let given = given.iter().map(|&text| text.to_owned()).collect::<Vec<_>>();
+        check(&Setting { id: "listen", origin }, &given).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_list_keeps_its_order_and_its_text() {
+        let given = ["http=127.0.0.1:8080", "[::1]:8080", "unix:/run/a,b=c", "@abstract", "x=@y=z"];
+        assert_eq!(checked(Origin::Flag, &given).unwrap(), given);
+        assert_eq!(checked(Origin::Default, &[]).unwrap(), [""; 0]);
+    }
+
+    #[test]
+    fn a_variable_holds_several_with_commas() {
+        assert_eq!(checked(Origin::Variable, &["a=@a, b=@b"]).unwrap(), ["a=@a", "b=@b"]);
+    }
+
+    #[test]
+    fn what_only_the_whole_list_shows_is_refused() {
+        let cases: [(&[&str], &str); 5] = [
+            (&["a=@x", "b=@y", "a=@z"], r#"--listen "a=@x,b=@y,a=@z": two listeners are called "a""#),
+            (&["127.0.0.1:1", "n=127.0.0.1:1"], r#""127.0.0.1:1" is there twice"#),
+            (&["/run/x", "unix:/run/x"], r#""/run/x" is there twice"#),
+            (&["a="], r#"no address in "a=""#),
+            (&["=@x"], r#"no name before = in "=@x""#),
+        ];
+        for (given, expected) in cases {
+            let error = checked(Origin::Flag, given).unwrap_err();
+            assert!(error.contains(expected), "{error}");
+        }
+        assert!(checked(Origin::Variable, &["a=@a,"]).unwrap_err().starts_with("REBORN_LISTEN \"a=@a,\": no address"));
+    }
+}

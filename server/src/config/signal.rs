@@ -64,3 +64,48 @@ fn advice() -> String {
     let usable = SIGNALS.iter().filter(|(_, _, reason)| reason.is_none()).map(|(name, ..)| *name);
     format!("use one of {}", usable.collect::<Vec<_>>().join(", "))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::Origin;
+
+    fn parsed(text: &str) -> Result<Option<i32>, String> {
+        parse(&Setting { id: "reload_signal", origin: Origin::Flag }, text).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_signal_is_known_by_name_and_number() {
+        let interrupt = Signal::INT.as_raw();
+        for text in ["INT", "SIGINT", "int", "SigInt", &interrupt.to_string()] {
+            assert_eq!(parsed(text), Ok(Some(interrupt)), "{text}");
+        }
+    }
+
+    #[test]
+    fn those_that_reload_anyway_add_nothing() {
+        assert_eq!((parsed("HUP"), parsed("SIGUSR2")), (Ok(None), Ok(None)));
+    }
+
+    #[test]
+    fn a_signal_that_cannot_reload_is_refused_with_the_reason() {
+        for (name, signal, reason) in SIGNALS {
+            let (by_name, by_number) = (parsed(name), parsed(&signal.as_raw().to_string()));
+            match reason {
+                None => assert!(by_name.is_ok() && by_number.is_ok(), "{name}"),
+                Some(reason) => {
+                    assert!(by_name.unwrap_err().contains(reason), "{name}");
+                    assert!(by_number.unwrap_err().contains(&format!("{name} cannot reload: {reason}")), "{name}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_signal_is_refused_with_those_that_can_be() {
+        for text in ["FOO", "0", "-1", "999", "SIG", "HUP INT"] {
+            let error = parsed(text).unwrap_err();
+            assert!(error.contains("no such signal; use one of HUP, INT, QUIT, USR1"), "{error}");
+        }
+    }
+}
