@@ -42,7 +42,7 @@ pub fn command() -> Clap {
 /// A server that is replaced while it serves: `reborn reload` starts the new version beside the old one, moves the
 /// service to it when it is ready, and no client notices.
 #[derive(Debug, Parser)]
-#[command(name = "reborn", version, subcommand_required = true, disable_help_subcommand = true)]
+#[command(name = "reborn", version, subcommand_required = true)]
 #[command(override_usage = "reborn [serve] [FLAGS]\n       reborn reload|status|stop [FLAGS]")]
 struct Cli {
     #[command(subcommand)]
@@ -393,10 +393,21 @@ mod tests {
 
     #[test]
     fn a_usage_error_exits_with_its_code_and_help_with_success() {
-        for words in ["bogus", "--bogus", "serve bogus", "--root", "-g reload", "help"] {
+        for words in ["bogus", "--bogus", "serve bogus", "--root", "-g reload", "help bogus"] {
             assert_eq!(parse_words(words).unwrap_err().exit_code(), i32::from(exit::USAGE), "{words}");
         }
-        for words in ["--help", "-h", "--version", "-V", "serve --help", "--demo --help", "reload -h", "-g --help"] {
+        for words in [
+            "--help",
+            "-h",
+            "--version",
+            "-V",
+            "serve --help",
+            "--demo --help",
+            "reload -h",
+            "-g --help",
+            "help",
+            "help serve",
+        ] {
             assert_eq!(parse_words(words).unwrap_err().exit_code(), i32::from(exit::OK), "{words}");
         }
     }

@@ -137,7 +137,7 @@ impl Limits {
     fn new(args: &ServeArgs) -> Result<Self, Error> {
         Ok(Self {
             head_bytes: setting(args, "head_bytes").bytes(&args.head_bytes, KIB..=MIB)?,
-            max_headers: setting(args, "max_headers").number(&args.max_headers, 1..=1000)?,
+            max_headers: setting(args, "max_headers").number(&args.max_headers, 1..=256)?,
             body_bytes: setting(args, "body_bytes").bytes(&args.body_bytes, 1..=KIB * GIB)?,
             connections: setting(args, "connections").number(&args.connections, 1..=1_000_000)?,
             idle_timeout: setting(args, "idle_timeout").duration(&args.idle_timeout, DURATION_MIN)?,
