@@ -1,0 +1,283 @@
+//! The default application: a page about what runs, plain files (`--root`), and the demonstration (`--demo`).
+//!
+//! It turns a request into a response and knows nothing else: no sockets, no generations but the number in its
+//! identity, no framing. One place decides what a path means and which methods it takes; the modules below answer.
+//! Whatever a client sends gets an answer here. An error of a body's reader belongs to the layer that reads it.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+use std::{fmt, io};
+
+use http_types::headers::{ALLOW, CONTENT_TYPE};
+use http_types::{Body, Method, Request, Response, StatusCode};
+
+mod demo;
+mod files;
+mod page;
+
+/// Who answers: what `x-pid`, `x-generation` and the page say.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// This process.
+    pub pid: u32,
+    /// Its number in the chain of generations.
+    pub generation: u64,
+    /// The program's version.
+    pub version: String,
+    /// When this generation started.
+    pub started: Instant,
+}
+
+/// What the application is to serve.
+#[derive(Clone, Debug)]
+pub struct AppConfig {
+    /// The directory of the plain files.
+    pub root: Option<PathBuf>,
+    /// Whether to serve the demonstration.
+    pub demo: bool,
+    /// Who answers.
+    pub identity: Identity,
+}
+
+/// The application; a clone is the same application.
+#[derive(Clone)]
+pub struct App(Arc<Inner>);
+
+struct Inner {
+    files: Option<files::Files>,
+    demo: bool,
+    identity: Identity,
+}
+
+/// What a path stands for.
+enum Resource {
+    Page,
+    Demo(demo::Resource),
+    Files,
+    /// `OPTIONS *`: the server as a whole.
+    Server,
+}
+
+const READABLE: &[Method] = &[Method::Get, Method::Head, Method::Options];
+
+impl App {
+    /// Opens the root directory. An error says why its files could not be served.
+    pub fn new(config: AppConfig) -> io::Result<Self> {
+        let AppConfig { root, demo, identity } = config;
+        let files = root.as_deref().map(files::Files::open).transpose()?;
+        Ok(Self(Arc::new(Inner { files, demo, identity })))
+    }
+
+    /// Answers one request.
+    ///
+    /// The response to a HEAD has the length that the GET would have had, and a body that gives nothing. With
+    /// `demo` it carries who answered, and the request's `x-id`.
+    pub async fn respond(&self, request: Request) -> http_types::Result<Response> {
+        let method = request.method();
+        let id = self.0.demo.then(|| demo::request_id(&request)).flatten();
+        let mut response = self.answer(request, id.as_deref()).await;
+        if method == Method::Head {
+            let length = response.len();
+            response.replace_body(Body::from_reader(futures_lite::io::empty(), length));
+        }
+        if self.0.demo {
+            demo::sign(&mut response, &self.0.identity, id.as_deref());
+        }
+        Ok(response)
+    }
+
+    async fn answer(&self, request: Request, id: Option<&str>) -> Response {
+        let target = target(&request);
+        let Some(resource) = self.resource(&target.path) else {
+            return not_found();
+        };
+        let allowed = resource.methods();
+        if !allowed.contains(&request.method()) {
+            let names = allowed.iter().map(Method::to_string).collect::<Vec<_>>().join(", ");
+            let mut response = text(StatusCode::MethodNotAllowed, format_args!("this takes {names}"));
+            response.insert_header(ALLOW, names);
+            return response;
+        }
+        if request.method() == Method::Options {
+            let mut response = Response::new(StatusCode::NoContent);
+            response.insert_header(ALLOW, allowed.iter().map(Method::to_string).collect::<Vec<_>>().join(", "));
+            return response;
+        }
+        match (resource, &self.0.files) {
+            (Resource::Page, _) => page::about(&self.0.identity),
+            (Resource::Demo(resource), _) => demo::answer(resource, request, &target, id, &self.0.identity).await,
+            (Resource::Files, Some(files)) => files.answer(&target.path).await,
+            (Resource::Files | Resource::Server, _) => not_found(),
+        }
+    }
+
+    fn resource(&self, path: &str) -> Option<Resource> {
+        let demo = self.0.demo.then(|| demo::Resource::at(path)).flatten().map(Resource::Demo);
+        demo.or_else(|| match path {
+            "*" => Some(Resource::Server),
+            _ if self.0.files.is_some() => Some(Resource::Files),
+            "/" if !self.0.demo => Some(Resource::Page),
+            _ => None,
+        })
+    }
+}
+
+impl fmt::Debug for App {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Inner { files, demo, identity } = &*self.0;
+        formatter.debug_struct("App").field("files", files).field("demo", demo).field("identity", identity).finish()
+    }
+}
+
+impl Resource {
+    fn methods(&self) -> &'static [Method] {
+        match self {
+            Self::Page | Self::Files => READABLE,
+            Self::Demo(resource) => resource.methods(),
+            Self::Server => &[Method::Options],
+        }
+    }
+}
+
+/// What was asked for, as the client wrote it: not decoded, not normalised.
+struct Target {
+    path: String,
+    query: Option<String>,
+}
+
+/// The one place that knows where a request's target is found.
+fn target(request: &Request) -> Target {
+    Target { path: request.url().path().to_owned(), query: request.url().query().map(str::to_owned) }
+}
+
+/// A response of one line of text.
+fn text(status: StatusCode, message: impl fmt::Display) -> Response {
+    let mut response = Response::new(status);
+    response.set_body(Body::from_string(format!("{message}\n")));
+    response.insert_header(CONTENT_TYPE, "text/plain; charset=utf-8");
+    response
+}
+
+fn not_found() -> Response {
+    text(StatusCode::NotFound, "not found")
+}
+
+#[cfg(test)]
+mod tests {
+    use http_types::Url;
+
+    use super::*;
+
+    pub(super) fn identity() -> Identity {
+        Identity { pid: 4121, generation: 7, version: "1.2.3".to_owned(), started: Instant::now() }
+    }
+
+    fn app(root: Option<PathBuf>, demo: bool) -> App {
+        App::new(AppConfig { root, demo, identity: identity() }).unwrap()
+    }
+
+    fn request(method: Method, target: &str) -> Request {
+        Request::new(method, Url::parse("http://localhost").unwrap().join(target).unwrap())
+    }
+
+    fn respond(app: &App, request: Request) -> (Response, String) {
+        smol::block_on(async {
+            let mut response = app.respond(request).await.unwrap();
+            let body = response.body_string().await.unwrap();
+            (response, body)
+        })
+    }
+
+    #[test]
+    fn without_flags_the_root_tells_what_runs_and_what_to_type_next() {
+        let (response, body) = respond(&app(None, false), request(Method::Get, "/"));
+        assert_eq!(response.status(), StatusCode::Ok);
+        assert_eq!(response.content_type().unwrap().essence(), "text/html");
+        for part in ["1.2.3", "4121", "generation", "7", "reborn reload"] {
+            assert!(body.contains(part), "{part} in {body}");
+        }
+        for mark in ["http:", "https:", "src=", "<script", "<link"] {
+            assert!(!body.contains(mark), "the page needs nothing from elsewhere: {mark}");
+        }
+    }
+
+    #[test]
+    fn without_flags_other_paths_are_not_found() {
+        for path in ["/fast", "/index.html", "/echo", "/a/"] {
+            let (response, body) = respond(&app(None, false), request(Method::Get, path));
+            assert_eq!(response.status(), StatusCode::NotFound, "{path}");
+            assert_eq!(body, "not found\n");
+        }
+    }
+
+    #[test]
+    fn without_demo_no_response_tells_who_answered() {
+        let directory = tempfile::tempdir().unwrap();
+        for app in [app(None, false), app(Some(directory.path().into()), false)] {
+            for path in ["/", "/missing"] {
+                let mut request = request(Method::Get, path);
+                request.insert_header("x-id", "17");
+                let (response, _) = respond(&app, request);
+                for header in ["x-pid", "x-generation", "x-id"] {
+                    assert!(response.header(header).is_none(), "{header} of {path}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn head_has_the_length_of_get_and_no_body() {
+        for (app, path) in [(app(None, false), "/nothing"), (app(None, true), "/"), (app(None, true), "/fast")] {
+            let (get, body) = respond(&app, request(Method::Get, path));
+            let mut head = smol::block_on(app.respond(request(Method::Head, path))).unwrap();
+            assert_eq!(head.len(), Some(body.len()));
+            assert_eq!((head.status(), head.content_type()), (get.status(), get.content_type()));
+            assert!(smol::block_on(head.body_bytes()).unwrap().is_empty());
+        }
+    }
+
+    #[test]
+    fn a_method_that_a_path_does_not_take_is_refused_with_those_that_it_takes() {
+        let cases = [
+            (false, Method::Post, "/", "GET, HEAD, OPTIONS"),
+            (true, Method::Delete, "/", "GET, HEAD, OPTIONS"),
+            (true, Method::Put, "/fast", "GET, HEAD, OPTIONS"),
+            (true, Method::Get, "/echo", "POST, OPTIONS"),
+        ];
+        for (demo, method, path, allowed) in cases {
+            let (response, body) = respond(&app(None, demo), request(method, path));
+            assert_eq!(response.status(), StatusCode::MethodNotAllowed, "{method} {path}");
+            assert_eq!(response.header("allow").unwrap().as_str(), allowed);
+            assert!(body.contains(allowed));
+        }
+    }
+
+    #[test]
+    fn options_tells_the_methods() {
+        for (demo, path, allowed) in [(false, "/", "GET, HEAD, OPTIONS"), (true, "/echo", "POST, OPTIONS")] {
+            let (response, body) = respond(&app(None, demo), request(Method::Options, path));
+            assert_eq!((response.status(), body.as_str()), (StatusCode::NoContent, ""));
+            assert_eq!(response.header("allow").unwrap().as_str(), allowed);
+        }
+    }
+
+    #[test]
+    fn the_demonstration_stands_in_front_of_the_files() {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("fast"), "a file").unwrap();
+        std::fs::write(directory.path().join("slow.txt"), "another file").unwrap();
+        let app = app(Some(directory.path().into()), true);
+        assert!(respond(&app, request(Method::Get, "/fast")).1.contains("id="));
+        let (response, body) = respond(&app, request(Method::Get, "/slow.txt"));
+        assert_eq!(body, "another file");
+        assert_eq!(response.header("x-pid").unwrap().as_str(), "4121");
+    }
+
+    #[test]
+    fn a_root_that_is_missing_is_an_error_that_names_it() {
+        let config = AppConfig { root: Some("/nonexistent/root".into()), demo: false, identity: identity() };
+        let error = App::new(config).unwrap_err().to_string();
+        assert!(error.contains("/nonexistent/root"), "{error}");
+    }
+}

@@ -1,0 +1,496 @@
+//! The command line: which commands and flags there are, their environment variables, and the help that teaches them.
+//!
+//! It decides nothing about values. Each stays the text that was typed, together with where it came from, so that
+//! `config` can refuse it by the name that the user knows. Two conveniences live here: without a command `serve` is
+//! meant, and a leading `-g`, which a reload inserts as the first argument, belongs to the command behind it.
+
+use std::collections::BTreeMap;
+use std::env;
+use std::ffi::{OsStr, OsString};
+use std::fmt::{self, Write as _};
+
+use clap::parser::ValueSource;
+use clap::{ArgAction, ArgMatches, Args, Command as Clap, CommandFactory, FromArgMatches, Parser, Subcommand};
+
+use crate::exit;
+
+/// What comes before the name of a flag in the name of its environment variable.
+const VARIABLE_PREFIX: &str = "REBORN_";
+
+/// Reads a command line, the program's name first, and the environment.
+///
+/// The error holds what to print and its exit code, also for `--help` and `--version`: `error.exit()` does it all.
+pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, clap::Error> {
+    let matches = command().try_get_matches_from(with_default_command(arguments))?;
+    let mut command = Cli::from_arg_matches(&matches)?.command;
+    if let (Command::Serve(serve), Some((_, given))) = (&mut command, matches.subcommand()) {
+        serve.origins = Origins::of(given);
+    }
+    Ok(command)
+}
+
+/// The whole command line as clap knows it, for parsing, and for whoever makes man pages and completions of it.
+pub fn command() -> Clap {
+    let mut command = Cli::command().after_help(help_footer()).mut_args(adapt);
+    let names = command.get_subcommands().map(|sub| sub.get_name().to_owned()).collect::<Vec<_>>();
+    for name in names {
+        command = command.mut_subcommand(name, |sub| sub.mut_args(adapt));
+    }
+    command
+}
+
+/// A server that is replaced while it serves: `reborn reload` starts the new version beside the old one, moves the
+/// service to it when it is ready, and no client notices.
+#[derive(Debug, Parser)]
+#[command(name = "reborn", version, subcommand_required = true)]
+#[command(override_usage = "reborn [serve] [FLAGS]\n       reborn reload|status|stop [FLAGS]")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What the user wants done.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve; this is what happens without a command
+    #[command(after_help = SERVE_FOOTER)]
+    Serve(Box<ServeArgs>),
+    /// Replace the running server by the program that is now on disk, and tell the outcome
+    Reload(ClientArgs),
+    /// Show what runs: generations, listeners, the last reload
+    Status(StatusArgs),
+    /// Stop the running server gracefully
+    Stop(ClientArgs),
+}
+
+const SERVE_FOOTER: &str = "\
+Values:
+  ADDR      127.0.0.1:8080  [::1]:8080  unix:/run/web.sock  /run/web.sock  @abstract
+  DURATION  300ms  10s  2m  1m30s
+  BYTES     16384  16KiB  1MiB  1GiB
+
+Environment: each flag but -g is also a variable, and the flag wins.
+  --idle-timeout 5s is REBORN_IDLE_TIMEOUT=5s, --demo is REBORN_DEMO=true.
+  An empty value is as good as none: --root= undoes REBORN_ROOT.
+
+Signals: HUP and USR2 reload, TERM and INT stop gracefully.
+
+Examples:
+  reborn serve --root /srv/www --listen 0.0.0.0:80
+  reborn serve --listen web=127.0.0.1:8080 --listen local=unix:/run/web.sock
+  REBORN_DEMO=true REBORN_DRAIN_TIMEOUT=1m reborn serve";
+
+/// The flags of `serve`, as typed.
+#[derive(Args, Debug)]
+pub struct ServeArgs {
+    /// Serve the plain files in DIR
+    #[arg(long, env = "REBORN_ROOT", value_name = "DIR", help_heading = "What is served")]
+    pub root: Option<OsString>,
+
+    /// Serve /, /fast, /slow and /echo to try reloads with; answers carry x-pid and x-generation
+    #[arg(long, env = "REBORN_DEMO", value_name = "BOOL", help_heading = "What is served")]
+    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub demo: Option<String>,
+
+    /// Listen there; repeat it, in the variable with commas, for more [default: http=127.0.0.1:8080]
+    #[arg(long, env = "REBORN_LISTEN", value_name = "[NAME=]ADDR", help_heading = "Where it listens")]
+    pub listen: Vec<String>,
+
+    /// Take commands on this Unix socket [default: in the runtime directory]
+    #[arg(long, env = "REBORN_CONTROL", value_name = "PATH", help_heading = "Where it listens")]
+    pub control: Option<OsString>,
+
+    /// Keep the pid of the serving process in this file
+    #[arg(long, env = "REBORN_PID_FILE", value_name = "PATH", help_heading = "Where it listens")]
+    pub pid_file: Option<OsString>,
+
+    /// Take the sockets over from the predecessor, or one from fd 3 (a reload inserts it)
+    #[arg(short = 'g', action = ArgAction::SetTrue, overrides_with = "graceful", help_heading = "Reloading")]
+    pub graceful: bool,
+
+    /// A new version must be ready within this time
+    #[arg(long, env = "REBORN_READY_TIMEOUT", value_name = "DURATION", help_heading = "Reloading")]
+    #[arg(default_value = "10s")]
+    pub ready_timeout: String,
+
+    /// A new version must live this long before the old one lets go; 0s is allowed
+    #[arg(long, env = "REBORN_PROBATION", value_name = "DURATION", help_heading = "Reloading")]
+    #[arg(default_value = "1s")]
+    pub probation: String,
+
+    /// An old version may finish its requests for this long; 0s cuts them
+    #[arg(long, env = "REBORN_DRAIN_TIMEOUT", value_name = "DURATION", help_heading = "Reloading")]
+    #[arg(default_value = "20s")]
+    pub drain_timeout: String,
+
+    /// So many old versions may finish at the same time
+    #[arg(long, env = "REBORN_MAX_DRAINING", value_name = "N", help_heading = "Reloading")]
+    #[arg(default_value = "4")]
+    pub max_draining: String,
+
+    /// Reload on this signal too, for example INT (then Ctrl-C reloads)
+    #[arg(long, env = "REBORN_RELOAD_SIGNAL", value_name = "NAME", help_heading = "Reloading")]
+    pub reload_signal: Option<String>,
+
+    /// The largest request head
+    #[arg(long, env = "REBORN_HEAD_BYTES", value_name = "BYTES", help_heading = "Limits")]
+    #[arg(default_value = "16KiB")]
+    pub head_bytes: String,
+
+    /// The most headers in a request
+    #[arg(long, env = "REBORN_MAX_HEADERS", value_name = "N", help_heading = "Limits")]
+    #[arg(default_value = "100")]
+    pub max_headers: String,
+
+    /// The largest request body
+    #[arg(long, env = "REBORN_BODY_BYTES", value_name = "BYTES", help_heading = "Limits")]
+    #[arg(default_value = "1GiB")]
+    pub body_bytes: String,
+
+    /// The most connections at a time
+    #[arg(long, env = "REBORN_CONNECTIONS", value_name = "N", help_heading = "Limits")]
+    #[arg(default_value = "16384")]
+    pub connections: String,
+
+    /// Worker threads [default: one for each core]
+    #[arg(long, env = "REBORN_THREADS", value_name = "N", help_heading = "Limits")]
+    pub threads: Option<String>,
+
+    /// A connection may wait this long between two requests
+    #[arg(long, env = "REBORN_IDLE_TIMEOUT", value_name = "DURATION", help_heading = "Limits")]
+    #[arg(default_value = "60s")]
+    pub idle_timeout: String,
+
+    /// A request head must be complete after this time
+    #[arg(long, env = "REBORN_HEAD_TIMEOUT", value_name = "DURATION", help_heading = "Limits")]
+    #[arg(default_value = "10s")]
+    pub head_timeout: String,
+
+    /// A request body must make progress within this time
+    #[arg(long, env = "REBORN_BODY_TIMEOUT", value_name = "DURATION", help_heading = "Limits")]
+    #[arg(default_value = "20s")]
+    pub body_timeout: String,
+
+    /// A client must take something of its response within this time
+    #[arg(long, env = "REBORN_WRITE_TIMEOUT", value_name = "DURATION", help_heading = "Limits")]
+    #[arg(default_value = "20s")]
+    pub write_timeout: String,
+
+    /// Log from off, error, warn, info, debug, trace on, or by module: info,server=debug [default: info]
+    #[arg(long, env = "REBORN_LOG", value_name = "LEVEL", help_heading = "Logging")]
+    pub log: Option<String>,
+
+    /// Where each value came from.
+    #[arg(skip)]
+    pub origins: Origins,
+}
+
+/// The flags of a command to a running server.
+#[derive(Args, Debug)]
+pub struct ClientArgs {
+    /// The control socket of the server [default: looked for where servers put it]
+    #[arg(long, env = "REBORN_CONTROL", value_name = "PATH")]
+    pub control: Option<OsString>,
+}
+
+/// The flags of `status`.
+#[derive(Args, Debug)]
+pub struct StatusArgs {
+    /// Which server.
+    #[command(flatten)]
+    pub client: ClientArgs,
+
+    /// Print JSON, for programs
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Where a value came from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Origin {
+    /// Nobody said anything: the default.
+    #[default]
+    Default,
+    /// A flag on the command line.
+    Flag,
+    /// An environment variable.
+    Variable,
+}
+
+impl Origin {
+    /// How the user calls the value that clap knows by this id: `--head-bytes` or `REBORN_HEAD_BYTES`.
+    pub fn name(self, id: &str) -> String {
+        match self {
+            Self::Variable => format!("{VARIABLE_PREFIX}{}", id.to_uppercase()),
+            Self::Flag | Self::Default => format!("--{}", id.replace('_', "-")),
+        }
+    }
+}
+
+/// Where the values of one command line came from, by clap's id.
+#[derive(Clone, Debug, Default)]
+pub struct Origins(BTreeMap<String, Origin>);
+
+impl Origins {
+    fn of(matches: &ArgMatches) -> Self {
+        let origin = |id: &str| match matches.value_source(id) {
+            Some(ValueSource::CommandLine) => Origin::Flag,
+            Some(ValueSource::EnvVariable) => Origin::Variable,
+            _ => Origin::Default,
+        };
+        Self(matches.ids().map(|id| (id.to_string(), origin(id.as_str()))).collect())
+    }
+
+    /// Where the value with this id came from.
+    pub fn get(&self, id: &str) -> Origin {
+        self.0.get(id).copied().unwrap_or_default()
+    }
+}
+
+/// Puts `serve` where no command was given, and leading `-g` flags behind the command.
+fn with_default_command(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    let mut arguments = arguments.into_iter().peekable();
+    let mut complete = vec![arguments.next().unwrap_or_else(|| "reborn".into())];
+    let mut graceful = false;
+    while arguments.next_if(|argument| argument == "-g").is_some() {
+        graceful = true;
+    }
+    match arguments.peek().and_then(|argument| argument.to_str()) {
+        Some("-h" | "--help" | "-V" | "--version") => return complete.into_iter().chain(arguments).collect(),
+        Some(first) if !first.starts_with('-') => complete.extend(arguments.next()),
+        _ => complete.push("serve".into()),
+    }
+    complete.extend(graceful.then(|| "-g".into()));
+    complete.extend(arguments);
+    complete
+}
+
+/// What holds for every argument. An empty environment variable counts as unset, as users of units and containers
+/// expect; and one rule in the help names all variables, instead of each flag its own.
+fn adapt(argument: clap::Arg) -> clap::Arg {
+    let empty = argument.get_env().and_then(env::var_os).is_some_and(|value| value.is_empty());
+    // A number such as -1 reaches the validation this way, which says more than "unexpected argument".
+    let takes_value = argument.get_action().takes_values();
+    let argument = argument.allow_negative_numbers(takes_value).hide_env(true);
+    if empty { argument.env(None::<&'static str>) } else { argument }
+}
+
+/// What stands below the list of commands.
+fn help_footer() -> String {
+    let mut footer = "\
+Without a command it serves, with all flags of `reborn serve --help`:
+  reborn                                  a page about itself on http://127.0.0.1:8080
+  reborn --root /srv/www --listen 0.0.0.0:80
+  reborn --demo                           something to try reloads with
+
+Replace it while it serves, from another terminal:
+  reborn reload
+
+Exit codes:"
+        .to_owned();
+    for (code, meaning) in exit::TABLE {
+        // Writing to a String cannot fail.
+        _ = write!(footer, "\n  {code}  {meaning}");
+    }
+    footer
+}
+
+impl fmt::Display for Command {
+    /// The command's name, as typed.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Serve(_) => "serve",
+            Self::Reload(_) => "reload",
+            Self::Status(_) => "status",
+            Self::Stop(_) => "stop",
+        })
+    }
+}
+
+impl ClientArgs {
+    /// The control socket that was asked for; an empty path is none.
+    pub fn control(&self) -> Option<&std::path::Path> {
+        self.control.as_deref().filter(|path| *path != OsStr::new("")).map(std::path::Path::new)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process;
+
+    use super::*;
+    use crate::config::Config;
+
+    fn parse_words(words: &str) -> Result<Command, clap::Error> {
+        parse(std::iter::once("reborn").chain(words.split_whitespace()).map(OsString::from))
+    }
+
+    fn serve(words: &str) -> ServeArgs {
+        match parse_words(words).unwrap() {
+            Command::Serve(serve) => *serve,
+            other => panic!("{words} is {other}"),
+        }
+    }
+
+    /// Parses in a process of its own, because the environment of this one belongs to all tests.
+    fn parse_with_environment(words: &str, environment: &[(&str, &str)]) -> String {
+        let output = process::Command::new(env::current_exe().unwrap())
+            .args(["--exact", "cli::tests::child_that_parses", "--ignored", "--nocapture"])
+            .env("TEST_WORDS", words)
+            .envs(environment.iter().copied())
+            .output()
+            .unwrap();
+        let stdout = String::from_utf8(output.stdout).unwrap();
+        let (_, result) = stdout.split_once("RESULT ").unwrap_or_else(|| panic!("no result in {stdout}"));
+        result.split_once(" END").unwrap().0.to_owned()
+    }
+
+    #[test]
+    #[ignore = "other tests run it in a process of its own"]
+    fn child_that_parses() {
+        let words = env::var("TEST_WORDS").unwrap_or_default();
+        match parse_words(&words) {
+            Ok(Command::Serve(serve)) => match Config::new(&serve) {
+                Ok(config) => println!("RESULT {config:?} END"),
+                Err(error) => println!("RESULT {error} END"),
+            },
+            other => println!("RESULT {other:?} END"),
+        }
+    }
+
+    #[test]
+    fn clap_finds_no_fault_with_the_command_line() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn without_a_command_it_serves() {
+        assert_eq!(serve("").demo, None);
+        assert_eq!(serve("--demo").demo.as_deref(), Some("true"));
+        assert_eq!(serve("serve --demo").demo.as_deref(), Some("true"));
+        assert_eq!(serve("--demo --listen a=@b --listen c").listen, ["a=@b", "c"]);
+    }
+
+    #[test]
+    fn g_is_taken_wherever_a_reload_or_a_person_puts_it() {
+        for words in ["-g", "-g serve", "-g --demo", "-g serve --demo", "serve -g", "--demo -g", "-g -g serve -g"] {
+            assert!(serve(words).graceful, "{words}");
+        }
+        assert!(!serve("--demo").graceful);
+        assert!(parse_words("-g reload").is_err(), "a client command takes over nothing");
+    }
+
+    #[test]
+    fn client_commands_have_their_flags() {
+        let Command::Reload(client) = parse_words("reload --control /run/a").unwrap() else { panic!() };
+        assert_eq!(client.control(), Some(std::path::Path::new("/run/a")));
+        let Command::Stop(client) = parse_words("stop --control=").unwrap() else { panic!() };
+        assert_eq!(client.control(), None);
+        let Command::Status(status) = parse_words("status --json").unwrap() else { panic!() };
+        assert!(status.json);
+        assert!(parse_words("reload --demo").is_err());
+    }
+
+    #[test]
+    fn a_usage_error_exits_with_its_code_and_help_with_success() {
+        for words in ["bogus", "--bogus", "serve bogus", "--root", "-g reload", "help bogus"] {
+            assert_eq!(parse_words(words).unwrap_err().exit_code(), i32::from(exit::USAGE), "{words}");
+        }
+        for words in [
+            "--help",
+            "-h",
+            "--version",
+            "-V",
+            "serve --help",
+            "--demo --help",
+            "reload -h",
+            "-g --help",
+            "help",
+            "help serve",
+        ] {
+            assert_eq!(parse_words(words).unwrap_err().exit_code(), i32::from(exit::OK), "{words}");
+        }
+    }
+
+    #[test]
+    fn an_argument_that_is_no_text_is_kept_where_a_path_may_be() {
+        use std::os::unix::ffi::OsStringExt;
+        let path = OsString::from_vec(vec![b'/', 0xff]);
+        let arguments = ["reborn".into(), "--root".into(), path.clone()];
+        let Command::Serve(serve) = parse(arguments).unwrap() else { panic!() };
+        assert_eq!(serve.root, Some(path));
+        assert!(parse(["reborn".into(), OsString::from_vec(vec![0xff])]).is_err());
+    }
+
+    #[test]
+    fn the_help_teaches_the_first_steps_and_the_exit_codes() {
+        let help = command().render_long_help().to_string();
+        for part in ["reborn --demo", "reborn reload", "--root /srv/www"] {
+            assert!(help.contains(part), "{part} in {help}");
+        }
+        for (code, meaning) in exit::TABLE {
+            assert!(help.contains(&format!("{code}  {meaning}")), "{code} in {help}");
+        }
+    }
+
+    #[test]
+    fn every_flag_of_serve_has_its_variable_and_a_default_or_none_by_nature() {
+        let mut command = command();
+        let serve = command.find_subcommand_mut("serve").unwrap();
+        let help = serve.render_help().to_string();
+        assert!(help.lines().all(|line| line.chars().count() <= 100), "{help}");
+        for flag in serve.get_arguments().filter(|flag| flag.get_long().is_some_and(|long| long != "help")) {
+            let id = flag.get_id().as_str();
+            assert_eq!(flag.get_env().unwrap().to_str().unwrap(), Origin::Variable.name(id));
+            assert_eq!(format!("--{}", flag.get_long().unwrap()), Origin::Flag.name(id));
+            let text = flag.get_help().unwrap().to_string();
+            let off = ["root", "demo", "pid_file", "reload_signal"].contains(&id);
+            let has_default = !flag.get_default_values().is_empty() || text.contains("[default: ");
+            assert!(has_default != off, "{id}: {text}");
+        }
+    }
+
+    #[test]
+    fn a_variable_is_as_good_as_its_flag_and_the_flag_wins() {
+        let environment = [
+            ("REBORN_DEMO", "1"),
+            ("REBORN_LISTEN", "a=127.0.0.1:1, b=@two"),
+            ("REBORN_HEAD_BYTES", "2KiB"),
+            ("REBORN_IDLE_TIMEOUT", "3s"),
+        ];
+        let config = parse_with_environment("--idle-timeout 4s", &environment);
+        for part in [
+            "demo: true",
+            r#"listen: ["a=127.0.0.1:1", "b=@two"]"#,
+            "head_bytes: 2048",
+            "idle_timeout: 4s",
+            "graceful: false",
+        ] {
+            assert!(config.contains(part), "{part} in {config}");
+        }
+        assert!(parse_with_environment("reload", &[("REBORN_CONTROL", "/run/c")]).contains("/run/c"));
+    }
+
+    #[test]
+    fn an_empty_variable_counts_as_unset() {
+        let environment =
+            ["ROOT", "DEMO", "LISTEN", "IDLE_TIMEOUT", "THREADS", "LOG", "CONTROL", "PID_FILE", "RELOAD_SIGNAL"]
+                .map(|name| format!("REBORN_{name}"));
+        let environment = environment.each_ref().map(|name| (name.as_str(), ""));
+        let empty = parse_with_environment("", &environment);
+        assert_eq!(empty, format!("{:?}", Config::new(&serve("")).unwrap()));
+        assert!(parse_with_environment("stop", &[("REBORN_CONTROL", "")]).contains("None"));
+    }
+
+    #[test]
+    fn a_bad_variable_is_named_and_an_empty_flag_undoes_it() {
+        let bad = parse_with_environment("", &[("REBORN_ROOT", "/nonexistent")]);
+        assert!(bad.starts_with(r#"REBORN_ROOT "/nonexistent": No such file"#), "{bad}");
+        let bad = parse_with_environment("", &[("REBORN_DEMO", "maybe")]);
+        assert!(bad.starts_with(r#"REBORN_DEMO "maybe": neither true nor false"#), "{bad}");
+        let undone = parse_with_environment("--root=", &[("REBORN_ROOT", "/nonexistent")]);
+        assert!(undone.contains("root: None"), "{undone}");
+        let undone = parse_with_environment("--demo=false", &[("REBORN_DEMO", "true")]);
+        assert!(undone.contains("demo: false"), "{undone}");
+    }
+}
