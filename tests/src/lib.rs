@@ -1,1 +1,5 @@
 //! The end-to-end tests' own tools.
+
+#![allow(clippy::missing_panics_doc)]
+
+pub mod lab;

@@ -1,0 +1,74 @@
+# reborn's tasks. `just` alone lists them; `just ci` is what a change must pass.
+
+# What .ci/run installed comes first.
+export PATH := justfile_directory() / "target/tools/bin:" + env("PATH")
+
+# List the recipes.
+default:
+    @just --list --unsorted
+
+# All that a change must pass: format, lints, documentation, tests, licences and bans. The same as `.ci/run`.
+ci: fmt-check lint doc test deny
+
+# `ci` with what takes longer: the newer systemd and the storm.
+ci-full: ci (test-systemd "trixie") storm
+
+# Format the sources.
+fmt:
+    cargo fmt --all
+
+[private]
+fmt-check:
+    cargo fmt --all --check
+
+# Clippy on everything, warnings denied.
+lint:
+    cargo clippy --workspace --all-targets --locked -- -D warnings
+
+# Documentation, warnings denied.
+doc:
+    RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
+
+# All tests.
+test:
+    cargo test --workspace
+
+# Licences, bans and sources of the dependencies (cargo-deny; `.ci/run` installs it).
+deny:
+    cargo-deny --locked check licenses bans sources
+
+# Build the newest version and replace the running server with it; fails when the reload fails.
+reload *args:
+    cargo run --release --quiet -- reload {{ args }}
+
+# What runs: generation, pids, listeners.
+status *args:
+    cargo run --release --quiet -- status {{ args }}
+
+# Serve on 127.0.0.1:8080, rebuild on a change of the sources, reload; a build that fails changes nothing.
+dev *args:
+    deploy/dev {{ args }}
+
+# Build and install the binary and its systemd units below PREFIX (DESTDIR is honoured).
+install prefix="/usr/local":
+    cargo build --release --locked
+    deploy/install "{{ prefix }}"
+
+# Remove what `just install` installed.
+uninstall prefix="/usr/local":
+    deploy/install --remove "{{ prefix }}"
+
+# The benchmark: reloads under heavy load, and what each of them cost.
+storm *args:
+    cargo run --release --package tests --bin storm -- {{ args }}
+
+# The units under a real systemd: the machine's own, or a Debian release's (`just test-systemd trixie`).
+test-systemd release="host":
+    #!/usr/bin/env bash
+    set -euo pipefail
+    if [ "{{ release }}" != host ]; then
+        export REBORN_LAB_ROOT="$PWD/target/lab/{{ release }}"
+        tests/systemd/debian-root "{{ release }}" "$REBORN_LAB_ROOT"
+    fi
+    cargo build --bin reborn
+    cargo test --package tests --test 'systemd*'
