@@ -1,1 +1,145 @@
-//! The HTTP layer.
+//! The HTTP/1.1 layer: serves one connection, request by request, from accept to close or hand-over.
+//!
+//! [`serve`] is the entry: it takes a connection as a [`Start`] and returns how it came to its [`End`]. A handler gets
+//! `http_types` requests, each with its peer address and, in `ext`, the raw [`Target`]; it never sees a malformed one.
+//! The layer decides on framing, limits, timeouts and when a connection is closed. It accepts nothing and spawns
+//! nothing: whoever calls it does.
+
+mod connection;
+mod limits;
+mod wire;
+
+use std::future::Future;
+use std::os::fd::OwnedFd;
+
+use http_types::headers::{HeaderName, HeaderValue};
+use http_types::{Request, Response};
+use restart_core::{Drain, Guard};
+
+pub use connection::serve;
+pub use limits::Limits;
+pub use wire::target::Target;
+
+/// Headers for a response, made from its request: what a [`Decorate`] returns.
+pub type Decoration = Vec<(HeaderName, HeaderValue)>;
+
+/// A function that makes headers for a response from its request, or from nothing if there is none.
+pub type Decorate = Box<dyn Fn(Option<&Request>) -> Decoration + Send + Sync>;
+
+/// What all connections of a server share.
+pub struct Context<H> {
+    /// Answers requests. It may fail or panic: then 500 (or the error's own 4xx or 5xx) is answered.
+    pub handler: H,
+    /// The bounds that connections are held to.
+    pub limits: Limits,
+    /// Where the process stands: serving, draining or stopping.
+    pub drain: Drain,
+    /// Whether idle connections end as [`End::Parked`] once the process drains, to be handed over. Otherwise they stay,
+    /// and their next response says `Connection: close`.
+    pub parks: bool,
+    /// Gives headers for every response, also for those that the handler does not make. It is called before the
+    /// handler, with the request, and with nothing for what never became one.
+    pub decorate: Option<Decorate>,
+}
+
+impl<H> Context<H> {
+    /// A context with default limits, which parks and decorates nothing.
+    pub fn new(handler: H, drain: Drain) -> Context<H> {
+        Context { handler, limits: Limits::default(), drain, parks: false, decorate: None }
+    }
+}
+
+impl<H> std::fmt::Debug for Context<H> {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("Context")
+            .field("limits", &self.limits)
+            .field("drain", &self.drain)
+            .field("parks", &self.parks)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A connection that is to be served: newly accepted, or parked before.
+#[derive(Debug)]
+pub struct Start {
+    /// A connected stream socket, TCP or Unix.
+    pub stream: OwnedFd,
+    /// Who is at the other end, for the request's `peer_addr`.
+    pub peer: Option<String>,
+    /// What was received already and belongs to no finished request; it may be half a head.
+    pub read_ahead: Vec<u8>,
+    /// How many requests were answered on it before.
+    pub requests: u64,
+    /// Counts the connection as live, from accept to end.
+    pub guard: Guard,
+}
+
+impl Start {
+    /// A connection that was just accepted.
+    pub fn new(stream: impl Into<OwnedFd>, peer: Option<String>, guard: Guard) -> Start {
+        Start { stream: stream.into(), peer, read_ahead: Vec::new(), requests: 0, guard }
+    }
+}
+
+/// How a connection ended. Each ends in exactly one of these ways.
+#[derive(Debug)]
+pub enum End {
+    /// The client closed or reset it, between requests or within one.
+    Client {
+        /// How many requests were answered on it.
+        requests: u64,
+    },
+    /// We closed it.
+    Server {
+        /// Why.
+        reason: Reason,
+        /// How many requests were answered on it.
+        requests: u64,
+    },
+    /// It is idle while the process drains, and can be served elsewhere.
+    Parked(Start),
+}
+
+/// Why we closed a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// The client asked for it: `Connection: close`, or HTTP/1.0.
+    Asked,
+    /// The handler asked for it, or its response to an HTTP/1.0 request ends with the connection.
+    Handler,
+    /// A newer generation serves.
+    Draining,
+    /// The service stops.
+    Stopping,
+    /// Nothing was requested for too long.
+    IdleTimeout,
+    /// The client took no byte of a response for too long.
+    WriteTimeout,
+    /// A request was refused with this status: malformed, over a limit, or too slow (408).
+    Refused(u16),
+    /// The handler left a body unread that was too long to be read for nothing.
+    Unread,
+    /// The handler's response failed, or had another length than it declared.
+    Broken,
+    /// The operating system refused something.
+    Failed,
+}
+
+/// What a handler is: any function from request to response that can be shared between threads.
+///
+/// It is implemented for every `Fn(Request) -> impl Future<Output = http_types::Result<Response>> + Send`.
+pub trait Handler: Send + Sync {
+    /// Answers a request.
+    fn answer(&self, request: Request) -> impl Future<Output = http_types::Result<Response>> + Send;
+}
+
+impl<H, F> Handler for H
+where
+    H: Fn(Request) -> F + Send + Sync,
+    F: Future<Output = http_types::Result<Response>> + Send,
+{
+    fn answer(&self, request: Request) -> impl Future<Output = http_types::Result<Response>> + Send {
+        self(request)
+    }
+}

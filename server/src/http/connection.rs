@@ -1,0 +1,556 @@
+//! One connection from its start to its end: `Idle -> Head -> Request -> Response -> Idle | HandedOver | Closed`.
+//!
+//! | state      | what of a request is held             | ends by                                       |
+//! |------------|---------------------------------------|-----------------------------------------------|
+//! | Idle       | nothing, not even a buffer            | bytes, idle timeout, phase, the client's close |
+//! | Head       | the bytes received of its head        | its last byte, head timeout, a refusal        |
+//! | Request    | the request, while the handler runs   | the handler's answer                          |
+//! | Response   | the response, while it is sent        | its last byte, write timeout, a broken body   |
+//! | `HandedOver` | what Idle or Head hold              | `End::Parked`                                 |
+//! | Closed     | nothing                               | `End::Server`, `End::Client`                  |
+//!
+//! Between two messages nothing of a request is anywhere but in the connection's own buffer, so Idle is an exact point.
+//! The bytes themselves are read and written by `wire`; this module decides when, and when to close.
+
+use std::future::{Future, poll_fn};
+use std::io;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Poll, Waker};
+use std::time::Duration;
+
+use futures_lite::FutureExt;
+use futures_lite::future::poll_once;
+use http_types::{Method, Request, Response, StatusCode};
+use restart_core::{Drain, Guard, Phase};
+
+use super::wire::buffer;
+use super::wire::deadline::Deadline;
+use super::wire::encode::{self, Manner, Outbox};
+use super::wire::framing::Framing;
+use super::wire::head::{self, Found};
+use super::wire::inbound::{Body, Fault, Wire};
+use super::wire::outbound::{Failure, Sending};
+use super::wire::refusal::{Refusal, plain};
+use super::wire::{body, decode};
+use super::{Context, Decoration, End, Handler, Reason, Start};
+
+/// How much of a request's body that nobody wants is read for the sake of keeping the connection.
+const UNREAD_BYTES_MAX: u64 = 256 * 1024;
+
+/// How long reading it may take.
+const UNREAD_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long, and for how many bytes, a closed connection still listens, so that its last response is not cut by a reset.
+const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
+const LINGER_BYTES_MAX: u64 = 64 * 1024 * 1024;
+
+/// The most bytes that a parked connection takes along; what carries them is bounded.
+const READ_AHEAD_BYTES_MAX: usize = 48 * 1024;
+
+/// Serves one connection until it ends.
+pub async fn serve<H: Handler>(context: &Context<H>, start: Start) -> End {
+    match Connection::new(context, start) {
+        Ok(connection) => connection.run().await,
+        Err((reason, requests)) => End::Server { reason, requests },
+    }
+}
+
+/// The state of a connection, with what it holds in each.
+enum State {
+    Idle,
+    Head,
+    Request(Box<Message>),
+    Response(Box<Answer>),
+    HandedOver,
+    Closed(Closed),
+}
+
+/// Who closed, and how much care the closing takes.
+enum Closed {
+    /// The client did.
+    ByClient,
+    /// We do, at once: nothing that we sent can be lost.
+    AtOnce(Reason),
+    /// We do, after the client has had the time to read what we sent last.
+    Lingering(Reason),
+}
+
+/// A request whose head has passed.
+struct Message {
+    request: Request,
+    framing: Framing,
+    expects_continue: bool,
+    keep_alive: bool,
+    manner: Manner,
+}
+
+/// A response that is to be sent.
+struct Answer {
+    response: Response,
+    manner: Manner,
+    /// Why the connection closes after it, if that is known already.
+    close: Option<Reason>,
+    decoration: Decoration,
+}
+
+/// What ended a wait.
+enum Wake {
+    Readable,
+    Late,
+    Phase,
+}
+
+struct Connection<'a, H> {
+    context: &'a Context<H>,
+    wire: Arc<Wire>,
+    peer: Option<String>,
+    guard: Guard,
+    requests: u64,
+    watch: Watch,
+    deadline: Deadline,
+    /// Whether nothing was received yet: then bytes are likely to be there already.
+    fresh: bool,
+    /// Whether it may end as parked.
+    parks: bool,
+}
+
+impl<'a, H: Handler> Connection<'a, H> {
+    fn new(context: &'a Context<H>, start: Start) -> Result<Self, (Reason, u64)> {
+        let Start { stream, peer, read_ahead, requests, guard } = start;
+        let wire = Wire::new(stream, read_ahead).map_err(|error| {
+            log::warn!("cannot watch an accepted connection: {error}; it is closed");
+            (Reason::Failed, requests)
+        })?;
+        Ok(Connection {
+            context,
+            wire: Arc::new(wire),
+            peer,
+            guard,
+            requests,
+            watch: Watch::default(),
+            deadline: Deadline::default(),
+            fresh: true,
+            parks: context.parks,
+        })
+    }
+
+    async fn run(mut self) -> End {
+        let mut state = State::Idle;
+        loop {
+            // What serves a request is boxed, so that an idle connection is small.
+            state = match state {
+                State::Idle => self.idle().await,
+                State::Head => self.head().await,
+                State::Request(message) => Box::pin(self.request(*message)).await,
+                State::Response(answer) => Box::pin(self.response(*answer)).await,
+                State::Closed(Closed::ByClient) => return End::Client { requests: self.requests },
+                State::Closed(Closed::AtOnce(reason)) => return End::Server { reason, requests: self.requests },
+                State::Closed(Closed::Lingering(reason)) => {
+                    self.linger().await;
+                    return End::Server { reason, requests: self.requests };
+                }
+                State::HandedOver => match self.wire.into_parts() {
+                    Ok(Ok((stream, read_ahead))) => {
+                        let Connection { peer, requests, guard, .. } = self;
+                        return End::Parked(Start { stream, peer, read_ahead, requests, guard });
+                    }
+                    Ok(Err(_)) => return End::Server { reason: Reason::Failed, requests: self.requests },
+                    Err(wire) => {
+                        // Somebody reads a body of a request that is over, this very moment. Stay, and close later.
+                        (self.wire, self.parks) = (wire, false);
+                        State::Idle
+                    }
+                },
+            };
+        }
+    }
+
+    /// Waits for a request to begin.
+    async fn idle(&mut self) -> State {
+        self.deadline.set(self.context.limits.idle_timeout);
+        loop {
+            if self.is_to_park() {
+                return State::HandedOver;
+            }
+            match self.skip_empty_lines() {
+                Ok(true) => return State::Head,
+                Ok(false) => {}
+                Err(refusal) => return self.refuse(refusal),
+            }
+            let attempt = std::mem::take(&mut self.fresh) || self.drain_phase() == Phase::Stopping;
+            let wake = if attempt { Ok(Wake::Readable) } else { self.wait().await };
+            match wake {
+                Ok(Wake::Readable) => match self.wire.receive() {
+                    Ok(0) => return State::Closed(Closed::ByClient),
+                    Ok(_) => {}
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                        // That was the last look: no request has reached us, so none is lost.
+                        if self.drain_phase() == Phase::Stopping {
+                            return State::Closed(Closed::AtOnce(Reason::Stopping));
+                        }
+                    }
+                    Err(_) => return State::Closed(Closed::ByClient),
+                },
+                Ok(Wake::Late) => return State::Closed(Closed::AtOnce(Reason::IdleTimeout)),
+                Ok(Wake::Phase) => {}
+                Err(_) => return State::Closed(Closed::AtOnce(Reason::Failed)),
+            }
+        }
+    }
+
+    /// Skips what may stand before a request. Returns whether bytes of one are there.
+    fn skip_empty_lines(&self) -> Result<bool, Refusal> {
+        let buffer = &mut self.wire.inbound().buffer;
+        let skipped = head::empty_lines(buffer.filled())?;
+        buffer.consume(skipped);
+        buffer.settle();
+        Ok(!buffer.is_empty())
+    }
+
+    /// Receives the rest of a head of which some bytes are there.
+    async fn head(&mut self) -> State {
+        let mut scanned = 0;
+        let mut timed = false;
+        loop {
+            match self.examine(scanned) {
+                Ok(Examined::Passed(message)) => return State::Request(message),
+                Ok(Examined::Partial(more)) => scanned = more,
+                Err(refusal) => return self.refuse(refusal),
+            }
+            if self.is_to_park() {
+                return State::HandedOver;
+            }
+            if !std::mem::replace(&mut timed, true) {
+                self.deadline.set(self.context.limits.head_timeout);
+            }
+            self.wire.inbound().buffer.settle();
+            match self.wait().await {
+                Ok(Wake::Readable) => match self.wire.receive() {
+                    Ok(0) => return self.refuse(Refusal::bad("the connection was closed within the head")),
+                    Ok(_) => {}
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    Err(_) => return State::Closed(Closed::ByClient),
+                },
+                Ok(Wake::Late) => {
+                    return self.refuse(Refusal::new(StatusCode::RequestTimeout, "the head took too long"));
+                }
+                Ok(Wake::Phase) => {}
+                Err(_) => return State::Closed(Closed::AtOnce(Reason::Failed)),
+            }
+        }
+    }
+
+    /// Looks whether the head is complete, and lets it pass or refuses it.
+    fn examine(&self, scanned: usize) -> Result<Examined, Refusal> {
+        let limits = &self.context.limits;
+        let buffer = &mut self.wire.inbound().buffer;
+        let length = match head::find(buffer.filled(), scanned, limits)? {
+            Found::Partial { scanned } => return Ok(Examined::Partial(scanned)),
+            Found::Complete(length) => length,
+        };
+        let bytes = &buffer.filled()[..length];
+        let head = head::check(bytes, limits)?;
+        let request = decode::request(&head, bytes)?;
+        let manner = Manner { method: head.method, old: head.old, close: false };
+        let (keep_alive, framing, expects_continue) = (head.keep_alive, head.framing, head.expects_continue);
+        buffer.consume(length);
+        Ok(Examined::Passed(Box::new(Message { request, framing, expects_continue, keep_alive, manner })))
+    }
+
+    /// Has the handler answer.
+    async fn request(&mut self, message: Message) -> State {
+        let Message { mut request, keep_alive, framing, expects_continue, manner } = message;
+        request.set_peer_addr(self.peer.as_deref());
+        let decoration = self.context.decorate.as_ref().map(|decorate| decorate(Some(&request))).unwrap_or_default();
+        body::attach(&self.wire, &mut request, framing, expects_continue, &self.context.limits);
+        if self.wire.inbound().body.is_none() {
+            // A handler may take long; without a body to read, no memory waits with it.
+            self.wire.inbound().buffer.settle();
+        }
+        let handler = &self.context.handler;
+        let answered = AssertUnwindSafe(async { handler.answer(request).await }).catch_unwind().await;
+        self.requests += 1;
+        let fault = self.fault();
+        let response = match answered {
+            Ok(Ok(response)) => response,
+            Ok(Err(error)) => match fault {
+                Some(fault) => refusal_of(fault).response(),
+                None => failed(&error),
+            },
+            Err(_) => {
+                log::error!("the handler panicked; 500 is answered");
+                plain(StatusCode::InternalServerError, "the request could not be answered")
+            }
+        };
+        let close = if keep_alive { fault.map(reason_of) } else { Some(Reason::Asked) };
+        State::Response(Box::new(Answer { response, manner, close, decoration }))
+    }
+
+    /// Sends an answer, and decides whether another request may follow.
+    async fn response(&mut self, answer: Answer) -> State {
+        let Answer { response, mut manner, mut close, decoration } = answer;
+        let response = checked(response);
+        if close.is_none() {
+            close = self.reason_to_close(&response, manner).await;
+        }
+        manner.close = close.is_some();
+        match self.send(response, &decoration, manner).await {
+            Ok(()) => {}
+            Err(Failure::Unsent(error)) => {
+                let substitute = if let Some(fault) = self.fault() {
+                    refusal_of(fault).response()
+                } else {
+                    log::error!("the body of a response failed: {error}; 500 is answered");
+                    plain(StatusCode::InternalServerError, "the request could not be answered")
+                };
+                let reason = self.fault().map_or(Reason::Broken, reason_of);
+                manner.close = true;
+                return match self.send(substitute, &decoration, manner).await {
+                    Ok(()) => State::Closed(Closed::Lingering(reason)),
+                    Err(failure) => closed_by(&failure),
+                };
+            }
+            Err(failure) => return closed_by(&failure),
+        }
+        match close {
+            Some(reason) => State::Closed(Closed::Lingering(reason)),
+            None => self.next().await,
+        }
+    }
+
+    async fn send(&mut self, mut response: Response, decoration: &Decoration, manner: Manner) -> Result<(), Failure> {
+        for (name, value) in decoration {
+            response.insert_header(name, value.clone());
+        }
+        let mut out = Outbox::default();
+        let source = encode::head(response, manner, &mut out).map_err(Failure::Unsent)?;
+        let timeout = self.context.limits.write_timeout;
+        let (wire, deadline) = (&*self.wire, &mut self.deadline);
+        Sending { wire, deadline, timeout, out, source, begun: false, long: false }.run().await
+    }
+
+    /// Why the connection has to be closed after this response, if it has to.
+    async fn reason_to_close(&mut self, response: &Response, manner: Manner) -> Option<Reason> {
+        if encode::asks_to_close(response) || (manner.old && encode::ends_by_close(response, manner.method)) {
+            return Some(Reason::Handler);
+        }
+        match self.drain_phase() {
+            Phase::Stopping => return Some(Reason::Stopping),
+            Phase::Draining if !self.parks => return Some(Reason::Draining),
+            Phase::Draining | Phase::Serving => {}
+        }
+        let unread = |body: &Option<Body>| body.as_ref().is_some_and(|body| body.abandoned && !body.is_complete());
+        if !unread(&self.wire.inbound().body) {
+            return None;
+        }
+        // What has arrived of a body that nobody wants costs little to drop.
+        let _ = poll_once(discard(&self.wire)).await;
+        let inbound = self.wire.inbound();
+        let body = inbound.body.as_ref()?;
+        let comes_soon = body.is_coming() && body.left().is_some_and(|left| left <= UNREAD_BYTES_MAX);
+        if comes_soon { None } else { Some(body.fault().map_or(Reason::Unread, reason_of)) }
+    }
+
+    /// Goes on to the next request, past what was left unread of this one.
+    async fn next(&mut self) -> State {
+        if self.wire.inbound().body.is_some() {
+            if !self.wire.inbound().body.as_ref().is_some_and(Body::is_complete) {
+                self.deadline.set(UNREAD_TIMEOUT);
+                let deadline = &mut self.deadline;
+                discard(&self.wire).or(poll_fn(|context| deadline.poll(context))).await;
+            }
+            let body = { self.wire.inbound().body.take() };
+            self.wire.inbound().begin(None);
+            if let Some(body) = body.filter(|body| !body.is_complete() || body.fault().is_some()) {
+                return State::Closed(Closed::Lingering(body.fault().map_or(Reason::Unread, reason_of)));
+            }
+        }
+        State::Idle
+    }
+
+    /// Answers what could not be served.
+    fn refuse(&self, refusal: Refusal) -> State {
+        let manner = Manner { method: Method::Get, old: false, close: true };
+        let decoration = self.context.decorate.as_ref().map(|decorate| decorate(None)).unwrap_or_default();
+        let close = Some(Reason::Refused(refusal.status.into()));
+        State::Response(Box::new(Answer { response: refusal.response(), manner, close, decoration }))
+    }
+
+    /// Closes so that the client can read what was sent last: bytes of its own that arrive meanwhile would else make
+    /// the kernel reset the connection and throw away what the client has not read.
+    async fn linger(&mut self) {
+        self.wire.shut_down_sending();
+        self.deadline.set(LINGER_TIMEOUT);
+        let mut dropped = 0;
+        while dropped < LINGER_BYTES_MAX {
+            let mut scratch = buffer::lend(false);
+            let received = self.wire.receive_into(&mut scratch);
+            buffer::give_back(scratch);
+            match received {
+                Ok(count) if count > 0 => dropped += count as u64,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    let (wire, deadline) = (&self.wire, &mut self.deadline);
+                    let readable = poll_fn(|context| match wire.poll_readable(context) {
+                        Poll::Ready(readable) => Poll::Ready(readable.is_ok()),
+                        Poll::Pending => deadline.poll(context).map(|()| false),
+                    });
+                    if !readable.await {
+                        return;
+                    }
+                }
+                Ok(_) | Err(_) => return,
+            }
+        }
+    }
+
+    /// Waits for bytes, for the deadline, or for a change of phase, whichever comes first.
+    async fn wait(&mut self) -> io::Result<Wake> {
+        let Connection { wire, watch, deadline, context, .. } = self;
+        poll_fn(|task| {
+            if watch.poll(task, &context.drain).is_ready() {
+                return Poll::Ready(Ok(Wake::Phase));
+            }
+            if let Poll::Ready(readable) = wire.poll_readable(task) {
+                return Poll::Ready(readable.map(|()| Wake::Readable));
+            }
+            deadline.poll(task).map(|()| Ok(Wake::Late))
+        })
+        .await
+    }
+
+    fn drain_phase(&self) -> Phase {
+        self.context.drain.phase()
+    }
+
+    /// Whether the connection, idle or with half a head, should now go to where the service has gone.
+    fn is_to_park(&self) -> bool {
+        self.parks
+            && self.drain_phase() == Phase::Draining
+            && self.wire.inbound().buffer.filled().len() <= READ_AHEAD_BYTES_MAX
+    }
+
+    fn fault(&self) -> Option<Fault> {
+        self.wire.inbound().body.as_ref().and_then(Body::fault)
+    }
+}
+
+/// Reads what is left of the current body, up to a bound, and drops it.
+async fn discard(wire: &Wire) {
+    let message = {
+        let inbound = wire.inbound();
+        if !inbound.body.as_ref().is_some_and(Body::is_coming) {
+            return;
+        }
+        inbound.message()
+    };
+    let mut scratch = buffer::lend(false);
+    let mut dropped = 0;
+    while dropped <= UNREAD_BYTES_MAX {
+        match poll_fn(|context| wire.poll_body(context, message, &mut scratch)).await {
+            Ok((count, _)) if count > 0 => dropped += count as u64,
+            Ok(_) | Err(_) => break,
+        }
+    }
+    buffer::give_back(scratch);
+}
+
+/// What a look at the bytes of a head found.
+enum Examined {
+    Passed(Box<Message>),
+    Partial(usize),
+}
+
+/// A response that may be sent: the handler's own, or 500 where its own would break the protocol.
+fn checked(response: Response) -> Response {
+    match encode::check(&response) {
+        Ok(()) => response,
+        Err(cause) => {
+            log::error!("the handler made a response with {cause}; 500 is answered");
+            plain(StatusCode::InternalServerError, "the request could not be answered")
+        }
+    }
+}
+
+/// The answer to a request whose handler failed: the error's own status if it is one of failure, else 500.
+fn failed(error: &http_types::Error) -> Response {
+    let status = error.status();
+    if status.is_client_error() {
+        log::debug!("the handler refused a request: {error}");
+        return plain(status, "the request could not be answered");
+    }
+    log::error!("the handler failed: {error}");
+    let status = if status.is_server_error() { status } else { StatusCode::InternalServerError };
+    plain(status, "the request could not be answered")
+}
+
+/// What is answered when a request's body could not be read.
+fn refusal_of(fault: Fault) -> Refusal {
+    match fault {
+        Fault::Refused(refusal) => refusal,
+        Fault::Late => Refusal::new(StatusCode::RequestTimeout, "the body stopped coming"),
+        Fault::Cut | Fault::Failed(_) => Refusal::bad("the connection was closed within the body"),
+    }
+}
+
+fn reason_of(fault: Fault) -> Reason {
+    Reason::Refused(refusal_of(fault).status.into())
+}
+
+/// How a connection closes after a response that did not reach its proper end.
+fn closed_by(failure: &Failure) -> State {
+    State::Closed(match failure {
+        Failure::Unsent(error) | Failure::Broken(error) => {
+            log::error!("the body of a response failed: {error}; the response is cut");
+            Closed::Lingering(Reason::Broken)
+        }
+        Failure::Short => {
+            log::error!("the body of a response is shorter than it declared; the response is cut");
+            Closed::Lingering(Reason::Broken)
+        }
+        Failure::Long => {
+            log::error!("the body of a response is longer than it declared; the rest is dropped");
+            Closed::Lingering(Reason::Broken)
+        }
+        Failure::Late => Closed::AtOnce(Reason::WriteTimeout),
+        Failure::Failed(error) => {
+            log::debug!("a response could not be sent: {error}");
+            Closed::ByClient
+        }
+    })
+}
+
+/// Learns of changes of phase, at no cost per request: the listener stays registered from one wait to the next.
+#[derive(Default)]
+struct Watch {
+    seen: Option<Phase>,
+    changed: Option<Pin<Box<dyn Future<Output = Phase> + Send>>>,
+    waker: Option<Waker>,
+}
+
+impl Watch {
+    /// Gives each phase once, the first one if it is not `Serving`.
+    fn poll(&mut self, task: &mut std::task::Context<'_>, drain: &Drain) -> Poll<Phase> {
+        let seen = self.seen.unwrap_or(Phase::Serving);
+        let phase = drain.phase();
+        if phase != seen {
+            *self = Watch { seen: Some(phase), changed: None, waker: None };
+            return Poll::Ready(phase);
+        }
+        if phase == Phase::Stopping || self.waker.as_ref().is_some_and(|waker| waker.will_wake(task.waker())) {
+            return Poll::Pending;
+        }
+        let changed = self.changed.get_or_insert_with(|| Box::pin(drain.changed(phase)));
+        match changed.as_mut().poll(task) {
+            Poll::Pending => {
+                self.waker = Some(task.waker().clone());
+                Poll::Pending
+            }
+            Poll::Ready(phase) => {
+                *self = Watch { seen: Some(phase), changed: None, waker: None };
+                Poll::Ready(phase)
+            }
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! Sends a response: head and small body in one write, large bodies in large pieces.
+//!
+//! Whatever a body gives without waiting is gathered; when it has to be waited for, what was gathered leaves first, so
+//! that a stream reaches the client as it is made. A client that takes nothing is given up after a deadline. A body that
+//! is not what its head said is an error, after which the connection cannot be kept.
+
+use std::future::poll_fn;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use futures_lite::future::poll_once;
+use futures_lite::{AsyncBufRead, AsyncRead};
+use http_types::Body;
+
+use super::buffer::BUFFER_BYTES;
+use super::deadline::Deadline;
+use super::encode::{Outbox, Source};
+use super::inbound::Wire;
+
+/// With less room than this the gathered bytes leave before more are asked for.
+const ROOM_BYTES_MIN: usize = 1024;
+
+/// Why a response did not reach its proper end.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// The body failed or panicked before a byte was sent: something else can be answered.
+    Unsent(io::Error),
+    /// The body failed or panicked within the response.
+    Broken(io::Error),
+    /// The body ended before the length that was declared.
+    Short,
+    /// The body went on after the length that was declared. It was cut there.
+    Long,
+    /// The client took nothing for too long.
+    Late,
+    /// The connection failed.
+    Failed(io::Error),
+}
+
+/// The sending of one response.
+pub(crate) struct Sending<'a> {
+    pub(crate) wire: &'a Wire,
+    pub(crate) deadline: &'a mut Deadline,
+    pub(crate) timeout: Duration,
+    pub(crate) out: Outbox,
+    pub(crate) source: Source,
+    pub(crate) begun: bool,
+    /// Whether the body had more than was declared.
+    pub(crate) long: bool,
+}
+
+impl Sending<'_> {
+    /// Sends head and body.
+    pub(crate) async fn run(mut self) -> Result<(), Failure> {
+        let mut large = matches!(self.source, Source::Length { left, .. } if left > BUFFER_BYTES as u64 / 2);
+        while !matches!(self.source, Source::Empty) {
+            let room = self.out.room(large).len();
+            if room < ROOM_BYTES_MIN && !self.out.filled().is_empty() {
+                self.flush().await?;
+                // A body that fills one buffer is likely to fill more.
+                large = true;
+            }
+            let gathered = poll_once(poll_fn(|context| self.poll_source(context, large))).await;
+            let outcome = if let Some(outcome) = gathered {
+                outcome
+            } else {
+                self.flush().await?;
+                poll_fn(|context| self.poll_source(context, large)).await
+            };
+            match outcome {
+                Ok(count) => self.took(count)?,
+                Err(error) if self.begun => return Err(Failure::Broken(error)),
+                Err(error) => return Err(Failure::Unsent(error)),
+            }
+        }
+        self.flush().await?;
+        if self.long { Err(Failure::Long) } else { Ok(()) }
+    }
+
+    /// Accounts for `count` bytes of the source, 0 at its end.
+    fn took(&mut self, count: usize) -> Result<(), Failure> {
+        self.out.added(count);
+        match &mut self.source {
+            Source::Length { left, .. } if count == 0 && *left > 0 => return Err(Failure::Short),
+            Source::Length { left, .. } if *left > count as u64 => *left -= count as u64,
+            Source::Length { body, .. } => {
+                self.long = goes_on(body);
+                self.source = Source::Empty;
+            }
+            Source::Chunks(_) | Source::Rest(_) if count == 0 => self.source = Source::Empty,
+            Source::Empty | Source::Chunks(_) | Source::Rest(_) => {}
+        }
+        Ok(())
+    }
+
+    /// Reads more of the body. While nothing is gathered and nothing comes, no memory is held.
+    fn poll_source(&mut self, context: &mut Context<'_>, large: bool) -> Poll<io::Result<usize>> {
+        let room = self.out.room(large);
+        let source = &mut self.source;
+        let polled = catch_unwind(AssertUnwindSafe(|| match source {
+            Source::Empty | Source::Length { left: 0, .. } => Poll::Ready(Ok(0)),
+            Source::Length { body, .. } | Source::Rest(body) => Pin::new(body).poll_read(context, room),
+            Source::Chunks(encoder) => Pin::new(encoder).poll_read(context, room),
+        }));
+        let polled = polled.unwrap_or_else(|_| Poll::Ready(Err(io::Error::other("the body of the response panicked"))));
+        if polled.is_pending() {
+            self.out.settle();
+        }
+        polled
+    }
+
+    /// Sends what was gathered.
+    async fn flush(&mut self) -> Result<(), Failure> {
+        if !self.begun && !self.out.filled().is_empty() {
+            self.begun = true;
+            let interim = self.wire.inbound().body.as_mut().map_or(&b""[..], super::inbound::Body::response_begins);
+            send(self.wire, self.deadline, self.timeout, interim).await?;
+        }
+        send(self.wire, self.deadline, self.timeout, self.out.filled()).await?;
+        self.out.clear();
+        Ok(())
+    }
+}
+
+/// Whether a body has more to give right now.
+fn goes_on(body: &mut Body) -> bool {
+    let mut context = Context::from_waker(Waker::noop());
+    let peeked = catch_unwind(AssertUnwindSafe(|| match Pin::new(body).poll_fill_buf(&mut context) {
+        Poll::Ready(Ok(more)) => !more.is_empty(),
+        Poll::Ready(Err(_)) | Poll::Pending => false,
+    }));
+    peeked.unwrap_or(true)
+}
+
+/// Sends all of `bytes`, giving up on a client that takes none of them for `timeout`.
+async fn send(wire: &Wire, deadline: &mut Deadline, timeout: Duration, mut bytes: &[u8]) -> Result<(), Failure> {
+    while !bytes.is_empty() {
+        match wire.send(bytes) {
+            Ok(count) => bytes = &bytes[count..],
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                deadline.set(timeout);
+                poll_fn(|context| {
+                    if let Poll::Ready(writable) = wire.poll_writable(context) {
+                        return Poll::Ready(writable.map_err(Failure::Failed));
+                    }
+                    deadline.poll(context).map(|()| Err(Failure::Late))
+                })
+                .await?;
+            }
+            Err(error) => return Err(Failure::Failed(error)),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,174 @@
+//! What a request asks for, as the client wrote it: the request target, and the host that it is meant for.
+//!
+//! `http_types` normalises a URL (`..` and `%2e%2e` disappear) and async-h1 builds it from the Host header, so that a
+//! crafted Host changes the path. Applications therefore route on the [`Target`]. The functions here are pure; they
+//! accept the four forms of RFC 9112 section 3.2 and refuse all else.
+
+use http_types::{Method, StatusCode};
+
+use super::refusal::Refusal;
+
+/// The request target as it was sent: in each request's `ext`, and what applications route on.
+///
+/// Nothing in it is decoded or normalised. Of a target in absolute form (`GET http://host/path HTTP/1.1`) it holds path
+/// and query; the authority is in the request's URL and its Host header.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Target {
+    raw: String,
+    query_at: Option<usize>,
+}
+
+impl Target {
+    /// The path, raw: `/a%2fb/../c`. It begins with `/`, or it is the `*` of `OPTIONS *`.
+    pub fn path(&self) -> &str {
+        &self.raw[..self.query_at.unwrap_or(self.raw.len())]
+    }
+
+    /// What follows the first `?`, raw and without it, if there is one.
+    pub fn query(&self) -> Option<&str> {
+        self.query_at.map(|at| &self.raw[at + 1..])
+    }
+
+    /// Path and query as they were sent.
+    pub fn as_str(&self) -> &str {
+        &self.raw
+    }
+
+    fn new(raw: String) -> Target {
+        let query_at = raw.find('?');
+        Target { raw, query_at }
+    }
+}
+
+/// Reads a request target. Returns with it the authority, if the target is in absolute form.
+pub(crate) fn parse(method: Method, raw: &str) -> Result<(Target, Option<&str>), Refusal> {
+    if method == Method::Connect {
+        return Err(Refusal::new(StatusCode::NotImplemented, "CONNECT is not implemented"));
+    }
+    if !raw.bytes().all(valid_anywhere) {
+        return Err(Refusal::bad("a byte in the request target that has to be percent-encoded"));
+    }
+    if raw.starts_with('/') {
+        return checked(raw.to_owned()).map(|target| (target, None));
+    }
+    if raw == "*" {
+        return match method {
+            Method::Options => Ok((Target::new("*".to_owned()), None)),
+            _ => Err(Refusal::bad("the request target * with a method other than OPTIONS")),
+        };
+    }
+    let rest = ["http://", "https://"]
+        .into_iter()
+        .find(|scheme| raw.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme)))
+        .map(|scheme| &raw[scheme.len()..])
+        .ok_or(Refusal::bad("a request target that is neither a path nor an http URL"))?;
+    let path_at = rest.find(['/', '?']).unwrap_or(rest.len());
+    let (authority, path) = rest.split_at(path_at);
+    if !valid_host(authority.as_bytes()) {
+        return Err(Refusal::bad("a request target whose host is malformed"));
+    }
+    let path = match path {
+        "" if method == Method::Options => "*".to_owned(),
+        path if path.starts_with('/') => path.to_owned(),
+        path => format!("/{path}"),
+    };
+    checked(path).map(|target| (target, Some(authority)))
+}
+
+/// Visible ASCII without what a client must never send raw: a fragment's `#`, `<` and `>` are refused in `checked`.
+fn valid_anywhere(byte: u8) -> bool {
+    byte.is_ascii_graphic() && byte != b'#'
+}
+
+/// Refuses what the strictest servers refuse: `<`, `>` and `` ` `` in a path, `"`, `<` and `>` in a query.
+fn checked(raw: String) -> Result<Target, Refusal> {
+    let target = Target::new(raw);
+    let path_is_valid = !target.path().bytes().any(|byte| matches!(byte, b'<' | b'>' | b'`'));
+    let query_is_valid = !target.query().unwrap_or("").bytes().any(|byte| matches!(byte, b'<' | b'>' | b'"'));
+    if path_is_valid && query_is_valid {
+        Ok(target)
+    } else {
+        Err(Refusal::bad("a byte in the request target that has to be percent-encoded"))
+    }
+}
+
+/// Whether a Host value is a host with an optional port: nothing that could reach into the URL built from it.
+pub(crate) fn valid_host(value: &[u8]) -> bool {
+    let (host, port) = match value.first() {
+        None | Some(b':') => return false,
+        Some(b'[') => {
+            let Some(end) = value.iter().position(|byte| *byte == b']') else { return false };
+            let address = &value[1..end];
+            if address.is_empty() || !address.iter().all(|byte| byte.is_ascii_hexdigit() || matches!(byte, b':' | b'.'))
+            {
+                return false;
+            }
+            (&value[..0], &value[end + 1..])
+        }
+        Some(_) => {
+            let end = value.iter().position(|byte| *byte == b':').unwrap_or(value.len());
+            value.split_at(end)
+        }
+    };
+    let port_is_valid = match port {
+        [] => true,
+        [b':', digits @ ..] => digits.len() <= 5 && digits.iter().all(u8::is_ascii_digit),
+        _ => false,
+    };
+    port_is_valid && host.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=".contains(byte))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn get(raw: &str) -> Result<(String, Option<String>, Option<String>), u16> {
+        parse(Method::Get, raw)
+            .map(|(target, authority)| {
+                (target.path().to_owned(), target.query().map(str::to_owned), authority.map(str::to_owned))
+            })
+            .map_err(|refusal| refusal.status.into())
+    }
+
+    #[test]
+    fn paths_stay_as_they_were_sent() {
+        for path in ["/", "/a/../b", "/%2e%2e/%2F", "//host/x", "/a\\b", "/a;b=1,{}|^", "/\"q\""] {
+            assert_eq!(get(path), Ok((path.to_owned(), None, None)));
+        }
+        assert_eq!(get("/a?b=c?d"), Ok(("/a".into(), Some("b=c?d".into()), None)));
+        assert_eq!(get("/?"), Ok(("/".into(), Some(String::new()), None)));
+    }
+
+    #[test]
+    fn absolute_form_gives_path_and_authority() {
+        assert_eq!(get("http://a:80/b?c"), Ok(("/b".into(), Some("c".into()), Some("a:80".into()))));
+        assert_eq!(get("HTTPS://[::1]"), Ok(("/".into(), None, Some("[::1]".into()))));
+        assert_eq!(get("http://a?x"), Ok(("/".into(), Some("x".into()), Some("a".into()))));
+        assert_eq!(parse(Method::Options, "http://a").expect("valid").0.path(), "*");
+    }
+
+    #[test]
+    fn other_targets_are_refused() {
+        for raw in
+            ["", "*", "a", "a:80", "ftp://a/", "http:///b", "http://u@a/b", "http://", "/a#b", "/<a>", "/`", "/?\""]
+        {
+            assert_eq!(get(raw), Err(400), "{raw}");
+        }
+        assert_eq!(get("/\u{e9}"), Err(400));
+        assert_eq!(parse(Method::Connect, "a:80").expect_err("refused").status, StatusCode::NotImplemented);
+        assert_eq!(parse(Method::Options, "*").expect("valid").0.path(), "*");
+    }
+
+    #[test]
+    fn a_host_that_could_reach_into_the_url_is_refused() {
+        for host in ["a", "a.b:80", "127.0.0.1:8080", "[::1]", "[::1]:80", "a:", "a_b", "xn--a"] {
+            assert!(valid_host(host.as_bytes()), "{host}");
+        }
+        for host in [
+            "", ":80", "a/b", "a/admin?", "a?b", "a#b", "u@a", "a b", "a\\b", "[::1", "[]", "[::1]x", "a:8x",
+            "a:123456", "a:1:2", "\u{e9}", "a\"b",
+        ] {
+            assert!(!valid_host(host.as_bytes()), "{host}");
+        }
+    }
+}
