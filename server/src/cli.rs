@@ -461,7 +461,8 @@ mod tests {
         let config = parse_with_environment("--idle-timeout 4s", &environment);
         for part in [
             "demo: true",
-            r#"listen: ["a=127.0.0.1:1", "b=@two"]"#,
+            r#"name: "a", address: Tcp(127.0.0.1:1)"#,
+            r#"name: "b", address: UnixAbstract("two")"#,
             "head_bytes: 2048",
             "idle_timeout: 4s",
             "graceful: false",
