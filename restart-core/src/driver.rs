@@ -21,6 +21,7 @@ use async_executor::{Executor, Task};
 use async_io::Timer as IoTimer;
 use futures_lite::future;
 
+use crate::connections::Acknowledgement;
 use crate::control::{self, Clients, Command, GenerationId, Outcome, Reply, Request};
 use crate::drain::Drain;
 use crate::generation::Parts;
@@ -122,6 +123,8 @@ pub(crate) struct Driver {
     links: Vec<(Link, OwnedFd)>,
     successor: Option<Active>,
     record: Option<Record>,
+    /// Tells whoever moves connections to the successor what it has taken.
+    acknowledge: Option<Sender<Acknowledgement>>,
     last_outcome: Option<Outcome>,
     /// The newest generation, after the commit.
     newest: Option<GenerationId>,
@@ -157,6 +160,7 @@ impl Driver {
             links: vec![],
             successor: None,
             record: None,
+            acknowledge: None,
             last_outcome: None,
             newest: None,
             main: false,
@@ -206,7 +210,8 @@ impl Driver {
 
     fn open_line(&mut self, channel: Arc<Channel>) -> Line {
         let number = self.next_number();
-        let reader = self.executor.spawn(sources::older(number, Arc::clone(&channel), self.inputs.clone()));
+        let taker = (self.parts.connections.clone(), self.parts.drain.clone());
+        let reader = self.executor.spawn(sources::older(number, Arc::clone(&channel), taker, self.inputs.clone()));
         Line::Open { number, channel, _reader: reader }
     }
 
@@ -307,6 +312,10 @@ impl Driver {
             }
             FromSuccessor::Message(Message::Committed) => Some(Event::SuccessorCommitted),
             FromSuccessor::Message(Message::Stop) => Some(Event::SuccessorStop),
+            FromSuccessor::Message(Message::Taken { batch, count }) => {
+                let _ = self.acknowledge.as_ref()?.try_send(Acknowledgement { batch, count });
+                None
+            }
             FromSuccessor::Message(Message::Unknown) => None,
             FromSuccessor::Message(other) => {
                 log::warn!("the successor said {}, which is not its to say", other.kind());
@@ -321,6 +330,11 @@ impl Driver {
                 }
                 Some(Event::SuccessorBroke)
             }
+            FromSuccessor::Closed if self.successor.as_ref()?.process.channel.is_deaf() => {
+                // It did not answer and can't any more: what it has not acknowledged is ours again.
+                self.acknowledge = None;
+                None
+            }
             FromSuccessor::Closed => Some(Event::NewestGone),
             FromSuccessor::Exited => self.take_exit(),
         }
@@ -329,7 +343,9 @@ impl Driver {
     /// Reaps the successor, unless it has been committed: then its exit status is the service manager's to see.
     fn take_exit(&mut self) -> Option<Event> {
         if !matches!(self.lifecycle.state(), State::Reloading(_) | State::RollingBack { .. }) {
-            return None;
+            // A channel that was made deaf can't tell any more that nobody newer lives.
+            let deaf = self.successor.as_ref()?.process.channel.is_deaf();
+            return deaf.then_some(Event::NewestGone);
         }
         let status = self.successor.as_mut()?.process.reap();
         if let Some(record) = &mut self.record {
@@ -366,7 +382,7 @@ impl Driver {
     }
 
     fn take_message(&mut self, received: Received, from_predecessor: bool) -> Option<Event> {
-        let Received { message, fds } = received;
+        let Received { message, fds, .. } = received;
         match message {
             Message::Ping if from_predecessor => Some(Event::Ping),
             Message::Settled if from_predecessor => Some(Event::Settled),

@@ -93,6 +93,13 @@ impl Error {
         self.kind == Kind::Handover
     }
 
+    /// There was no room for what was to be sent; later there may be.
+    pub(crate) fn is_busy(&self) -> bool {
+        let busy = [libc::EAGAIN, libc::ETOOMANYREFS, libc::ENOBUFS, libc::EINTR];
+        let code = self.source.as_ref().and_then(io::Error::raw_os_error);
+        code.is_some_and(|code| busy.contains(&code))
+    }
+
     pub(crate) fn is_broken_pipe(&self) -> bool {
         self.source.as_ref().is_some_and(|source| source.kind() == io::ErrorKind::BrokenPipe)
     }

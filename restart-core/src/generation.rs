@@ -11,12 +11,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::address::{Address, Endpoint};
+use crate::connections::{self, Connections};
 use crate::control::{self, Place};
 use crate::drain::{Drain, Phase};
 use crate::driver::{Driver, Exit};
 use crate::environment::Environment;
 use crate::error::Error;
-use crate::handover::Message;
+use crate::handover::{Hello, Message};
 use crate::listeners::{self, Gate, Listener, Socket, bind_control, from_fd_3, from_listen_fds, spare_names};
 use crate::notify::Notifier;
 use crate::pid_file::PidFile;
@@ -37,6 +38,7 @@ pub const MAX_DRAINING_DEFAULT: u8 = 4;
 const CONTROL_NAME: &str = "control";
 
 type SaveState = Box<dyn FnMut() -> Vec<u8> + Send>;
+type Report = Box<dyn Fn() -> serde_json::Value + Send>;
 
 /// What the driver has to know for as long as the process lives.
 pub(crate) struct Settings {
@@ -46,6 +48,16 @@ pub(crate) struct Settings {
     pub(crate) max_draining: u8,
     pub(crate) version: String,
     pub(crate) save_state: Option<(u32, SaveState)>,
+    pub(crate) takes_connections: bool,
+    pub(crate) report: Option<Report>,
+}
+
+impl Settings {
+    /// What this generation says first, to its predecessor and to its successor.
+    pub(crate) fn hello(&self, generation: u64) -> Hello {
+        let features = self.takes_connections.then(|| connections::FEATURE.to_owned());
+        Hello::new(generation, &self.version, features.into_iter().collect())
+    }
 }
 
 /// How a process takes its place in the chain of generations.
@@ -78,6 +90,8 @@ impl Builder {
             max_draining: MAX_DRAINING_DEFAULT,
             version: String::new(),
             save_state: None,
+            takes_connections: false,
+            report: None,
         };
         Builder { wanted: vec![], default: None, control: Place::None, pid_file: None, reload_signal: None, settings }
     }
@@ -150,6 +164,19 @@ impl Builder {
         self
     }
 
+    /// Takes over connections of the generation before: the application must [`take`](Connections::take) them for as
+    /// long as it serves.
+    pub fn take_connections(mut self) -> Builder {
+        self.settings.takes_connections = true;
+        self
+    }
+
+    /// What the application has to say in the status, as [`Status::application`](control::Status::application).
+    pub fn report(mut self, report: impl Fn() -> serde_json::Value + Send + 'static) -> Builder {
+        self.settings.report = Some(Box::new(report));
+        self
+    }
+
     /// Takes this process's place: adopts what it was started with, installs signal handlers, takes over from a
     /// predecessor, binds what is missing.
     ///
@@ -170,7 +197,7 @@ impl Builder {
         sys::close_on_exec_from(3).map_err(|error| Error::system("cannot mark descriptors close-on-exec", error))?;
         let signals = Signals::install(self.reload_signal)?;
         let predecessor = match stdin {
-            Some(socket) => Some(predecessor::receive(socket, &self.settings.version)?),
+            Some(socket) => Some(predecessor::receive(socket, |number| self.settings.hello(number))?),
             None => None,
         };
         let channel = predecessor.as_ref().map(|predecessor| Arc::clone(&predecessor.channel));
@@ -226,6 +253,7 @@ impl Builder {
             pid_file,
             gate,
             drain,
+            connections: Connections::new(),
         };
         Ok(Generation { parts, streams, state })
     }
@@ -267,6 +295,7 @@ pub(crate) struct Parts {
     pub(crate) pid_file: Option<PidFile>,
     pub(crate) gate: Arc<Gate>,
     pub(crate) drain: Drain,
+    pub(crate) connections: Connections,
 }
 
 /// The application's state, as the generation before it saved it.
@@ -320,6 +349,11 @@ impl Generation {
     /// The handle by which connections see that this generation drains, and by which they are counted.
     pub fn drain(&self) -> Drain {
         self.parts.drain.clone()
+    }
+
+    /// The way of connections to the next generation, and from the ones before.
+    pub fn connections(&self) -> Connections {
+        self.parts.connections.clone()
     }
 
     /// Gives up: a predecessor is told why and goes on serving. The caller ends the process.

@@ -1,6 +1,7 @@
 //! A Linux server that replaces itself while it serves.
 
 mod address;
+mod connections;
 pub mod control;
 mod drain;
 mod driver;
@@ -18,6 +19,7 @@ mod successor;
 mod sys;
 
 pub use address::{Address, Endpoint};
+pub use connections::{BLOB_BYTES_MAX, Connection, Connections};
 pub use drain::{Drain, Guard, Phase};
 pub use driver::Exit;
 pub use error::Error;

@@ -43,11 +43,11 @@ pub(crate) fn take_channel() -> Result<Option<OwnedFd>, Error> {
         .map_err(|error| Error::handover_io("cannot move the handover socket away from standard input", error))
 }
 
-/// Greets the predecessor and takes what it gives. `version` is this program's.
-pub(crate) fn receive(socket: OwnedFd, version: &str) -> Result<Predecessor, Error> {
+/// Greets the predecessor and takes what it gives. `greeting` makes this generation's Hello from its number.
+pub(crate) fn receive(socket: OwnedFd, greeting: impl FnOnce(u64) -> Hello) -> Result<Predecessor, Error> {
     let channel =
         Channel::adopt(socket).map_err(|error| Error::handover_io("cannot use the handover socket", error))?;
-    let result = block_on(future::or(take(&channel, version), async {
+    let result = block_on(future::or(take(&channel, greeting), async {
         Timer::after(HELLO_DEADLINE + GIVEN_DEADLINE).await;
         Err(Error::handover(format!("the predecessor did not give everything within {GIVEN_DEADLINE:?}")))
     }));
@@ -71,17 +71,17 @@ struct Taken {
     mark: ReloadMark,
 }
 
-async fn take(channel: &Channel, version: &str) -> Result<Taken, Error> {
+async fn take(channel: &Channel, greeting: impl FnOnce(u64) -> Hello) -> Result<Taken, Error> {
     let hello = future::or(hello(channel), async {
         Timer::after(HELLO_DEADLINE).await;
         Err(Error::handover(format!("the predecessor said no Hello within {HELLO_DEADLINE:?}")))
     })
     .await?;
-    channel.send(&Message::Hello(Hello::new(hello.generation + 1, version)), &[]).await?;
+    channel.send(&Message::Hello(greeting(hello.generation + 1)), &[]).await?;
     hello.common_version()?;
     let (mut sockets, mut state) = (Vec::new(), None);
     loop {
-        let Some(Received { message, fds }) = channel.receive().await? else {
+        let Some(Received { message, fds, .. }) = channel.receive().await? else {
             return Err(Error::handover("the predecessor vanished before it had given everything"));
         };
         match message {

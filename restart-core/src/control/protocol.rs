@@ -137,6 +137,9 @@ pub struct Status {
     pub draining: Vec<DrainingGeneration>,
     /// The last reload, if there was one.
     pub last_reload: Option<Outcome>,
+    /// What the application adds; null where it adds nothing.
+    #[serde(default)]
+    pub application: serde_json::Value,
 }
 
 /// A listener of a running service.

@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 
 use super::record::{Record, signal_id};
 use super::{Active, Driver, Line, Older, sources};
+use crate::connections;
 use crate::control::Reply;
 use crate::drain::Phase;
 use crate::error::Error;
-use crate::handover::{Channel, Commit, Hello, Link, Message, ReloadMark};
+use crate::handover::{Channel, Commit, Link, Message, ReloadMark};
 use crate::lifecycle::{Action, Event, Timer};
 use crate::successor::{Gift, Successor};
 
@@ -79,6 +80,7 @@ impl Driver {
             Action::BeginDrain => self.begin_drain(Phase::Draining),
             Action::BeginStop => self.begin_drain(Phase::Stopping),
             Action::EndDrain => {
+                self.acknowledge = None;
                 self.drain_watch = None;
                 self.drain_begun = None;
                 self.newest = None;
@@ -178,7 +180,7 @@ impl Driver {
         let settings = &mut self.parts.settings;
         let state = settings.save_state.as_mut().map(|(format, save)| (*format, save()));
         Gift {
-            hello: Hello::new(self.parts.number, &settings.version),
+            hello: settings.hello(self.parts.number),
             sockets: self.parts.sockets.iter().chain(&self.parts.control).cloned().collect(),
             state,
             mark: ReloadMark { id, generation: self.parts.number, pid: std::process::id() },
@@ -275,12 +277,26 @@ impl Driver {
             self.parts.gate.last_call();
             (self.listeners.clone(), self.parts.settings.drain_timeout + STOP_GRACE)
         } else {
+            self.open_way();
             (vec![], self.parts.settings.drain_timeout)
         };
         let number = self.next_number();
         let drain = self.parts.drain.clone();
         let watch = sources::drain(number, drain, last_call, timeout, self.inputs.clone());
         self.drain_watch = Some((number, self.executor.spawn(watch)));
+    }
+}
+
+impl Driver {
+    /// Lets connections move to the successor, if it takes them.
+    fn open_way(&mut self) {
+        let hello = self.record.as_ref().and_then(|record| record.hello.as_ref());
+        let takes = hello.is_some_and(|hello| hello.features.contains(connections::FEATURE));
+        if let Some(active) = self.successor.as_ref().filter(|_| takes) {
+            let (mover, acknowledge) = self.parts.connections.open(Arc::clone(&active.process.channel));
+            self.executor.spawn(mover).detach();
+            self.acknowledge = Some(acknowledge);
+        }
     }
 }
 

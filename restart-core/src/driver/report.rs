@@ -55,6 +55,7 @@ impl Driver {
             listeners: listeners.collect(),
             draining: draining.collect(),
             last_reload: self.last_outcome.clone(),
+            application: self.parts.settings.report.as_ref().map_or(serde_json::Value::Null, |report| report()),
         }
     }
 

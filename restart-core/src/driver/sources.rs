@@ -10,6 +10,7 @@ use async_channel::Sender;
 use async_io::{Async, Timer as IoTimer};
 use futures_lite::future;
 
+use crate::connections::Connections;
 use crate::control::Command;
 use crate::drain::Drain;
 use crate::error::Error;
@@ -114,10 +115,19 @@ pub(super) async fn exit(number: u64, pidfd: Arc<Async<OwnedFd>>, inputs: Sender
     let _ = inputs.send(Input::Successor(number, FromSuccessor::Exited)).await;
 }
 
-/// Reports what the predecessor or a draining generation says.
-pub(super) async fn older(number: u64, channel: Arc<Channel>, inputs: Sender<Input>) {
+/// Reports what the predecessor or a draining generation says, and keeps the connections that it hands over.
+pub(super) async fn older(
+    number: u64,
+    channel: Arc<Channel>,
+    (connections, drain): (Connections, Drain),
+    inputs: Sender<Input>,
+) {
     loop {
         let what = match channel.receive().await {
+            Ok(Some(received)) if matches!(received.message, Message::Connections(_)) => {
+                connections.receive(&channel, received, &drain);
+                continue;
+            }
             Ok(Some(received)) => FromOlder::Message(Box::new(received)),
             Ok(None) => FromOlder::Closed,
             Err(error) => {

@@ -6,6 +6,7 @@
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_io::Async;
 use rustix::fs::{MemfdFlags, SealFlags};
@@ -25,13 +26,18 @@ pub(crate) const STATE_BYTES_MAX: u64 = 256 * 1024 * 1024;
 #[derive(Debug)]
 pub(crate) struct Channel {
     socket: Async<OwnedFd>,
+    deaf: AtomicBool,
 }
 
 /// A message and the descriptors that came with it.
 #[derive(Debug)]
 pub(crate) struct Received {
     pub(crate) message: Message,
+    /// The bytes behind the message.
+    pub(crate) tail: Vec<u8>,
     pub(crate) fds: Vec<OwnedFd>,
+    /// More descriptors were sent than this process had room for. Only connections may come so.
+    pub(crate) truncated: bool,
 }
 
 impl Channel {
@@ -44,7 +50,7 @@ impl Channel {
 
     /// Takes over an end that came from elsewhere.
     pub(crate) fn adopt(socket: OwnedFd) -> io::Result<Channel> {
-        Ok(Channel { socket: Async::new(socket)? })
+        Ok(Channel { socket: Async::new(socket)?, deaf: AtomicBool::new(false) })
     }
 
     /// Another descriptor of the same end, registered nowhere.
@@ -54,7 +60,7 @@ impl Channel {
 
     /// Sends a message, waiting for room.
     pub(crate) async fn send(&self, message: &Message, fds: &[BorrowedFd<'_>]) -> Result<(), Error> {
-        let packet = message.encode()?;
+        let packet = message.encode(&[])?;
         let failed = |error| Error::handover_io(format!("cannot send {}", message.kind()), error);
         loop {
             match send_packet(self.socket.get_ref(), &packet, fds) {
@@ -66,8 +72,31 @@ impl Channel {
 
     /// Sends a message if there is room for it now.
     pub(crate) fn try_send(&self, message: &Message, fds: &[BorrowedFd<'_>]) -> Result<(), Error> {
-        send_packet(self.socket.get_ref(), &message.encode()?, fds)
+        self.try_send_with_tail(message, &[], fds)
+    }
+
+    /// Sends a message with bytes behind it, if there is room for it now.
+    pub(crate) fn try_send_with_tail(
+        &self,
+        message: &Message,
+        tail: &[u8],
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<(), Error> {
+        send_packet(self.socket.get_ref(), &message.encode(tail)?, fds)
             .map_err(|error| Error::handover_io(format!("cannot send {}", message.kind()), error))
+    }
+
+    /// Lets the other side say nothing more: what it sends from now on fails there with EPIPE. What is queued can still
+    /// be received, and then this end looks closed.
+    pub(crate) fn deafen(&self) {
+        self.deaf.store(true, Ordering::Release);
+        // A socket pair's end can always be shut down.
+        let _ = rustix::net::shutdown(self.socket.get_ref(), rustix::net::Shutdown::Read);
+    }
+
+    /// Whether this end has been made deaf, so that its end of messages says nothing about the other side.
+    pub(crate) fn is_deaf(&self) -> bool {
+        self.deaf.load(Ordering::Acquire)
     }
 
     /// Waits for the next message; `None` when every other end is closed and all that was sent has been read.
@@ -114,14 +143,16 @@ impl Packet {
         if self.flags.contains(ReturnFlags::TRUNC) {
             return Err(Error::handover(format!("a message is longer than the {MESSAGE_BYTES_MAX} bytes allowed")));
         }
-        if self.flags.contains(ReturnFlags::CTRUNC) {
+        let (message, tail) = Message::decode(&self.bytes)?;
+        let truncated = self.flags.contains(ReturnFlags::CTRUNC);
+        if truncated && !matches!(message, Message::Connections(_)) {
             let got = self.fds.len();
             return Err(Error::handover(format!(
                 "only {got} of the descriptors sent with a message arrived: this process has no room for more; \
                  raise its limit of open files (RLIMIT_NOFILE, LimitNOFILE=)"
             )));
         }
-        Ok(Received { message: Message::decode(&self.bytes)?, fds: self.fds })
+        Ok(Received { message, tail: tail.to_vec(), fds: self.fds, truncated })
     }
 }
 

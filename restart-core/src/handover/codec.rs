@@ -54,6 +54,11 @@ pub(crate) enum Message {
     Reload,
     /// A stop: passed on to the newest generation, or back from one that has not been committed yet.
     Stop,
+    /// Client connections of a draining generation, for the newest one; their descriptors come with it in order, and
+    /// their blobs behind the message.
+    Connections(ConnectionsPart),
+    /// The first `count` connections of a batch are the newest generation's now.
+    Taken { batch: u64, count: usize },
     /// A kind that this version does not know.
     #[serde(other)]
     Unknown,
@@ -75,12 +80,12 @@ pub(crate) struct Hello {
 }
 
 impl Hello {
-    pub(crate) fn new(generation: u64, version: &str) -> Hello {
+    pub(crate) fn new(generation: u64, version: &str, features: BTreeSet<String>) -> Hello {
         Hello {
             magic: MAGIC.to_owned(),
             min_version: VERSIONS.0,
             max_version: VERSIONS.1,
-            features: BTreeSet::new(),
+            features,
             generation,
             pid: std::process::id(),
             version: version.to_owned(),
@@ -120,6 +125,14 @@ pub(crate) struct SocketEntry {
     pub(crate) origin: Origin,
     /// Device and inode of a Unix socket's path when we bound it.
     pub(crate) inode: Option<(u64, u64)>,
+}
+
+/// A batch of connections.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ConnectionsPart {
+    pub(crate) batch: u64,
+    /// How long each connection's blob is.
+    pub(crate) blobs: Vec<usize>,
 }
 
 /// What the application wants its next generation to know.
@@ -166,9 +179,14 @@ pub(crate) struct Link {
 }
 
 impl Message {
-    /// The packet. Fails where it would be longer than a packet may be.
-    pub(crate) fn encode(&self) -> Result<Vec<u8>, Error> {
-        let bytes = serde_json::to_vec(self).map_err(|error| Error::handover(format!("cannot encode: {error}")))?;
+    /// The packet: the message, and behind a NUL, which no JSON text holds, whatever bytes go with it. Fails where it
+    /// would be longer than a packet may be.
+    pub(crate) fn encode(&self, tail: &[u8]) -> Result<Vec<u8>, Error> {
+        let mut bytes = serde_json::to_vec(self).map_err(|error| Error::handover(format!("cannot encode: {error}")))?;
+        if !tail.is_empty() {
+            bytes.push(0);
+            bytes.extend_from_slice(tail);
+        }
         if bytes.len() > MESSAGE_BYTES_MAX {
             let (length, max) = (bytes.len(), MESSAGE_BYTES_MAX);
             return Err(Error::handover(format!("a message of {length} bytes is longer than the {max} allowed")));
@@ -176,9 +194,13 @@ impl Message {
         Ok(bytes)
     }
 
-    pub(crate) fn decode(packet: &[u8]) -> Result<Message, Error> {
-        serde_json::from_slice(packet)
-            .map_err(|error| Error::handover(format!("a message of {} bytes cannot be read: {error}", packet.len())))
+    /// The message in a packet, and the bytes that go with it.
+    pub(crate) fn decode(packet: &[u8]) -> Result<(Message, &[u8]), Error> {
+        let end = packet.iter().position(|&byte| byte == 0);
+        let (text, tail) = end.map_or((packet, &[][..]), |end| (&packet[..end], &packet[end + 1..]));
+        serde_json::from_slice(text)
+            .map(|message| (message, tail))
+            .map_err(|error| Error::handover(format!("a message of {} bytes cannot be read: {error}", text.len())))
     }
 
     /// A Failed whose reason fits.
@@ -206,6 +228,8 @@ impl Message {
             Message::Settled => "Settled",
             Message::Reload => "Reload",
             Message::Stop => "Stop",
+            Message::Connections(_) => "Connections",
+            Message::Taken { .. } => "Taken",
             Message::Unknown => "a kind that this version does not know",
         }
     }
@@ -219,8 +243,9 @@ mod tests {
 
     #[test]
     fn hello_survives_the_wire_and_finds_the_common_version() {
-        let message = Message::Hello(Hello::new(7, "1.2.3"));
-        let decoded = Message::decode(&message.encode().unwrap()).unwrap();
+        let message = Message::Hello(Hello::new(7, "1.2.3", BTreeSet::new()));
+        let packet = message.encode(&[]).unwrap();
+        let (decoded, _) = Message::decode(&packet).unwrap();
         assert_eq!(decoded, message);
         let Message::Hello(hello) = decoded else { panic!("{decoded:?}") };
         assert_eq!(hello.common_version().unwrap(), 1);
@@ -228,7 +253,7 @@ mod tests {
 
     #[test]
     fn no_common_version_is_an_error_that_names_both_ranges() {
-        let hello = Hello { min_version: 8, max_version: 9, ..Hello::new(1, "") };
+        let hello = Hello { min_version: 8, max_version: 9, ..Hello::new(1, "", BTreeSet::new()) };
         let text = hello.common_version().unwrap_err().to_string();
         assert!(text.contains("1 to 1") && text.contains("8 to 9"), "{text}");
     }
@@ -236,15 +261,22 @@ mod tests {
     #[test]
     fn what_a_newer_version_adds_is_skipped() {
         let packet = br#"{"kind":"given","listeners":2,"reload":{"id":"a","generation":1,"pid":2,"x":1},"new":[3]}"#;
-        assert!(matches!(Message::decode(packet).unwrap(), Message::Given(given) if given.listeners == 2));
-        assert_eq!(Message::decode(br#"{"kind":"song","text":"la"}"#).unwrap(), Message::Unknown);
+        assert!(matches!(Message::decode(packet).unwrap().0, Message::Given(given) if given.listeners == 2));
+        assert_eq!(Message::decode(br#"{"kind":"song","text":"la"}"#).unwrap().0, Message::Unknown);
+    }
+
+    #[test]
+    fn bytes_travel_behind_their_message_unchanged() {
+        let message = Message::Connections(ConnectionsPart { batch: 1, blobs: vec![3] });
+        let packet = message.encode(&[0, 255, 0]).unwrap();
+        assert_eq!(Message::decode(&packet).unwrap(), (message, &[0, 255, 0][..]));
     }
 
     #[test]
     fn a_message_that_is_too_long_is_not_sent() {
         let message = Message::Failed { reason: "x".repeat(MESSAGE_BYTES_MAX) };
-        assert!(message.encode().is_err());
-        assert!(Message::failed(&"ä".repeat(MESSAGE_BYTES_MAX)).encode().is_ok());
+        assert!(message.encode(&[]).is_err());
+        assert!(Message::failed(&"ä".repeat(MESSAGE_BYTES_MAX)).encode(&[]).is_ok());
     }
 
     proptest! {
@@ -256,7 +288,8 @@ mod tests {
         #[test]
         fn any_reason_survives_the_wire(reason in ".{0,200}") {
             let message = Message::failed(&reason);
-            prop_assert_eq!(Message::decode(&message.encode().unwrap()).unwrap(), message);
+            let packet = message.encode(&[]).unwrap();
+            prop_assert_eq!(Message::decode(&packet).unwrap().0, message);
         }
     }
 }
