@@ -505,10 +505,6 @@ fn closed_by(failure: &Failure) -> State {
             log::error!("the body of a response failed: {error}; the response is cut");
             Closed::Lingering(Reason::Broken)
         }
-        Failure::Short => {
-            log::error!("the body of a response is shorter than it declared; the response is cut");
-            Closed::Lingering(Reason::Broken)
-        }
         Failure::Long => {
             log::error!("the body of a response is longer than it declared; the rest is dropped");
             Closed::Lingering(Reason::Broken)
