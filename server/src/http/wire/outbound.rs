@@ -11,7 +11,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use futures_lite::future::poll_once;
+use futures_lite::future::{poll_once, yield_now};
 use futures_lite::{AsyncBufRead, AsyncRead};
 use http_types::Body;
 
@@ -58,8 +58,9 @@ impl Sending<'_> {
             let room = self.out.room(large).len();
             if room < ROOM_BYTES_MIN && !self.out.filled().is_empty() {
                 self.flush().await?;
-                // A body that fills one buffer is likely to fill more.
+                // A body that fills one buffer is likely to fill more; a fast client must not keep all others waiting.
                 large = true;
+                yield_now().await;
             }
             let gathered = poll_once(poll_fn(|context| self.poll_source(context, large))).await;
             let outcome = if let Some(outcome) = gathered {
