@@ -2,8 +2,10 @@
 
 mod http_support;
 
+use std::io::{Read, Write};
+
 use http_support::Server;
-use server::http::{End, Reason};
+use server::http::{End, Reason, Start};
 
 const HOST: &str = "Host: test\r\n";
 
@@ -42,4 +44,239 @@ fn pipelined_requests_are_all_answered_in_order_however_they_are_cut() {
         drop(client);
         assert!(matches!(server.end(), End::Server { reason: Reason::Asked, requests: 4 }));
     }
+}
+
+/// A connection on which each write of the server is one message, so that writes can be counted.
+fn counted(server: &Server) -> (rustix::fd::OwnedFd, impl Fn(&str) -> Vec<String>) {
+    use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
+    let flags = SocketFlags::CLOEXEC;
+    let (ours, theirs) =
+        rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).expect("a socket pair");
+    server.resume(Start::new(theirs, None, server.drain.guard()));
+    let talk = {
+        let ours = ours.try_clone().expect("a clone");
+        move |request: &str| {
+            rustix::net::send(&ours, request.as_bytes(), SendFlags::NOSIGNAL).expect("sent");
+            let mut writes = Vec::new();
+            let mut bytes = vec![0; 1 << 20];
+            // Each request ends its connection, so that the end of the stream ends the list.
+            loop {
+                let (_, count) = rustix::net::recv(&ours, &mut bytes[..], RecvFlags::empty()).expect("received");
+                if count == 0 {
+                    return writes;
+                }
+                writes.push(String::from_utf8(bytes[..count].to_vec()).expect("text"));
+            }
+        }
+    };
+    (ours, talk)
+}
+
+#[test]
+fn a_small_response_leaves_in_one_write_and_a_large_one_in_large_pieces() {
+    let server = Server::new();
+    let close = "Connection: close\r\n\r\n";
+    let writes = counted(&server).1(&format!("GET / HTTP/1.1\r\n{HOST}{close}"));
+    assert_eq!(writes.len(), 1, "{writes:?}");
+    assert!(writes[0].ends_with("\r\n\r\nhello"));
+    let writes = counted(&server).1(&format!("POST /read HTTP/1.1\r\n{HOST}Content-Length: 3\r\n{close}abc"));
+    assert_eq!(writes.len(), 1, "{writes:?}");
+    let writes = counted(&server).1(&format!(
+        "POST /echo HTTP/1.1\r\n{HOST}Transfer-Encoding: chunked\r\n{close}1\r\na\r\n0\r\n\r\n"
+    ));
+    assert_eq!(writes.len(), 1, "head, chunk and last chunk: {writes:?}");
+    let writes = counted(&server).1("GET\r\n\r\n");
+    assert_eq!(writes.len(), 1, "{writes:?}");
+    let writes = counted(&server).1(&format!("GET /big HTTP/1.1\r\n{HOST}{close}"));
+    assert_eq!(writes.len(), 16, "a million bytes and a head in pieces of 64 KiB");
+    assert_eq!(writes.iter().map(String::len).max(), Some(64 * 1024));
+    let writes = counted(&server).1(&format!("GET /chunked HTTP/1.1\r\n{HOST}{close}"));
+    assert!(writes.len() <= 6, "300,000 bytes in chunks took {} writes", writes.len());
+}
+
+#[test]
+fn a_unix_connection_is_served_like_any_other() {
+    let server = Server::new();
+    let (mut ours, theirs) = std::os::unix::net::UnixStream::pair().expect("a pair");
+    server.resume(Start::new(theirs, Some("unix".to_owned()), server.drain.guard()));
+    ours.write_all(format!("GET /peer HTTP/1.1\r\n{HOST}Connection: close\r\n\r\n").as_bytes()).expect("sent");
+    let mut reply = String::new();
+    ours.read_to_string(&mut reply).expect("a reply");
+    assert!(reply.ends_with("\r\n\r\nunix"), "{reply}");
+}
+
+#[test]
+fn the_target_reaches_the_handler_as_it_was_sent() {
+    let server = Server::new();
+    let mut client = server.connect();
+    assert_eq!(client.get("/x/../target").status, 200);
+    assert_eq!(client.get("/target?a=%2e%2E/../b").body, "/target?a=%2e%2E/../b");
+    client.send(format!("GET http://real/target?q HTTP/1.1\r\n{HOST}\r\n"));
+    assert_eq!(client.reply().body, "/target?q");
+    client.send(format!("OPTIONS * HTTP/1.1\r\n{HOST}\r\n"));
+    assert_eq!(client.reply().status, 200);
+}
+
+#[test]
+fn head_and_bodiless_statuses_have_no_body_and_keep_the_connection() {
+    let server = Server::new();
+    let mut client = server.connect();
+    client.send(format!("HEAD /big HTTP/1.1\r\n{HOST}\r\n"));
+    assert_eq!(client.reply_to("HEAD").header("content-length"), Some("1000000"));
+    client.send(format!("HEAD /chunked HTTP/1.1\r\n{HOST}\r\n"));
+    assert_eq!(client.reply_to("HEAD").status, 200);
+    for path in ["/204", "/304"] {
+        let reply = client.get(path);
+        assert_eq!((reply.header("content-length"), reply.header("transfer-encoding")), (None, None), "{path}");
+    }
+    assert_eq!(client.get("/framed").body, "framed", "the handler's own framing counts for nothing");
+    assert_eq!(client.get("/").body, "hello");
+}
+
+#[test]
+fn bodies_are_echoed_in_both_framings_and_any_size() {
+    let server = Server::new();
+    let mut client = server.connect();
+    for size in [0, 1, 4_096, 16_384, 100_000, 3_000_000] {
+        let body = "e".repeat(size);
+        let mut writer = client.stream.try_clone().expect("a clone");
+        let sent = body.clone();
+        let sending = std::thread::spawn(move || {
+            let head = format!("POST /echo HTTP/1.1\r\n{HOST}Content-Length: {}\r\n\r\n{sent}", sent.len());
+            writer.write_all(head.as_bytes()).expect("sent");
+            let head = format!("POST /echo HTTP/1.1\r\n{HOST}Transfer-Encoding: chunked\r\n\r\n");
+            let mut chunks = head.into_bytes();
+            for chunk in sent.as_bytes().chunks(7_777) {
+                write!(chunks, "{:x};ext=1\r\n", chunk.len()).expect("memory");
+                chunks.extend_from_slice(chunk);
+                chunks.extend_from_slice(b"\r\n");
+            }
+            writer.write_all(&chunks).expect("sent");
+            writer.write_all(b"0\r\n\r\n").expect("sent");
+        });
+        assert!(client.reply().body == body, "{size} bytes by length");
+        assert!(client.reply().body == body, "{size} bytes in chunks");
+        sending.join().expect("sent");
+    }
+    assert_eq!(client.get("/chunked").body.len(), 300_000);
+    assert_eq!(client.get("/").body, "hello", "all on one connection");
+}
+
+#[test]
+fn trailers_arrive_however_they_are_cut() {
+    let server = Server::new();
+    let body = "3\r\nabc\r\n0\r\nX-Sum: 42\r\nOther: x\r\n\r\n";
+    let mut client = server.connect();
+    for cut in 0..body.len() {
+        client.send(format!("POST /trailers HTTP/1.1\r\n{HOST}Transfer-Encoding: chunked\r\n\r\n{}", &body[..cut]));
+        assert!(client.is_silent() || cut == body.len());
+        client.send(&body[cut..]);
+        assert_eq!(client.reply().body, "abc|[\"42\"]", "cut at {cut}");
+    }
+}
+
+#[test]
+fn a_client_that_waits_for_100_gets_it_when_the_body_is_wanted() {
+    let server = Server::new();
+    let mut client = server.connect();
+    for expect in ["100-continue", "100-Continue", "100-CONTINUE"] {
+        client.send(format!("POST /read HTTP/1.1\r\n{HOST}Expect: {expect}\r\nContent-Length: 3\r\n\r\n"));
+        assert_eq!(client.until("\r\n\r\n"), "HTTP/1.1 100 Continue\r\n\r\n");
+        client.send("abc");
+        let reply = client.reply();
+        assert_eq!((reply.body.as_str(), reply.closes()), ("abc", false));
+    }
+    client.send(format!("POST /echo HTTP/1.1\r\n{HOST}Expect: 100-continue\r\nTransfer-Encoding: chunked\r\n\r\n"));
+    assert_eq!(client.until("\r\n\r\n"), "HTTP/1.1 100 Continue\r\n\r\n", "before the response that streams the body");
+    client.send("1\r\na\r\n0\r\n\r\n");
+    assert_eq!(client.reply().body, "a");
+    client.send(format!("POST /read HTTP/1.1\r\n{HOST}Expect: 100-continue\r\nContent-Length: 3\r\n\r\nabc"));
+    assert_eq!(client.reply().status, 200, "a client that did not wait gets no 100");
+    client.send(format!("GET / HTTP/1.1\r\n{HOST}Expect: 100-continue\r\n\r\n"));
+    assert_eq!(client.reply().status, 200, "nor does one without a body");
+    client.send(format!("POST /ignore HTTP/1.1\r\n{HOST}Expect: 100-continue\r\nContent-Length: 3\r\n\r\n"));
+    let reply = client.reply();
+    assert_eq!((reply.status, reply.closes()), (200, true), "whether the body will come can't be known");
+    assert!(client.is_closed());
+}
+
+#[test]
+fn a_body_that_nobody_reads_is_dropped_if_short_and_ends_the_connection_if_long() {
+    let server = Server::new();
+    let mut client = server.connect();
+    client.send(format!("POST /ignore HTTP/1.1\r\n{HOST}Content-Length: 100000\r\n\r\n"));
+    let reply = client.reply();
+    assert!(!reply.closes());
+    client.send("x".repeat(100_000));
+    client.send(format!("POST /ignore HTTP/1.1\r\n{HOST}Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"));
+    assert!(!client.reply().closes(), "all of it had arrived");
+    assert_eq!(client.get("/").body, "hello");
+    client.send(format!("POST /ignore HTTP/1.1\r\n{HOST}Content-Length: 300000\r\n\r\n"));
+    assert!(client.reply().closes());
+    assert!(client.is_closed());
+    drop(client);
+    assert!(matches!(server.end(), End::Server { reason: Reason::Unread, requests: 4 }));
+}
+
+#[test]
+fn an_old_client_is_answered_as_it_understands() {
+    let server = Server::new();
+    let reply = server.ask("GET / HTTP/1.0\r\n\r\n");
+    assert!(reply.contains("\r\nconnection: close\r\n") && reply.ends_with("\r\n\r\nhello"), "{reply}");
+    let reply = server.ask("GET /chunked HTTP/1.0\r\nConnection: keep-alive\r\n\r\n");
+    assert!(reply.contains("\r\nconnection: close\r\n") && !reply.contains("transfer-encoding"));
+    assert_eq!(reply.split_once("\r\n\r\n").map(|(_, body)| body.len()), Some(300_000));
+    let mut client = server.connect();
+    for _ in 0..2 {
+        client.send("GET / HTTP/1.0\r\nConnection: Keep-Alive\r\n\r\n");
+        let reply = client.reply();
+        assert_eq!((reply.header("connection"), reply.body.as_str()), (Some("keep-alive"), "hello"));
+    }
+    client.send("POST /read HTTP/1.0\r\nExpect: 100-continue\r\nContent-Length: 1\r\n\r\n");
+    client.send("a");
+    assert_eq!(client.reply().body, "a", "no 100 for HTTP/1.0");
+}
+
+#[test]
+fn a_connection_is_closed_as_announced_when_either_side_asks_for_it() {
+    let server = Server::new();
+    let mut client = server.connect();
+    client.send(format!("GET / HTTP/1.1\r\n{HOST}Connection: x\r\nConnection: y, Close\r\n\r\n"));
+    assert!(client.reply().closes());
+    assert!(client.is_closed());
+    drop(client);
+    assert!(matches!(server.end(), End::Server { reason: Reason::Asked, requests: 1 }));
+    let mut client = server.connect();
+    assert!(client.get("/close").closes());
+    assert!(client.is_closed());
+    drop(client);
+    assert!(matches!(server.end(), End::Server { reason: Reason::Handler, requests: 1 }));
+}
+
+#[test]
+fn a_client_that_has_stopped_sending_still_gets_its_answer() {
+    let server = Server::new();
+    let mut client = server.connect();
+    client.send(format!("GET /slow HTTP/1.1\r\n{HOST}\r\n"));
+    client.finish_sending();
+    assert_eq!(client.reply().body, "slow");
+    assert!(client.is_closed());
+    assert!(matches!(server.end(), End::Client { requests: 1 }));
+}
+
+#[test]
+fn every_answer_is_decorated_whoever_made_it() {
+    let server = Server::with(|context| {
+        context.decorate = Some(Box::new(|request| {
+            let id = request.and_then(|request| request.header("x-id")).map_or("none", |values| values.last().as_str());
+            vec![("x-id".into(), id.parse().expect("a value"))]
+        }));
+    });
+    let mut client = server.connect();
+    for path in ["/", "/panic", "/fail", "/split"] {
+        client.send(format!("GET {path} HTTP/1.1\r\n{HOST}X-Id: 7\r\n\r\n"));
+        assert_eq!(client.reply().header("x-id"), Some("7"), "{path}");
+    }
+    client.send("GET\r\n\r\n");
+    assert_eq!(client.reply().header("x-id"), Some("none"));
 }

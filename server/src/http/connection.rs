@@ -21,7 +21,7 @@ use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use futures_lite::FutureExt;
-use futures_lite::future::poll_once;
+use futures_lite::future::{poll_once, yield_now};
 use http_types::{Method, Request, Response, StatusCode};
 use restart_core::{Drain, Guard, Phase};
 
@@ -263,7 +263,7 @@ impl<'a, H: Handler> Connection<'a, H> {
     async fn request(&mut self, message: Message) -> State {
         let Message { mut request, keep_alive, framing, expects_continue, manner } = message;
         request.set_peer_addr(self.peer.as_deref());
-        let decoration = self.context.decorate.as_ref().map(|decorate| decorate(Some(&request))).unwrap_or_default();
+        let decoration = self.decoration(Some(&request));
         body::attach(&self.wire, &mut request, framing, expects_continue, &self.context.limits);
         if self.wire.inbound().body.is_none() {
             // A handler may take long; without a body to read, no memory waits with it.
@@ -373,9 +373,21 @@ impl<'a, H: Handler> Connection<'a, H> {
     /// Answers what could not be served.
     fn refuse(&self, refusal: Refusal) -> State {
         let manner = Manner { method: Method::Get, old: false, close: true };
-        let decoration = self.context.decorate.as_ref().map(|decorate| decorate(None)).unwrap_or_default();
         let close = Some(Reason::Refused(refusal.status.into()));
-        State::Response(Box::new(Answer { response: refusal.response(), manner, close, decoration }))
+        State::Response(Box::new(Answer {
+            response: refusal.response(),
+            manner,
+            close,
+            decoration: self.decoration(None),
+        }))
+    }
+
+    /// The headers that every response gets.
+    fn decoration(&self, request: Option<&Request>) -> Decoration {
+        let Some(decorate) = &self.context.decorate else { return Decoration::new() };
+        let mut decoration = decorate(request);
+        decoration.retain(|(name, value)| encode::check_header(name, value).is_ok());
+        decoration
     }
 
     /// Closes so that the client can read what was sent last: bytes of its own that arrive meanwhile would else make
@@ -389,7 +401,10 @@ impl<'a, H: Handler> Connection<'a, H> {
             let received = self.wire.receive_into(&mut scratch);
             buffer::give_back(scratch);
             match received {
-                Ok(count) if count > 0 => dropped += count as u64,
+                Ok(count) if count > 0 => {
+                    dropped += count as u64;
+                    yield_now().await;
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     let (wire, deadline) = (&self.wire, &mut self.deadline);
                     let readable = poll_fn(|context| match wire.poll_readable(context) {
@@ -505,10 +520,6 @@ fn closed_by(failure: &Failure) -> State {
             log::error!("the body of a response failed: {error}; the response is cut");
             Closed::Lingering(Reason::Broken)
         }
-        Failure::Short => {
-            log::error!("the body of a response is shorter than it declared; the response is cut");
-            Closed::Lingering(Reason::Broken)
-        }
         Failure::Long => {
             log::error!("the body of a response is longer than it declared; the rest is dropped");
             Closed::Lingering(Reason::Broken)
@@ -552,5 +563,23 @@ impl Watch {
                 Poll::Ready(phase)
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    #[test]
+    fn an_idle_connection_is_small() {
+        async fn answer(_: Request) -> http_types::Result<Response> {
+            Ok(Response::new(200))
+        }
+        let context = Context::new(answer, Drain::new());
+        let (stream, _) = UnixStream::pair().expect("a pair");
+        let size = size_of_val(&serve(&context, Start::new(stream, None, context.drain.guard())));
+        assert!(size <= 1024, "{size} bytes");
     }
 }

@@ -276,6 +276,7 @@ async fn answered(mut request: Request) -> http_types::Result<Response> {
         "/big" => response.set_body(vec![b'x'; 1_000_000]),
         "/chunked" => response.set_body(Body::from_reader(smol::io::Cursor::new(vec![b'c'; 300_000]), None)),
         "/short" => response.set_body(Body::from_reader(&b"abc"[..], Some(10))),
+        "/cut" => response.set_body(Body::from_reader(smol::io::Cursor::new(vec![b'c'; 100_000]), Some(200_000))),
         "/long" => response.set_body(Body::from_reader(&b"abcdef"[..], Some(3))),
         "/broken" => response.set_body(Body::from_reader(Breaking { left: 100_000 }, Some(200_000))),
         "/unsent" => response.set_body(Body::from_reader(Breaking { left: 0 }, None)),

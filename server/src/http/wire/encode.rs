@@ -10,7 +10,7 @@ use std::task::{Context, Poll, Waker};
 
 use async_h1::server::Encoder;
 use futures_lite::AsyncRead;
-use http_types::headers::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, TRANSFER_ENCODING};
+use http_types::headers::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue, TRANSFER_ENCODING};
 use http_types::{Body, Method, Response, StatusCode};
 
 use super::buffer;
@@ -123,12 +123,20 @@ pub(crate) fn check(response: &Response) -> Result<(), &'static str> {
         return Err("an interim status as the answer");
     }
     for (name, values) in response {
-        if name.as_str().is_empty() || !name.as_str().bytes().all(is_token) {
-            return Err("a malformed header name");
+        for value in values {
+            check_header(name, value)?;
         }
-        if values.iter().any(|value| value.as_str().bytes().any(|byte| byte.is_ascii_control() && byte != b'\t')) {
-            return Err("a control character in a header value");
-        }
+    }
+    Ok(())
+}
+
+/// What is wrong with a header that must not be sent, if anything is.
+pub(crate) fn check_header(name: &HeaderName, value: &HeaderValue) -> Result<(), &'static str> {
+    if name.as_str().is_empty() || !name.as_str().bytes().all(is_token) {
+        return Err("a malformed header name");
+    }
+    if value.as_str().bytes().any(|byte| byte.is_ascii_control() && byte != b'\t') {
+        return Err("a control character in a header value");
     }
     Ok(())
 }

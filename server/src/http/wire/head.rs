@@ -73,14 +73,18 @@ pub(crate) fn find(bytes: &[u8], scanned: usize, limits: &Limits) -> Result<Foun
         }
         at = line_feed + 1;
         if bytes[..line_feed - 1].ends_with(b"\n") {
-            return if at > limits.head_bytes { Err(too_large(bytes)) } else { Ok(Found::Complete(at)) };
+            return if at > limits.head_bytes { Err(too_large(bytes, limits)) } else { Ok(Found::Complete(at)) };
         }
     }
-    if bytes.len() >= limits.head_bytes { Err(too_large(bytes)) } else { Ok(Found::Partial { scanned: bytes.len() }) }
+    if bytes.len() >= limits.head_bytes {
+        Err(too_large(bytes, limits))
+    } else {
+        Ok(Found::Partial { scanned: bytes.len() })
+    }
 }
 
-fn too_large(bytes: &[u8]) -> Refusal {
-    if bytes.contains(&b'\n') {
+fn too_large(bytes: &[u8], limits: &Limits) -> Refusal {
+    if bytes.iter().take(limits.head_bytes).any(|byte| *byte == b'\n') {
         Refusal::new(StatusCode::RequestHeaderFieldsTooLarge, "the head of the request is too large")
     } else {
         Refusal::new(StatusCode::UriTooLong, "the request line is too long")

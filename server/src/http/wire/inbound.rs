@@ -82,6 +82,8 @@ pub(crate) struct Body {
     interim: Continue,
     timeout: Duration,
     deadline: Deadline,
+    /// How many bytes were read since the task last gave way to others.
+    unyielded: usize,
     /// Whether the deadline runs: from the moment at which somebody waits for bytes.
     waiting: bool,
     /// Whether the reader of the body was dropped: nobody will read what is left.
@@ -105,7 +107,7 @@ impl Body {
         };
         let interim = if expects_continue { Continue::Wanted { left: CONTINUE } } else { Continue::Settled };
         let (timeout, deadline) = (limits.body_timeout, Deadline::default());
-        Some(Body { decoder, fault: None, interim, timeout, deadline, waiting: false, abandoned: false })
+        Some(Body { decoder, fault: None, interim, timeout, deadline, unyielded: 0, waiting: false, abandoned: false })
     }
 
     /// Whether all of it was read.
@@ -176,6 +178,7 @@ impl Body {
 
     /// Says that `count` bytes of data were taken. The end of a body of known length is reached by taking them.
     fn took(&mut self, count: usize) {
+        self.unyielded += count;
         match &mut self.decoder {
             Decoder::Length(left) => {
                 *left -= count as u64;
@@ -208,6 +211,7 @@ impl Inbound {
             && let Some(body) = &mut self.body
         {
             body.abandoned = true;
+            body.unyielded = 0;
         }
     }
 }
@@ -325,6 +329,12 @@ impl Wire {
         body: &mut Body,
         into: &mut [u8],
     ) -> Poll<Result<(usize, Option<Trailers>), Fault>> {
+        if body.unyielded > YIELD_BYTES {
+            // A client that sends faster than its body is read must not keep all others waiting.
+            body.unyielded = 0;
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         loop {
             let next = body.next_data(buffer)?;
             if next == Some(0) {
@@ -394,6 +404,9 @@ impl Wire {
 
 /// The least that is received straight into the reader's memory; less than this is worth a copy for fewer reads.
 const DIRECT_BYTES_MIN: usize = 4 * 1024;
+
+/// After so many bytes of a body without a wait its reader gives way to other tasks.
+const YIELD_BYTES: usize = 256 * 1024;
 
 fn over() -> io::Error {
     io::Error::new(io::ErrorKind::NotConnected, "the request that this body belongs to is over")

@@ -11,7 +11,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use futures_lite::future::poll_once;
+use futures_lite::future::{poll_once, yield_now};
 use futures_lite::{AsyncBufRead, AsyncRead};
 use http_types::Body;
 
@@ -26,12 +26,10 @@ const ROOM_BYTES_MIN: usize = 1024;
 /// Why a response did not reach its proper end.
 #[derive(Debug)]
 pub(crate) enum Failure {
-    /// The body failed or panicked before a byte was sent: something else can be answered.
+    /// The body failed, panicked or ended too early before a byte was sent: something else can be answered.
     Unsent(io::Error),
-    /// The body failed or panicked within the response.
+    /// The body failed, panicked or ended too early within the response.
     Broken(io::Error),
-    /// The body ended before the length that was declared.
-    Short,
     /// The body went on after the length that was declared. It was cut there.
     Long,
     /// The client took nothing for too long.
@@ -60,8 +58,9 @@ impl Sending<'_> {
             let room = self.out.room(large).len();
             if room < ROOM_BYTES_MIN && !self.out.filled().is_empty() {
                 self.flush().await?;
-                // A body that fills one buffer is likely to fill more.
+                // A body that fills one buffer is likely to fill more; a fast client must not keep all others waiting.
                 large = true;
+                yield_now().await;
             }
             let gathered = poll_once(poll_fn(|context| self.poll_source(context, large))).await;
             let outcome = if let Some(outcome) = gathered {
@@ -84,7 +83,10 @@ impl Sending<'_> {
     fn took(&mut self, count: usize) -> Result<(), Failure> {
         self.out.added(count);
         match &mut self.source {
-            Source::Length { left, .. } if count == 0 && *left > 0 => return Err(Failure::Short),
+            Source::Length { left, .. } if count == 0 && *left > 0 => {
+                let error = io::Error::other("it is shorter than it declared");
+                return Err(if self.begun { Failure::Broken(error) } else { Failure::Unsent(error) });
+            }
             Source::Length { left, .. } if *left > count as u64 => *left -= count as u64,
             Source::Length { body, .. } => {
                 self.long = goes_on(body);

@@ -1,0 +1,212 @@
+//! When connections end: timeouts, a drain, a stop, and parking for a hand-over.
+
+mod http_support;
+
+use std::time::{Duration, Instant};
+
+use http_support::{DEADLINE, Server};
+use restart_core::Phase;
+use server::http::{End, Reason, Start};
+
+const SHORT: Duration = Duration::from_millis(100);
+const GET: &str = "GET / HTTP/1.1\r\nHost: test\r\n\r\n";
+
+#[test]
+fn an_idle_connection_is_closed_in_silence_after_its_time() {
+    let server = Server::with(|context| context.limits.idle_timeout = SHORT);
+    let mut client = server.connect();
+    for _ in 0..5 {
+        std::thread::sleep(SHORT / 2);
+        assert_eq!(client.get("/").status, 200, "each request begins the time anew");
+    }
+    let idle = Instant::now();
+    assert!(client.is_closed());
+    assert!(idle.elapsed() >= SHORT / 2);
+    assert!(matches!(server.end(), End::Server { reason: Reason::IdleTimeout, requests: 5 }));
+    assert!(server.connect().is_closed(), "also one that never sent anything");
+    assert!(matches!(server.end(), End::Server { reason: Reason::IdleTimeout, requests: 0 }));
+}
+
+#[test]
+fn a_head_that_takes_too_long_in_all_is_answered_with_408() {
+    let server = Server::with(|context| context.limits.head_timeout = 3 * SHORT);
+    let mut client = server.connect();
+    let started = Instant::now();
+    for byte in GET.bytes().take(5) {
+        client.send([byte]);
+        std::thread::sleep(SHORT / 2);
+    }
+    let reply = client.reply();
+    assert_eq!((reply.status, reply.closes()), (408, true), "single bytes do not prolong it");
+    assert!(started.elapsed() >= 3 * SHORT);
+    drop(client);
+    assert!(matches!(server.end(), End::Server { reason: Reason::Refused(408), requests: 0 }));
+}
+
+#[test]
+fn a_body_that_stops_coming_is_answered_with_408_and_a_slow_one_is_taken() {
+    let server = Server::with(|context| context.limits.body_timeout = SHORT);
+    for framing in ["Content-Length: 6\r\n\r\nabc", "Transfer-Encoding: chunked\r\n\r\n3\r\nab"] {
+        let mut client = server.connect();
+        client.send(format!("POST /read HTTP/1.1\r\nHost: test\r\n{framing}"));
+        let reply = client.reply();
+        assert_eq!((reply.status, reply.closes()), (408, true));
+    }
+    let mut client = server.connect();
+    client.send("POST /read HTTP/1.1\r\nHost: test\r\nContent-Length: 6\r\n\r\n");
+    for byte in b"abcdef" {
+        std::thread::sleep(SHORT / 3);
+        client.send([*byte]);
+    }
+    assert_eq!(client.reply().body, "abcdef");
+}
+
+#[test]
+fn a_client_that_takes_nothing_is_given_up() {
+    let server = Server::with(|context| context.limits.write_timeout = SHORT);
+    let mut client = server.connect();
+    // More than the buffers of a loopback connection hold.
+    for _ in 0..40 {
+        client.send("GET /big HTTP/1.1\r\nHost: test\r\n\r\n");
+    }
+    assert!(matches!(server.end(), End::Server { reason: Reason::WriteTimeout, .. }));
+}
+
+#[test]
+fn a_drain_closes_no_idle_connection_but_announces_the_end_on_its_next_response() {
+    let server = Server::new();
+    let mut idle = server.connect();
+    assert!(!idle.get("/").closes());
+    let mut half = server.connect();
+    half.send(&GET[..10]);
+    let mut busy = server.connect();
+    busy.send("GET /slow HTTP/1.1\r\nHost: test\r\n\r\n");
+    let mut silent = server.connect();
+    assert!(idle.is_silent());
+    server.drain.set_phase(Phase::Draining);
+    let reply = busy.reply();
+    assert_eq!((reply.body.as_str(), reply.closes()), ("slow", true), "the request in flight is finished");
+    assert!(busy.is_closed());
+    drop(busy);
+    assert!(idle.is_silent() && server.drain.live() >= 3);
+    half.send(&GET[10..]);
+    assert!(half.reply().closes());
+    for client in [&mut idle, &mut silent] {
+        assert!(client.get("/").closes());
+        assert!(client.is_closed());
+    }
+    drop((idle, half, silent));
+    for _ in 0..4 {
+        assert!(matches!(server.end(), End::Server { reason: Reason::Draining, .. }));
+    }
+    assert_eq!(server.drain.live(), 0);
+}
+
+#[test]
+fn a_stop_closes_idle_connections_at_once_and_finishes_what_has_begun() {
+    let server = Server::new();
+    let mut idle = server.connect();
+    idle.get("/");
+    let mut half = server.connect();
+    half.send(&GET[..10]);
+    let mut busy = server.connect();
+    busy.send("GET /slow HTTP/1.1\r\nHost: test\r\n\r\n");
+    assert!(busy.is_silent());
+    server.drain.set_phase(Phase::Stopping);
+    let stopped = Instant::now();
+    assert!(idle.is_closed());
+    assert!(stopped.elapsed() < DEADLINE);
+    assert!(matches!(server.end(), End::Server { reason: Reason::Stopping, requests: 1 }));
+    half.send(&GET[10..]);
+    for client in [&mut half, &mut busy] {
+        let reply = client.reply();
+        assert_eq!((reply.status, reply.closes()), (200, true));
+        assert!(client.is_closed());
+    }
+}
+
+#[test]
+fn a_request_that_arrived_before_the_stop_is_answered() {
+    // The phase is set before the server sees the bytes: its last look at the socket finds them.
+    let server = Server::new();
+    let mut client = server.connect();
+    client.get("/");
+    server.drain.set_phase(Phase::Draining);
+    assert!(client.is_silent());
+    client.send(GET);
+    server.drain.set_phase(Phase::Stopping);
+    assert!(client.reply().closes());
+}
+
+fn parked(server: &Server) -> Start {
+    match server.end() {
+        End::Parked(start) => start,
+        other => panic!("{other:?} instead of parked"),
+    }
+}
+
+#[test]
+fn a_drain_parks_idle_and_half_received_connections_and_another_server_goes_on() {
+    let old = Server::with(|context| context.parks = true);
+    let new = Server::new();
+    let mut idle = old.connect();
+    assert!(!idle.get("/").closes());
+    let mut half = old.connect();
+    half.send(&GET[..10]);
+    let mut silent = old.connect();
+    assert!(silent.is_silent());
+    old.drain.set_phase(Phase::Draining);
+    let starts: Vec<Start> = (0..3).map(|_| parked(&old)).collect();
+    let mut read_ahead: Vec<usize> = starts.iter().map(|start| start.read_ahead.len()).collect();
+    read_ahead.sort_unstable();
+    assert_eq!(read_ahead, [0, 0, 10]);
+    assert_eq!(starts.iter().map(|start| start.requests).sum::<u64>(), 1);
+    for start in &starts {
+        assert!(rustix::net::sockopt::tcp_nodelay(&start.stream).expect("a TCP socket"));
+        let flags = rustix::fs::fcntl_getfl(&start.stream).expect("flags");
+        assert!(flags.contains(rustix::fs::OFlags::NONBLOCK), "which all processes share, so it stays");
+    }
+    assert_eq!(old.drain.live(), 3, "they are live until somebody has taken them");
+    for start in starts {
+        new.resume(Start { guard: new.drain.guard(), ..start });
+    }
+    half.send(&GET[10..]);
+    assert_eq!(half.reply().body, "hello");
+    for client in [&mut idle, &mut silent, &mut half] {
+        let own = client.stream.local_addr().expect("an address").to_string();
+        assert_eq!(client.get("/peer").body, own, "the peer's address travels along");
+    }
+    assert_eq!(old.drain.live(), 0);
+    drop((idle, silent, half));
+    let served: u64 = (0..3).map(|_| if let End::Client { requests } = new.end() { requests } else { 0 }).sum();
+    assert_eq!(served, 5, "with the one that the first server answered");
+}
+
+#[test]
+fn a_busy_connection_parks_after_its_response_with_the_pipelined_rest() {
+    let old = Server::with(|context| context.parks = true);
+    let new = Server::new();
+    let mut client = old.connect();
+    client.send(format!(
+        "GET /slow HTTP/1.1\r\nHost: test\r\n\r\nPOST /read HTTP/1.1\r\nHost: test\r\nContent-Length: 3\r\n\r\nabc{GET}"
+    ));
+    assert!(client.is_silent());
+    old.drain.set_phase(Phase::Draining);
+    let reply = client.reply();
+    assert_eq!((reply.body.as_str(), reply.closes()), ("slow", false), "it is not going to be closed");
+    new.resume(parked(&old));
+    assert_eq!(client.reply().body, "abc");
+    assert_eq!(client.reply().body, "hello");
+    assert_eq!(client.get("/").body, "hello");
+    assert!(new.none_ended());
+}
+
+#[test]
+fn a_stop_parks_nothing() {
+    let server = Server::with(|context| context.parks = true);
+    let mut client = server.connect();
+    client.get("/");
+    server.drain.set_phase(Phase::Stopping);
+    assert!(client.is_closed());
+    assert!(matches!(server.end(), End::Server { reason: Reason::Stopping, requests: 1 }));
+}
