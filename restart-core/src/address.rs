@@ -144,6 +144,15 @@ impl Endpoint {
         check_name(&name)?;
         Ok(Endpoint { name, address })
     }
+
+    /// Reads `[NAME=]ADDR`; one without a name gets `name`.
+    pub fn parse(text: &str, name: &str) -> Result<Endpoint, Error> {
+        // A path may hold an equals sign; a name holds neither a slash nor a colon nor an at sign.
+        match text.split_once('=') {
+            Some((name, address)) if !name.contains(['/', ':', '@']) => Endpoint::new(name, address.parse()?),
+            _ => Endpoint::new(name, text.parse()?),
+        }
+    }
 }
 
 /// A name has to fit into LISTEN_FDNAMES (`sd_listen_fds(3)`) and onto a command line.
@@ -162,11 +171,7 @@ impl FromStr for Endpoint {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Endpoint, Error> {
-        // A path may hold an equals sign; a name holds neither a slash nor a colon nor an at sign.
-        match text.split_once('=') {
-            Some((name, address)) if !name.contains(['/', ':', '@']) => Endpoint::new(name, address.parse()?),
-            _ => Endpoint::new(Endpoint::DEFAULT_NAME, text.parse()?),
-        }
+        Endpoint::parse(text, Endpoint::DEFAULT_NAME)
     }
 }
 

@@ -9,8 +9,10 @@ use std::sync::Arc;
 use std::time::Instant;
 use std::{fmt, io};
 
-use http_types::headers::{ALLOW, CONTENT_TYPE};
+use http_types::headers::{ALLOW, CONTENT_TYPE, HeaderName, HeaderValue};
 use http_types::{Body, Method, Request, Response, StatusCode};
+
+use crate::http;
 
 mod demo;
 mod files;
@@ -69,11 +71,15 @@ impl App {
         Ok(Self(Arc::new(Inner { files, demo, identity })))
     }
 
-    /// Answers one request.
-    ///
-    /// The response to a HEAD has the length that the GET would have had, and a body that gives nothing. With
-    /// `demo` it carries who answered, and the request's `x-id`.
-    pub async fn respond(&self, request: Request) -> http_types::Result<Response> {
+    /// The headers that every response of the demonstration carries: who answered, and the request's `x-id`. Without
+    /// `demo` there are none.
+    pub fn signature(&self, request: Option<&Request>) -> Vec<(HeaderName, HeaderValue)> {
+        if self.0.demo { demo::signature(&self.0.identity, request) } else { vec![] }
+    }
+
+    /// Answers one request. The response to a HEAD has the length that the GET would have had, and a body that gives
+    /// nothing.
+    pub async fn respond(&self, request: Request) -> Response {
         let method = request.method();
         let id = self.0.demo.then(|| demo::request_id(&request)).flatten();
         let mut response = self.answer(request, id.as_deref()).await;
@@ -81,10 +87,7 @@ impl App {
             let length = response.len();
             response.replace_body(Body::from_reader(futures_lite::io::empty(), length));
         }
-        if self.0.demo {
-            demo::sign(&mut response, &self.0.identity, id.as_deref());
-        }
-        Ok(response)
+        response
     }
 
     async fn answer(&self, request: Request, id: Option<&str>) -> Response {
@@ -146,9 +149,13 @@ struct Target {
     query: Option<String>,
 }
 
-/// The one place that knows where a request's target is found.
+/// The target that the HTTP layer keeps beside the request, whose own URL is normalised.
 fn target(request: &Request) -> Target {
-    Target { path: request.url().path().to_owned(), query: request.url().query().map(str::to_owned) }
+    let (path, query) = match request.ext().get::<http::Target>() {
+        Some(target) => (target.path(), target.query()),
+        None => (request.url().path(), request.url().query()),
+    };
+    Target { path: path.to_owned(), query: query.map(str::to_owned) }
 }
 
 /// A response of one line of text.
@@ -177,13 +184,23 @@ mod tests {
         App::new(AppConfig { root, demo, identity: identity() }).unwrap()
     }
 
-    fn request(method: Method, target: &str) -> Request {
+    pub(super) fn request(method: Method, target: &str) -> Request {
         Request::new(method, Url::parse("http://localhost").unwrap().join(target).unwrap())
+    }
+
+    /// The response with its signature, as the HTTP layer puts the two together.
+    pub(super) async fn signed(app: &App, request: Request) -> Response {
+        let signature = app.signature(Some(&request));
+        let mut response = app.respond(request).await;
+        for (name, value) in signature {
+            response.insert_header(name, value);
+        }
+        response
     }
 
     fn respond(app: &App, request: Request) -> (Response, String) {
         smol::block_on(async {
-            let mut response = app.respond(request).await.unwrap();
+            let mut response = signed(app, request).await;
             let body = response.body_string().await.unwrap();
             (response, body)
         })
@@ -230,7 +247,7 @@ mod tests {
     fn head_has_the_length_of_get_and_no_body() {
         for (app, path) in [(app(None, false), "/nothing"), (app(None, true), "/"), (app(None, true), "/fast")] {
             let (get, body) = respond(&app, request(Method::Get, path));
-            let mut head = smol::block_on(app.respond(request(Method::Head, path))).unwrap();
+            let mut head = smol::block_on(signed(&app, request(Method::Head, path)));
             assert_eq!(head.len(), Some(body.len()));
             assert_eq!((head.status(), head.content_type()), (get.status(), get.content_type()));
             assert!(smol::block_on(head.body_bytes()).unwrap().is_empty());

@@ -15,8 +15,10 @@ use std::thread;
 use std::time::Duration;
 
 use log::LevelFilter;
+use restart_core::Endpoint;
 
 use crate::cli::{Origin, ServeArgs};
+use crate::http;
 
 mod listen;
 mod signal;
@@ -43,8 +45,8 @@ pub struct Config {
     pub root: Option<PathBuf>,
     /// Whether the demonstration is served.
     pub demo: bool,
-    /// The addresses that were asked for, as `[NAME=]ADDR`; empty means [`DEFAULT_LISTEN`] where none was inherited.
-    pub listen: Vec<String>,
+    /// The endpoints that were asked for; empty means [`DEFAULT_LISTEN`] where none was inherited.
+    pub listen: Vec<Endpoint>,
     /// The control socket; without it the default place.
     pub control: Option<PathBuf>,
     /// The pid file.
@@ -71,7 +73,7 @@ pub struct Reload {
     /// A predecessor may drain this long; may be zero.
     pub drain_timeout: Duration,
     /// So many generations may drain at the same time.
-    pub max_draining: usize,
+    pub max_draining: u8,
     /// The number of a signal that reloads, beside HUP and USR2.
     pub signal: Option<i32>,
 }
@@ -79,22 +81,10 @@ pub struct Reload {
 /// What a client may do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// The largest request head, in bytes.
-    pub head_bytes: usize,
-    /// The most headers in a request.
-    pub max_headers: usize,
-    /// The largest request body, in bytes.
-    pub body_bytes: u64,
     /// The most connections at a time.
     pub connections: usize,
-    /// How long a connection may wait between two requests.
-    pub idle_timeout: Duration,
-    /// How long a request head may take.
-    pub head_timeout: Duration,
-    /// How long a request body may make no progress.
-    pub body_timeout: Duration,
-    /// How long the writing of a response may make no progress.
-    pub write_timeout: Duration,
+    /// What each connection is held to.
+    pub http: http::Limits,
 }
 
 impl Config {
@@ -135,16 +125,16 @@ impl Reload {
 
 impl Limits {
     fn new(args: &ServeArgs) -> Result<Self, Error> {
-        Ok(Self {
+        let http = http::Limits {
             head_bytes: setting(args, "head_bytes").bytes(&args.head_bytes, KIB..=MIB)?,
-            max_headers: setting(args, "max_headers").number(&args.max_headers, 1..=256)?,
+            headers: setting(args, "max_headers").number(&args.max_headers, 1..=256)?,
             body_bytes: setting(args, "body_bytes").bytes(&args.body_bytes, 1..=KIB * GIB)?,
-            connections: setting(args, "connections").number(&args.connections, 1..=1_000_000)?,
             idle_timeout: setting(args, "idle_timeout").duration(&args.idle_timeout, DURATION_MIN)?,
             head_timeout: setting(args, "head_timeout").duration(&args.head_timeout, DURATION_MIN)?,
             body_timeout: setting(args, "body_timeout").duration(&args.body_timeout, DURATION_MIN)?,
             write_timeout: setting(args, "write_timeout").duration(&args.write_timeout, DURATION_MIN)?,
-        })
+        };
+        Ok(Self { connections: setting(args, "connections").number(&args.connections, 1..=1_000_000)?, http })
     }
 }
 
@@ -197,11 +187,13 @@ impl Setting {
         }
     }
 
-    fn number(&self, text: &str, range: RangeInclusive<usize>) -> Result<usize, Error> {
+    fn number<T: TryFrom<usize>>(&self, text: &str, range: RangeInclusive<usize>) -> Result<T, Error> {
         let advice = format!("write a whole number from {} to {}", range.start(), range.end());
         match usize::from_str(text) {
-            Ok(number) if range.contains(&number) => Ok(number),
-            Ok(_) => Err(self.refuse(text, "out of range", advice)),
+            Ok(number) => {
+                let fitting = range.contains(&number).then(|| T::try_from(number).ok()).flatten();
+                fitting.ok_or_else(|| self.refuse(text, "out of range", advice))
+            }
             Err(cause) => Err(self.refuse(text, not_a_number(&cause), advice)),
         }
     }
@@ -337,7 +329,8 @@ mod tests {
         let seconds = Duration::from_secs;
         let config = config(&[]).unwrap();
         assert_eq!((config.root, config.demo, config.graceful, config.log), (None, false, false, None));
-        assert_eq!((config.control, config.pid_file, config.listen), (None, None, vec![]));
+        assert_eq!((config.control, config.pid_file), (None, None));
+        assert!(config.listen.is_empty());
         assert!(config.threads >= 1);
         assert_eq!(
             config.reload,
@@ -349,19 +342,7 @@ mod tests {
                 signal: None,
             }
         );
-        assert_eq!(
-            config.limits,
-            Limits {
-                head_bytes: 16 * 1024,
-                max_headers: 100,
-                body_bytes: GIB,
-                connections: 16_384,
-                idle_timeout: seconds(60),
-                head_timeout: seconds(10),
-                body_timeout: seconds(20),
-                write_timeout: seconds(20),
-            }
-        );
+        assert_eq!(config.limits, Limits { connections: 16_384, http: http::Limits::default() });
     }
 
     #[test]
@@ -382,7 +363,7 @@ mod tests {
         assert_eq!(config.reload.ready_timeout, Duration::from_secs(90));
         assert_eq!(config.reload.probation, Duration::ZERO);
         assert_eq!(config.reload.drain_timeout, Duration::from_millis(300));
-        assert_eq!((config.limits.head_bytes, config.limits.body_bytes), (32 * 1024, 5000));
+        assert_eq!((config.limits.http.head_bytes, config.limits.http.body_bytes), (32 * 1024, 5000));
         assert_eq!((config.limits.connections, config.threads), (7, 3));
         assert_eq!(config.log.as_deref(), Some("warn,server::http=trace"));
         assert_eq!(config.pid_file.as_deref(), Some(Path::new("run/reborn.pid")));

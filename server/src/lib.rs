@@ -1,4 +1,8 @@
 //! An HTTP/1.1 server on async-h1 and smol that is replaced while it serves.
+//!
+//! [`run`] is all that a program of one's own needs: it gives it the command line of `reborn`, its listeners, reload,
+//! drain, limits and log. The modules are public for those who want a part of it: [`http`] serves one connection, and
+//! [`app`] is what `reborn` answers by itself.
 
 pub mod app;
 pub mod cli;
@@ -6,3 +10,7 @@ pub mod config;
 pub mod exit;
 pub mod http;
 pub mod logging;
+mod run;
+mod serve;
+
+pub use run::{VERSION, run, run_default};

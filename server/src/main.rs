@@ -1,3 +1,7 @@
-//! The `reborn` binary.
+//! The `reborn` program: the server with its default application.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    server::run_default()
+}

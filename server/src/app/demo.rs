@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use http_types::headers::CONTENT_TYPE;
+use http_types::headers::{CONTENT_TYPE, HeaderName, HeaderValue};
 use http_types::{Method, Request, Response, StatusCode};
 use smol::Timer;
 
@@ -74,13 +74,15 @@ pub(super) fn request_id(request: &Request) -> Option<String> {
     (!id.is_empty()).then_some(id)
 }
 
-/// Writes into the response who answered, and which request.
-pub(super) fn sign(response: &mut Response, identity: &Identity, id: Option<&str>) {
-    response.insert_header("x-pid", identity.pid.to_string());
-    response.insert_header("x-generation", identity.generation.to_string());
-    if let Some(id) = id {
-        response.insert_header("x-id", id);
-    }
+/// Who answers, and which request, as headers.
+pub(super) fn signature(identity: &Identity, request: Option<&Request>) -> Vec<(HeaderName, HeaderValue)> {
+    let headers = [
+        ("x-pid", Some(identity.pid.to_string())),
+        ("x-generation", Some(identity.generation.to_string())),
+        ("x-id", request.and_then(request_id)),
+    ];
+    let pairs = headers.into_iter().filter_map(|(name, value)| Some((name, value?)));
+    pairs.filter_map(|(name, value)| Some((name.into(), value.parse().ok()?))).collect()
 }
 
 /// What the original program answered. It always slept for ten seconds; here the client says how long.
@@ -161,23 +163,19 @@ mod tests {
     use std::sync::{Mutex, OnceLock};
 
     use futures_lite::future::poll_once;
-    use http_types::{Body, Url};
+    use http_types::Body;
 
     use super::*;
-    use crate::app::tests::identity;
+    use crate::app::tests::{identity, request, signed};
     use crate::app::{App, AppConfig};
 
     fn app() -> App {
         App::new(AppConfig { root: None, demo: true, identity: identity() }).unwrap()
     }
 
-    fn request(method: Method, target: &str) -> Request {
-        Request::new(method, Url::parse("http://localhost").unwrap().join(target).unwrap())
-    }
-
     fn respond(request: Request) -> (Response, String) {
         smol::block_on(async {
-            let mut response = app().respond(request).await.unwrap();
+            let mut response = signed(&app(), request).await;
             let body = response.body_string().await.unwrap();
             (response, body)
         })
@@ -276,7 +274,7 @@ mod tests {
         ] {
             let mut request = request(method, target);
             request.insert_header("x-id", "3");
-            let response = smol::block_on(app().respond(request)).unwrap();
+            let response = smol::block_on(signed(&app(), request));
             assert_eq!(response.header("x-pid").unwrap().as_str(), "4121", "{method} {target}");
             assert_eq!(response.header("x-id").unwrap().as_str(), "3", "{method} {target}");
         }
@@ -323,7 +321,7 @@ mod tests {
         let mut request = request(Method::Post, "/echo");
         request.set_body(Body::from_bytes(vec![7; 100_000]));
         request.insert_header(CONTENT_TYPE, "image/x-own; a=b");
-        let mut response = smol::block_on(app().respond(request)).unwrap();
+        let mut response = smol::block_on(signed(&app(), request));
         assert_eq!(response.len(), Some(100_000));
         assert_eq!(response.header(CONTENT_TYPE).unwrap().as_str(), "image/x-own; a=b");
         assert_eq!(smol::block_on(response.body_bytes()).unwrap(), vec![7; 100_000]);
@@ -336,7 +334,7 @@ mod tests {
         let reader = futures_lite::io::BufReader::new(Pieces { receiver: Box::pin(receiver) });
         request.set_body(Body::from_reader(reader, None));
         smol::block_on(async {
-            let mut response = app().respond(request).await.unwrap();
+            let mut response = app().respond(request).await;
             assert_eq!(response.len(), None);
             sender.send(Ok(b"one ".to_vec())).await.unwrap();
             sender.send(Ok(b"two".to_vec())).await.unwrap();

@@ -1,0 +1,221 @@
+//! What the program does: serve, or command a running server.
+//!
+//! Owns the order in which the parts start: the command line and the configuration before anything exists, the
+//! generation before any thread, the log's writer after the signal handlers stand. Every way out passes through here,
+//! with its exit code.
+
+use std::io;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use http_types::{Request, Response};
+use restart_core::control::{self, Answer, Client, Place};
+use restart_core::{Builder, Generation};
+
+use crate::app::{App, AppConfig, Identity};
+use crate::cli::{self, ClientArgs, Command, ServeArgs, StatusArgs};
+use crate::config::{Config, DEFAULT_LISTEN};
+use crate::exit;
+use crate::http::Handler;
+use crate::logging::Logs;
+use crate::serve::{Service, serve};
+
+/// The name of the control socket's folder.
+const SERVICE_NAME: &str = "reborn";
+/// How long the last lines of the log may take to be written; a terminal may be stopped.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// This program's version: that of the package, unless the build was given another one in REBORN_VERSION.
+pub const VERSION: &str = match option_env!("REBORN_VERSION") {
+    Some(version) => version,
+    None => env!("CARGO_PKG_VERSION"),
+};
+
+/// Runs a server whose requests are answered by `handler`, with all that the `reborn` program has: its command line,
+/// its subcommands, listeners, reload, drain and log. `--root` and `--demo`, which choose between the applications of
+/// `reborn` itself, are refused.
+///
+/// Call it first thing in `main`, before any thread exists, and return what it returns. It blocks until this process
+/// has nothing left to do: the service was stopped, or a newer generation has taken over.
+///
+/// ```no_run
+/// use http_types::{Request, Response};
+///
+/// fn main() -> std::process::ExitCode {
+///     server::run(|request: Request| async move { Ok(Response::from(format!("{}\n", request.url().path()))) })
+/// }
+/// ```
+pub fn run<H: Handler + 'static>(handler: H) -> ExitCode {
+    program(|config, _| {
+        if config.root.is_some() || config.demo {
+            return Err(Refused::Usage("--root and --demo: this program has an application of its own".to_owned()));
+        }
+        Ok(Service::new(handler))
+    })
+}
+
+/// Runs the `reborn` program itself, with its default application.
+pub fn run_default() -> ExitCode {
+    program(|config, generation| {
+        let identity = Identity {
+            pid: std::process::id(),
+            generation: generation.number(),
+            version: VERSION.to_owned(),
+            started: Instant::now(),
+        };
+        let app = App::new(AppConfig { root: config.root.clone(), demo: config.demo, identity })?;
+        let decorating = app.clone();
+        let mut service = Service::new(move |request: Request| {
+            let app = app.clone();
+            async move { http_types::Result::<Response>::Ok(app.respond(request).await) }
+        });
+        if config.demo {
+            service.decorate = Some(Box::new(move |request| decorating.signature(request)));
+        }
+        Ok(service)
+    })
+}
+
+/// Why there is no application.
+enum Refused {
+    /// What was asked for cannot be.
+    Usage(String),
+    /// It could not be set up.
+    Failed(io::Error),
+}
+
+impl From<io::Error> for Refused {
+    fn from(error: io::Error) -> Refused {
+        Refused::Failed(error)
+    }
+}
+
+fn program<H: Handler + 'static>(
+    application: impl FnOnce(&Config, &Generation) -> Result<Service<H>, Refused>,
+) -> ExitCode {
+    let code = match cli::parse(std::env::args_os()) {
+        Ok(Command::Serve(args)) => serve_command(&args, application),
+        Ok(Command::Reload(args)) => client_command(&args, reload),
+        Ok(Command::Status(StatusArgs { client, json })) => client_command(&client, |client| status(client, json)),
+        Ok(Command::Stop(args)) => client_command(&args, stop),
+        Err(error) => error.exit(),
+    };
+    ExitCode::from(code)
+}
+
+fn serve_command<H: Handler + 'static>(
+    args: &ServeArgs,
+    application: impl FnOnce(&Config, &Generation) -> Result<Service<H>, Refused>,
+) -> u8 {
+    let config = match Config::new(args) {
+        Ok(config) => config,
+        Err(error) => {
+            eprintln!("reborn: {error}");
+            return exit::USAGE;
+        }
+    };
+    let logs = Logs::install(config.log.as_deref());
+    let code = match builder(&config).start() {
+        Ok(generation) => start_application(&config, generation, &logs, application),
+        Err(error) => {
+            log::error!("cannot serve: {error}");
+            exit::FAILED
+        }
+    };
+    logs.flush(FLUSH_TIMEOUT);
+    code
+}
+
+fn start_application<H: Handler + 'static>(
+    config: &Config,
+    generation: Generation,
+    logs: &Logs,
+    application: impl FnOnce(&Config, &Generation) -> Result<Service<H>, Refused>,
+) -> u8 {
+    if let Err(error) = logs.start_writer() {
+        // Without its thread the log is silent; that is no reason not to serve.
+        eprintln!("reborn: the log cannot be written: {error}");
+    }
+    let (reason, code) = match application(config, &generation) {
+        Ok(service) => return if serve(config, generation, service).success { exit::OK } else { exit::FAILED },
+        Err(Refused::Usage(reason)) => (reason, exit::USAGE),
+        Err(Refused::Failed(error)) => (error.to_string(), exit::FAILED),
+    };
+    log::error!("cannot serve: {reason}");
+    generation.fail(&reason);
+    code
+}
+
+fn builder(config: &Config) -> Builder {
+    let reload = &config.reload;
+    let control = config.control.clone().map_or_else(|| Place::Named(SERVICE_NAME.to_owned()), Place::Path);
+    let default = DEFAULT_LISTEN.parse().expect("the default is an address");
+    let mut builder = Builder::new()
+        .default_listen(default)
+        .control(control)
+        .ready_timeout(reload.ready_timeout)
+        .probation(reload.probation)
+        .drain_timeout(reload.drain_timeout)
+        .max_draining(reload.max_draining)
+        .version(VERSION);
+    for endpoint in &config.listen {
+        builder = builder.listen(endpoint.clone());
+    }
+    if let Some(path) = &config.pid_file {
+        builder = builder.pid_file(path);
+    }
+    if let Some(signal) = reload.signal {
+        builder = builder.reload_signal(signal);
+    }
+    builder
+}
+
+/// Finds the running server and talks to it. What went wrong is said on standard error.
+fn client_command(args: &ClientArgs, talk: impl FnOnce(&mut Client) -> Result<u8, restart_core::Error>) -> u8 {
+    let found = control::find(args.control(), SERVICE_NAME).and_then(|path| Client::connect(&path));
+    match found.and_then(|mut client| talk(&mut client)) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("reborn: {error}");
+            if error.is_not_running() { exit::NOT_RUNNING } else { exit::FAILED }
+        }
+    }
+}
+
+fn reload(client: &mut Client) -> Result<u8, restart_core::Error> {
+    Ok(match client.reload()? {
+        Answer::Outcome(outcome) if outcome.failure.is_none() => {
+            println!("{outcome}");
+            exit::OK
+        }
+        Answer::Outcome(outcome) => {
+            eprintln!("reborn: {outcome}");
+            exit::FAILED
+        }
+        Answer::Refused(reason) => {
+            eprintln!("reborn: no reload was started: {reason}");
+            exit::FAILED
+        }
+        // A stop that overtakes a reload must not make the unit fail.
+        _ => {
+            println!("the service is stopping; there is nothing to reload");
+            exit::OK
+        }
+    })
+}
+
+fn status(client: &mut Client, json: bool) -> Result<u8, restart_core::Error> {
+    let status = client.status()?;
+    if json {
+        println!("{}", serde_json::to_string_pretty(&status).expect("a status is plain data"));
+    } else {
+        println!("{status}");
+    }
+    Ok(exit::OK)
+}
+
+fn stop(client: &mut Client) -> Result<u8, restart_core::Error> {
+    client.stop()?;
+    println!("stopped");
+    Ok(exit::OK)
+}
