@@ -77,6 +77,9 @@ impl Version {
             }
         }
         fs::rename(&new, path).expect("a rename within one folder");
+        // A rename between two links of one file does nothing, and the new name would stay: a link to a file that
+        // isn't the test's own, for the next version to be written into.
+        remove(&new);
     }
 }
 
@@ -112,6 +115,7 @@ fn link_or_copy(from: &Path, to: &Path) {
 /// Writes a file, from another one and some bytes after it, in a child process.
 #[track_caller]
 fn write_by_child(from: Option<&Path>, bytes: &[u8], to: &Path, permissions: &str) {
+    remove(to);
     let from = from.unwrap_or(Path::new("/dev/null"));
     let mut command = Command::new("sh");
     command.args(["-c", "cat \"$0\" - >\"$1\" && chmod \"$2\" \"$1\""]).args([from, to]).arg(permissions);
@@ -140,6 +144,14 @@ mod tests {
         Version::Missing.put(&path);
         Version::Missing.put(&path);
         assert!(!path.exists());
+        // The same file twice: nothing is left beside the path through which the next one could be written to it.
+        let file = folder.path().join("release");
+        fs::write(&file, "release").unwrap();
+        Version::File(file.clone()).put(&path);
+        Version::File(file.clone()).put(&path);
+        assert!(!beside(&path, "new").exists());
+        Version::NotAProgram.put(&path);
+        assert_eq!(fs::read_to_string(&file).unwrap(), "release");
         assert_eq!(beside(&path, "mode"), folder.path().join("program.mode"));
     }
 }
