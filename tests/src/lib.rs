@@ -1,5 +1,26 @@
-//! The end-to-end tests' own tools.
+//! The end-to-end tests' own tools: a load generator that sees every byte and every close, a harness that starts the
+//! real binary and looks at its processes, a notify socket in place of the service
+//! manager's, and a laboratory with a real one.
+//!
+//! A test begins with [`Reborn::new`], goes on with the [`Server`] that it starts, and needs no cleaning up: whatever
+//! a test started is killed when its `Server` is dropped. The tests are in `tests/`, one file for each promise; the
+//! storm benchmark is the binary `storm`.
 
+// These are tests' tools: what they panic on is a test's failure, and their documentation says what they expect.
 #![allow(clippy::missing_panics_doc)]
 
+pub mod binary;
+pub mod command;
 pub mod lab;
+pub mod load;
+pub mod notify;
+pub mod process;
+pub mod procfs;
+pub mod skip;
+pub mod version;
+
+pub use command::CommandOutput;
+pub use process::{DEADLINE, Reborn, Server};
+pub use procfs::{Ended, Process};
+pub use rustix::process::Signal;
+pub use version::{Mode, Version};

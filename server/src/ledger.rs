@@ -1,0 +1,124 @@
+//! The ledger of connections: each that was accepted or received ends in exactly one way.
+//!
+//! accepted + received = closed by the client + closed by us, by reason + handed over + live. It only counts; whoever
+//! serves connections books them.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use serde::Serialize;
+
+use crate::http::Reason;
+
+/// The books of one generation.
+#[derive(Debug, Default)]
+pub(crate) struct Ledger {
+    accepted: AtomicU64,
+    received: AtomicU64,
+    closed_by_client: AtomicU64,
+    handed_over: AtomicU64,
+    requests: AtomicU64,
+    closed_by_us: Mutex<BTreeMap<String, u64>>,
+}
+
+/// What the books say at one moment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct Balance {
+    accepted: u64,
+    received: u64,
+    closed_by_client: u64,
+    closed_by_us: BTreeMap<String, u64>,
+    handed_over: u64,
+    /// What has come and not ended.
+    live: u64,
+    /// Requests answered on connections that have ended or moved.
+    requests: u64,
+}
+
+impl Ledger {
+    pub(crate) fn accepted(&self) {
+        self.accepted.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn received(&self) {
+        self.received.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn handed_over(&self) {
+        self.handed_over.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn closed_by_client(&self, requests: u64) {
+        self.closed_by_client.fetch_add(1, Ordering::Relaxed);
+        self.requests.fetch_add(requests, Ordering::Relaxed);
+    }
+
+    pub(crate) fn closed_by_us(&self, reason: Reason, requests: u64) {
+        *self.reasons().entry(reason.to_string()).or_default() += 1;
+        self.requests.fetch_add(requests, Ordering::Relaxed);
+    }
+
+    fn reasons(&self) -> MutexGuard<'_, BTreeMap<String, u64>> {
+        self.closed_by_us.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn balance(&self) -> Balance {
+        // What ends is read before what comes, so that a connection that ends meanwhile never makes it negative.
+        let closed_by_us = self.reasons().clone();
+        let closed_by_client = self.closed_by_client.load(Ordering::Relaxed);
+        let handed_over = self.handed_over.load(Ordering::Relaxed);
+        let (accepted, received) = (self.accepted.load(Ordering::Relaxed), self.received.load(Ordering::Relaxed));
+        let ended = closed_by_client + handed_over + closed_by_us.values().sum::<u64>();
+        Balance {
+            accepted,
+            received,
+            closed_by_client,
+            closed_by_us,
+            handed_over,
+            live: (accepted + received).saturating_sub(ended),
+            requests: self.requests.load(Ordering::Relaxed),
+        }
+    }
+}
+
+impl Balance {
+    /// Whether the books agree with the connections that were counted live in another way.
+    pub(crate) fn agrees(&self, live: usize) -> bool {
+        self.live == live as u64
+    }
+}
+
+impl fmt::Display for Balance {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Balance { accepted, received, closed_by_client, closed_by_us, handed_over, live, .. } = self;
+        write!(out, "{accepted} accepted + {received} received = {closed_by_client} closed by the client")?;
+        for (reason, count) in closed_by_us {
+            write!(out, " + {count} closed here ({reason})")?;
+        }
+        write!(out, " + {handed_over} handed over + {live} live")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_connection_is_booked_once() {
+        let ledger = Ledger::default();
+        (0..4).for_each(|_| ledger.accepted());
+        ledger.received();
+        ledger.closed_by_client(3);
+        ledger.closed_by_us(Reason::IdleTimeout, 2);
+        ledger.handed_over();
+        let balance = ledger.balance();
+        assert!(balance.agrees(2) && !balance.agrees(3));
+        assert_eq!((balance.live, balance.requests), (2, 5));
+        assert_eq!(
+            balance.to_string(),
+            "4 accepted + 1 received = 1 closed by the client + 1 closed here (idle timeout) + 1 handed over + 2 live"
+        );
+    }
+}

@@ -1,0 +1,24 @@
+//! An HTTP/1.1 load generator on raw sockets, which notices what a client library would hide: a connection that the
+//! server closes while it is idle, a reset, an answer that nobody asked for, a request that stays without one.
+//!
+//! [`Load`] describes the clients, [`Running`] is the load while it runs, [`Report`] is what it saw. [`Connection`] is
+//! one client connection by itself, for tests that play a scenario byte by byte.
+
+mod answer;
+mod client;
+mod connection;
+mod failure;
+mod plan;
+mod report;
+mod socket;
+mod tally;
+mod target;
+
+pub use answer::Answer;
+pub use client::{Kind, Upload};
+pub use connection::{Connection, Limits, Lost, Request};
+pub use failure::{Close, Failure};
+pub use plan::{Load, Running};
+pub use report::{ClientReport, Latency, LostRequest, PidReport, Report};
+pub use socket::Look;
+pub use target::Target;
