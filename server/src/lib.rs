@@ -9,7 +9,9 @@ pub mod cli;
 pub mod config;
 pub mod exit;
 pub mod http;
+mod ledger;
 pub mod logging;
+mod moving;
 mod run;
 mod serve;
 

@@ -6,6 +6,7 @@
 
 use std::io;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http_types::{Request, Response};
@@ -17,6 +18,7 @@ use crate::cli::{self, ClientArgs, Command, ServeArgs, StatusArgs};
 use crate::config::{Config, DEFAULT_LISTEN};
 use crate::exit;
 use crate::http::Handler;
+use crate::ledger::Ledger;
 use crate::logging::Logs;
 use crate::serve::{Service, serve};
 
@@ -115,8 +117,9 @@ fn serve_command<H: Handler + 'static>(
         }
     };
     let logs = Logs::install(config.log.as_deref());
-    let code = match builder(&config).start() {
-        Ok(generation) => start_application(&config, generation, &logs, application),
+    let ledger = Arc::new(Ledger::default());
+    let code = match builder(&config, &ledger).start() {
+        Ok(generation) => start_application(&config, generation, &logs, &ledger, application),
         Err(error) => {
             log::error!("cannot serve: {error}");
             exit::FAILED
@@ -130,6 +133,7 @@ fn start_application<H: Handler + 'static>(
     config: &Config,
     generation: Generation,
     logs: &Logs,
+    ledger: &Arc<Ledger>,
     application: impl FnOnce(&Config, &Generation) -> Result<Service<H>, Refused>,
 ) -> u8 {
     if let Err(error) = logs.start_writer() {
@@ -137,7 +141,7 @@ fn start_application<H: Handler + 'static>(
         eprintln!("reborn: the log cannot be written: {error}");
     }
     let (reason, code) = match application(config, &generation) {
-        Ok(service) => return if serve(config, generation, service).success { exit::OK } else { exit::FAILED },
+        Ok(service) => return if serve(config, generation, service, ledger).success { exit::OK } else { exit::FAILED },
         Err(Refused::Usage(reason)) => (reason, exit::USAGE),
         Err(Refused::Failed(error)) => (error.to_string(), exit::FAILED),
     };
@@ -146,10 +150,11 @@ fn start_application<H: Handler + 'static>(
     code
 }
 
-fn builder(config: &Config) -> Builder {
+fn builder(config: &Config, ledger: &Arc<Ledger>) -> Builder {
     let reload = &config.reload;
     let control = config.control.clone().map_or_else(|| Place::Named(SERVICE_NAME.to_owned()), Place::Path);
     let default = DEFAULT_LISTEN.parse().expect("the default is an address");
+    let ledger = Arc::clone(ledger);
     let mut builder = Builder::new()
         .default_listen(default)
         .control(control)
@@ -157,7 +162,9 @@ fn builder(config: &Config) -> Builder {
         .probation(reload.probation)
         .drain_timeout(reload.drain_timeout)
         .max_draining(reload.max_draining)
-        .version(VERSION);
+        .version(VERSION)
+        .take_connections()
+        .report(move || serde_json::to_value(ledger.balance()).expect("a balance is plain data"));
     for endpoint in &config.listen {
         builder = builder.listen(endpoint.clone());
     }

@@ -1,19 +1,23 @@
-//! One generation at work: threads, accept loops and connections.
+//! One generation at work: threads, accept loops and connections, from the accept or the hand-over to their end.
 //!
 //! It knows neither the command line nor what answers a request. Which connections it may accept, and when it has to
-//! end, is the generation's matter; what happens on a connection, the HTTP layer's.
+//! end, is the generation's matter; what happens on a connection, the HTTP layer's. Here each connection is booked in
+//! the ledger, and offered to the next generation when the HTTP layer parks it.
 
 use std::future;
 use std::sync::Arc;
 use std::thread;
+use std::time::{Duration, Instant};
 
-use restart_core::{Address, Exit, Generation, Listener};
+use restart_core::{Accepted, Address, Connection, Connections, Exit, Generation, Listener};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use smol::Executor;
-use smol::lock::Semaphore;
+use smol::lock::{Semaphore, SemaphoreGuardArc};
 
 use crate::config::Config;
-use crate::http::{self, Context, Decorate, Handler, Start};
+use crate::http::{self, Context, Decorate, End, Handler, Start};
+use crate::ledger::Ledger;
+use crate::moving::{Card, Luggage};
 
 /// What answers requests.
 pub(crate) struct Service<H> {
@@ -28,23 +32,44 @@ impl<H: Handler> Service<H> {
     }
 }
 
-/// Serves until this process has nothing left to do.
-pub(crate) fn serve<H: Handler + 'static>(config: &Config, generation: Generation, service: Service<H>) -> Exit {
+/// What all connections of this generation share.
+struct Shop<H> {
+    context: Context<H>,
+    connections: Connections,
+    ledger: Arc<Ledger>,
+    /// Room for connections.
+    room: Arc<Semaphore>,
+    executor: &'static Executor<'static>,
+}
+
+/// Serves until this process has nothing left to do. `ledger` is the one that the generation's status shows.
+pub(crate) fn serve<H: Handler + 'static>(
+    config: &Config,
+    generation: Generation,
+    service: Service<H>,
+    ledger: &Arc<Ledger>,
+) -> Exit {
     raise_file_limit();
-    let context = Arc::new(Context {
-        handler: service.handler,
-        limits: config.limits.http.clone(),
-        drain: generation.drain(),
-        parks: false,
-        decorate: service.decorate,
-    });
     // The threads outlive this function, until the process ends.
     let executor: &'static Executor<'static> = Box::leak(Box::new(Executor::new()));
-    let room = Arc::new(Semaphore::new(config.limits.connections));
+    let drain = generation.drain();
+    let shop = Arc::new(Shop {
+        context: Context {
+            handler: service.handler,
+            limits: config.limits.http.clone(),
+            drain: drain.clone(),
+            parks: true,
+            decorate: service.decorate,
+        },
+        connections: generation.connections(),
+        ledger: Arc::clone(ledger),
+        room: Arc::new(Semaphore::new(config.limits.connections)),
+        executor,
+    });
     for listener in generation.listeners() {
-        let accepting = accept(executor, listener.clone(), Arc::clone(&context), Arc::clone(&room));
-        executor.spawn(accepting).detach();
+        executor.spawn(accept(Arc::clone(&shop), listener.clone())).detach();
     }
+    executor.spawn(take(Arc::clone(&shop))).detach();
     for number in 1..config.threads {
         let thread = thread::Builder::new().name(format!("reborn-{number}"));
         if let Err(error) = thread.spawn(move || smol::block_on(executor.run(future::pending::<()>()))) {
@@ -52,32 +77,30 @@ pub(crate) fn serve<H: Handler + 'static>(config: &Config, generation: Generatio
             break;
         }
     }
-    smol::block_on(executor.run(generation.run()))
+    let exit = smol::block_on(executor.run(generation.run()));
+    let balance = ledger.balance();
+    if balance.agrees(exit.cut) {
+        log::debug!("connections: {balance}");
+    } else {
+        log::error!("the ledger does not balance: {balance}, and {} are live", exit.cut);
+    }
+    exit
 }
 
 /// Accepts while there is room for another connection; further ones wait in the kernel's queue.
-async fn accept<H: Handler + 'static>(
-    executor: &'static Executor<'static>,
-    listener: Listener,
-    context: Arc<Context<H>>,
-    room: Arc<Semaphore>,
-) {
+async fn accept<H: Handler + 'static>(shop: Arc<Shop<H>>, listener: Listener) {
+    let name: Arc<str> = listener.name().into();
     loop {
-        let permit = room.acquire_arc().await;
+        let permit = shop.room.acquire_arc().await;
         match listener.accept().await {
-            Ok(accepted) => {
-                let peer = match &accepted.peer {
+            Ok(Accepted { fd, peer, guard }) => {
+                shop.ledger.accepted();
+                let peer = match peer {
                     Address::Tcp(address) => Some(address.to_string()),
                     _ => None,
                 };
-                let start = Start::new(accepted.fd, peer, accepted.guard);
-                let context = Arc::clone(&context);
-                let connection = async move {
-                    let end = http::serve(&context, start).await;
-                    log::trace!("a connection ended: {end:?}");
-                    drop(permit);
-                };
-                executor.spawn(connection).detach();
+                let client = Client { listener: Arc::clone(&name), since: Instant::now() };
+                open(&shop, client, Start::new(fd, peer, guard), Some(permit));
             }
             Err(error) => {
                 log::error!("the listener {:?} cannot accept any more: {error}", listener.name());
@@ -85,6 +108,69 @@ async fn accept<H: Handler + 'static>(
             }
         }
     }
+}
+
+/// Takes over the connections of the generations before, beyond the limit as well: they were within it there.
+async fn take<H: Handler + 'static>(shop: Arc<Shop<H>>) {
+    loop {
+        let Connection { fd, blob, guard } = shop.connections.take().await;
+        shop.ledger.received();
+        match Luggage::unpack(&blob) {
+            Ok(Luggage { card, read_ahead }) => {
+                let now = Instant::now();
+                let since = now.checked_sub(Duration::from_millis(card.age_ms)).unwrap_or(now);
+                let client = Client { listener: card.listener.into(), since };
+                let start = Start { read_ahead, requests: card.requests, ..Start::new(fd, card.peer, guard) };
+                open(&shop, client, start, shop.room.try_acquire_arc());
+            }
+            Err(error) => {
+                log::error!("a connection came with a description that cannot be read, and is closed: {error}");
+                shop.ledger.closed_by_us(http::Reason::Failed, 0);
+            }
+        }
+    }
+}
+
+/// What is known of a connection beside what the HTTP layer holds.
+struct Client {
+    listener: Arc<str>,
+    since: Instant,
+}
+
+fn open<H: Handler + 'static>(shop: &Arc<Shop<H>>, client: Client, start: Start, permit: Option<SemaphoreGuardArc>) {
+    let owned = Arc::clone(shop);
+    let connection = async move {
+        connection(&owned, &client, start).await;
+        drop(permit);
+    };
+    shop.executor.spawn(connection).detach();
+}
+
+/// Serves a connection until it ends here, for good or by moving on.
+async fn connection<H: Handler>(shop: &Shop<H>, client: &Client, mut start: Start) {
+    loop {
+        match http::serve(&shop.context, start).await {
+            End::Client { requests } => return shop.ledger.closed_by_client(requests),
+            End::Server { reason, requests } => return shop.ledger.closed_by_us(reason, requests),
+            End::Parked(parked) => match hand_over(shop, client, parked).await {
+                None => return shop.ledger.handed_over(),
+                // Nobody takes it: it is served here, and its next response says that it closes.
+                Some(back) => start = Start { parks: false, ..back },
+            },
+        }
+    }
+}
+
+/// Offers a connection to the next generation; it comes back where nobody takes it.
+async fn hand_over<H>(shop: &Shop<H>, client: &Client, parked: Start) -> Option<Start> {
+    let Start { stream, peer, read_ahead, requests, guard, parks } = parked;
+    let age_ms = u64::try_from(client.since.elapsed().as_millis()).unwrap_or(u64::MAX);
+    let card = Card { listener: client.listener.to_string(), peer: peer.clone(), requests, age_ms };
+    let luggage = Luggage { card, read_ahead };
+    let offer = Connection { fd: stream, blob: luggage.pack(), guard };
+    let back = shop.connections.offer(offer).await.err()?;
+    let Luggage { read_ahead, .. } = luggage;
+    Some(Start { stream: back.fd, peer, read_ahead, requests, guard: back.guard, parks })
 }
 
 /// A connection needs a descriptor each: the soft limit is for programs that use select(2), which this one does not.

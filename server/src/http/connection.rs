@@ -118,7 +118,7 @@ struct Connection<'a, H> {
 
 impl<'a, H: Handler> Connection<'a, H> {
     fn new(context: &'a Context<H>, start: Start) -> Result<Self, (Reason, u64)> {
-        let Start { stream, peer, read_ahead, requests, guard } = start;
+        let Start { stream, peer, read_ahead, requests, guard, parks } = start;
         let wire = Wire::new(stream, read_ahead).map_err(|error| {
             log::warn!("cannot watch an accepted connection: {error}; it is closed");
             (Reason::Failed, requests)
@@ -132,7 +132,7 @@ impl<'a, H: Handler> Connection<'a, H> {
             watch: Watch::default(),
             deadline: Deadline::default(),
             fresh: true,
-            parks: context.parks,
+            parks: context.parks && parks,
         })
     }
 
@@ -154,7 +154,7 @@ impl<'a, H: Handler> Connection<'a, H> {
                 State::HandedOver => match self.wire.into_parts() {
                     Ok(Ok((stream, read_ahead))) => {
                         let Connection { peer, requests, guard, .. } = self;
-                        return End::Parked(Start { stream, peer, read_ahead, requests, guard });
+                        return End::Parked(Start { stream, peer, read_ahead, requests, guard, parks: true });
                     }
                     Ok(Err(_)) => return End::Server { reason: Reason::Failed, requests: self.requests },
                     Err(wire) => {

@@ -9,6 +9,7 @@ mod connection;
 mod limits;
 mod wire;
 
+use std::fmt;
 use std::future::Future;
 use std::os::fd::OwnedFd;
 
@@ -49,8 +50,8 @@ impl<H> Context<H> {
     }
 }
 
-impl<H> std::fmt::Debug for Context<H> {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl<H> fmt::Debug for Context<H> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter
             .debug_struct("Context")
             .field("limits", &self.limits)
@@ -73,12 +74,14 @@ pub struct Start {
     pub requests: u64,
     /// Counts the connection as live, from accept to end.
     pub guard: Guard,
+    /// Whether it may end as [`End::Parked`] again, where the context parks connections.
+    pub parks: bool,
 }
 
 impl Start {
     /// A connection that was just accepted.
     pub fn new(stream: impl Into<OwnedFd>, peer: Option<String>, guard: Guard) -> Start {
-        Start { stream: stream.into(), peer, read_ahead: Vec::new(), requests: 0, guard }
+        Start { stream: stream.into(), peer, read_ahead: Vec::new(), requests: 0, guard, parks: true }
     }
 }
 
@@ -124,6 +127,24 @@ pub enum Reason {
     Broken,
     /// The operating system refused something.
     Failed,
+}
+
+impl fmt::Display for Reason {
+    /// A few words, the same for ever: they are keys in the status.
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            Reason::Asked => "asked",
+            Reason::Handler => "handler",
+            Reason::Draining => "draining",
+            Reason::Stopping => "stopping",
+            Reason::IdleTimeout => "idle timeout",
+            Reason::WriteTimeout => "write timeout",
+            Reason::Refused(status) => return write!(out, "refused {status}"),
+            Reason::Unread => "unread body",
+            Reason::Broken => "broken response",
+            Reason::Failed => "failed",
+        })
+    }
 }
 
 /// What a handler is: any function from request to response that can be shared between threads.
