@@ -3,9 +3,14 @@
 mod http_support;
 
 use std::io::{Read, Write};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::task::{Context as Task, Poll};
 
 use http_support::Server;
-use server::http::{End, Reason, Start};
+use http_types::{Body, Request, Response};
+use restart_core::Drain;
+use server::http::{Context, End, Reason, Start};
 
 const HOST: &str = "Host: test\r\n";
 
@@ -279,4 +284,69 @@ fn every_answer_is_decorated_whoever_made_it() {
     }
     client.send("GET\r\n\r\n");
     assert_eq!(client.reply().header("x-id"), Some("none"));
+}
+
+/// Nothing, after one wait.
+struct Pause {
+    over: bool,
+}
+
+impl smol::io::AsyncRead for Pause {
+    fn poll_read(mut self: Pin<&mut Self>, task: &mut Task<'_>, _: &mut [u8]) -> Poll<std::io::Result<usize>> {
+        if std::mem::replace(&mut self.over, true) {
+            return Poll::Ready(Ok(0));
+        }
+        task.waker().wake_by_ref();
+        Poll::Pending
+    }
+}
+
+#[test]
+fn a_response_under_way_is_not_interrupted_by_a_100() {
+    let handler = |mut request: Request| async move {
+        let late = smol::io::AsyncReadExt::chain(Pause { over: false }, request.take_body());
+        let body = smol::io::BufReader::new(smol::io::AsyncReadExt::chain(&b"first,"[..], late));
+        let mut response = Response::new(200);
+        response.set_body(Body::from_reader(body, None));
+        Ok(response)
+    };
+    let server = Server::start(Context::new(handler, Drain::new()));
+    let mut client = server.connect();
+    client.send(format!("POST / HTTP/1.1\r\n{HOST}Expect: 100-continue\r\nContent-Length: 4\r\n\r\n"));
+    let head = client.until("first,\r\n");
+    assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+    assert!(client.is_silent(), "the body is being waited for by now");
+    client.send("then");
+    assert_eq!(client.until("0\r\n\r\n"), "4\r\nthen\r\n0\r\n\r\n");
+    assert!(server.none_ended());
+}
+
+#[test]
+fn a_body_that_outlives_its_request_reads_nothing_of_the_next() {
+    let kept = Arc::new(Mutex::new(None::<Body>));
+    let handler = {
+        let kept = Arc::clone(&kept);
+        move |mut request: Request| {
+            let kept = Arc::clone(&kept);
+            async move {
+                let mut response = Response::new(200);
+                if request.method() == http_types::Method::Put {
+                    *kept.lock().expect("no panic") = Some(request.take_body());
+                } else {
+                    response.set_body(request.body_string().await?);
+                }
+                Ok(response)
+            }
+        }
+    };
+    let server = Server::start(Context::new(handler, Drain::new()));
+    let mut client = server.connect();
+    client.send(format!("PUT / HTTP/1.1\r\n{HOST}Content-Length: 3\r\n\r\nabc"));
+    assert_eq!(client.reply().status, 200);
+    client.send(format!("POST / HTTP/1.1\r\n{HOST}Content-Length: 4\r\n\r\nde"));
+    assert!(client.is_silent(), "the second body is being read");
+    let body = kept.lock().expect("no panic").take().expect("kept");
+    assert!(smol::block_on(body.into_bytes()).is_err());
+    client.send("fg");
+    assert_eq!(client.reply().body, "defg");
 }

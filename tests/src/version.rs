@@ -41,7 +41,7 @@ pub enum Mode {
     /// Writes some words to its standard error, and exits.
     Exits {
         /// The status.
-        code: i32,
+        code: u8,
         /// The words.
         words: String,
     },
@@ -51,9 +51,31 @@ pub enum Mode {
     Hangs,
     /// Exits with status 1, but a child of its own keeps all that it inherited open.
     LeavesAChild,
+    /// Takes what the predecessor hands over, and says that it cannot serve, for this reason.
+    Fails(String),
+    /// Says that it is ready, and exits with this status so many milliseconds later, without having accepted anything.
+    DiesReady {
+        /// The status.
+        code: u8,
+        /// The time after which it exits.
+        ms: u64,
+    },
+    /// Says this on the handover socket, as its first packet, and nothing more.
+    Speaks(String),
     /// Waits until [`Server::open_gate`](super::Server::open_gate) has put the real binary in its place, and becomes
     /// that one: so a test can hold a reload before the successor's first word for as long as it likes.
     WaitsAtGate,
+}
+
+impl Mode {
+    /// A version that speaks only protocols that nobody knows yet.
+    pub fn of_the_future() -> Self {
+        let hello = serde_json::json!({
+            "kind": "hello", "magic": "reborn-handover", "min_version": 900, "max_version": 901,
+            "generation": 2, "pid": 1, "version": "900.0.0",
+        });
+        Self::Speaks(hello.to_string())
+    }
 }
 
 impl Version {

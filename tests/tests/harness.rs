@@ -57,6 +57,10 @@ fn each_broken_version_is_started_and_leaves_the_old_one_serving() {
         (Version::Broken(Mode::KilledBy(9)), 1),
         (Version::Broken(Mode::Hangs), 1),
         (Version::Broken(Mode::LeavesAChild), 1),
+        (Version::Broken(Mode::Fails("no luck today".into())), 1),
+        (Version::Broken(Mode::DiesReady { code: 7, ms: 50 }), 1),
+        (Version::Broken(Mode::of_the_future()), 1),
+        (Version::Broken(Mode::Speaks("nonsense".into())), 1),
     ];
     for (version, starts) in versions {
         let before = server.broken_pids().len();
@@ -65,7 +69,8 @@ fn each_broken_version_is_started_and_leaves_the_old_one_serving() {
         assert_eq!(server.broken_pids().len(), before + starts, "{version:?}: {}", server.state());
         assert_eq!((server.pid(), server.ask().pid()), (old, Some(old)), "{version:?}");
     }
-    assert!(server.log().contains("these are its words"));
+    let log = server.log();
+    assert!(log.contains("these are its words") && log.contains("no luck today"), "{log}");
     server.replace_binary(&Version::Differing);
     assert_ne!(server.reload_ok(), old);
 }

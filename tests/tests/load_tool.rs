@@ -346,6 +346,6 @@ fn requests_around_a_marked_reload_are_measured_apart() {
     load.wait_until("the mark is long past", |report| report.answered > before + 200);
     let report = load.stop();
     let near = report.latency_near_reloads.count;
-    assert!(report.reloads == 1 && near > 0 && near < report.answered, "{report}");
+    assert!(report.marks == 1 && near > 0 && near < report.answered, "{report}");
     assert!(serde_json::to_value(&report).unwrap()["latency_near_reloads"]["count"].as_u64() == Some(near));
 }

@@ -11,7 +11,12 @@ use std::{
     time::Duration,
 };
 
-use rustix::process::{Signal, getpid, kill_process};
+use restart_core::Builder;
+use rustix::{
+    net::SendFlags,
+    process::{Signal, getpid, kill_process},
+};
+use smol::{Timer, future};
 use tests::{Mode, version::beside};
 
 /// How often the gate is looked at.
@@ -29,7 +34,7 @@ fn main() -> io::Result<ExitCode> {
             if !words.is_empty() {
                 eprintln!("{words}");
             }
-            Ok(ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX)))
+            Ok(ExitCode::from(code))
         }
         Mode::KilledBy(number) => {
             let signal = Signal::from_named_raw(number).ok_or(io::ErrorKind::InvalidInput)?;
@@ -40,6 +45,23 @@ fn main() -> io::Result<ExitCode> {
         Mode::LeavesAChild => {
             Command::new("sleep").arg("1000").spawn()?;
             Ok(ExitCode::FAILURE)
+        }
+        Mode::Fails(reason) => {
+            Builder::new().start().map_err(io::Error::other)?.fail(&reason);
+            Ok(ExitCode::FAILURE)
+        }
+        Mode::DiesReady { code, ms } => {
+            let generation = Builder::new().start().map_err(io::Error::other)?;
+            let die = async {
+                Timer::after(Duration::from_millis(ms)).await;
+            };
+            // The generation is polled first, and says Ready at that.
+            smol::block_on(future::or(async { drop(Box::pin(generation.run()).await) }, die));
+            Ok(ExitCode::from(code))
+        }
+        Mode::Speaks(words) => {
+            rustix::net::send(io::stdin(), words.as_bytes(), SendFlags::NOSIGNAL)?;
+            hang()
         }
         Mode::WaitsAtGate => {
             while !beside(path, "gate").exists() {

@@ -18,7 +18,7 @@ pub use answer::Answer;
 pub use client::{Kind, Upload};
 pub use connection::{Connection, Limits, Lost, Request};
 pub use failure::{Close, Failure};
-pub use plan::{Load, Running};
+pub use plan::{Load, Running, raise_fd_limit};
 pub use report::{ClientReport, Latency, LostRequest, PidReport, Report};
 pub use socket::Look;
 pub use target::Target;

@@ -12,6 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use smol::{Executor, Timer, channel, future, lock::Semaphore};
 
 use super::{
@@ -34,6 +35,14 @@ const WAIT_STEP: Duration = Duration::from_millis(5);
 
 /// The number of the next load of this process, so that no two requests of a test run share an id.
 static NEXT_LOAD: AtomicU64 = AtomicU64::new(1);
+
+/// Raises this process's own limit of open files as far as it may, for loads of thousands of connections.
+///
+/// Processes started after it inherit it: start the server first.
+pub fn raise_fd_limit() -> std::io::Result<()> {
+    let limit = getrlimit(Resource::Nofile);
+    Ok(setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit })?)
+}
 
 /// A group of like clients.
 #[derive(Clone, Copy, Debug)]

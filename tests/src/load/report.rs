@@ -27,8 +27,8 @@ pub struct Report {
     pub opened: u64,
     /// Connections on which an older generation answered after a newer one.
     pub went_back: u64,
-    /// Reload instants that were marked.
-    pub reloads: usize,
+    /// Instants of reloads that were marked.
+    pub marks: usize,
     /// The longest time in which no quick request was answered.
     #[serde(rename = "longest_silence_s", serialize_with = "seconds")]
     pub longest_silence: Duration,
@@ -186,13 +186,10 @@ fn write_latency(f: &mut fmt::Formatter<'_>, name: &str, latency: &Latency) -> f
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { requests, failed, opened, reloads, went_back, .. } = self;
+        let Self { requests, failed, opened, marks, went_back, .. } = self;
         let closed = self.closed_connections();
-        writeln!(f, "{requests} requests in {:.1?}, {failed} failed; {reloads} reloads marked", self.time)?;
-        writeln!(
-            f,
-            "{opened} connections opened, {closed} closed by the server, {went_back} answered by an older one"
-        )?;
+        writeln!(f, "{requests} requests in {:.1?}, {failed} failed; {marks} instants of reloads marked", self.time)?;
+        writeln!(f, "{opened} connections opened, {closed} closed by the server, {went_back} went back a generation")?;
         writeln!(f, "longest time without an answer: {:.1?}", self.longest_silence)?;
         for (name, n) in self.failures.iter().map(|(k, n)| (k.name(), n)) {
             writeln!(f, "  failed: {name:<28}{n:>9}")?;

@@ -169,7 +169,7 @@ impl Tally {
     pub(super) fn report(&self) -> Report {
         let mut report = Report {
             time: self.started.elapsed(),
-            reloads: self.marks.len(),
+            marks: self.marks.len(),
             pids: self.pids.clone(),
             lost: self.lost.clone(),
             went_back: self.went_back,
