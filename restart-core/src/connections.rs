@@ -54,7 +54,7 @@ pub struct Connections {
 /// A connection on its way, and the way back for its outcome.
 struct Offer {
     connection: Connection,
-    outcome: Sender<Result<(), Connection>>,
+    outcome: Sender<Result<Guard, Connection>>,
 }
 
 /// A batch that has been sent.
@@ -77,10 +77,11 @@ impl Connections {
 
     /// Offers a connection to the newest generation, while this one drains.
     ///
-    /// Returns when the newest generation owns it; this process's descriptor is closed then. Where there is no
+    /// Returns when the newest generation owns it; this process's descriptor is closed then, and the guard comes back,
+    /// so that the caller can book the connection before this process counts it as gone. Where there is no
     /// successor, or it does not take connections, or its table of descriptors is full, or it does not answer within
     /// 5 s, or vanishes, the connection comes back: nothing was read from it, and it is the caller's alone.
-    pub async fn offer(&self, connection: Connection) -> Result<(), Connection> {
+    pub async fn offer(&self, connection: Connection) -> Result<Guard, Connection> {
         if connection.blob.len() > BLOB_BYTES_MAX {
             return Err(connection);
         }
@@ -287,7 +288,7 @@ impl Mover {
         let Some(at) = self.unacknowledged.iter().position(|sent| sent.number == batch) else { return };
         let Some(sent) = self.unacknowledged.remove(at) else { return };
         for (index, Offer { connection, outcome }) in sent.offers.into_iter().enumerate() {
-            let result = if index < count { Ok(()) } else { Err(connection) };
+            let result = if index < count { Ok(connection.guard) } else { Err(connection) };
             let _ = outcome.try_send(result);
         }
     }
@@ -368,7 +369,7 @@ mod tests {
                 pair.deliver().await;
                 future::pending().await
             };
-            or(pair.from.offer(connection), deliver).await.unwrap();
+            drop(or(pair.from.offer(connection), deliver).await.unwrap());
             let taken = pair.to.take().await;
             assert_eq!(taken.blob, b"state\0of\0it");
             UnixStream::from(taken.fd).write_all(b"hello").unwrap();
@@ -418,7 +419,7 @@ mod tests {
                 drop(acknowledge);
                 future::pending().await
             };
-            or(pair.from.offer(connection), late).await.unwrap();
+            drop(or(pair.from.offer(connection), late).await.unwrap());
         }));
         assert_eq!(pair.to.taken.1.len(), 1);
     }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use restart_core::{Accepted, Address, Connection, Connections, Exit, Generation, Listener};
+use restart_core::{Accepted, Address, Connection, Connections, Exit, Generation, Guard, Listener};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use smol::Executor;
 use smol::lock::{Semaphore, SemaphoreGuardArc};
@@ -100,7 +100,7 @@ async fn accept<H: Handler + 'static>(shop: Arc<Shop<H>>, listener: Listener) {
                     _ => None,
                 };
                 let client = Client { listener: Arc::clone(&name), since: Instant::now() };
-                open(&shop, client, Start::new(fd, peer, guard), Some(permit));
+                open(&shop, client, Start::new(fd, peer), guard, Some(permit));
             }
             Err(error) => {
                 log::error!("the listener {:?} cannot accept any more: {error}", listener.name());
@@ -120,8 +120,8 @@ async fn take<H: Handler + 'static>(shop: Arc<Shop<H>>) {
                 let now = Instant::now();
                 let since = now.checked_sub(Duration::from_millis(card.age_ms)).unwrap_or(now);
                 let client = Client { listener: card.listener.into(), since };
-                let start = Start { read_ahead, requests: card.requests, ..Start::new(fd, card.peer, guard) };
-                open(&shop, client, start, shop.room.try_acquire_arc());
+                let start = Start { read_ahead, requests: card.requests, ..Start::new(fd, card.peer) };
+                open(&shop, client, start, guard, shop.room.try_acquire_arc());
             }
             Err(error) => {
                 log::error!("a connection came with a description that cannot be read, and is closed: {error}");
@@ -137,40 +137,48 @@ struct Client {
     since: Instant,
 }
 
-fn open<H: Handler + 'static>(shop: &Arc<Shop<H>>, client: Client, start: Start, permit: Option<SemaphoreGuardArc>) {
+fn open<H: Handler + 'static>(
+    shop: &Arc<Shop<H>>,
+    client: Client,
+    start: Start,
+    guard: Guard,
+    permit: Option<SemaphoreGuardArc>,
+) {
     let owned = Arc::clone(shop);
     let connection = async move {
-        connection(&owned, &client, start).await;
+        connection(&owned, &client, start, guard).await;
         drop(permit);
     };
     shop.executor.spawn(connection).detach();
 }
 
-/// Serves a connection until it ends here, for good or by moving on.
-async fn connection<H: Handler>(shop: &Shop<H>, client: &Client, mut start: Start) {
+/// Serves a connection until it ends here, for good or by moving on. The guard lives until the end is booked, so that
+/// the process cannot end in between.
+async fn connection<H: Handler>(shop: &Shop<H>, client: &Client, mut start: Start, mut guard: Guard) {
     loop {
         match http::serve(&shop.context, start).await {
             End::Client { requests } => return shop.ledger.closed_by_client(requests),
             End::Server { reason, requests } => return shop.ledger.closed_by_us(reason, requests),
-            End::Parked(parked) => match hand_over(shop, client, parked).await {
-                None => return shop.ledger.handed_over(),
+            End::Parked(parked) => match hand_over(shop, client, parked, guard).await {
+                Ok(_guard) => return shop.ledger.handed_over(),
                 // Nobody takes it: it is served here, and its next response says that it closes.
-                Some(back) => start = Start { parks: false, ..back },
+                Err((back, kept)) => (start, guard) = (Start { parks: false, ..back }, kept),
             },
         }
     }
 }
 
 /// Offers a connection to the next generation; it comes back where nobody takes it.
-async fn hand_over<H>(shop: &Shop<H>, client: &Client, parked: Start) -> Option<Start> {
-    let Start { stream, peer, read_ahead, requests, guard, parks } = parked;
+async fn hand_over<H>(shop: &Shop<H>, client: &Client, parked: Start, guard: Guard) -> Result<Guard, (Start, Guard)> {
+    let Start { stream, peer, read_ahead, requests, parks } = parked;
     let age_ms = u64::try_from(client.since.elapsed().as_millis()).unwrap_or(u64::MAX);
     let card = Card { listener: client.listener.to_string(), peer: peer.clone(), requests, age_ms };
     let luggage = Luggage { card, read_ahead };
     let offer = Connection { fd: stream, blob: luggage.pack(), guard };
-    let back = shop.connections.offer(offer).await.err()?;
-    let Luggage { read_ahead, .. } = luggage;
-    Some(Start { stream: back.fd, peer, read_ahead, requests, guard: back.guard, parks })
+    shop.connections
+        .offer(offer)
+        .await
+        .map_err(|back| (Start { stream: back.fd, peer, read_ahead: luggage.read_ahead, requests, parks }, back.guard))
 }
 
 /// A connection needs a descriptor each: the soft limit is for programs that use select(2), which this one does not.

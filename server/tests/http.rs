@@ -57,7 +57,7 @@ fn counted(server: &Server) -> (rustix::fd::OwnedFd, impl Fn(&str) -> Vec<String
     let flags = SocketFlags::CLOEXEC;
     let (ours, theirs) =
         rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).expect("a socket pair");
-    server.resume(Start::new(theirs, None, server.drain.guard()));
+    server.resume(Start::new(theirs, None));
     let talk = {
         let ours = ours.try_clone().expect("a clone");
         move |request: &str| {
@@ -103,7 +103,7 @@ fn a_small_response_leaves_in_one_write_and_a_large_one_in_large_pieces() {
 fn a_unix_connection_is_served_like_any_other() {
     let server = Server::new();
     let (mut ours, theirs) = std::os::unix::net::UnixStream::pair().expect("a pair");
-    server.resume(Start::new(theirs, Some("unix".to_owned()), server.drain.guard()));
+    server.resume(Start::new(theirs, Some("unix".to_owned())));
     ours.write_all(format!("GET /peer HTTP/1.1\r\n{HOST}Connection: close\r\n\r\n").as_bytes()).expect("sent");
     let mut reply = String::new();
     ours.read_to_string(&mut reply).expect("a reply");

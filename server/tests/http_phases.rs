@@ -168,7 +168,7 @@ fn a_drain_parks_idle_and_half_received_connections_and_another_server_goes_on()
     }
     assert_eq!(old.drain.live(), 3, "they are live until somebody has taken them");
     for start in starts {
-        new.resume(Start { guard: new.drain.guard(), ..start });
+        new.resume(start);
     }
     half.send(&GET[10..]);
     assert_eq!(half.reply().body, "hello");

@@ -272,14 +272,15 @@ impl Driver {
 
     fn begin_drain(&mut self, phase: Phase) {
         self.drain_begun = Some(Instant::now());
-        self.parts.drain.set_phase(phase);
         let (last_call, timeout) = if phase == Phase::Stopping {
             self.parts.gate.last_call();
             (self.listeners.clone(), self.parts.settings.drain_timeout + STOP_GRACE)
         } else {
+            // The way has to be open before anyone looks for it.
             self.open_way();
             (vec![], self.parts.settings.drain_timeout)
         };
+        self.parts.drain.set_phase(phase);
         let number = self.next_number();
         let drain = self.parts.drain.clone();
         let watch = sources::drain(number, drain, last_call, timeout, self.inputs.clone());

@@ -23,7 +23,7 @@ use std::time::Duration;
 use futures_lite::FutureExt;
 use futures_lite::future::{poll_once, yield_now};
 use http_types::{Method, Request, Response, StatusCode};
-use restart_core::{Drain, Guard, Phase};
+use restart_core::{Drain, Phase};
 
 use super::wire::buffer;
 use super::wire::deadline::Deadline;
@@ -106,7 +106,6 @@ struct Connection<'a, H> {
     context: &'a Context<H>,
     wire: Arc<Wire>,
     peer: Option<String>,
-    guard: Guard,
     requests: u64,
     watch: Watch,
     deadline: Deadline,
@@ -118,7 +117,7 @@ struct Connection<'a, H> {
 
 impl<'a, H: Handler> Connection<'a, H> {
     fn new(context: &'a Context<H>, start: Start) -> Result<Self, (Reason, u64)> {
-        let Start { stream, peer, read_ahead, requests, guard, parks } = start;
+        let Start { stream, peer, read_ahead, requests, parks } = start;
         let wire = Wire::new(stream, read_ahead).map_err(|error| {
             log::warn!("cannot watch an accepted connection: {error}; it is closed");
             (Reason::Failed, requests)
@@ -127,7 +126,6 @@ impl<'a, H: Handler> Connection<'a, H> {
             context,
             wire: Arc::new(wire),
             peer,
-            guard,
             requests,
             watch: Watch::default(),
             deadline: Deadline::default(),
@@ -153,8 +151,8 @@ impl<'a, H: Handler> Connection<'a, H> {
                 }
                 State::HandedOver => match self.wire.into_parts() {
                     Ok(Ok((stream, read_ahead))) => {
-                        let Connection { peer, requests, guard, .. } = self;
-                        return End::Parked(Start { stream, peer, read_ahead, requests, guard, parks: true });
+                        let Connection { peer, requests, .. } = self;
+                        return End::Parked(Start { stream, peer, read_ahead, requests, parks: true });
                     }
                     Ok(Err(_)) => return End::Server { reason: Reason::Failed, requests: self.requests },
                     Err(wire) => {
@@ -579,7 +577,7 @@ mod tests {
         }
         let context = Context::new(answer, Drain::new());
         let (stream, _) = UnixStream::pair().expect("a pair");
-        let size = size_of_val(&serve(&context, Start::new(stream, None, context.drain.guard())));
+        let size = size_of_val(&serve(&context, Start::new(stream, None)));
         assert!(size <= 1024, "{size} bytes");
     }
 }

@@ -15,7 +15,7 @@ use std::os::fd::OwnedFd;
 
 use http_types::headers::{HeaderName, HeaderValue};
 use http_types::{Request, Response};
-use restart_core::{Drain, Guard};
+use restart_core::Drain;
 
 pub use connection::serve;
 pub use limits::Limits;
@@ -72,16 +72,14 @@ pub struct Start {
     pub read_ahead: Vec<u8>,
     /// How many requests were answered on it before.
     pub requests: u64,
-    /// Counts the connection as live, from accept to end.
-    pub guard: Guard,
     /// Whether it may end as [`End::Parked`] again, where the context parks connections.
     pub parks: bool,
 }
 
 impl Start {
     /// A connection that was just accepted.
-    pub fn new(stream: impl Into<OwnedFd>, peer: Option<String>, guard: Guard) -> Start {
-        Start { stream: stream.into(), peer, read_ahead: Vec::new(), requests: 0, guard, parks: true }
+    pub fn new(stream: impl Into<OwnedFd>, peer: Option<String>) -> Start {
+        Start { stream: stream.into(), peer, read_ahead: Vec::new(), requests: 0, parks: true }
     }
 }
 

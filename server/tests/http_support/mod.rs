@@ -64,12 +64,11 @@ impl Server {
         };
         let again = serving.clone();
         std::thread::spawn(move || started.iter().for_each(again));
-        let guards = drain.clone();
         let accepting = async move {
             let listener = Async::new(listener).expect("a listener");
             while let Ok((stream, peer)) = listener.accept().await {
                 let stream = stream.into_inner().expect("a stream");
-                serving(Start::new(stream, Some(peer.to_string()), guards.guard()));
+                serving(Start::new(stream, Some(peer.to_string())));
             }
         };
         std::thread::spawn(move || smol::block_on(executor.run(accepting)));
