@@ -124,6 +124,8 @@ struct Storm {
     processes_left: usize,
     zombies: usize,
     load: Report,
+    /// What the server wrote to its standard error, all generations together.
+    log: String,
 }
 
 /// A reload whose old process has not been seen to end yet.
@@ -145,6 +147,9 @@ fn main() -> ExitCode {
         }
     }
     let faults = storm.faults();
+    if !faults.is_empty() {
+        println!("the server's log:\n{}", storm.log);
+    }
     for fault in &faults {
         println!("FAULT: {fault}");
     }
@@ -181,6 +186,7 @@ fn run(settings: Settings) -> Storm {
         processes_left: server.generations().len(),
         zombies: server.family().zombies().len(),
         load: report,
+        log: server.log(),
     }
 }
 
