@@ -288,6 +288,8 @@ impl Storm {
         check(failed_reloads > 0, format!("{failed_reloads} reloads failed"));
         check(staying > failed_reloads, format!("{} old processes did not end", staying - failed_reloads));
         check(self.processes_left != 1, format!("{} processes are left, not one", self.processes_left));
+        let errors = self.log.lines().filter(|line| line.contains(" ERROR ")).count();
+        check(errors > 0, format!("{errors} errors in the server's log"));
         check(self.zombies > 0, format!("{} zombies", self.zombies));
         check(self.settings.strict && closed > 0, format!("{closed} connections were closed"));
         check(self.settings.strict && late > 0, format!("{late} old processes stayed for 100 ms or more"));
