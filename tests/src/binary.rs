@@ -78,7 +78,9 @@ impl Place {
         let cargo = env::var_os("CARGO").unwrap_or_else(|| env!("CARGO").into());
         let mut command = Command::new(cargo);
         command.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
-        command.args(["build", "-p", "server", "--bin", "reborn", "--target-dir"]).arg(&self.target_directory);
+        // Of the whole workspace, as its tests are: with the features of one package alone, the crates that both need
+        // would be compiled once more.
+        command.args(["build", "--workspace", "--bin", "reborn", "--target-dir"]).arg(&self.target_directory);
         command.args(["--profile", if self.profile == "debug" { "dev" } else { &self.profile }]);
         if let Some(triple) = &self.triple {
             command.args(["--target", triple]);

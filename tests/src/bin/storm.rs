@@ -124,6 +124,8 @@ struct Storm {
     processes_left: usize,
     zombies: usize,
     load: Report,
+    /// What the server wrote to its standard error, all generations together.
+    log: String,
 }
 
 /// A reload whose old process has not been seen to end yet.
@@ -145,6 +147,9 @@ fn main() -> ExitCode {
         }
     }
     let faults = storm.faults();
+    if !faults.is_empty() {
+        println!("the server's log:\n{}", storm.log);
+    }
     for fault in &faults {
         println!("FAULT: {fault}");
     }
@@ -181,6 +186,7 @@ fn run(settings: Settings) -> Storm {
         processes_left: server.generations().len(),
         zombies: server.family().zombies().len(),
         load: report,
+        log: server.log(),
     }
 }
 
@@ -282,6 +288,8 @@ impl Storm {
         check(failed_reloads > 0, format!("{failed_reloads} reloads failed"));
         check(staying > failed_reloads, format!("{} old processes did not end", staying - failed_reloads));
         check(self.processes_left != 1, format!("{} processes are left, not one", self.processes_left));
+        let errors = self.log.lines().filter(|line| line.contains(" ERROR ")).count();
+        check(errors > 0, format!("{errors} errors in the server's log"));
         check(self.zombies > 0, format!("{} zombies", self.zombies));
         check(self.settings.strict && closed > 0, format!("{closed} connections were closed"));
         check(self.settings.strict && late > 0, format!("{late} old processes stayed for 100 ms or more"));
