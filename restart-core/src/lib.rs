@@ -16,6 +16,7 @@ mod pid_file;
 mod predecessor;
 mod signals;
 mod successor;
+mod supervisor;
 mod sys;
 
 pub use address::{Address, Endpoint};
@@ -27,3 +28,4 @@ pub use generation::{
     Builder, DRAIN_TIMEOUT_DEFAULT, Generation, MAX_DRAINING_DEFAULT, PROBATION_DEFAULT, READY_TIMEOUT_DEFAULT, State,
 };
 pub use listeners::{Accepted, Listener, Origin};
+pub use supervisor::supervise;

@@ -7,7 +7,7 @@
 
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 
 /// Takes ownership of a descriptor that the process was started with.
@@ -28,6 +28,21 @@ pub(crate) fn close_on_exec_from(first: RawFd) -> io::Result<()> {
     // SAFETY: the call takes three integers and changes nothing but descriptor flags.
     match unsafe { libc::close_range(first, libc::c_uint::MAX, flags) } {
         0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// The uid of the process at the other end of a Unix socket (`SO_PEERCRED`, `unix(7)`).
+///
+/// Not rustix's call: that fails where the peer's pid is 0, which a process of another pid namespace has.
+pub(crate) fn peer_uid(socket: BorrowedFd<'_>) -> io::Result<u32> {
+    let mut credentials = libc::ucred { pid: 0, uid: 0, gid: 0 };
+    let mut length = libc::socklen_t::try_from(size_of::<libc::ucred>()).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let value = (&raw mut credentials).cast();
+    // SAFETY: the descriptor is open for as long as it is borrowed, and the kernel writes at most `length` bytes, the
+    // size of `credentials`, to where it lies.
+    match unsafe { libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_PEERCRED, value, &raw mut length) } {
+        0 => Ok(credentials.uid),
         _ => Err(io::Error::last_os_error()),
     }
 }
@@ -97,9 +112,18 @@ fn change_mask(how: libc::c_int, signals: &[i32]) -> io::Result<libc::sigset_t> 
 
 #[cfg(test)]
 mod tests {
-    use std::os::fd::AsRawFd;
+    use std::os::fd::AsFd;
+    use std::os::unix::net::UnixStream;
 
     use super::*;
+
+    #[test]
+    fn the_peer_of_a_socket_pair_is_this_user() {
+        let (ours, _theirs) = UnixStream::pair().unwrap();
+        assert_eq!(peer_uid(ours.as_fd()).unwrap(), rustix::process::geteuid().as_raw());
+        let file = std::fs::File::open("/dev/null").unwrap();
+        assert!(peer_uid(file.as_fd()).is_err());
+    }
 
     #[test]
     fn a_number_that_is_not_open_is_refused() {

@@ -104,6 +104,11 @@ pub struct ServeArgs {
     #[arg(long, env = "REBORN_PID_FILE", value_name = "PATH", help_heading = "Where it listens")]
     pub pid_file: Option<OsString>,
 
+    /// Stay in the foreground as a small supervisor of the generations: for terminals, containers, runit, s6
+    #[arg(long, alias = "supervise", env = "REBORN_FOREGROUND", value_name = "BOOL", help_heading = "Reloading")]
+    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub foreground: Option<String>,
+
     /// Take the sockets over from the predecessor, or one from fd 3 (a reload inserts it)
     #[arg(short = 'g', action = ArgAction::SetTrue, overrides_with = "graceful", help_heading = "Reloading")]
     pub graceful: bool,
@@ -444,7 +449,7 @@ mod tests {
             assert_eq!(flag.get_env().unwrap().to_str().unwrap(), Origin::Variable.name(id));
             assert_eq!(format!("--{}", flag.get_long().unwrap()), Origin::Flag.name(id));
             let text = flag.get_help().unwrap().to_string();
-            let off = ["root", "demo", "pid_file", "reload_signal"].contains(&id);
+            let off = ["root", "demo", "pid_file", "reload_signal", "foreground"].contains(&id);
             let has_default = !flag.get_default_values().is_empty() || text.contains("[default: ");
             assert!(has_default != off, "{id}: {text}");
         }

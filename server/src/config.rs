@@ -53,6 +53,8 @@ pub struct Config {
     pub pid_file: Option<PathBuf>,
     /// Whether the sockets are to be taken over (`-g`).
     pub graceful: bool,
+    /// Whether the first process stays as a supervisor.
+    pub foreground: bool,
     /// How a reload goes.
     pub reload: Reload,
     /// What a client may do.
@@ -97,6 +99,7 @@ impl Config {
             control: setting(args, "control").socket_path(args.control.as_deref())?,
             pid_file: setting(args, "pid_file").file_path(args.pid_file.as_deref())?,
             graceful: args.graceful,
+            foreground: setting(args, "foreground").boolean(args.foreground.as_deref())?,
             reload: Reload::new(args)?,
             limits: Limits::new(args)?,
             threads: match non_empty(args.threads.as_ref()) {

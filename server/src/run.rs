@@ -4,6 +4,7 @@
 //! generation before any thread, the log's writer after the signal handlers stand. Every way out passes through here,
 //! with its exit code.
 
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -116,6 +117,9 @@ fn serve_command<H: Handler + 'static>(
             return exit::USAGE;
         }
     };
+    if config.foreground && !config.graceful {
+        return supervise();
+    }
     let logs = Logs::install(config.log.as_deref());
     let ledger = Arc::new(Ledger::default());
     let code = match builder(&config, &ledger).start() {
@@ -127,6 +131,24 @@ fn serve_command<H: Handler + 'static>(
     };
     logs.flush(FLUSH_TIMEOUT);
     code
+}
+
+/// Stays as the supervisor of a server that is started with the same arguments, but for this one wish.
+fn supervise() -> u8 {
+    let wish = |arg: &OsStr| {
+        let text = arg.to_string_lossy();
+        ["--foreground", "--supervise"].contains(&text.split_once('=').map_or(&*text, |(flag, _)| flag))
+    };
+    // The flag wins over REBORN_FOREGROUND, and is handed down to all generations, which must not supervise again.
+    let off = OsString::from("--foreground=false");
+    let given: Vec<OsString> = std::env::args_os().skip(1).filter(|arg| !wish(arg)).collect();
+    let at = usize::from(given.first().is_some_and(|arg| arg == "serve"));
+    let (command, flags) = given.split_at(at);
+    let args = command.iter().cloned().chain([off]).chain(flags.iter().cloned()).collect();
+    restart_core::supervise(args).unwrap_or_else(|error| {
+        eprintln!("reborn: {error}");
+        exit::FAILED
+    })
 }
 
 fn start_application<H: Handler + 'static>(

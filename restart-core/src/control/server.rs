@@ -3,7 +3,7 @@
 //!
 //! Clients, their requests and their time are bounded. It decides nothing about a request but who may make it.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -15,6 +15,7 @@ use futures_lite::future;
 
 use super::protocol::{REQUEST_BYTES_MAX, Reply, Request};
 use crate::listeners::Listener;
+use crate::sys;
 
 /// More clients wait in the accept queue.
 const CLIENTS_MAX: usize = 64;
@@ -125,12 +126,12 @@ struct Stream(Async<OwnedFd>);
 impl Stream {
     /// Only the same user and root may command this process (`SO_PEERCRED`, `unix(7)`).
     fn check_peer(&self) -> Result<(), String> {
-        let peer = rustix::net::sockopt::socket_peercred(self.0.get_ref()).map_err(|error| error.to_string())?;
-        let own = rustix::process::geteuid();
-        if peer.uid == own || peer.uid.is_root() {
+        let peer = sys::peer_uid(self.0.get_ref().as_fd()).map_err(|error| error.to_string())?;
+        let own = rustix::process::geteuid().as_raw();
+        if peer == own || peer == 0 {
             return Ok(());
         }
-        Err(format!("uid {} may not command a process of uid {}", peer.uid.as_raw(), own.as_raw()))
+        Err(format!("uid {peer} may not command a process of uid {own}"))
     }
 
     async fn request(&self) -> Result<Option<Request>, String> {

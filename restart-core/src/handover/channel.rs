@@ -18,6 +18,7 @@ use rustix::net::{
 
 use super::codec::{FDS_PER_MESSAGE_MAX, MESSAGE_BYTES_MAX, Message};
 use crate::error::Error;
+use crate::sys;
 
 /// The application's state may be this long.
 pub(crate) const STATE_BYTES_MAX: u64 = 256 * 1024 * 1024;
@@ -179,10 +180,10 @@ fn receive_packet(socket: &OwnedFd) -> rustix::io::Result<Option<Packet>> {
 /// Whether a descriptor is a handover socket of our own user: a Unix `SOCK_SEQPACKET` socket made by our uid.
 pub(crate) fn is_handover_socket(fd: impl AsFd) -> bool {
     let fd = fd.as_fd();
-    let of_kind = || -> rustix::io::Result<bool> {
+    let of_kind = || -> io::Result<bool> {
         Ok(rustix::net::sockopt::socket_domain(fd)? == AddressFamily::UNIX
             && rustix::net::sockopt::socket_type(fd)? == SocketType::SEQPACKET
-            && rustix::net::sockopt::socket_peercred(fd)?.uid == rustix::process::geteuid())
+            && sys::peer_uid(fd)? == rustix::process::geteuid().as_raw())
     };
     of_kind().unwrap_or(false)
 }
