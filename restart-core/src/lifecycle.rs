@@ -15,6 +15,9 @@
 //! | `Draining`, from the commit on | no, the successor accepts | no | no |
 //! | `Stopping` | no | answers that it stops | yes |
 
+#[cfg(test)]
+mod model;
+
 /// What a generation is doing.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum State {
