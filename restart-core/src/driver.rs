@@ -413,6 +413,14 @@ impl Driver {
 
     /// Lets those who wait have their answers, clears up what only the last process clears up, and says how it ended.
     async fn finish(mut self, ending: Ending) -> Exit {
+        // Before anybody is told: a client that waits for the end of the service finds nothing left of it.
+        if matches!(ending, Ending::Stopped | Ending::NeverServed) {
+            let own = self.parts.sockets.iter().chain(&self.parts.control);
+            own.for_each(unlink_if_ours);
+            if let Some(pid_file) = &self.parts.pid_file {
+                pid_file.remove();
+            }
+        }
         self.stop_askers.clear();
         self.record = None;
         let answered = async {
@@ -424,13 +432,6 @@ impl Driver {
             IoTimer::after(ANSWER_TIMEOUT).await;
         })
         .await;
-        if matches!(ending, Ending::Stopped | Ending::NeverServed) {
-            let own = self.parts.sockets.iter().chain(&self.parts.control);
-            own.for_each(unlink_if_ours);
-            if let Some(pid_file) = &self.parts.pid_file {
-                pid_file.remove();
-            }
-        }
         let exit = Exit {
             generation: self.parts.number,
             successor: self.newest.take(),
