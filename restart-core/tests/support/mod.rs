@@ -3,7 +3,6 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -24,10 +23,9 @@ pub(crate) fn example(name: &str) -> PathBuf {
 pub(crate) struct Service {
     pub(crate) folder: tempfile::TempDir,
     pub(crate) child: Child,
-    notify: UnixDatagram,
 }
 
-/// A fixture's command with its control socket and a notify socket of the test's own in a folder of its own.
+/// A fixture's command with its control socket in a folder of its own.
 pub(crate) fn fixture(arguments: &[&str], variables: &[(&str, &str)]) -> Service {
     let mut command = Command::new(example("fixture"));
     command.args(arguments).envs(variables.iter().copied());
@@ -37,16 +35,20 @@ pub(crate) fn fixture(arguments: &[&str], variables: &[(&str, &str)]) -> Service
 impl Service {
     #[track_caller]
     pub(crate) fn start(mut command: Command) -> Service {
+        command.stdin(Stdio::null());
+        Service::start_with_stdin(command)
+    }
+
+    #[track_caller]
+    pub(crate) fn start_with_stdin(mut command: Command) -> Service {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let notify = UnixDatagram::bind(folder.path().join("notify")).expect("a notify socket");
-        notify.set_read_timeout(Some(DEADLINE)).expect("a timeout");
         command.env("FIXTURE_CONTROL", folder.path().join("control"));
         command.env("FIXTURE_FAIL", folder.path().join("fail"));
         if !command.get_envs().any(|(name, _)| name == "NOTIFY_SOCKET") {
             command.env_remove("NOTIFY_SOCKET");
         }
-        let child = command.stdin(Stdio::null()).spawn().expect("the example starts");
-        let service = Service { folder, child, notify };
+        let child = command.spawn().expect("the example starts");
+        let service = Service { folder, child };
         service.client();
         service
     }
