@@ -119,7 +119,7 @@ pub(crate) struct Driver {
     older: Vec<Older>,
     /// The number of the predecessor's source, until it has committed or vanished.
     predecessor: Option<u64>,
-    /// The channels to older generations that came with the commit.
+    /// The channels to older generations that came from the predecessor; used from the commit on.
     links: Vec<(Link, OwnedFd)>,
     successor: Option<Active>,
     record: Option<Record>,
@@ -193,9 +193,11 @@ impl Driver {
                 Err(error) => log::error!("the control socket cannot be served: {error}"),
             }
         }
-        if let Some(predecessor) = &self.parts.predecessor {
+        if let Some(predecessor) = &mut self.parts.predecessor {
+            self.links = std::mem::take(&mut predecessor.older);
             let id = Link { generation: predecessor.hello.generation, pid: predecessor.hello.pid };
-            let line = self.open_line(Arc::clone(&predecessor.channel));
+            let channel = Arc::clone(&predecessor.channel);
+            let line = self.open_line(channel);
             self.predecessor = Some(self.last_number);
             self.older.push(Older { id, line });
         }
@@ -312,6 +314,7 @@ impl Driver {
             }
             FromSuccessor::Message(Message::Committed) => Some(Event::SuccessorCommitted),
             FromSuccessor::Message(Message::Stop) => Some(Event::SuccessorStop),
+            FromSuccessor::Message(Message::Stopping) => Some(Event::NewestStops),
             FromSuccessor::Message(Message::Taken { batch, count }) => {
                 let _ = self.acknowledge.as_ref()?.try_send(Acknowledgement { batch, count });
                 None
@@ -371,7 +374,8 @@ impl Driver {
                     return Some(Event::Settled);
                 }
                 log::warn!("generation {} (pid {}) vanished before its commit", gone.id.generation, gone.id.pid);
-                Some(Event::PredecessorGone)
+                let older = u8::try_from(self.links.len()).unwrap_or(u8::MAX);
+                Some(Event::PredecessorGone { older })
             }
             FromOlder::Closed => {
                 self.older.remove(at);
@@ -409,6 +413,14 @@ impl Driver {
 
     /// Lets those who wait have their answers, clears up what only the last process clears up, and says how it ended.
     async fn finish(mut self, ending: Ending) -> Exit {
+        // Before anybody is told: a client that waits for the end of the service finds nothing left of it.
+        if matches!(ending, Ending::Stopped | Ending::NeverServed) {
+            let own = self.parts.sockets.iter().chain(&self.parts.control);
+            own.for_each(unlink_if_ours);
+            if let Some(pid_file) = &self.parts.pid_file {
+                pid_file.remove();
+            }
+        }
         self.stop_askers.clear();
         self.record = None;
         let answered = async {
@@ -420,13 +432,6 @@ impl Driver {
             IoTimer::after(ANSWER_TIMEOUT).await;
         })
         .await;
-        if matches!(ending, Ending::Stopped | Ending::NeverServed) {
-            let own = self.parts.sockets.iter().chain(&self.parts.control);
-            own.for_each(unlink_if_ours);
-            if let Some(pid_file) = &self.parts.pid_file {
-                pid_file.remove();
-            }
-        }
         let exit = Exit {
             generation: self.parts.number,
             successor: self.newest.take(),

@@ -1,4 +1,73 @@
-//! A Linux server that replaces itself while it serves.
+//! A Linux server that replaces itself while it serves, so that nobody on the other end of a connection can tell.
+//!
+//! On SIGHUP, SIGUSR2 or a command on its control socket the process starts its program anew, hands its sockets over,
+//! waits until the new generation is ready, and finishes what it has. It needs no particular executor.
+//!
+//! ```no_run
+//! use restart_core::{Builder, Endpoint, Error, Phase};
+//! use smol::io::{AsyncReadExt, AsyncWriteExt};
+//!
+//! fn main() -> Result<(), Error> {
+//!     let endpoint: Endpoint = "hello=127.0.0.1:7000".parse()?;
+//!     let generation = Builder::new().listen(endpoint).start()?; // first thing in main, before any thread
+//!     let (listener, drain) = (generation.listener("hello")?, generation.drain());
+//!     let number = generation.number();
+//!     smol::spawn(async move {
+//!         while let Ok(accepted) = listener.accept().await {
+//!             let drained = drain.changed(Phase::Serving);
+//!             let serve = async move {
+//!                 let (stream, _guard) = accepted.into_tcp()?; // the guard counts the connection until it ends
+//!                 let mut stream = smol::Async::new(stream)?;
+//!                 stream.write_all(format!("generation {number}\n").as_bytes()).await?;
+//!                 stream.read(&mut [0; 1]).await.map(drop)
+//!             };
+//!             smol::spawn(smol::future::or(serve, async move {
+//!                 drained.await;
+//!                 Ok(())
+//!             }))
+//!             .detach();
+//!         }
+//!     })
+//!     .detach();
+//!     smol::block_on(generation.run()); // says that it is ready, and returns when the process should end
+//!     Ok(())
+//! }
+//! ```
+//!
+//! # A reload
+//!
+//! | | predecessor | successor |
+//! |---|---|---|
+//! | 1 | starts its program anew, gives it listeners and state | takes them, binds what is missing |
+//! | 2 | accepts | starts its application, accepts, says that it is ready |
+//! | 3 | pauses, watches the successor for the probation | accepts |
+//! | 4 | commits: the point of no return | is the main process |
+//! | 5 | drains: finishes what it has, at most until the deadline, and ends | serves |
+//!
+//! ```text
+//! Starting -> Serving <-> Reloading -> Draining -> ended      (Serving -> Stopping -> ended)
+//!                 ^           |  any failure: the successor is killed, the reason reported
+//!                 +-----------+
+//! Starting -> Standby -> Serving                             (a successor; Standby lasts until the commit)
+//! ```
+//!
+//! # What the application has to do
+//!
+//! - Call [`Builder::start`] before any thread exists, and poll [`Generation::run`] for as long as the process serves.
+//! - Be ready to serve when it first polls it; give up with [`Generation::fail`].
+//! - Hold each connection's [`Guard`] until it ends, and end connections when [`Drain::phase`] is no longer
+//!   [`Phase::Serving`], after the request in flight.
+//! - Take datagram sockets from [`Generation::socket`]; all living generations read from the same one.
+//!
+//! # Guarantees
+//!
+//! - Before the commit every failure leaves the old generation serving, and says why.
+//! - While the service is up, some process holds each address open and accepts on it, or is about to.
+//! - A successor inherits the handover socket, standard output and standard error, and nothing else.
+//! - Only the same user and root can command the process.
+//!
+//! Not guaranteed: a process killed with SIGKILL takes its connections with it; what still runs at the drain's deadline
+//! is cut; clients that connect in the instant in which a listener that is no longer wanted is closed may be reset.
 
 mod address;
 mod connections;

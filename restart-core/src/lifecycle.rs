@@ -15,6 +15,9 @@
 //! | `Draining`, from the commit on | no, the successor accepts | no | no |
 //! | `Stopping` | no | answers that it stops | yes |
 
+#[cfg(test)]
+mod model;
+
 /// What a generation is doing.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum State {
@@ -145,6 +148,8 @@ pub(crate) enum Event {
     SuccessorExited,
     /// The channel to the newest generation is closed on all other ends: nobody newer lives.
     NewestGone,
+    /// The newest generation stops, and the service with it.
+    NewestStops,
     /// The service manager has been told of the new main process.
     Announced,
     /// It could not be told.
@@ -162,8 +167,8 @@ pub(crate) enum Event {
     Settled,
     /// The predecessor asks for a sign of life.
     Ping,
-    /// The predecessor vanished before its commit.
-    PredecessorGone,
+    /// The predecessor vanished before its commit. `older`: how many generations drain that it knew of.
+    PredecessorGone { older: u8 },
     /// One of the draining generations has ended.
     OlderGone,
 }
@@ -211,6 +216,8 @@ pub(crate) enum Action {
     ForwardReload,
     /// Pass a stop on to the newest generation.
     ForwardStop,
+    /// Tell the older generations that the service stops, so that none of them serves again when this one is gone.
+    TellOlder,
     /// Say Ready to the predecessor.
     SayReady,
     /// Say Committed to the predecessor.
@@ -276,8 +283,8 @@ pub(crate) struct Lifecycle {
     max_draining: u8,
     /// A reload signal that came when no reload could be started.
     queued: bool,
-    /// A stop that came after the point of no return and before the successor could be told.
-    stop_queued: bool,
+    /// The service was told to stop while it was another process's: obeyed if it becomes this one's after all.
+    stop_wanted: bool,
 }
 
 type Step = (State, Vec<Action>);
@@ -292,7 +299,7 @@ impl Lifecycle {
             older: 0,
             max_draining,
             queued: false,
-            stop_queued: false,
+            stop_wanted: false,
         }
     }
 
@@ -324,7 +331,7 @@ impl Lifecycle {
             self.older = self.older.saturating_sub(1);
         }
         let (state, actions) = match self.state {
-            State::Starting { predecessor } => starting(predecessor, event),
+            State::Starting { predecessor } => self.starting(predecessor, event),
             State::Standby => self.standby(event),
             State::Serving { settled } => self.serving(settled, event),
             State::Reloading(stage) => self.reloading(stage, event),
@@ -337,20 +344,55 @@ impl Lifecycle {
         actions
     }
 
+    fn starting(&mut self, predecessor: Predecessor, event: Event) -> Step {
+        let same = State::Starting { predecessor };
+        match (event, predecessor) {
+            (Event::AppReady, Predecessor::Alive) => (State::Standby, vec![Action::Accept, Action::SayReady]),
+            (Event::AppReady, _) => {
+                (State::Serving { settled: true }, vec![Action::TakeOver, Action::Accept, Action::NotifyReady])
+            }
+            (Event::PredecessorGone { older }, Predecessor::Alive) => {
+                self.older = older;
+                if self.stop_wanted {
+                    return take_over_and_stop(Origin::Signal);
+                }
+                (State::Starting { predecessor: Predecessor::Gone }, vec![])
+            }
+            (Event::Stop(_), Predecessor::Alive) => {
+                self.stop_wanted = true;
+                (same, vec![Action::SayStop])
+            }
+            (Event::Stop(origin), Predecessor::Gone) => take_over_and_stop(origin),
+            (Event::Stop(_), Predecessor::None) => (State::Exited, vec![Action::Exit(Ending::NeverServed)]),
+            (Event::Ping, _) => (same, vec![Action::SayPong]),
+            (Event::Reload(Origin::Command), _) => (same, vec![Action::Refuse(Refusal::NotMain)]),
+            _ => (same, vec![]),
+        }
+    }
+
     fn standby(&mut self, event: Event) -> Step {
         match event {
             Event::Commit { settled, reload, older } => {
                 self.older = older;
                 self.queued |= reload;
                 let mut actions = vec![Action::TakeOver, Action::NotifyWatchdog, Action::SayCommitted];
-                let (state, more) = self.serve_or_reload(settled);
+                let (state, more) = if self.stop_wanted { stop(Origin::Signal) } else { self.serve_or_reload(settled) };
                 actions.extend(more);
                 (state, actions)
             }
             // It accepts already, and nobody else does: it commits itself.
-            Event::PredecessorGone => (State::Serving { settled: true }, vec![Action::TakeOver]),
+            Event::PredecessorGone { older } => {
+                self.older = older;
+                if self.stop_wanted {
+                    return take_over_and_stop(Origin::Signal);
+                }
+                (State::Serving { settled: true }, vec![Action::TakeOver])
+            }
             Event::Ping => (State::Standby, vec![Action::SayPong]),
-            Event::Stop(_) => (State::Standby, vec![Action::SayStop]),
+            Event::Stop(_) => {
+                self.stop_wanted = true;
+                (State::Standby, vec![Action::SayStop])
+            }
             Event::Reload(Origin::Command) => (State::Standby, vec![Action::Refuse(Refusal::NotMain)]),
             _ => (State::Standby, vec![]),
         }
@@ -504,6 +546,8 @@ impl Lifecycle {
                 // The exit hands the unreaped successor to systemd, which acts on its status (SIGKILL, a failure).
                 let answer = (!answered).then_some(Action::AnswerFailed(Failure::DiedAfterCommit));
                 actions.extend(answer);
+                // It lives where only Commit could not be sent: it serves then, and has to know.
+                actions.extend(self.stop_wanted.then_some(Action::ForwardStop));
                 actions.push(Action::Exit(Ending::Abandoned));
                 return (State::Exited, actions);
             }
@@ -522,7 +566,7 @@ impl Lifecycle {
             Event::CommitSent => {
                 committed = true;
                 actions.extend([Action::Start(Timer::Committed), Action::BeginDrain]);
-                actions.extend(std::mem::take(&mut self.stop_queued).then_some(Action::ForwardStop));
+                actions.extend(self.stop_wanted.then_some(Action::ForwardStop));
             }
             Event::SuccessorCommitted | Event::Deadline(Timer::Committed) if !answered => {
                 answered = true;
@@ -536,6 +580,7 @@ impl Lifecycle {
                 actions.extend((origin == Origin::Command).then_some(Action::AnswerStopping));
             }
             Event::SuccessorStop => actions.extend(self.stop_newest(committed)),
+            Event::NewestStops => self.stop_wanted = true,
             Event::Reload(Origin::Signal) if committed => actions.push(Action::ForwardReload),
             Event::Reload(Origin::Signal) => self.queued = true,
             Event::Reload(Origin::Command) => actions.push(Action::Refuse(Refusal::InProgress)),
@@ -550,18 +595,16 @@ impl Lifecycle {
 
     /// Passes a stop on, or keeps it until Commit has been sent.
     fn stop_newest(&mut self, committed: bool) -> Option<Action> {
-        self.stop_queued |= !committed;
+        self.stop_wanted = true;
         committed.then_some(Action::ForwardStop)
     }
 
-    /// Nobody newer lives, and no service manager will start anybody: serves again.
+    /// Nobody newer lives, and no service manager will start anybody: serves again, unless the service is to stop.
     fn resume(&mut self, answered: bool) -> Step {
         let mut actions = vec![Action::CancelTimer, Action::EndDrain, Action::CloseChannel, Action::TakeOver];
-        actions.push(Action::Accept);
-        if !answered {
-            actions.push(Action::AnswerFailed(Failure::DiedAfterCommit));
-        }
-        let (state, more) = self.serve_or_reload(true);
+        actions.extend((!self.stop_wanted).then_some(Action::Accept));
+        actions.extend((!answered).then_some(Action::AnswerFailed(Failure::DiedAfterCommit)));
+        let (state, more) = if self.stop_wanted { stop(Origin::Signal) } else { self.serve_or_reload(true) };
         actions.extend(more);
         (state, actions)
     }
@@ -581,22 +624,6 @@ impl Lifecycle {
             return (State::Exited, actions);
         }
         (State::Stopping { drained }, actions)
-    }
-}
-
-fn starting(predecessor: Predecessor, event: Event) -> Step {
-    let same = State::Starting { predecessor };
-    match (event, predecessor) {
-        (Event::AppReady, Predecessor::Alive) => (State::Standby, vec![Action::Accept, Action::SayReady]),
-        (Event::AppReady, _) => {
-            (State::Serving { settled: true }, vec![Action::TakeOver, Action::Accept, Action::NotifyReady])
-        }
-        (Event::PredecessorGone, Predecessor::Alive) => (State::Starting { predecessor: Predecessor::Gone }, vec![]),
-        (Event::Stop(_), Predecessor::Alive) => (same, vec![Action::SayStop]),
-        (Event::Stop(_), _) => (State::Exited, vec![Action::Exit(Ending::NeverServed)]),
-        (Event::Ping, _) => (same, vec![Action::SayPong]),
-        (Event::Reload(Origin::Command), _) => (same, vec![Action::Refuse(Refusal::NotMain)]),
-        _ => (same, vec![]),
     }
 }
 
@@ -620,8 +647,14 @@ fn restored(failure: Failure) -> [Action; 2] {
     [Action::CancelTimer, Action::AnswerFailed(failure)]
 }
 
+/// The service has become this process's, and is to stop: only the main process can tell the older generations.
+fn take_over_and_stop(origin: Origin) -> Step {
+    let (state, actions) = stop(origin);
+    (state, [vec![Action::TakeOver], actions].concat())
+}
+
 fn stop(origin: Origin) -> Step {
-    let mut actions = vec![Action::CancelTimer, Action::NotifyStopping, Action::BeginStop];
+    let mut actions = vec![Action::CancelTimer, Action::NotifyStopping, Action::TellOlder, Action::BeginStop];
     if origin == Origin::Command {
         actions.push(Action::AnswerStopping);
     }

@@ -13,7 +13,7 @@ use futures_lite::future;
 use crate::error::Error;
 use crate::generation::State;
 use crate::handover::{
-    Channel, Hello, ListenersPart, Message, Received, ReloadMark, StateBlob, adopt_stdin, is_handover_socket,
+    Channel, Hello, Link, ListenersPart, Message, Received, ReloadMark, StateBlob, adopt_stdin, is_handover_socket,
     receive_state,
 };
 use crate::listeners::Socket;
@@ -31,6 +31,8 @@ pub(crate) struct Predecessor {
     pub(crate) sockets: Vec<Socket>,
     pub(crate) state: Option<State>,
     pub(crate) mark: ReloadMark,
+    /// The channels to the generations that drain, of use if the predecessor vanishes before its commit.
+    pub(crate) older: Vec<(Link, OwnedFd)>,
 }
 
 /// Takes the handover socket off standard input, if there is one.
@@ -53,8 +55,8 @@ pub(crate) fn receive(socket: OwnedFd, greeting: impl FnOnce(u64) -> Hello) -> R
     }));
     match result {
         Ok(taken) => {
-            let Taken { hello, sockets, state, mark } = taken;
-            Ok(Predecessor { channel: Arc::new(channel), hello, sockets, state, mark })
+            let Taken { hello, sockets, state, mark, older } = taken;
+            Ok(Predecessor { channel: Arc::new(channel), hello, sockets, state, mark, older })
         }
         Err(error) => {
             // If it still listens, it learns why; its own deadline covers the rest.
@@ -69,6 +71,7 @@ struct Taken {
     sockets: Vec<Socket>,
     state: Option<State>,
     mark: ReloadMark,
+    older: Vec<(Link, OwnedFd)>,
 }
 
 async fn take(channel: &Channel, greeting: impl FnOnce(u64) -> Hello) -> Result<Taken, Error> {
@@ -88,7 +91,8 @@ async fn take(channel: &Channel, greeting: impl FnOnce(u64) -> Hello) -> Result<
             Message::Listeners(part) => take_sockets(&mut sockets, &part, fds)?,
             Message::State(blob) => state = Some(take_state(&blob, &fds)?),
             Message::Given(given) if given.listeners == sockets.len() => {
-                return Ok(Taken { hello, sockets, state, mark: given.reload });
+                let older = given.older.into_iter().zip(fds).collect();
+                return Ok(Taken { hello, sockets, state, mark: given.reload, older });
             }
             Message::Given(given) => {
                 let (announced, got) = (given.listeners, sockets.len());

@@ -17,7 +17,7 @@ use rustix::process::{PidfdFlags, Signal};
 use crate::environment::{Environment, NOT_PASSED_ON};
 use crate::error::Error;
 use crate::handover::{
-    Channel, FDS_PER_MESSAGE_MAX, Given, Hello, ListenersPart, Message, ReloadMark, StateBlob, state_memfd,
+    Channel, FDS_PER_MESSAGE_MAX, Given, Hello, Link, ListenersPart, Message, ReloadMark, StateBlob, state_memfd,
 };
 use crate::listeners::Socket;
 use crate::sys::BlockedSignals;
@@ -114,6 +114,8 @@ pub(crate) struct Gift {
     pub(crate) sockets: Vec<Socket>,
     pub(crate) state: Option<(u32, Vec<u8>)>,
     pub(crate) mark: ReloadMark,
+    /// Copies of the channels to the generations that drain.
+    pub(crate) older: Vec<(Link, OwnedFd)>,
 }
 
 /// Why a successor could not be given everything.
@@ -155,8 +157,10 @@ async fn try_give(channel: &Channel, gift: Gift) -> Result<Hello, Ungiven> {
         let blob = StateBlob { format, bytes: bytes.len() as u64 };
         channel.send(&Message::State(blob), &[memfd.as_fd()]).await?;
     }
-    let given = Given { listeners: gift.sockets.len(), reload: gift.mark };
-    channel.send(&Message::Given(given), &[]).await?;
+    let (older, channels): (Vec<Link>, Vec<OwnedFd>) = gift.older.into_iter().unzip();
+    let channels: Vec<BorrowedFd<'_>> = channels.iter().map(AsFd::as_fd).collect();
+    let given = Given { listeners: gift.sockets.len(), older, reload: gift.mark };
+    channel.send(&Message::Given(given), &channels).await?;
     Ok(hello)
 }
 

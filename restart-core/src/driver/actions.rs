@@ -64,6 +64,7 @@ impl Driver {
             Action::SendSettled => self.tell_successor(&Message::Settled),
             Action::ForwardReload => self.tell_successor(&Message::Reload),
             Action::ForwardStop => self.tell_successor(&Message::Stop),
+            Action::TellOlder => self.tell_older(),
             Action::SayReady => self.tell_predecessor(&Message::Ready),
             Action::SayCommitted => self.tell_predecessor(&Message::Committed),
             Action::SayPong => self.tell_predecessor(&Message::Pong),
@@ -179,7 +180,16 @@ impl Driver {
     fn gift(&mut self, id: String) -> Gift {
         let settings = &mut self.parts.settings;
         let state = settings.save_state.as_mut().map(|(format, save)| (*format, save()));
+        let copy = |older: &Older| match older.line.as_fd().try_clone_to_owned() {
+            Ok(fd) => Some((older.id.clone(), fd)),
+            Err(error) => {
+                log::error!("no copy of the channel to generation {}: {error}", older.id.generation);
+                None
+            }
+        };
+        let older = self.older.iter().filter_map(copy).collect();
         Gift {
+            older,
             hello: settings.hello(self.parts.number),
             sockets: self.parts.sockets.iter().chain(&self.parts.control).cloned().collect(),
             state,
@@ -259,6 +269,16 @@ impl Driver {
             && let Err(error) = active.process.channel.try_send(message, &[])
         {
             log::warn!("{error} to the successor");
+        }
+    }
+
+    fn tell_older(&self) {
+        for older in &self.older {
+            if let Line::Open { channel, .. } = &older.line
+                && let Err(error) = channel.try_send(&Message::Stopping, &[])
+            {
+                log::debug!("{error} to generation {}", older.id.generation);
+            }
         }
     }
 

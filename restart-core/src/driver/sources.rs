@@ -147,7 +147,7 @@ pub(super) async fn deadline(number: u64, timer: Timer, after: Duration, inputs:
     let _ = inputs.send(Input::Deadline(number, timer)).await;
 }
 
-/// Reports the end of the drain, or its deadline. `last_call`: listeners whose queues are to be emptied first.
+/// Reports the end of the drain, and its deadline in any case: a stop waits for older generations beyond its own end. `last_call`: listeners whose queues are to be emptied first.
 pub(super) async fn drain(
     number: u64,
     drain: Drain,
@@ -160,13 +160,14 @@ pub(super) async fn drain(
             listener.queue_emptied().await;
         }
         drain.empty().await;
-        Input::Drained(number)
+        let _ = inputs.send(Input::Drained(number)).await;
+        future::pending::<()>().await;
     };
     let late = async {
         IoTimer::after(timeout).await;
-        Input::DrainDeadline(number)
     };
-    let _ = inputs.send(future::or(drained, late).await).await;
+    future::or(drained, late).await;
+    let _ = inputs.send(Input::DrainDeadline(number)).await;
 }
 
 /// Reports the hang-up of a barrier's pipe: the service manager has closed its end.

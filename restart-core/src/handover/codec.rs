@@ -59,6 +59,8 @@ pub(crate) enum Message {
     Connections(ConnectionsPart),
     /// The first `count` connections of a batch are the newest generation's now.
     Taken { batch: u64, count: usize },
+    /// The newest generation stops, and the service with it.
+    Stopping,
     /// A kind that this version does not know.
     #[serde(other)]
     Unknown,
@@ -146,6 +148,10 @@ pub(crate) struct StateBlob {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Given {
     pub(crate) listeners: usize,
+    /// The generations that drain, oldest first; a channel to each comes along. The successor only holds them, so that
+    /// none of those takes its predecessor's death for the end of everybody newer.
+    #[serde(default)]
+    pub(crate) older: Vec<Link>,
     /// The reload that this is, so that the successor can answer for it if the predecessor no longer can.
     pub(crate) reload: ReloadMark,
 }
@@ -228,6 +234,7 @@ impl Message {
             Message::Settled => "Settled",
             Message::Reload => "Reload",
             Message::Stop => "Stop",
+            Message::Stopping => "Stopping",
             Message::Connections(_) => "Connections",
             Message::Taken { .. } => "Taken",
             Message::Unknown => "a kind that this version does not know",

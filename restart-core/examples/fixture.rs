@@ -1,0 +1,91 @@
+//! What the library's tests start: an echo server whose size, state and manners are set by the environment.
+//!
+//! Arguments are endpoints. Each line or datagram is answered with the generation, the pid and the bytes of state that
+//! came from the generation before. Not an example to follow; `echo` and `hyper` are.
+
+use std::net::UdpSocket;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use restart_core::control::Place;
+use restart_core::{Accepted, Builder, Endpoint, Phase};
+use smol::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use smol::{Async, future};
+
+fn number(name: &str) -> Option<usize> {
+    std::env::var(name).ok().and_then(|text| text.parse().ok())
+}
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let mut builder = Builder::new().probation(Duration::ZERO).version("fixture");
+    let endpoints: Vec<Endpoint> =
+        std::env::args().skip(1).filter(|arg| arg != "-g").map(|arg| arg.parse()).collect::<Result<_, _>>()?;
+    for endpoint in &endpoints {
+        builder = builder.listen(endpoint.clone());
+    }
+    if let Some(path) = std::env::var_os("FIXTURE_CONTROL") {
+        builder = builder.control(Place::Path(PathBuf::from(path)));
+    }
+    if let Some(bytes) = number("FIXTURE_STATE") {
+        builder = builder.save_state(7, move || (0..=250).cycle().take(bytes).collect());
+    }
+    let mut generation = match builder.start() {
+        Ok(generation) => generation,
+        Err(error) => {
+            eprintln!("{error}");
+            std::process::exit(1);
+        }
+    };
+    let own = generation.number();
+    if own > 1 && std::env::var_os("FIXTURE_FAIL").is_some_and(|path| PathBuf::from(path).exists()) {
+        generation.fail("it was told to fail");
+        std::process::exit(1);
+    }
+    let state = generation.take_state().map_or("none".to_owned(), |state| {
+        let whole = state.bytes.iter().copied().eq((0..=250).cycle().take(state.bytes.len()));
+        if whole && state.format == 7 { state.bytes.len().to_string() } else { "spoilt".to_owned() }
+    });
+    let mut memory = vec![0_u8; number("FIXTURE_MEMORY_MIB").unwrap_or(0) << 20];
+    memory.iter_mut().step_by(4096).for_each(|byte| *byte = 1);
+    let greeting = format!("{own} {} {state}", std::process::id());
+    for listener in generation.listeners().to_vec() {
+        let (drain, greeting) = (generation.drain(), greeting.clone());
+        smol::spawn(async move {
+            while let Ok(accepted) = listener.accept().await {
+                let drained = drain.changed(Phase::Serving);
+                let echo = echo(accepted, greeting.clone());
+                smol::spawn(future::or(echo, async move {
+                    drained.await;
+                    Ok(())
+                }))
+                .detach();
+            }
+        })
+        .detach();
+    }
+    for endpoint in endpoints.iter().filter(|endpoint| !endpoint.address.is_stream()) {
+        let socket = Async::<UdpSocket>::new(generation.socket(&endpoint.name)?.into())?;
+        let greeting = greeting.clone();
+        smol::spawn(async move {
+            let mut packet = [0; 512];
+            while let Ok((_, from)) = socket.recv_from(&mut packet).await {
+                let _ = socket.send_to(greeting.as_bytes(), from).await;
+            }
+        })
+        .detach();
+    }
+    let exit = smol::block_on(generation.run());
+    std::hint::black_box(&memory);
+    std::process::exit(i32::from(!exit.success));
+}
+
+async fn echo(accepted: Accepted, greeting: String) -> std::io::Result<()> {
+    let Accepted { fd, guard: _guard, .. } = accepted;
+    let mut stream = BufReader::new(Async::<std::os::unix::net::UnixStream>::new(fd.into())?);
+    let mut line = String::new();
+    while (&mut stream).take(1024).read_line(&mut line).await? > 0 {
+        stream.get_mut().write_all(format!("{greeting} {line}").as_bytes()).await?;
+        line.clear();
+    }
+    Ok(())
+}

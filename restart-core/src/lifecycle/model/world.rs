@@ -1,0 +1,805 @@
+//! The world of the search: processes, channels, a service manager, and what may happen to them.
+//!
+//! Each process holds a real `Lifecycle` and what its driver would keep; the channels are queues whose end is seen
+//! when they are empty and every holder of the other end is dead. It enumerates what may happen next and carries it
+//! out; whether the result is any good is the search's matter.
+
+use crate::lifecycle::{Action, Ending, Event, Lifecycle, Origin, Stage, State, Timer};
+
+/// What is said on a channel. Every name is the one that the handover has for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Said {
+    Ready,
+    Failed,
+    Pong,
+    Committed,
+    Stop,
+    Garbage,
+    Ping,
+    /// `links`: the channels that come along, one bit for each.
+    Commit {
+        settled: bool,
+        reload: bool,
+        links: u8,
+    },
+    Settled,
+    Reload,
+    Stopping,
+}
+
+/// Both directions of the channel between a process and its successor.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) struct Channel {
+    to_newer: Vec<Said>,
+    to_older: Vec<Said>,
+}
+
+/// A place in the chain of generations; a failed successor's is used again.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Slot {
+    Unused,
+    /// `reaped`: its parent has taken its exit status, so a service manager never sees it.
+    Dead {
+        reaped: bool,
+    },
+    Live(Box<Process>),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Gate {
+    Closed,
+    Open,
+    LastCall,
+}
+
+/// Whether the end of a drain is being waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Watch {
+    No,
+    Yes,
+    /// It has ended; its deadline still comes.
+    DeadlineOnly,
+}
+
+/// The reload that a process has under way, and whether somebody waits for its outcome.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Record {
+    None,
+    Unasked,
+    Asked,
+}
+
+/// What a driver keeps beside the lifecycle.
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Process {
+    pub(super) lifecycle: Lifecycle,
+    pub(super) gate: Gate,
+    pub(super) main: bool,
+    has_been_main: bool,
+    starting: bool,
+    broke: bool,
+    hangs: bool,
+    timer: Option<Timer>,
+    watch: Watch,
+    barrier: bool,
+    immediate: Vec<Event>,
+    record: Record,
+    /// It holds its end of the channel to its successor, and its pidfd.
+    successor: bool,
+    /// The successor's messages are still listened to.
+    hears_successor: bool,
+    /// The successor's end has not been reported yet.
+    awaits_exit: bool,
+    /// The predecessor has neither committed nor vanished.
+    predecessor: bool,
+    /// The channels to older generations: those listened to, the silent copies, and those that came with the commit.
+    open: u8,
+    silent: u8,
+    links: u8,
+    /// The point of no return has been passed.
+    committed: bool,
+    /// It knows that the service was told to stop.
+    told: bool,
+}
+
+/// The service manager.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Manager {
+    main: usize,
+    /// A new main process that it has been told of and has not read yet.
+    announced: Option<usize>,
+    main_died: bool,
+}
+
+/// How often what comes from outside may still come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Budget {
+    pub(super) reloads: u8,
+    pub(super) stops: u8,
+    pub(super) crashes: u8,
+}
+
+/// Everything.
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct World {
+    pub(super) slots: Vec<Slot>,
+    channels: Vec<Channel>,
+    manager: Option<Manager>,
+    pub(super) budget: Budget,
+    /// The service was told to stop.
+    pub(super) stop_wished: bool,
+    /// Whoever knew of that was killed before it could tell anybody.
+    pub(super) stop_excused: bool,
+    /// Somebody was killed.
+    killed: bool,
+    /// The last main process was killed: nothing can go on.
+    pub(super) death_excused: bool,
+    /// The service manager has ended the unit, and starts it anew where it was not stopped.
+    pub(super) unit_ended: bool,
+}
+
+/// What may happen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// An event reaches a process. `fails`: what can fail among its actions does. `killed_after`: so many actions are
+    /// carried out, then the process is killed.
+    Event { who: usize, event: Event, source: Source, fails: bool, killed_after: Option<usize> },
+    /// The application in a successor cannot serve.
+    AppFails { who: usize },
+    /// A successor says what nobody understands.
+    Breaks { who: usize },
+    /// A successor that has not answered the ping does nothing any more.
+    Hangs { who: usize },
+    /// kill -9.
+    Crash { who: usize },
+    /// The service manager reads who is the main process now.
+    ManagerReads,
+    /// The service manager sees the end of the main process before that.
+    ManagerSeesDeath,
+}
+
+/// Where an event comes from, so that it can be taken from there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Source {
+    Immediate,
+    App,
+    Timer,
+    Drained,
+    DrainDeadline,
+    Barrier,
+    SuccessorSays,
+    SuccessorGone,
+    SuccessorExited,
+    OlderSays(usize),
+    OlderGone(usize),
+    Wish,
+}
+
+impl Step {
+    /// Whether it comes from outside, and so may never come.
+    pub(super) fn is_wish(&self) -> bool {
+        matches!(
+            self,
+            Step::Crash { .. }
+                | Step::Hangs { .. }
+                | Step::Breaks { .. }
+                | Step::AppFails { .. }
+                | Step::Event { source: Source::Wish, .. }
+                | Step::Event { killed_after: Some(_), .. }
+        )
+    }
+
+    pub(super) fn is_drain_deadline(&self) -> bool {
+        matches!(self, Step::Event { source: Source::DrainDeadline, .. })
+    }
+
+    /// Whether it takes time: a deadline, the end of requests, or the service manager's leisure.
+    pub(super) fn takes_time(&self) -> bool {
+        match self {
+            Step::Event { source, .. } => {
+                matches!(source, Source::Timer | Source::Drained | Source::DrainDeadline | Source::Barrier)
+            }
+            Step::ManagerReads | Step::ManagerSeesDeath => true,
+            _ => false,
+        }
+    }
+}
+
+impl Process {
+    /// Whether a main process counts those older ones that it listens to.
+    pub(super) fn is_counted(&self) -> bool {
+        !self.main || !self.immediate.is_empty() || u32::from(self.lifecycle.older()) == self.open.count_ones()
+    }
+}
+
+fn bits(mask: u8) -> impl Iterator<Item = usize> {
+    (0..8).filter(move |bit| mask & (1 << bit) != 0)
+}
+
+impl Process {
+    fn new(predecessor: Option<usize>, managed: bool, max_draining: u8) -> Process {
+        Process {
+            lifecycle: Lifecycle::new(predecessor.is_some(), managed, max_draining),
+            gate: Gate::Closed,
+            main: false,
+            has_been_main: false,
+            starting: true,
+            broke: false,
+            hangs: false,
+            timer: None,
+            watch: Watch::No,
+            barrier: false,
+            immediate: vec![],
+            record: Record::None,
+            successor: false,
+            hears_successor: false,
+            awaits_exit: false,
+            predecessor: predecessor.is_some(),
+            open: predecessor.map_or(0, |channel| 1 << channel),
+            silent: 0,
+            links: 0,
+            committed: false,
+            told: false,
+        }
+    }
+}
+
+impl World {
+    /// One process that is being started, and room for `generations` at a time.
+    pub(super) fn new(generations: usize, managed: bool, max_draining: u8, budget: Budget) -> World {
+        let mut slots = vec![Slot::Unused; generations];
+        slots[0] = Slot::Live(Box::new(Process::new(None, managed, max_draining)));
+        World {
+            slots,
+            channels: vec![Channel::default(); generations],
+            manager: managed.then_some(Manager { main: 0, announced: None, main_died: false }),
+            budget,
+            stop_wished: false,
+            stop_excused: false,
+            killed: false,
+            death_excused: false,
+            unit_ended: false,
+        }
+    }
+
+    pub(super) fn live(&self) -> impl Iterator<Item = (usize, &Process)> {
+        self.slots.iter().enumerate().filter_map(|(at, slot)| match slot {
+            Slot::Live(process) => Some((at, &**process)),
+            _ => None,
+        })
+    }
+
+    /// Whether somebody accepts.
+    pub(super) fn is_served(&self) -> bool {
+        self.live().any(|(_, process)| process.gate == Gate::Open)
+    }
+
+    pub(super) fn anybody_hangs(&self) -> bool {
+        self.live().any(|(_, process)| process.hangs)
+    }
+
+    /// A process that waits for its predecessor's word on the service manager, which has been forgotten.
+    pub(super) fn left_unsettled(&self) -> Option<usize> {
+        let waits = |process: &Process| *process.lifecycle.state() == State::Serving { settled: false };
+        let (who, _) = self.live().find(|(who, process)| *who > 0 && waits(process))?;
+        let predecessor = self.get(who - 1)?;
+        let settled = matches!(predecessor.lifecycle.state(), State::Draining { settled: true, committed: true, .. });
+        (settled && !self.channels[who - 1].to_newer.contains(&Said::Settled)).then_some(who)
+    }
+
+    fn get(&self, who: usize) -> Option<&Process> {
+        match self.slots.get(who) {
+            Some(Slot::Live(process)) => Some(process),
+            _ => None,
+        }
+    }
+
+    fn at(&mut self, who: usize) -> &mut Process {
+        match &mut self.slots[who] {
+            Slot::Live(process) => process,
+            other => panic!("process {who} is not alive but {other:?}"),
+        }
+    }
+
+    /// Whether the older end of a channel is held.
+    fn older_end_held(&self, channel: usize) -> bool {
+        self.get(channel).is_some_and(|process| process.successor)
+    }
+
+    /// Whether the newer end of a channel is held: by the successor for as long as it lives, by those that it was
+    /// passed on to, or by a message that brings it to somebody.
+    fn newer_end_held(&self, channel: usize) -> bool {
+        let bit = 1 << channel;
+        let in_flight = |said: &Said| matches!(said, Said::Commit { links, .. } if links & bit != 0);
+        self.live().any(|(at, process)| at == channel + 1 || (process.open | process.silent | process.links) & bit != 0)
+            || self.channels.iter().any(|channel| channel.to_newer.iter().any(in_flight))
+    }
+
+    /// What may happen next.
+    pub(super) fn steps(&self) -> Vec<Step> {
+        let mut steps = Vec::new();
+        if self.unit_ended {
+            return steps;
+        }
+        if let Some(manager) = &self.manager
+            && manager.announced.is_some()
+        {
+            steps.push(Step::ManagerReads);
+            if manager.main_died {
+                steps.push(Step::ManagerSeesDeath);
+            }
+        }
+        for (who, process) in self.live() {
+            if process.hangs {
+                continue;
+            }
+            let mut events = Vec::new();
+            self.internal_events(who, process, &mut events);
+            if process.immediate.is_empty() {
+                self.wishes(who, process, &mut events, &mut steps);
+            }
+            for (event, source) in events {
+                self.variants(who, process, event, source, &mut steps);
+            }
+            if self.budget.crashes > 0 {
+                steps.push(Step::Crash { who });
+            }
+        }
+        steps
+    }
+
+    fn internal_events(&self, who: usize, process: &Process, events: &mut Vec<(Event, Source)>) {
+        if let Some(event) = process.immediate.first() {
+            events.push((*event, Source::Immediate));
+            return;
+        }
+        if process.starting {
+            events.push((Event::AppReady, Source::App));
+        }
+        if let Some(timer) = process.timer {
+            events.push((Event::Deadline(timer), Source::Timer));
+        }
+        if process.watch == Watch::Yes {
+            events.push((Event::Drained, Source::Drained));
+        }
+        if process.watch != Watch::No {
+            events.push((Event::DrainDeadline, Source::DrainDeadline));
+        }
+        if process.barrier && self.manager.is_some_and(|manager| manager.announced.is_none()) {
+            events.push((Event::BarrierReturned, Source::Barrier));
+        }
+        if process.successor && process.hears_successor {
+            match self.channels[who].to_older.first() {
+                Some(said) => events.push((from_successor(*said), Source::SuccessorSays)),
+                None if !self.newer_end_held(who) => events.push((Event::NewestGone, Source::SuccessorGone)),
+                None => {}
+            }
+        }
+        if process.awaits_exit && matches!(self.slots.get(who + 1), Some(Slot::Dead { .. })) {
+            events.push((Event::SuccessorExited, Source::SuccessorExited));
+        }
+        for channel in bits(process.open) {
+            let from_predecessor = process.predecessor && channel + 1 == who;
+            match self.channels[channel].to_newer.first() {
+                Some(said) => events.push((from_older(*said, from_predecessor), Source::OlderSays(channel))),
+                None if !self.older_end_held(channel) => {
+                    let event = if !from_predecessor {
+                        Event::OlderGone
+                    } else if matches!(process.lifecycle.state(), State::Starting { .. } | State::Standby) {
+                        let older = u8::try_from(process.links.count_ones()).expect("few channels");
+                        Event::PredecessorGone { older }
+                    } else {
+                        Event::Settled
+                    };
+                    events.push((event, Source::OlderGone(channel)));
+                }
+                None => {}
+            }
+        }
+    }
+
+    fn wishes(&self, who: usize, process: &Process, events: &mut Vec<(Event, Source)>, steps: &mut Vec<Step>) {
+        if self.budget.reloads > 0 {
+            events.push((Event::Reload(Origin::Signal), Source::Wish));
+            if process.has_been_main {
+                events.push((Event::Reload(Origin::Command), Source::Wish));
+            }
+        }
+        if self.budget.stops > 0 {
+            events.push((Event::Stop(Origin::Signal), Source::Wish));
+            if process.has_been_main {
+                events.push((Event::Stop(Origin::Command), Source::Wish));
+            }
+        }
+        if process.starting && who > 0 {
+            steps.push(Step::AppFails { who });
+            if !process.broke {
+                steps.push(Step::Breaks { who });
+            }
+        }
+        let unproven = matches!(process.lifecycle.state(), State::Starting { .. } | State::Standby)
+            && self.get(who.wrapping_sub(1)).is_some_and(|predecessor| {
+                matches!(predecessor.lifecycle.state(), State::Reloading(stage) if *stage != Stage::Announcing)
+            })
+            && !self.channels[who - 1].to_older.contains(&Said::Pong);
+        if unproven && self.budget.crashes > 0 {
+            steps.push(Step::Hangs { who });
+        }
+    }
+
+    /// An event with all ways in which its actions can go.
+    fn variants(&self, who: usize, process: &Process, event: Event, source: Source, steps: &mut Vec<Step>) {
+        let step = |fails, killed_after| Step::Event { who, event, source, fails, killed_after };
+        let mut lifecycle = process.lifecycle.clone();
+        let actions = lifecycle.on(event);
+        let fallible = |action: &Action| matches!(action, Action::Spawn | Action::Announce | Action::SendCommit { .. });
+        let full = actions.contains(&Action::Spawn) && who + 1 == self.slots.len();
+        if !full {
+            steps.push(step(false, None));
+        }
+        if actions.iter().any(fallible) {
+            steps.push(step(true, None));
+        }
+        if self.budget.crashes > 0 && !full {
+            steps.extend((1..actions.len()).map(|count| step(false, Some(count))));
+        }
+    }
+
+    /// Carries a step out. An error says which promise it breaks.
+    pub(super) fn take(&mut self, step: Step) -> Result<(), String> {
+        match step {
+            Step::Event { who, event, source, fails, killed_after } => {
+                self.consume(who, event, source);
+                self.event(who, event, source, fails, killed_after)?;
+            }
+            Step::AppFails { who } => {
+                self.say_to_older(who, Said::Failed);
+                self.die(who);
+                self.excuse_death();
+            }
+            Step::Breaks { who } => {
+                self.at(who).broke = true;
+                self.say_to_older(who, Said::Garbage);
+            }
+            Step::Hangs { who } => {
+                self.at(who).hangs = true;
+                // What survives a hanging successor and a kill at the same time is nobody's promise.
+                self.budget.crashes = 0;
+            }
+            Step::Crash { who } => {
+                self.crash(who);
+            }
+            Step::ManagerReads => {
+                if let Some(manager) = &mut self.manager {
+                    manager.main = manager.announced.take().expect("there is something to read");
+                    manager.main_died = false;
+                }
+                self.look_at_main();
+            }
+            Step::ManagerSeesDeath => self.unit_ended = true,
+        }
+        self.settle();
+        Ok(())
+    }
+
+    /// Takes an event from where it comes from.
+    fn consume(&mut self, who: usize, event: Event, source: Source) {
+        match source {
+            Source::Immediate => {
+                self.at(who).immediate.remove(0);
+            }
+            Source::App => self.at(who).starting = false,
+            Source::Timer => self.at(who).timer = None,
+            Source::Drained => self.at(who).watch = Watch::DeadlineOnly,
+            Source::DrainDeadline => self.at(who).watch = Watch::No,
+            Source::Barrier => self.at(who).barrier = false,
+            Source::SuccessorSays => {
+                self.channels[who].to_older.remove(0);
+                self.at(who).hears_successor = event != Event::SuccessorBroke;
+            }
+            Source::SuccessorGone => self.at(who).hears_successor = false,
+            Source::SuccessorExited => self.at(who).awaits_exit = false,
+            Source::OlderSays(channel) => {
+                if let Said::Commit { links, .. } = self.channels[channel].to_newer.remove(0) {
+                    self.at(who).links = links;
+                }
+            }
+            Source::OlderGone(channel) => {
+                let process = self.at(who);
+                process.open &= !(1 << channel);
+                if channel + 1 == who {
+                    process.predecessor = false;
+                }
+                if event == Event::Settled {
+                    process.immediate.push(Event::OlderGone);
+                }
+            }
+            Source::Wish => match event {
+                Event::Reload(_) => self.budget.reloads -= 1,
+                _ => self.budget.stops -= 1,
+            },
+        }
+    }
+
+    fn event(
+        &mut self,
+        who: usize,
+        event: Event,
+        source: Source,
+        fails: bool,
+        killed_after: Option<usize>,
+    ) -> Result<(), String> {
+        let state = self.at(who).lifecycle.state().clone();
+        if source == Source::SuccessorExited {
+            // The driver reaps, and reports, only before the commit.
+            if !matches!(state, State::Reloading(_) | State::RollingBack { .. }) {
+                return Ok(());
+            }
+            self.reap(who + 1);
+        }
+        let means_only_this_one = matches!(state, State::Draining { settled: true, committed: true, .. });
+        if let (Event::Stop(origin), Source::Wish) = (event, source)
+            && !(means_only_this_one && origin == Origin::Signal)
+        {
+            self.stop_wished = true;
+            self.at(who).told = true;
+        }
+        if matches!(
+            (event, source),
+            (Event::Stop(_) | Event::SuccessorStop | Event::NewestStops, Source::OlderSays(_) | Source::SuccessorSays)
+        ) {
+            self.at(who).told = true;
+        }
+        let mut asker =
+            source == Source::Wish && matches!(event, Event::Reload(Origin::Command) | Event::Stop(Origin::Command));
+        let actions = self.at(who).lifecycle.on(event);
+        let mut exits = None;
+        for (count, action) in actions.into_iter().enumerate() {
+            if killed_after == Some(count) {
+                self.crash(who);
+                return Ok(());
+            }
+            if let Action::Exit(ending) = action {
+                exits = Some(ending);
+            }
+            self.perform(who, action, fails, &mut asker)?;
+        }
+        if asker {
+            return Err(format!("process {who} leaves a client without an answer to {event:?} in {state:?}"));
+        }
+        if let Some(ending) = exits {
+            self.exit(who, ending)?;
+        }
+        Ok(())
+    }
+
+    fn perform(&mut self, who: usize, action: Action, fails: bool, asker: &mut bool) -> Result<(), String> {
+        match action {
+            Action::Accept => self.at(who).gate = Gate::Open,
+            Action::Pause => self.at(who).gate = Gate::Closed,
+            Action::TakeOver => {
+                let process = self.at(who);
+                process.open |= process.links | process.silent;
+                (process.links, process.silent) = (0, 0);
+                (process.main, process.has_been_main) = (true, true);
+            }
+            Action::LetGo => {
+                let process = self.at(who);
+                process.silent |= std::mem::take(&mut process.open);
+                process.main = false;
+            }
+            Action::Spawn => return self.spawn(who, fails, asker),
+            Action::Kill if self.at(who).successor => self.die(who + 1),
+            Action::CloseChannel => {
+                if std::mem::take(&mut self.at(who).successor) {
+                    self.reap(who + 1);
+                    let process = self.at(who);
+                    (process.hears_successor, process.awaits_exit) = (false, false);
+                }
+            }
+            Action::Start(timer) => self.at(who).timer = Some(timer),
+            Action::CancelTimer => self.at(who).timer = None,
+            Action::Announce if fails => self.at(who).immediate.push(Event::AnnounceFailed),
+            Action::Announce => {
+                self.manager.as_mut().expect("only told where there is one").announced = Some(who + 1);
+                self.at(who).committed = true;
+                self.at(who).immediate.push(Event::Announced);
+            }
+            Action::AwaitBarrier => self.at(who).barrier = true,
+            Action::SendCommit { settled, reload } => {
+                let links = self.at(who).open | self.at(who).silent;
+                let sent = !fails && self.say_to_newer(who, Said::Commit { settled, reload, links });
+                self.at(who).committed |= sent;
+                self.at(who).immediate.push(if sent { Event::CommitSent } else { Event::CommitFailed });
+            }
+            Action::AnswerDone | Action::AnswerFailed(_) => {
+                if std::mem::replace(&mut self.at(who).record, Record::None) == Record::None {
+                    return Err(format!("process {who} answers a reload that nobody has begun ({action:?})"));
+                }
+            }
+            Action::Refuse(_) | Action::AnswerStopping => *asker = false,
+            Action::BeginDrain | Action::BeginStop => return self.begin_drain(who, action),
+            Action::EndDrain => self.at(who).watch = Watch::No,
+            Action::SendPing => drop(self.say_to_newer(who, Said::Ping)),
+            Action::SendSettled => drop(self.say_to_newer(who, Said::Settled)),
+            Action::ForwardReload => drop(self.say_to_newer(who, Said::Reload)),
+            Action::ForwardStop => drop(self.say_to_newer(who, Said::Stop)),
+            Action::TellOlder => {
+                for channel in
+                    bits(self.at(who).open).filter(|channel| self.older_end_held(*channel)).collect::<Vec<_>>()
+                {
+                    self.channels[channel].to_older.push(Said::Stopping);
+                }
+            }
+            Action::SayReady => self.say_to_older(who, Said::Ready),
+            Action::SayCommitted => self.say_to_older(who, Said::Committed),
+            Action::SayPong => self.say_to_older(who, Said::Pong),
+            Action::SayStop => self.say_to_older(who, Said::Stop),
+            Action::Kill
+            | Action::NotifyReloading
+            | Action::NotifyReady
+            | Action::NotifyStopping
+            | Action::NotifyWatchdog
+            | Action::Exit(_) => {}
+        }
+        Ok(())
+    }
+
+    fn spawn(&mut self, who: usize, fails: bool, asker: &mut bool) -> Result<(), String> {
+        if self.at(who).record != Record::None {
+            return Err(format!("process {who} begins a reload and forgets the one before"));
+        }
+        self.at(who).record = if std::mem::take(asker) { Record::Asked } else { Record::Unasked };
+        if fails {
+            self.at(who).immediate.push(Event::SpawnFailed);
+            return Ok(());
+        }
+        if matches!(self.slots[who + 1], Slot::Live(_)) {
+            return Err(format!("process {who} starts a successor beside one that lives"));
+        }
+        let max_draining = self.at(who).lifecycle.max_draining;
+        let mut successor = Process::new(Some(who), self.manager.is_some(), max_draining);
+        successor.links = self.at(who).open | self.at(who).silent;
+        self.slots[who + 1] = Slot::Live(Box::new(successor));
+        self.channels[who] = Channel::default();
+        let process = self.at(who);
+        (process.successor, process.hears_successor, process.awaits_exit) = (true, true, true);
+        process.committed = false;
+        Ok(())
+    }
+
+    fn begin_drain(&mut self, who: usize, action: Action) -> Result<(), String> {
+        let process = self.at(who);
+        if action == Action::BeginStop {
+            process.gate = Gate::LastCall;
+        } else if !process.committed {
+            return Err(format!("process {who} drains before the point of no return"));
+        }
+        process.watch = Watch::Yes;
+        Ok(())
+    }
+
+    fn exit(&mut self, who: usize, ending: Ending) -> Result<(), String> {
+        let process = self.at(who);
+        if process.record == Record::Asked {
+            return Err(format!("process {who} ends ({ending:?}) and owes the outcome of a reload"));
+        }
+        if matches!(ending, Ending::Drained | Ending::Abandoned) && !process.committed {
+            return Err(format!("process {who} ends ({ending:?}) before the point of no return"));
+        }
+        let told = process.told;
+        self.die(who);
+        // Where a newer one has been killed a moment ago, a draining one could not know.
+        let heirs = self.live().next().is_some() && !(ending != Ending::Stopped && self.killed);
+        if told && heirs && !self.unit_ended && !self.stop_is_known() {
+            return Err(format!("process {who} ends ({ending:?}), and nobody that lives knows that the service stops"));
+        }
+        Ok(())
+    }
+
+    /// The death of a process that nobody meant.
+    fn crash(&mut self, who: usize) {
+        self.budget.crashes -= 1;
+        self.die(who);
+        self.excuse_death();
+        self.killed = true;
+    }
+
+    fn excuse_death(&mut self) {
+        let main_lives = self.live().any(|(_, process)| process.main && !process.committed);
+        self.death_excused |= !main_lives;
+    }
+
+    fn stop_is_known(&self) -> bool {
+        let on_its_way = |channel: &Channel| {
+            channel.to_newer.contains(&Said::Stop)
+                || channel.to_older.iter().any(|said| matches!(said, Said::Stop | Said::Stopping))
+        };
+        self.live().any(|(_, process)| process.told) || self.channels.iter().any(on_its_way)
+    }
+
+    fn die(&mut self, who: usize) {
+        if !matches!(self.slots[who], Slot::Live(_)) {
+            return;
+        }
+        self.slots[who] = Slot::Dead { reaped: false };
+        self.settle();
+        self.look_at_main();
+    }
+
+    fn reap(&mut self, who: usize) {
+        if let Slot::Dead { reaped } = &mut self.slots[who] {
+            *reaped = true;
+        }
+    }
+
+    /// A service manager learns of the main process's death when it is its parent, and the status was left to it.
+    fn look_at_main(&mut self) {
+        let Some(manager) = self.manager else { return };
+        let parent_lives = manager.main > 0 && self.get(manager.main - 1).is_some();
+        if parent_lives || !matches!(self.slots[manager.main], Slot::Dead { reaped: false }) {
+            return;
+        }
+        if let (Some(manager), Some(_)) = (&mut self.manager, manager.announced) {
+            manager.main_died = true;
+        } else {
+            self.unit_ended = true;
+        }
+    }
+
+    /// What nobody can read any more is gone.
+    fn settle(&mut self) {
+        for channel in (0..self.channels.len()).rev() {
+            if !self.newer_end_held(channel) {
+                self.channels[channel].to_newer.clear();
+            }
+            if !self.older_end_held(channel) {
+                self.channels[channel].to_older.clear();
+            }
+        }
+        // What nobody knows of cannot be obeyed.
+        self.stop_excused |= self.stop_wished && !self.stop_is_known();
+    }
+
+    fn say_to_newer(&mut self, who: usize, said: Said) -> bool {
+        let heard = self.at(who).successor && self.newer_end_held(who);
+        if heard {
+            self.channels[who].to_newer.push(said);
+        }
+        heard
+    }
+
+    fn say_to_older(&mut self, who: usize, said: Said) {
+        if who > 0 && self.older_end_held(who - 1) {
+            self.channels[who - 1].to_older.push(said);
+        }
+    }
+}
+
+fn from_successor(said: Said) -> Event {
+    match said {
+        Said::Ready => Event::SuccessorReady,
+        Said::Failed => Event::SuccessorFailed,
+        Said::Pong => Event::SuccessorPong,
+        Said::Committed => Event::SuccessorCommitted,
+        Said::Stop => Event::SuccessorStop,
+        Said::Stopping => Event::NewestStops,
+        _ => Event::SuccessorBroke,
+    }
+}
+
+fn from_older(said: Said, from_predecessor: bool) -> Event {
+    match said {
+        Said::Ping if from_predecessor => Event::Ping,
+        Said::Settled if from_predecessor => Event::Settled,
+        Said::Commit { settled, reload, links } if from_predecessor => {
+            let older = u8::try_from(links.count_ones() + 1).expect("few channels");
+            Event::Commit { settled, reload, older }
+        }
+        Said::Reload => Event::Reload(Origin::Signal),
+        Said::Stop => Event::Stop(Origin::Signal),
+        other => panic!("nobody says {other:?} to a successor"),
+    }
+}

@@ -1,0 +1,82 @@
+//! What a service manager gives and is told: LISTEN_FDS, `-g` with a socket on descriptor 3, and sd_notify messages.
+
+mod support;
+
+use std::net::TcpListener;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixDatagram;
+use std::process::Command;
+
+use support::{DEADLINE, Service, ask_tcp, example};
+
+/// The fixture with a listening socket on descriptor 3, started by a shell line that may set variables.
+fn with_fd_3(line: &str, arguments: &[&str]) -> (Command, String) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
+    let address = listener.local_addr().expect("an address").to_string();
+    let mut command = Command::new("sh");
+    command.arg("-c").arg(format!("{line} exec \"$0\" \"$@\" 3<&0 0</dev/null")).arg(example("fixture"));
+    command.args(arguments);
+    command.stdin(OwnedFd::from(listener));
+    (command, address)
+}
+
+#[test]
+fn sockets_of_listen_fds_are_taken_and_handed_on() {
+    for line in ["export LISTEN_FDS=1 LISTEN_PID=$$;", "export LISTEN_FDS=1; unset LISTEN_PID;"] {
+        let (command, address) = with_fd_3(line, &["echo=127.0.0.1:0"]);
+        let service = Service::start_with_stdin(command);
+        assert_eq!(service.address("echo"), address);
+        service.reload_well();
+        assert!(ask_tcp(&address).starts_with("2 "));
+    }
+}
+
+#[test]
+fn sockets_meant_for_another_process_are_not_taken() {
+    let (command, address) = with_fd_3("export LISTEN_FDS=1 LISTEN_PID=1;", &["echo=127.0.0.1:0"]);
+    assert_ne!(Service::start_with_stdin(command).address("echo"), address);
+}
+
+#[test]
+fn a_handover_flag_takes_a_listening_socket_on_descriptor_3() {
+    let (command, address) = with_fd_3("", &["-g", "echo=127.0.0.1:0"]);
+    let service = Service::start_with_stdin(command);
+    assert_eq!(service.address("echo"), address);
+    service.reload_well();
+    assert!(ask_tcp(&address).starts_with("2 "));
+}
+
+#[test]
+fn the_service_manager_is_told_each_step_in_order() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("notify");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    socket.set_read_timeout(Some(DEADLINE)).unwrap();
+    let next = || {
+        let mut packet = [0; 4096];
+        let length = socket.recv(&mut packet).unwrap();
+        String::from_utf8(packet[..length].to_vec()).unwrap()
+    };
+    let mut command = Command::new(example("fixture"));
+    command.arg("echo=127.0.0.1:0").env("NOTIFY_SOCKET", &path);
+    let service = Service::start(command);
+    assert!(next().starts_with("READY=1\nSTATUS=generation 1"));
+    std::thread::scope(|scope| {
+        let reload = scope.spawn(|| service.reload_well().to.unwrap());
+        let reloading = next();
+        assert!(reloading.starts_with("RELOADING=1\nMONOTONIC_USEC="), "{reloading}");
+        let announcement = next();
+        // Read without room for its descriptor, which the kernel then closes: that is the hang-up, and the commit.
+        assert_eq!(next().trim_end(), "BARRIER=1");
+        let new = reload.join().unwrap();
+        assert!(announcement.starts_with(&format!("MAINPID={}\nREADY=1\nSTATUS=", new.pid)), "{announcement}");
+    });
+    std::fs::write(service.folder.path().join("fail"), "").unwrap();
+    let failure = service.reload().failure.unwrap();
+    assert!(failure.contains("it was told to fail"), "{failure}");
+    assert!(next().starts_with("RELOADING=1\n"));
+    let restored = next();
+    assert!(restored.starts_with("READY=1\nSTATUS=reload failed") && restored.contains("told to fail"), "{restored}");
+    service.client().stop().unwrap();
+    assert!(next().starts_with("STOPPING=1\n"));
+}

@@ -1,0 +1,130 @@
+//! Real processes for the library's tests: the examples' binaries, started, spoken to and killed.
+#![allow(dead_code, reason = "each test binary uses its part")]
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use restart_core::control::{Answer, Client, Outcome, Status};
+
+pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
+
+/// An example's binary, which cargo builds beside the tests.
+pub(crate) fn example(name: &str) -> PathBuf {
+    let own = std::env::current_exe().expect("a test knows its path");
+    let path = own.parent().and_then(Path::parent).expect("target/PROFILE/deps").join("examples").join(name);
+    assert!(path.exists(), "{} is missing; cargo test builds it", path.display());
+    path
+}
+
+/// A service: the process that was started, and all that came after it.
+pub(crate) struct Service {
+    pub(crate) folder: tempfile::TempDir,
+    pub(crate) child: Child,
+}
+
+/// A fixture's command with its control socket in a folder of its own.
+pub(crate) fn fixture(arguments: &[&str], variables: &[(&str, &str)]) -> Service {
+    let mut command = Command::new(example("fixture"));
+    command.args(arguments).envs(variables.iter().copied());
+    Service::start(command)
+}
+
+impl Service {
+    #[track_caller]
+    pub(crate) fn start(mut command: Command) -> Service {
+        command.stdin(Stdio::null());
+        Service::start_with_stdin(command)
+    }
+
+    #[track_caller]
+    pub(crate) fn start_with_stdin(mut command: Command) -> Service {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        command.env("FIXTURE_CONTROL", folder.path().join("control"));
+        command.env("FIXTURE_FAIL", folder.path().join("fail"));
+        if !command.get_envs().any(|(name, _)| name == "NOTIFY_SOCKET") {
+            command.env_remove("NOTIFY_SOCKET");
+        }
+        let child = command.spawn().expect("the example starts");
+        let service = Service { folder, child };
+        service.client();
+        service
+    }
+
+    pub(crate) fn control(&self) -> PathBuf {
+        self.folder.path().join("control")
+    }
+
+    /// Connects as soon as the service answers.
+    #[track_caller]
+    pub(crate) fn client(&self) -> Client {
+        let end = Instant::now() + DEADLINE;
+        loop {
+            if let Ok(mut client) = Client::connect(&self.control())
+                && client.status().is_ok()
+            {
+                return Client::connect(&self.control()).expect("it was there just now");
+            }
+            assert!(Instant::now() < end, "{} never answered", self.control().display());
+            std::thread::yield_now();
+        }
+    }
+
+    #[track_caller]
+    pub(crate) fn status(&self) -> Status {
+        self.client().status().expect("a status")
+    }
+
+    #[track_caller]
+    pub(crate) fn reload(&self) -> Outcome {
+        match self.client().reload().expect("an answer") {
+            Answer::Outcome(outcome) => *outcome,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[track_caller]
+    pub(crate) fn reload_well(&self) -> Outcome {
+        let outcome = self.reload();
+        assert_eq!(outcome.failure, None);
+        outcome
+    }
+
+    /// The address of a listener, as text.
+    #[track_caller]
+    pub(crate) fn address(&self, name: &str) -> String {
+        let status = self.status();
+        let found = status.listeners.iter().find(|listener| listener.name == name);
+        found.unwrap_or_else(|| panic!("no {name} in {status:?}")).address.clone()
+    }
+}
+
+impl Drop for Service {
+    /// Ends whatever of the service still lives.
+    fn drop(&mut self) {
+        if let Ok(mut client) = Client::connect(&self.control()) {
+            let _ = client.stop();
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// One line asked, one line answered, on a connection of its own.
+pub(crate) fn ask(stream: impl std::io::Read + Write) -> std::io::Result<String> {
+    let mut stream = BufReader::new(stream);
+    stream.get_mut().write_all(b"hello\n")?;
+    let mut line = String::new();
+    stream.read_line(&mut line)?;
+    Ok(line)
+}
+
+#[track_caller]
+pub(crate) fn ask_tcp(address: &str) -> String {
+    let address: SocketAddr = address.parse().expect("an address");
+    let stream = TcpStream::connect_timeout(&address, DEADLINE).expect("somebody accepts");
+    stream.set_read_timeout(Some(DEADLINE)).expect("a timeout");
+    ask(stream).expect("an answer")
+}
