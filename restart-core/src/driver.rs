@@ -34,6 +34,8 @@ use crate::successor::Successor;
 use record::Record;
 use sources::{FromOlder, FromSuccessor, Input};
 
+/// How often the service manager's line about this process is brought up to date.
+const STATUS_EVERY: Duration = Duration::from_secs(5);
 /// Clients that are owed an answer get this long to take it before the process ends.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 /// Inputs that wait for the driver; a source that has more waits itself.
@@ -130,6 +132,8 @@ pub(crate) struct Driver {
     newest: Option<GenerationId>,
     /// Whether this is the main process.
     main: bool,
+    /// What the service manager was last told about this process.
+    told: String,
     ending: Option<Ending>,
 }
 
@@ -164,6 +168,7 @@ impl Driver {
             last_outcome: None,
             newest: None,
             main: false,
+            told: String::new(),
             ending: None,
         }
     }
@@ -187,8 +192,11 @@ impl Driver {
         if let Some(every) = self.parts.notifier.watchdog() {
             self.background.push(self.executor.spawn(sources::watchdog(every, self.inputs.clone())));
         }
+        if self.parts.notifier.managed() {
+            self.background.push(self.executor.spawn(sources::status(STATUS_EVERY, self.inputs.clone())));
+        }
         if let Some(control) = &self.parts.control {
-            match Listener::new(control, &self.control_gate, &Drain::new()) {
+            match Listener::new(control, &self.control_gate, &Drain::new(), false) {
                 Ok(listener) => self.serve_control(listener),
                 Err(error) => log::error!("the control socket cannot be served: {error}"),
             }
@@ -260,6 +268,10 @@ impl Driver {
             Input::Drained(number) => current(&self.drain_watch, number).then_some(Event::Drained),
             Input::DrainDeadline(number) => current(&self.drain_watch, number).then_some(Event::DrainDeadline),
             Input::BarrierReturned => Some(Event::BarrierReturned),
+            Input::RefreshStatus => {
+                self.refresh_status();
+                None
+            }
             Input::FeedWatchdog => {
                 if self.main {
                     self.parts.notifier.feed_watchdog();
@@ -346,9 +358,9 @@ impl Driver {
     /// Reaps the successor, unless it has been committed: then its exit status is the service manager's to see.
     fn take_exit(&mut self) -> Option<Event> {
         if !matches!(self.lifecycle.state(), State::Reloading(_) | State::RollingBack { .. }) {
-            // A channel that was made deaf can't tell any more that nobody newer lives.
-            let deaf = self.successor.as_ref()?.process.channel.is_deaf();
-            return deaf.then_some(Event::NewestGone);
+            // A channel that was made deaf no longer ends by itself when nobody newer lives.
+            let channel = &self.successor.as_ref()?.process.channel;
+            return (channel.is_deaf() && channel.is_hung_up()).then_some(Event::NewestGone);
         }
         let status = self.successor.as_mut()?.process.reap();
         if let Some(record) = &mut self.record {
@@ -358,31 +370,26 @@ impl Driver {
     }
 
     fn take_older(&mut self, number: u64, what: FromOlder) -> Option<Event> {
-        let at = self
-            .older
-            .iter()
-            .position(|older| matches!(older.line, Line::Open { number: own, .. } if own == number))?;
         let from_predecessor = self.predecessor == Some(number);
-        match what {
-            FromOlder::Closed if from_predecessor => {
-                self.predecessor = None;
-                let gone = self.older.remove(at);
-                let committed = !matches!(self.lifecycle.state(), State::Starting { .. } | State::Standby);
-                if committed {
-                    // Whatever it had to tell the service manager has been told or never will be.
-                    self.immediate.push_back(Event::OlderGone);
-                    return Some(Event::Settled);
-                }
-                log::warn!("generation {} (pid {}) vanished before its commit", gone.id.generation, gone.id.pid);
-                let older = u8::try_from(self.links.len()).unwrap_or(u8::MAX);
-                Some(Event::PredecessorGone { older })
-            }
-            FromOlder::Closed => {
-                self.older.remove(at);
-                Some(Event::OlderGone)
-            }
-            FromOlder::Message(received) => self.take_message(*received, from_predecessor),
+        let is_it = |older: &Older| matches!(older.line, Line::Open { number: own, .. } if own == number);
+        let at = match what {
+            // What was read before this generation let go of the line is passed on all the same.
+            FromOlder::Message(received) => return self.take_message(*received, from_predecessor),
+            FromOlder::Closed => self.older.iter().position(is_it)?,
+        };
+        let gone = self.older.remove(at);
+        if !from_predecessor {
+            return Some(Event::OlderGone);
         }
+        self.predecessor = None;
+        if !matches!(self.lifecycle.state(), State::Starting { .. } | State::Standby) {
+            // Whatever it had to tell the service manager has been told or never will be.
+            self.immediate.push_back(Event::OlderGone);
+            return Some(Event::Settled);
+        }
+        log::warn!("generation {} (pid {}) vanished before its commit", gone.id.generation, gone.id.pid);
+        let older = u8::try_from(self.links.len()).unwrap_or(u8::MAX);
+        Some(Event::PredecessorGone { older })
     }
 
     fn take_message(&mut self, received: Received, from_predecessor: bool) -> Option<Event> {
@@ -417,6 +424,10 @@ impl Driver {
         if matches!(ending, Ending::Stopped | Ending::NeverServed) {
             let own = self.parts.sockets.iter().chain(&self.parts.control);
             own.for_each(unlink_if_ours);
+            // A copy of a socket whose path is gone would come back where nobody finds it.
+            for socket in self.parts.sockets.iter().filter(|socket| socket.inode.is_some()) {
+                self.parts.notifier.unstore(&socket.name);
+            }
             if let Some(pid_file) = &self.parts.pid_file {
                 pid_file.remove();
             }

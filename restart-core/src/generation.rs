@@ -226,10 +226,11 @@ impl Builder {
         }
         let control = control_socket(&self.control, &environment, handed_control)?;
         let sockets = listeners::resolve(there, &self.wanted, self.default.as_ref())?;
+        let notifier = Notifier::new(&environment)?;
         let (gate, drain) = (Arc::new(Gate::default()), Drain::new());
         let mut streams = Vec::new();
         for socket in sockets.iter().filter(|socket| socket.address.is_stream()) {
-            let listener = Listener::new(socket, &gate, &drain)
+            let listener = Listener::new(socket, &gate, &drain, notifier.managed())
                 .map_err(|error| Error::socket(format!("cannot watch the listener {:?}", socket.name), error))?;
             streams.push(listener);
         }
@@ -238,7 +239,6 @@ impl Builder {
             pid_file.write()?;
         }
         let state = predecessor.as_mut().and_then(|predecessor| predecessor.state.take());
-        let notifier = Notifier::new(&environment)?;
         let number = predecessor.as_ref().map_or(1, |predecessor| predecessor.hello.generation + 1);
         let parts = Parts {
             number,

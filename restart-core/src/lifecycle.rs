@@ -386,7 +386,7 @@ impl Lifecycle {
                 if self.stop_wanted {
                     return take_over_and_stop(Origin::Signal);
                 }
-                (State::Serving { settled: true }, vec![Action::TakeOver])
+                (State::Serving { settled: true }, vec![Action::TakeOver, Action::NotifyReady])
             }
             Event::Ping => (State::Standby, vec![Action::SayPong]),
             Event::Stop(_) => {

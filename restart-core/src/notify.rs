@@ -5,7 +5,7 @@
 //! nothing about a reload.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use async_io::{Async, Timer};
 use futures_lite::future;
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use sd_notify::NotifyState;
 
 use crate::environment::Environment;
@@ -65,15 +65,43 @@ impl Notifier {
         self.send(&[NotifyState::Ready, NotifyState::Status(&one_line(status))]);
     }
 
-    pub(crate) fn reloading(&self, status: &str) {
+    /// Brings the status line up to date.
+    pub(crate) fn status(&self, status: &str) {
+        self.send(&[NotifyState::Status(&one_line(status))]);
+    }
+
+    /// `within`: how long the reload may take by our own deadlines.
+    pub(crate) fn reloading(&self, status: &str, within: Duration) {
+        let (extend, status) = (extension(within), one_line(status));
         match NotifyState::monotonic_usec_now() {
-            Ok(now) => self.send(&[NotifyState::Reloading, now, NotifyState::Status(&one_line(status))]),
+            Ok(now) => {
+                self.send(&[NotifyState::Reloading, now, NotifyState::Status(&status), NotifyState::Custom(&extend)]);
+            }
             Err(error) => log::warn!("cannot tell the service manager of the reload: {error}"),
         }
     }
 
-    pub(crate) fn stopping(&self, status: &str) {
-        self.send(&[NotifyState::Stopping, NotifyState::Status(&one_line(status))]);
+    /// `within`: how long the stop may take by our own deadlines.
+    pub(crate) fn stopping(&self, status: &str, within: Duration) {
+        let (extend, status) = (extension(within), one_line(status));
+        self.send(&[NotifyState::Stopping, NotifyState::Status(&status), NotifyState::Custom(&extend)]);
+    }
+
+    /// Leaves a copy of a socket in the service manager's store, under the name by which it comes back in
+    /// LISTEN_FDNAMES. A store without room refuses it silently.
+    pub(crate) fn store(&self, name: &str, socket: BorrowedFd<'_>) {
+        if !self.managed() {
+            return;
+        }
+        let states = [NotifyState::FdStore, NotifyState::FdName(name)];
+        if let Err(error) = self.room().and_then(|()| sd_notify::notify_with_fds(&states, &[socket])) {
+            log::warn!("the service manager was not given a copy of the listener {name:?}: {error}");
+        }
+    }
+
+    /// Takes the copy of a socket out of the service manager's store.
+    pub(crate) fn unstore(&self, name: &str) {
+        self.send(&[NotifyState::FdStoreRemove, NotifyState::FdName(name)]);
     }
 
     pub(crate) fn feed_watchdog(&self) {
@@ -113,18 +141,29 @@ impl Notifier {
 
     /// Sends what is news, not more: where there is no room it is left out, and the log says so.
     fn send(&self, states: &[NotifyState]) {
-        let Some(probe) = &self.probe else { return };
-        let mut polled = [PollFd::new(probe.get_ref(), PollFlags::OUT)];
-        let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
-        let sent = match poll(&mut polled, Some(&now)) {
-            Ok(0) => Err(io::Error::new(io::ErrorKind::WouldBlock, "it reads no messages")),
-            Ok(_) => sd_notify::notify(states),
-            Err(error) => Err(error.into()),
-        };
-        if let Err(error) = sent {
+        if self.managed()
+            && let Err(error) = self.room().and_then(|()| sd_notify::notify(states))
+        {
             log::warn!("the service manager was not told {:?}: {error}", states.first().map(ToString::to_string));
         }
     }
+
+    /// Whether a message can be sent without waiting.
+    fn room(&self) -> io::Result<()> {
+        let Some(probe) = &self.probe else { return Ok(()) };
+        let mut polled = [PollFd::new(probe.get_ref(), PollFlags::OUT)];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        match poll(&mut polled, Some(&now)) {
+            Ok(0) => Err(io::Error::new(io::ErrorKind::WouldBlock, "it reads no messages")),
+            Ok(_) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// The service manager's own timeouts may be shorter than ours (`sd_notify(3)`, EXTEND_TIMEOUT_USEC).
+fn extension(within: Duration) -> String {
+    format!("EXTEND_TIMEOUT_USEC={}", within.as_micros())
 }
 
 /// A line feed in a status would begin another field.

@@ -61,6 +61,7 @@ fn the_service_manager_is_told_each_step_in_order() {
     command.arg("echo=127.0.0.1:0").env("NOTIFY_SOCKET", &path);
     let service = Service::start(command);
     assert!(next().starts_with("READY=1\nSTATUS=generation 1"));
+    assert_eq!(next(), "FDSTORE=1\nFDNAME=echo\n");
     std::thread::scope(|scope| {
         let reload = scope.spawn(|| service.reload_well().to.unwrap());
         let reloading = next();
@@ -71,12 +72,13 @@ fn the_service_manager_is_told_each_step_in_order() {
         let new = reload.join().unwrap();
         assert!(announcement.starts_with(&format!("MAINPID={}\nREADY=1\nSTATUS=", new.pid)), "{announcement}");
     });
+    assert_eq!(next(), "FDSTORE=1\nFDNAME=echo\n", "the new main process leaves its copies as well");
     std::fs::write(service.folder.path().join("fail"), "").unwrap();
     let failure = service.reload().failure.unwrap();
     assert!(failure.contains("it was told to fail"), "{failure}");
     assert!(next().starts_with("RELOADING=1\n"));
     let restored = next();
-    assert!(restored.starts_with("READY=1\nSTATUS=reload failed") && restored.contains("told to fail"), "{restored}");
+    assert!(restored.starts_with("READY=1\nSTATUS=generation 2") && restored.contains("told to fail"), "{restored}");
     service.client().stop().unwrap();
     assert!(next().starts_with("STOPPING=1\n"));
 }

@@ -5,7 +5,8 @@
 //! with its exit code.
 
 use std::ffi::{OsStr, OsString};
-use std::io;
+use std::fmt;
+use std::io::{self, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -214,7 +215,7 @@ fn client_command(args: &ClientArgs, talk: impl FnOnce(&mut Client) -> Result<u8
 fn reload(client: &mut Client) -> Result<u8, restart_core::Error> {
     Ok(match client.reload()? {
         Answer::Outcome(outcome) if outcome.failure.is_none() => {
-            println!("{outcome}");
+            say(&outcome);
             exit::OK
         }
         Answer::Outcome(outcome) => {
@@ -227,7 +228,7 @@ fn reload(client: &mut Client) -> Result<u8, restart_core::Error> {
         }
         // A stop that overtakes a reload must not make the unit fail.
         _ => {
-            println!("the service is stopping; there is nothing to reload");
+            say(&"the service is stopping; there is nothing to reload");
             exit::OK
         }
     })
@@ -236,15 +237,20 @@ fn reload(client: &mut Client) -> Result<u8, restart_core::Error> {
 fn status(client: &mut Client, json: bool) -> Result<u8, restart_core::Error> {
     let status = client.status()?;
     if json {
-        println!("{}", serde_json::to_string_pretty(&status).expect("a status is plain data"));
+        say(&serde_json::to_string_pretty(&status).expect("a status is plain data"));
     } else {
-        println!("{status}");
+        say(&status);
     }
     Ok(exit::OK)
 }
 
 fn stop(client: &mut Client) -> Result<u8, restart_core::Error> {
     client.stop()?;
-    println!("stopped");
+    say(&"stopped");
     Ok(exit::OK)
+}
+
+/// Prints a line; whoever reads it may have gone (`reborn status | head -1`).
+fn say(text: &dyn fmt::Display) {
+    let _ = writeln!(io::stdout(), "{text}");
 }

@@ -11,7 +11,8 @@ use crate::control::Reply;
 use crate::drain::Phase;
 use crate::error::Error;
 use crate::handover::{Channel, Commit, Link, Message, ReloadMark};
-use crate::lifecycle::{Action, Event, Timer};
+use crate::lifecycle::{Action, Event, State, Timer};
+use crate::listeners::Origin;
 use crate::successor::{Gift, Successor};
 
 /// A successor has to answer the ping at the end of its probation within this time.
@@ -24,6 +25,8 @@ const REAP_TIMEOUT: Duration = Duration::from_secs(5);
 const BARRIER_TIMEOUT: Duration = Duration::from_secs(5);
 /// The successor has to have taken over by then, or the reload is answered without its word.
 const COMMITTED_TIMEOUT: Duration = Duration::from_secs(1);
+/// What the service manager is asked to wait beyond our own deadlines.
+const ROOM: Duration = Duration::from_secs(5);
 /// Older generations began to drain before the service was stopped, so they end a little before this one has to.
 const STOP_GRACE: Duration = Duration::from_millis(500);
 
@@ -35,10 +38,20 @@ impl Driver {
             Action::Pause => self.parts.gate.close(),
             Action::TakeOver => self.take_over(),
             Action::LetGo => self.let_go(),
-            Action::NotifyReloading => notifier.reloading(&format!("generation {} reloads", self.parts.number)),
+            Action::NotifyReloading => {
+                let settings = &self.parts.settings;
+                let within = settings.ready_timeout + settings.probation + PONG_TIMEOUT + ROOM;
+                notifier.reloading(&format!("generation {} reloads", self.parts.number), within);
+            }
             Action::NotifyReady => self.notify_ready(),
-            Action::NotifyStopping => notifier.stopping(&format!("generation {} stops", self.parts.number)),
-            Action::NotifyWatchdog => notifier.feed_watchdog(),
+            Action::NotifyStopping => {
+                let within = self.parts.settings.drain_timeout + STOP_GRACE + ROOM;
+                notifier.stopping(&format!("generation {} stops", self.parts.number), within);
+            }
+            Action::NotifyWatchdog => {
+                notifier.feed_watchdog();
+                self.store_listeners();
+            }
             Action::Spawn => self.spawn(),
             Action::Kill => {
                 if let Some(active) = &self.successor {
@@ -151,9 +164,27 @@ impl Driver {
     }
 
     fn notify_ready(&mut self) {
+        self.told = self.status_line();
+        self.parts.notifier.ready(&self.told);
+        self.store_listeners();
+        log::info!("{}", self.told);
+    }
+
+    /// Leaves copies of the listeners that this service bound with the service manager, so that they outlive a process
+    /// that is killed. One whose store has no room for them refuses; it takes the same socket only once.
+    fn store_listeners(&self) {
+        for socket in self.parts.sockets.iter().filter(|socket| socket.origin == Origin::Bound) {
+            self.parts.notifier.store(&socket.name, socket.fd.as_fd());
+        }
+    }
+
+    /// Tells the service manager how things are, if that has changed.
+    pub(super) fn refresh_status(&mut self) {
         let status = self.status_line();
-        self.parts.notifier.ready(&status);
-        log::info!("{status}");
+        if self.main && matches!(self.lifecycle.state(), State::Serving { .. }) && status != self.told {
+            self.parts.notifier.status(&status);
+            self.told = status;
+        }
     }
 
     fn spawn(&mut self) {

@@ -20,7 +20,13 @@ impl Driver {
     pub(super) fn status_line(&self) -> String {
         let listeners: Vec<String> =
             self.listeners.iter().map(|listener| format!("{} on {}", listener.name(), listener.address())).collect();
-        format!("{} serves {}", self.id(), listeners.join(", "))
+        let last = match &self.last_outcome {
+            Some(Outcome { failure: Some(reason), .. }) => format!("; the last reload failed: {reason}"),
+            Some(Outcome { from, .. }) => format!("; it took over from {from}"),
+            None => String::new(),
+        };
+        let connections = self.parts.drain.live();
+        format!("{} serves {}; {connections} connections{last}", self.id(), listeners.join(", "))
     }
 
     pub(super) fn status(&self) -> Status {
@@ -84,17 +90,18 @@ impl Driver {
         let Some(mut record) = self.record.take() else { return };
         let outcome = record.outcome(self.id(), Some(record.reason(failure, &limits)));
         log::error!("{outcome}");
-        // RELOADING=1 without a READY=1 afterwards would leave the unit reloading for ever.
-        if self.main && failure != Failure::Stopped {
-            self.parts.notifier.ready(&outcome.to_string());
-        }
         if failure == Failure::Stopped {
             if let Some(asker) = record.asker.take() {
                 let _ = asker.try_send(Reply::Stopping);
             }
             self.last_outcome = Some(outcome);
-        } else {
-            self.answer(record.asker.take(), outcome);
+            return;
+        }
+        self.answer(record.asker.take(), outcome);
+        // RELOADING=1 without a READY=1 afterwards would leave the unit reloading for ever.
+        if self.main {
+            self.told = self.status_line();
+            self.parts.notifier.ready(&self.told);
         }
     }
 

@@ -32,6 +32,7 @@ pub(super) enum Input {
     DrainDeadline(u64),
     BarrierReturned,
     FeedWatchdog,
+    RefreshStatus,
 }
 
 #[derive(Debug)]
@@ -177,6 +178,13 @@ pub(super) async fn barrier(reader: OwnedFd, inputs: Sender<Input>) {
         log::warn!("the service manager's barrier cannot be waited for: {error}");
     }
     let _ = inputs.send(Input::BarrierReturned).await;
+}
+
+pub(super) async fn status(every: Duration, inputs: Sender<Input>) {
+    loop {
+        IoTimer::after(every).await;
+        let _ = inputs.send(Input::RefreshStatus).await;
+    }
 }
 
 pub(super) async fn watchdog(every: Duration, inputs: Sender<Input>) {

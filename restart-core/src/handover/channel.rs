@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_io::Async;
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::io::Errno;
 use rustix::net::{
@@ -93,6 +94,13 @@ impl Channel {
         self.deaf.store(true, Ordering::Release);
         // A socket pair's end can always be shut down.
         let _ = rustix::net::shutdown(self.socket.get_ref(), rustix::net::Shutdown::Read);
+    }
+
+    /// Whether every other end is closed; true also for an end that was made deaf (`poll(2)`, POLLHUP).
+    pub(crate) fn is_hung_up(&self) -> bool {
+        let mut polled = [PollFd::new(self, PollFlags::empty())];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        rustix::event::poll(&mut polled, Some(&now)).is_ok_and(|_| polled[0].revents().contains(PollFlags::HUP))
     }
 
     /// Whether this end has been made deaf, so that its end of messages says nothing about the other side.

@@ -82,6 +82,8 @@ pub struct Listener {
     name: Arc<str>,
     address: Address,
     origin: Origin,
+    /// Whether somebody else holds the socket open after this service has ended.
+    lasting: bool,
     socket: Arc<Async<Arc<OwnedFd>>>,
     gate: Arc<Gate>,
     drain: Drain,
@@ -99,11 +101,13 @@ pub struct Accepted {
 }
 
 impl Listener {
-    pub(crate) fn new(socket: &Socket, gate: &Arc<Gate>, drain: &Drain) -> io::Result<Listener> {
+    /// `managed`: a service manager may hold a copy of the socket.
+    pub(crate) fn new(socket: &Socket, gate: &Arc<Gate>, drain: &Drain, managed: bool) -> io::Result<Listener> {
         Ok(Listener {
             name: socket.name.as_str().into(),
             address: socket.address.clone(),
             origin: socket.origin,
+            lasting: managed || socket.origin == Origin::Activated,
             socket: Arc::new(Async::new(Arc::clone(&socket.fd))?),
             gate: Arc::clone(gate),
             drain: drain.clone(),
@@ -192,7 +196,7 @@ impl Listener {
     /// At a stop, a socket that only this service holds refuses further clients at once, instead of letting them wait
     /// for a process that is about to end. One that a service manager holds keeps their queue for the next start.
     fn refuse_from_now_on(&self) {
-        if self.origin == Origin::Bound {
+        if !self.lasting {
             // The socket may have been shut down through another clone; then there is nothing left to do.
             let _ = rustix::net::shutdown(self.socket.get_ref(), rustix::net::Shutdown::Both);
         }
@@ -256,7 +260,7 @@ mod tests {
     fn listener() -> (Listener, Arc<Gate>) {
         let gate = Arc::new(Gate::default());
         let socket = Socket::check("test", "test", TcpListener::bind("127.0.0.1:0").unwrap().into()).unwrap();
-        (Listener::new(&socket, &gate, &Drain::new()).unwrap(), gate)
+        (Listener::new(&socket, &gate, &Drain::new(), false).unwrap(), gate)
     }
 
     fn connect(listener: &Listener) -> TcpStream {
