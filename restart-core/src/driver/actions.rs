@@ -44,6 +44,9 @@ impl Driver {
                 if let Some(active) = &self.successor {
                     active.process.kill();
                 }
+                if let Some(record) = &mut self.record {
+                    record.killed = true;
+                }
             }
             Action::CloseChannel => self.close_channel(),
             Action::Start(timer) => self.start_timer(timer),
