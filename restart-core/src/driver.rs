@@ -383,6 +383,8 @@ impl Driver {
         }
         self.predecessor = None;
         if !matches!(self.lifecycle.state(), State::Starting { .. } | State::Standby) {
+            // Nothing is left to be said to it, so its channel needs no descriptor any more.
+            self.parts.predecessor = None;
             // Whatever it had to tell the service manager has been told or never will be.
             self.immediate.push_back(Event::OlderGone);
             return Some(Event::Settled);

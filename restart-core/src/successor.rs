@@ -90,6 +90,19 @@ impl Successor {
         }
     }
 
+    /// Closes the channel, and reaps the process when it has ended: one that hangs in the kernel must keep nobody waiting.
+    pub(crate) async fn bury(self) {
+        let Successor { mut child, pidfd, channel, .. } = self;
+        drop(channel);
+        let ended = match pidfd.readable().await {
+            Ok(()) => child.try_wait(),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = ended {
+            log::warn!("the successor (pid {}) could not be reaped: {error}", child.id());
+        }
+    }
+
     /// Reaps it if it has ended. Never call this after the commit under a service manager, which wants the exit status.
     pub(crate) fn reap(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().ok().flatten()

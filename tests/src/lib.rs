@@ -11,6 +11,7 @@
 
 pub mod binary;
 pub mod command;
+pub mod held;
 pub mod lab;
 pub mod load;
 pub mod notify;
@@ -20,6 +21,7 @@ pub mod skip;
 pub mod version;
 
 pub use command::CommandOutput;
+pub use held::Held;
 pub use process::{DEADLINE, Reborn, Server};
 pub use procfs::{Ended, Process};
 pub use rustix::process::Signal;

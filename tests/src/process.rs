@@ -17,7 +17,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -59,6 +59,7 @@ pub struct Reborn {
     prelude: Option<String>,
     launch: Option<Vec<OsString>>,
     stdin: Option<Stdio>,
+    own_group: bool,
     notify: Option<NotifySocket>,
 }
 
@@ -92,6 +93,7 @@ impl Reborn {
             prelude: None,
             launch: None,
             stdin: None,
+            own_group: false,
             notify: None,
         }
     }
@@ -175,6 +177,12 @@ impl Reborn {
     /// What the server has as its standard input, instead of /dev/null.
     pub fn stdin(mut self, stdin: impl Into<Stdio>) -> Self {
         self.stdin = Some(stdin.into());
+        self
+    }
+
+    /// Puts the server into a process group of its own, as a shell does with a job: see [`Server::signal_group`].
+    pub fn own_group(mut self) -> Self {
+        self.own_group = true;
         self
     }
 
@@ -273,6 +281,9 @@ impl Reborn {
         command.env(Family::VARIABLE, &self.marker).envs(self.environment.iter().cloned());
         if self.nobody {
             command.uid(NOBODY).gid(NOBODY);
+        }
+        if self.own_group {
+            command.process_group(0);
         }
         command
     }
@@ -454,6 +465,40 @@ impl Server {
         assert!(self.generations().contains(&pid), "pid {pid} is none of this server's\n{}", self.state());
         let is_sent = Process::open(pid).is_some_and(|process| process.signal(signal));
         assert!(is_sent, "pid {pid} ended before signal {signal:?}\n{}", self.state());
+    }
+
+    /// Sends a signal to all its processes at once, as a terminal does: for a server in a group of its own.
+    #[track_caller]
+    pub fn signal_group(&self, signal: Signal) {
+        let group = i32::try_from(self.first).ok().and_then(Pid::from_raw).expect("a pid");
+        let is_sent = kill_process_group(group, signal);
+        assert!(is_sent.is_ok(), "no process of group {} is left: {is_sent:?}\n{}", self.first, self.state());
+    }
+
+    /// Runs `reborn reload` in a thread of its own, for tests that do something meanwhile.
+    pub fn reload_in_background(&self) -> thread::JoinHandle<CommandOutput> {
+        let mut command = self.client(["reload"]);
+        thread::spawn(move || CommandOutput::of(&mut command))
+    }
+
+    /// Runs `reborn stop` in a thread of its own.
+    pub fn stop_in_background(&self) -> thread::JoinHandle<CommandOutput> {
+        let mut command = self.client(["stop"]);
+        thread::spawn(move || CommandOutput::of(&mut command))
+    }
+
+    /// The pid in the pid file, if there is one.
+    pub fn pid_in_file(&self) -> Option<u32> {
+        fs::read_to_string(self.pid_file()).ok()?.trim().parse().ok()
+    }
+
+    /// Waits until no process is left, and panics unless its pid file and its control socket are gone with it.
+    #[track_caller]
+    pub fn wait_nothing_left(&self) {
+        self.wait_gone();
+        let left: Vec<_> = [Some(self.pid_file()), self.control.clone()].into_iter().flatten().collect();
+        let left: Vec<_> = left.into_iter().filter(|path| path.symlink_metadata().is_ok()).collect();
+        assert!(left.is_empty(), "{left:?} are left\n{}", self.state());
     }
 
     /// The pids of all its living processes.

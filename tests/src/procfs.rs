@@ -153,6 +153,11 @@ impl Family {
         Self { marker: marker.to_owned(), seen: Mutex::default() }
     }
 
+    /// The marker that they carry.
+    pub fn marker(&self) -> &str {
+        &self.marker
+    }
+
     /// The pids of the living members, oldest first by pid. In the instant between the birth of a process and the
     /// start of its program, the kernel shows it with its parent's environment: such a one is listed too.
     pub fn alive(&self) -> Vec<u32> {

@@ -62,6 +62,8 @@ pub enum Mode {
     },
     /// Says this on the handover socket, as its first packet, and nothing more.
     Speaks(String),
+    /// Takes the server's place, starts a child of its own, and never says that it is ready.
+    StartsAChild,
     /// Waits until [`Server::open_gate`](super::Server::open_gate) has put the real binary in its place, and becomes
     /// that one: so a test can hold a reload before the successor's first word for as long as it likes.
     WaitsAtGate,
@@ -73,6 +75,15 @@ impl Mode {
         let hello = serde_json::json!({
             "kind": "hello", "magic": "reborn-handover", "min_version": 900, "max_version": 901,
             "generation": 2, "pid": 1, "version": "900.0.0",
+        });
+        Self::Speaks(hello.to_string())
+    }
+
+    /// A version that greets as this one does, takes what it is given, and never becomes ready.
+    pub fn of_the_present_and_stuck() -> Self {
+        let hello = serde_json::json!({
+            "kind": "hello", "magic": "reborn-handover", "min_version": 1, "max_version": 1,
+            "generation": 2, "pid": 1, "version": "stuck",
         });
         Self::Speaks(hello.to_string())
     }

@@ -57,7 +57,13 @@ pub(crate) async fn serve(
         let task = async move {
             let _guard = guard;
             match Async::new(accepted.fd) {
-                Ok(stream) => client(&Stream(stream), &commands).await,
+                Ok(stream) => {
+                    let stream = Stream(stream);
+                    if client(&stream, &commands).await == Leave::WithTheProcess {
+                        // The kernel closes it when the process ends, and no sooner.
+                        std::mem::forget(stream);
+                    }
+                }
                 Err(error) => log::warn!("cannot serve a control client: {error}"),
             }
         };
@@ -80,36 +86,48 @@ impl Drop for ClientGuard {
     }
 }
 
+/// When a client's connection is closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Leave {
+    Now,
+    /// Who asked for a stop sees by it that the service has ended: its files are gone, its addresses free.
+    WithTheProcess,
+}
+
 /// Serves one client: one request, its answer, and, after a stop, silence until the process ends.
-async fn client(stream: &Stream, commands: &Sender<Command>) {
+async fn client(stream: &Stream, commands: &Sender<Command>) -> Leave {
     if let Err(reason) = stream.check_peer() {
         log::warn!("a control client was refused: {reason}");
         stream.reply(&Reply::Error { reason }).await;
-        return;
+        return Leave::Now;
     }
     let request = match future::or(stream.request(), timeout(CLIENT_TIMEOUT)).await {
         Ok(Some(request)) => request,
-        Ok(None) => return,
+        Ok(None) => return Leave::Now,
         Err(reason) => {
             stream.reply(&Reply::Error { reason }).await;
-            return;
+            return Leave::Now;
         }
     };
     let (reply, answers) = async_channel::bounded(1);
     if commands.send(Command { request, reply }).await.is_err() {
-        return;
+        return Leave::Now;
     }
+    let mut leave = Leave::Now;
     loop {
         let pending = async {
             Timer::after(PENDING_EVERY).await;
             Ok(Reply::Pending)
         };
         match future::or(answers.recv(), pending).await {
-            // The driver ended without an answer; the client sees the connection end.
-            Err(_) => return,
+            // The driver has nothing more to say, or ended without an answer; the client sees the connection end.
+            Err(_) => return leave,
             Ok(answer) => {
+                if answer == Reply::Stopping {
+                    leave = Leave::WithTheProcess;
+                }
                 if !stream.reply(&answer).await {
-                    return;
+                    return Leave::Now;
                 }
             }
         }

@@ -57,6 +57,9 @@ impl Driver {
                 if let Some(active) = &self.successor {
                     active.process.kill();
                 }
+                if let Some(record) = &mut self.record {
+                    record.killed = true;
+                }
             }
             Action::CloseChannel => self.close_channel(),
             Action::Start(timer) => self.start_timer(timer),
@@ -228,13 +231,11 @@ impl Driver {
         }
     }
 
-    /// The successor is out of the way. A zombie is reaped; one that cannot be killed is left to itself.
+    /// The successor is out of the way. It is reaped, also where its process ends only after its end of the channel.
     fn close_channel(&mut self) {
-        if let Some(mut active) = self.successor.take()
-            && active.process.reap().is_none()
-            && self.record.as_ref().is_none_or(|record| record.status.is_none())
-        {
-            log::error!("the successor (pid {}) could not be reaped", active.process.pid());
+        let Some(Active { mut process, .. }) = self.successor.take() else { return };
+        if process.reap().is_none() {
+            self.executor.spawn(process.bury()).detach();
         }
     }
 

@@ -29,6 +29,8 @@ pub(super) struct Record {
     /// What went wrong, in the words of whoever noticed.
     pub(super) detail: Option<String>,
     pub(super) status: Option<ExitStatus>,
+    /// It was killed by us: its exit status tells nothing.
+    pub(super) killed: bool,
 }
 
 impl Record {
@@ -45,6 +47,7 @@ impl Record {
             hello: None,
             detail: None,
             status: None,
+            killed: false,
         }
     }
 
@@ -101,7 +104,7 @@ impl Record {
             Failure::Exited => ended(),
             Failure::Reported => format!("{successor} cannot serve: {}", detail()),
             // Its own exit, not our kill, is the story where it left by itself.
-            Failure::ChannelClosed if self.status.is_some_and(|status| status.code().is_some()) => ended(),
+            Failure::ChannelClosed if self.status.is_some() && !self.killed => ended(),
             Failure::ChannelClosed => {
                 format!("{successor} closed the handover socket {when}; what it printed is {}", stderr_place())
             }

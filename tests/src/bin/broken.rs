@@ -63,6 +63,11 @@ fn main() -> io::Result<ExitCode> {
             rustix::net::send(io::stdin(), words.as_bytes(), SendFlags::NOSIGNAL)?;
             hang()
         }
+        Mode::StartsAChild => {
+            let _generation = Builder::new().start().map_err(io::Error::other)?;
+            Command::new("sleep").arg("1000").spawn()?;
+            hang()
+        }
         Mode::WaitsAtGate => {
             while !beside(path, "gate").exists() {
                 thread::sleep(GATE_STEP);

@@ -1,0 +1,281 @@
+//! Descriptors: a successor inherits one beyond its output, a child of the application none; whatever the process was
+//! started with on its standard streams, and whatever it runs out of, it serves on.
+
+#![allow(clippy::unwrap_used)]
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File, OpenOptions},
+    io::Read,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::net::UnixStream,
+    },
+    time::{Duration, Instant},
+};
+
+use rustix::{
+    fs::{OFlags, fcntl_getfl},
+    pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
+};
+use tests::{
+    DEADLINE, Ended, Mode, Process, Reborn, Server, Signal, Version,
+    load::{Connection, Request},
+};
+
+/// The descriptors of a process that are open on purpose, by kind: `socket`, `anon_inode:[eventpoll]`, a path.
+fn kinds(pid: u32) -> BTreeMap<String, usize> {
+    let mut kinds = BTreeMap::new();
+    for target in Process::open(pid).unwrap().fds().into_values() {
+        let kind = if target.starts_with("socket:") { "socket".to_owned() } else { target };
+        *kinds.entry(kind).or_default() += 1;
+    }
+    kinds
+}
+
+/// Waits until no command's connection is open any more, so that what is left belongs to the server.
+#[track_caller]
+fn settled(server: &Server, pid: u32) -> BTreeMap<String, usize> {
+    let mut last = kinds(pid);
+    let (mut since, still) = (Instant::now(), Duration::from_millis(200));
+    server.wait_until("its descriptors stay the same for a while", |_| {
+        let now = kinds(pid);
+        if now != last {
+            (last, since) = (now, Instant::now());
+        }
+        since.elapsed() > still
+    });
+    last
+}
+
+#[test]
+fn generations_have_the_same_descriptors_however_many_reloads_there_were() {
+    let server = Reborn::new().demo().probation_ms(0).start();
+    let mut first = settled(&server, server.first_pid());
+    // What the test itself was started with reaches the first generation, and no other.
+    first.retain(|kind, _| !kind.starts_with("pipe:"));
+    let pid = server.reload_ok();
+    server.wait_single();
+    let second = settled(&server, pid);
+    first.insert("/dev/null".to_owned(), 1);
+    assert_eq!(first, second, "the first generation, which binds, and the second, which takes over");
+    for _ in 0..4 {
+        server.reload_ok();
+    }
+    let last = server.wait_single();
+    assert_eq!(second, settled(&server, last));
+    let log = server.folder().join("log").display().to_string();
+    let named: Vec<_> = second.keys().filter(|kind| kind.starts_with('/')).collect();
+    let stdout = server.folder().join("stdout").display().to_string();
+    assert_eq!(named, [&"/dev/null".to_owned(), &log, &stdout], "{second:?}");
+}
+
+#[test]
+fn a_successor_inherits_its_channel_and_its_output_and_nothing_of_stray_descriptors() {
+    let reborn = Reborn::new().demo().probation_ms(0).prelude("exec 5</dev/zero 7<. 9>stray");
+    let server = reborn.start();
+    let stray = Process::open(server.first_pid()).unwrap().fds();
+    assert!(stray[&5] == "/dev/zero" && stray[&9].ends_with("/stray"), "{stray:?}");
+    server.replace_binary(&Version::Broken(Mode::WaitsAtGate));
+    server.signal(Signal::HUP);
+    let successor = server.wait_broken(0);
+    let mut fds = Process::open(successor).unwrap().fds();
+    // What it opened itself.
+    fds.retain(|_, target| !target.ends_with("/reborn.started"));
+    assert_eq!(fds.keys().copied().collect::<Vec<_>>(), [0, 1, 2], "{fds:?}");
+    assert!(fds[&0].starts_with("socket:") && fds[&1].ends_with("/stdout") && fds[&2].ends_with("/log"), "{fds:?}");
+    server.open_gate();
+    server.wait_until("it has taken over", |server| server.pid() == successor);
+    let fds = Process::open(server.wait_single()).unwrap().fds();
+    assert_eq!(fds[&0], "/dev/null");
+    assert!(fds.values().all(|target| target != "/dev/zero" && !target.ends_with("/stray")), "{fds:?}");
+}
+
+#[test]
+fn a_child_of_the_application_inherits_nothing() {
+    let server = Reborn::new().demo().args(["--ready-timeout", "1m"]).prelude("exec 5</dev/zero").start();
+    server.replace_binary(&Version::Broken(Mode::StartsAChild));
+    server.signal(Signal::HUP);
+    let successor = server.wait_broken(0);
+    let is_sleep = |pid: &u32| tests::procfs::command_line(*pid).first().is_some_and(|word| word == "sleep");
+    let mut child = None;
+    server.wait_until("it has a child", |server| {
+        child = server.generations().into_iter().find(is_sleep);
+        child.is_some()
+    });
+    let fds = Process::open(child.unwrap()).unwrap().fds();
+    assert_eq!(fds.keys().copied().collect::<Vec<_>>(), [0, 1, 2], "of the child of {successor}: {fds:?}");
+    assert_eq!(fds[&0], "/dev/null", "the channel is not its standard input");
+}
+
+#[test]
+fn a_process_without_descriptors_left_waits_without_spinning_and_recovers() {
+    let server = Reborn::new().demo().probation_ms(0).prelude("ulimit -n 48").start();
+    let process = Process::open(server.first_pid()).unwrap();
+    // The handshake is the kernel's, so all of them succeed; the server accepts until it has no descriptor left.
+    let mut connections: Vec<Connection> = (0..80).map(|_| server.connect()).collect();
+    server.wait_until("it has none left", |server| server.log().contains("cannot accept on"));
+    assert!(process.fds().len() >= 47, "{:?}", process.fds());
+    let served = smol::block_on(connections[0].exchange(&Request::fast("served"))).unwrap();
+    assert_eq!(served.status, 200);
+    let (begun, before) = (Instant::now(), process.cpu_ticks());
+    // A measurement, not a wait for something: 100 ticks are a second of one core.
+    std::thread::sleep(Duration::from_secs(1));
+    let (ticks, time) = (process.cpu_ticks() - before, begun.elapsed());
+    assert!(ticks < 30, "{ticks} ticks of CPU in {time:?} while nothing could be done");
+    // A reload fails, as it needs descriptors, or works; it must not end the service.
+    server.signal_to(server.first_pid(), Signal::HUP);
+    let last = connections.len() - 1;
+    let mut waiting = connections.swap_remove(last);
+    drop(connections);
+    let answer = smol::block_on(waiting.exchange(&Request::fast("waited")));
+    assert_eq!(answer.unwrap_or_else(|lost| panic!("{lost:?}\n{}", server.state())).status, 200);
+    server.wait_until("it can be commanded", |server| server.command(["status"]).is_success());
+    server.wait_until("it can be reloaded", |server| server.reload().is_success());
+    assert_eq!(server.ask().pid(), Some(server.pid()));
+}
+
+#[test]
+fn a_closed_standard_error_is_no_reason_not_to_serve() {
+    let server = Reborn::new().demo().probation_ms(0).prelude("exec 2>&-").start();
+    assert_eq!(server.ask().pid(), Some(server.first_pid()));
+    let new = server.reload_ok();
+    assert_eq!(server.ask().pid(), Some(new));
+    server.replace_binary(&Version::Missing);
+    server.reload().assert_code(1).assert_stderr("cannot start");
+    server.stop().assert_success();
+}
+
+#[test]
+fn all_three_standard_streams_closed_are_no_reason_not_to_serve() {
+    let server = Reborn::new().demo().probation_ms(0).prelude("exec 0<&- 1>&- 2>&-").start();
+    let fds = Process::open(server.first_pid()).unwrap().fds();
+    assert!((0..3).all(|fd| fds[&fd] == "/dev/null"), "{fds:?}");
+    let new = server.reload_ok();
+    assert_eq!(server.ask().pid(), Some(new));
+    server.stop().assert_success();
+}
+
+#[test]
+fn a_full_standard_error_that_nobody_reads_delays_neither_requests_nor_reloads() {
+    // Opened for reading and writing, the pipe has a reader that never reads.
+    let reborn = Reborn::new().demo().probation_ms(0).prelude("mkfifo full && exec 2<>full");
+    let server = reborn.start();
+    let mut connection = server.connect();
+    let ask = format!("GET /?delay=0ms&{} HTTP/1.1\r\nhost: a\r\nx-id: log\r\n\r\n", "x".repeat(200));
+    // Each request logs two lines of 250 bytes; a pipe holds 64 KiB.
+    let begun = Instant::now();
+    for _ in 0..400 {
+        let answer = smol::block_on(async {
+            connection.send(ask.as_bytes()).await.unwrap();
+            connection.answer().await
+        });
+        assert_eq!(answer.unwrap_or_else(|lost| panic!("{lost:?}")).text(), "cout\n");
+    }
+    assert!(begun.elapsed() < DEADLINE, "{:?}", begun.elapsed());
+    let new = server.reload_ok();
+    assert_eq!(smol::block_on(connection.exchange(&Request::fast("on"))).unwrap().pid(), Some(new));
+    assert_eq!(server.wait_single(), new);
+    server.stop().assert_success();
+    assert_eq!(server.ended(server.first_pid()), Some(Ended::Code(0)));
+}
+
+#[test]
+fn a_terminal_as_standard_input_is_left_as_it_is() {
+    let controller = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    grantpt(&controller).unwrap();
+    unlockpt(&controller).unwrap();
+    let path = ptsname(&controller, Vec::new()).unwrap().into_string().unwrap();
+    let terminal = OpenOptions::new().read(true).write(true).open(path).unwrap();
+    serves_with_stdin(terminal.into());
+}
+
+#[test]
+fn a_stream_socket_as_standard_input_is_no_handover() {
+    let (_peer, socket) = UnixStream::pair().unwrap();
+    serves_with_stdin(socket.into());
+}
+
+#[test]
+fn a_file_or_nothing_as_standard_input_makes_no_difference() {
+    serves_with_stdin(File::open("/dev/null").unwrap().into());
+    serves_with_stdin(File::open("/proc/self/status").unwrap().into());
+}
+
+/// A server with this standard input serves, reloads and stops, and never makes it non-blocking.
+#[track_caller]
+fn serves_with_stdin(stdin: OwnedFd) {
+    let flags = |fd: &OwnedFd| fcntl_getfl(fd.as_fd()).unwrap() & OFlags::NONBLOCK;
+    let server = Reborn::new().demo().probation_ms(0).stdin(stdin.try_clone().unwrap()).start();
+    let new = server.reload_ok();
+    assert_eq!((server.ask().pid(), flags(&stdin)), (Some(new), OFlags::empty()));
+    server.replace_binary(&Version::Missing);
+    server.reload().assert_code(1);
+    server.stop().assert_success();
+    assert_eq!(flags(&stdin), OFlags::empty());
+    server.wait_nothing_left();
+}
+
+#[test]
+fn g_takes_a_listening_socket_on_descriptor_3() {
+    let reborn = Reborn::new().demo().probation_ms(0).without_own_address();
+    let address = reborn.address().to_string();
+    let arguments = ["--socket", &address, "--listen-pid", "none", "--listen-fds", "none"];
+    let server = reborn.launch(arguments).arg("-g").start();
+    assert_eq!(server.ask().pid(), Some(server.first_pid()));
+    let new = server.reload_ok();
+    assert_eq!((server.ask().pid(), server.wait_single()), (Some(new), new));
+    assert_eq!(server.status()["listeners"][0]["address"], address);
+}
+
+#[test]
+fn g_with_nothing_to_take_is_an_error_that_says_so() {
+    let (_peer, socket) = UnixStream::pair().unwrap();
+    for stdin in [OwnedFd::from(File::open("/dev/null").unwrap()), socket.into()] {
+        let server = Reborn::new().arg("-g").stdin(stdin).spawn();
+        assert_eq!(server.wait_end(server.first_pid()), Ended::Code(1));
+        let log = server.log();
+        assert!(log.contains("-g") && log.contains("3"), "{log}");
+    }
+    // A descriptor 3 that is no listening socket is none to serve on.
+    let server = Reborn::new().arg("-g").prelude("exec 3</dev/null").spawn();
+    assert_eq!(server.wait_end(server.first_pid()), Ended::Code(1));
+    assert!(server.log().contains("descriptor 3"), "{}", server.log());
+}
+
+#[test]
+fn g_on_a_handover_socket_where_nobody_speaks_ends_in_time() {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+    let (silent, stdin) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
+    let begun = Instant::now();
+    let server = Reborn::new().arg("-g").stdin(stdin).spawn();
+    assert_eq!(server.wait_end(server.first_pid()), Ended::Code(1));
+    assert!(begun.elapsed() > Duration::from_secs(4), "{:?}", begun.elapsed());
+    assert!(server.log().contains("the predecessor said no Hello within 5s"), "{}", server.log());
+    // Its last words are for the predecessor.
+    let mut words = vec![0; 4096];
+    let length = File::from(silent).read(&mut words).unwrap();
+    let words = String::from_utf8_lossy(&words[..length]).into_owned();
+    assert!(words.contains("failed") && words.contains("no Hello"), "{words}");
+}
+
+#[test]
+fn listening_sockets_without_a_listen_pid_are_taken_and_anothers_are_not() {
+    let reborn = Reborn::new().demo().probation_ms(0).without_own_address();
+    let address = reborn.address().to_string();
+    let server = reborn.launch(["--socket", &address, "--listen-pid", "none", "--names", "web"]).start();
+    let new = server.reload_ok();
+    assert_eq!(
+        (server.ask().pid(), server.status()["listeners"][0]["origin"].as_str()),
+        (Some(new), Some("activated"))
+    );
+    let environment = fs::read(format!("/proc/{new}/environ")).unwrap();
+    assert!(!environment.windows(7).any(|part| part == b"LISTEN_"), "LISTEN_* is about one process only");
+
+    // Of another process: the sockets stay alone, and the server binds its own address.
+    let reborn = Reborn::new().demo();
+    let path = reborn.folder().join("anothers").display().to_string();
+    let server = reborn.launch(["--socket", &path, "--listen-pid", "1"]).start();
+    assert_eq!(server.status()["listeners"].as_array().unwrap().len(), 1);
+    assert_eq!(server.status()["listeners"][0]["origin"], "bound");
+}

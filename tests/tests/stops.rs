@@ -1,0 +1,245 @@
+//! A stop ends the service at whatever moment it comes, finishes requests in flight, and leaves nothing behind:
+//! no process, no pid file, no socket's path.
+
+#![allow(clippy::unwrap_used)]
+
+use std::time::Duration;
+
+use tests::{
+    Ended, Mode, Reborn, Server, Signal, Version,
+    load::{Connection, Limits, Look, Request, Target},
+};
+
+fn start() -> Server {
+    Reborn::new().demo().probation_ms(0).start()
+}
+
+/// A server that waits with its reload before the successor's first word.
+fn held_at_gate() -> (Server, u32) {
+    let server = start();
+    server.replace_binary(&Version::Broken(Mode::WaitsAtGate));
+    server.signal(Signal::HUP);
+    let successor = server.wait_broken(0);
+    (server, successor)
+}
+
+/// A server in the probation of a successor, which accepts.
+fn in_probation() -> (Server, u32) {
+    let server = Reborn::new().demo().args(["--probation", "1m"]).start();
+    let old = server.first_pid();
+    server.signal(Signal::HUP);
+    server.wait_until("the successor accepts", |server| server.ask().pid() != Some(old));
+    let successor = server.generations().into_iter().find(|pid| *pid != old).unwrap();
+    (server, successor)
+}
+
+#[test]
+fn a_signal_stops_a_server_that_does_nothing() {
+    for signal in [Signal::TERM, Signal::INT] {
+        let server = start();
+        server.signal(signal);
+        assert_eq!(server.wait_end(server.first_pid()), Ended::Code(0));
+        server.wait_nothing_left();
+        assert!(server.log().contains("the service has stopped"), "{}", server.log());
+    }
+}
+
+#[test]
+fn a_stop_before_the_successors_first_word_ends_both() {
+    let (server, successor) = held_at_gate();
+    server.signal(Signal::TERM);
+    server.wait_nothing_left();
+    let ends = (server.ended(server.first_pid()), server.ended(successor));
+    assert_eq!(ends.0, Some(Ended::Code(0)), "{}", server.state());
+}
+
+#[test]
+fn a_stop_while_the_successor_gets_ready_ends_both() {
+    let server = start();
+    server.replace_binary(&Version::Broken(Mode::of_the_present_and_stuck()));
+    server.signal(Signal::HUP);
+    server.wait_broken(0);
+    server.signal(Signal::TERM);
+    server.wait_nothing_left();
+    assert_eq!(server.ended(server.first_pid()), Some(Ended::Code(0)), "{}", server.state());
+}
+
+#[test]
+fn a_stop_in_the_probation_ends_both() {
+    let (server, _successor) = in_probation();
+    server.signal_to(server.first_pid(), Signal::TERM);
+    server.wait_nothing_left();
+    assert_eq!(server.ended(server.first_pid()), Some(Ended::Code(0)), "{}", server.state());
+}
+
+#[test]
+fn a_stop_that_the_successor_gets_in_its_probation_ends_both() {
+    let (server, successor) = in_probation();
+    server.signal_to(successor, Signal::TERM);
+    server.wait_nothing_left();
+    assert_eq!(server.ended(server.first_pid()), Some(Ended::Code(0)), "{}", server.state());
+}
+
+#[test]
+fn a_stop_that_the_successor_gets_before_its_first_word_is_not_lost() {
+    let (server, successor) = held_at_gate();
+    server.signal_to(successor, Signal::TERM);
+    server.open_gate();
+    server.wait_nothing_left();
+    assert_eq!(server.ended(server.first_pid()), Some(Ended::Code(0)), "{}", server.state());
+}
+
+#[test]
+fn a_stop_after_the_commit_lets_the_draining_generation_finish_and_ends_both() {
+    let server = start();
+    let (old, held) = (server.first_pid(), server.hold());
+    let new = server.reload_ok();
+    server.signal(Signal::TERM);
+    server.wait_until("nobody accepts any more", |server| std::net::TcpStream::connect(server.address()).is_err());
+    assert_eq!(server.generations().len(), 2, "{}", server.state());
+    held.finish_by(old);
+    server.wait_nothing_left();
+    assert_eq!((server.ended(old), server.ended(new)), (Some(Ended::Code(0)), Some(Ended::Code(0))));
+}
+
+#[test]
+fn a_second_signal_to_a_draining_generation_does_not_cut_its_requests() {
+    let server = start();
+    let (old, held) = (server.first_pid(), server.hold());
+    let new = server.reload_ok();
+    server.signal_to(old, Signal::TERM);
+    server.signal_to(old, Signal::INT);
+    // What the old one says of itself later shows that it has dealt with the signals: it is still there.
+    server.signal_to(old, Signal::HUP);
+    server.wait_until("the forwarded reload has come", |server| server.generation() == 3);
+    held.finish_by(old);
+    assert_eq!((server.wait_end(old), server.wait_end(new)), (Ended::Code(0), Ended::Code(0)));
+    assert_eq!(server.wait_single(), server.pid());
+}
+
+#[test]
+fn a_reload_that_a_stop_overtakes_is_told_so_and_is_no_failure() {
+    let server = start();
+    server.replace_binary(&Version::Broken(Mode::WaitsAtGate));
+    let reload = server.reload_in_background();
+    server.wait_broken(0);
+    server.stop().assert_success();
+    let output = reload.join().unwrap();
+    output.assert_success();
+    assert!(output.stdout.contains("the service is stopping"), "{output}");
+    server.wait_nothing_left();
+}
+
+#[test]
+fn the_stop_command_finishes_requests_in_flight_and_returns_when_the_service_has_ended() {
+    let server = start();
+    let held = server.hold();
+    let stop = server.stop_in_background();
+    server.wait_until("it stops", |server| server.log().contains("stop") || server.status()["state"] == "stopping");
+    assert!(!stop.is_finished(), "{}", server.state());
+    held.finish_by(server.first_pid());
+    let output = stop.join().unwrap();
+    output.assert_success();
+    assert_eq!(output.stdout, "stopped\n");
+    let left = [server.pid_file(), server.control().unwrap().to_owned()].map(|path| path.exists());
+    assert_eq!(left, [false, false], "the command returned before the end");
+    assert_eq!(server.wait_end(server.first_pid()), Ended::Code(0));
+    server.wait_nothing_left();
+}
+
+#[test]
+fn a_stop_finishes_every_request_of_a_load() {
+    let server = start();
+    let mut connections: Vec<Connection> = (0..20).map(|_| server.connect()).collect();
+    let request = Request::slow("slow", Duration::from_millis(700));
+    let head = request.head();
+    for connection in &connections {
+        smol::block_on(connection.send(head.as_bytes())).unwrap();
+    }
+    server.wait_until("all are accepted", |server| server.status()["connections"] == 20);
+    let stop = server.stop_in_background();
+    for connection in &mut connections {
+        let answer = smol::block_on(connection.answer()).unwrap_or_else(|lost| panic!("{lost:?}"));
+        request.check(&answer).unwrap();
+    }
+    stop.join().unwrap().assert_success();
+    server.wait_nothing_left();
+}
+
+#[test]
+fn a_stop_does_not_wait_for_idle_connections() {
+    let server = Reborn::new().demo().args(["--drain-timeout", "5m"]).start();
+    let mut idle = server.connect();
+    smol::block_on(idle.exchange(&Request::fast("one"))).unwrap();
+    let never_used = server.connect();
+    server.stop().assert_success();
+    assert_eq!(smol::block_on(idle.end()), Some(Look::Fin));
+    assert_eq!(smol::block_on(never_used.changed()), Look::Fin);
+    server.wait_nothing_left();
+}
+
+#[test]
+fn a_connection_that_waited_in_the_queue_at_a_stop_gets_its_answer() {
+    let server = start();
+    // While it stands still, the kernel completes the handshake and takes the request.
+    server.signal(Signal::STOP);
+    let mut waiting = server.connect();
+    smol::block_on(waiting.send(Request::fast("queued").head().as_bytes())).unwrap();
+    server.signal_to(server.first_pid(), Signal::TERM);
+    server.signal_to(server.first_pid(), Signal::CONT);
+    let answer = smol::block_on(waiting.answer()).unwrap_or_else(|lost| panic!("{lost:?}\n{}", server.state()));
+    assert_eq!((answer.status, answer.header("x-id")), (200, Some("queued")));
+    server.wait_nothing_left();
+}
+
+#[test]
+fn after_a_stop_nobody_is_left_waiting_for_an_answer() {
+    let server = start();
+    let held = server.hold();
+    server.signal(Signal::TERM);
+    let target = Target::Tcp(server.address());
+    // Refused, not hung: the client may try elsewhere at once.
+    server.wait_until("new connections are refused", |_| {
+        smol::block_on(Connection::open(&target, Limits::default())).is_err()
+    });
+    held.finish_by(server.first_pid());
+    server.wait_nothing_left();
+}
+
+#[test]
+fn a_request_that_outlives_the_drain_deadline_is_cut_and_counted() {
+    let server = Reborn::new().demo().probation_ms(0).args(["--drain-timeout", "300ms"]).start();
+    let (old, held) = (server.first_pid(), server.hold());
+    let new = server.reload_ok();
+    assert_eq!(server.wait_end(old), Ended::Code(0));
+    assert!(held.finish().is_err());
+    let log = server.log();
+    let cut = format!("generation 1 ends, cutting 1 connections at the deadline; generation 2 (pid {new}) serves on");
+    assert!(log.contains(&cut), "{log}");
+    assert!(!log.contains("does not balance"), "{log}");
+}
+
+#[test]
+fn a_request_that_outlives_the_deadline_of_a_stop_is_cut_and_counted() {
+    let server = Reborn::new().demo().probation_ms(0).args(["--drain-timeout", "300ms"]).start();
+    let held = server.hold();
+    server.stop().assert_success();
+    assert!(held.finish().is_err());
+    assert!(server.log().contains("generation 1 ends, cutting 1 connections at the deadline"), "{}", server.log());
+    server.wait_nothing_left();
+}
+
+#[test]
+fn a_stop_tells_the_service_manager_once_and_only_of_the_whole_service() {
+    let server = Reborn::new().demo().probation_ms(0).notify().start();
+    let old = server.first_pid();
+    let new = server.reload_ok();
+    assert_eq!(server.wait_end(old), Ended::Code(0));
+    let stopping = |server: &Server| -> Vec<u32> {
+        let messages = server.notify().messages();
+        messages.iter().filter(|message| message.has("STOPPING=1")).map(|message| message.pid).collect()
+    };
+    assert_eq!(stopping(&server), [0_u32; 0]);
+    server.stop().assert_success();
+    assert_eq!(stopping(&server), [new]);
+}
