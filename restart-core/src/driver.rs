@@ -335,7 +335,7 @@ impl Driver {
                 self.acknowledge = None;
                 None
             }
-            FromSuccessor::Closed => Some(Event::NewestGone),
+            FromSuccessor::Closed | FromSuccessor::HungUp => Some(Event::NewestGone),
             FromSuccessor::Exited => self.take_exit(),
         }
     }
@@ -343,9 +343,7 @@ impl Driver {
     /// Reaps the successor, unless it has been committed: then its exit status is the service manager's to see.
     fn take_exit(&mut self) -> Option<Event> {
         if !matches!(self.lifecycle.state(), State::Reloading(_) | State::RollingBack { .. }) {
-            // A channel that was made deaf can't tell any more that nobody newer lives.
-            let deaf = self.successor.as_ref()?.process.channel.is_deaf();
-            return deaf.then_some(Event::NewestGone);
+            return None;
         }
         let status = self.successor.as_mut()?.process.reap();
         if let Some(record) = &mut self.record {
