@@ -11,7 +11,7 @@ use std::fmt;
 use std::future::Future;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_channel::{Receiver, Sender};
 use async_io::Timer;
@@ -30,6 +30,8 @@ const BLOBS_BYTES_MAX: usize = 56 * 1024;
 const UNACKNOWLEDGED_MAX: usize = 4;
 /// A receiver that has not acknowledged a batch by then is not waited for any longer.
 const ACKNOWLEDGE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Where the table of descriptors fills, so many are left for other things.
+const DESCRIPTORS_KEPT: usize = 64;
 /// How long to wait where the kernel has no room for more descriptors in flight (ETOOMANYREFS).
 const BUSY_PAUSE: Duration = Duration::from_millis(1);
 
@@ -61,6 +63,8 @@ struct Offer {
 struct Batch {
     number: u64,
     offers: Vec<Offer>,
+    /// When it has to be acknowledged.
+    due: Instant,
 }
 
 /// How much of a batch the receiver took: its first so many connections.
@@ -115,12 +119,17 @@ impl Connections {
     pub(crate) fn receive(&self, channel: &Channel, received: Received, drain: &Drain) {
         let Received { message, tail, fds, truncated } = received;
         let Message::Connections(ConnectionsPart { batch, blobs }) = message else { return };
-        let whole = blobs.len() == fds.len() && blobs.iter().sum::<usize>() == tail.len() && !truncated;
-        if !whole {
-            // Where the table of descriptors is full, taking the few that fitted would leave no room for anything else.
-            log::warn!("a batch of {} connections was declined: {} descriptors arrived", blobs.len(), fds.len());
+        let fitting = blobs.iter().sum::<usize>() == tail.len();
+        let count = match (fitting, truncated) {
+            (true, false) if fds.len() == blobs.len() => fds.len(),
+            // The table of descriptors is full, and must not stay so: there is more to do than to serve connections.
+            (true, true) => fds.len().min(blobs.len()).saturating_sub(DESCRIPTORS_KEPT),
+            _ => 0,
+        };
+        if count < blobs.len() {
+            let (all, came) = (blobs.len(), fds.len());
+            log::warn!("of a batch of {all} connections {} were declined: {came} descriptors arrived", all - count);
         }
-        let count = if whole { fds.len() } else { 0 };
         if let Err(error) = channel.try_send(&Message::Taken { batch, count }, &[]) {
             log::warn!("a batch of {count} connections stays with its owner: {error}");
             return;
@@ -214,10 +223,10 @@ impl Mover {
             }
         };
         let late = async {
-            if self.unacknowledged.is_empty() || self.channel.is_deaf() {
-                return future::pending().await;
-            }
-            Timer::after(ACKNOWLEDGE_TIMEOUT).await;
+            match self.unacknowledged.front().filter(|_| !self.channel.is_deaf()) {
+                Some(oldest) => Timer::at(oldest.due).await,
+                None => return future::pending().await,
+            };
             Step::Late
         };
         future::or(acknowledged, future::or(offered, late)).await
@@ -237,11 +246,13 @@ impl Mover {
             }
             offers.push(offer);
         }
-        Batch { number: self.last, offers }
+        Batch { number: self.last, offers, due: Instant::now() + ACKNOWLEDGE_TIMEOUT }
     }
 
-    /// Sends a batch, waiting for room. Where that is impossible, nothing is sent any more.
+    /// Sends a batch, waiting for room, but no longer than for an acknowledgement. Where that is impossible, nothing is
+    /// sent any more.
     async fn send(&mut self, batch: Batch) {
+        let due = self.unacknowledged.front().unwrap_or(&batch).due;
         let blobs = batch.offers.iter().map(|offer| offer.connection.blob.len()).collect();
         let tail: Vec<u8> = batch.offers.iter().flat_map(|offer| &offer.connection.blob).copied().collect();
         let message = Message::Connections(ConnectionsPart { batch: batch.number, blobs });
@@ -259,7 +270,7 @@ impl Mover {
             drop(fds);
             match sent {
                 Ok(()) => return,
-                Err(error) if error.is_busy() => {
+                Err(error) if error.is_busy() && Instant::now() < due => {
                     let pause = async {
                         Timer::after(BUSY_PAUSE).await;
                         None

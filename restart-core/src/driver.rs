@@ -350,7 +350,7 @@ impl Driver {
                 self.acknowledge = None;
                 None
             }
-            FromSuccessor::Closed => Some(Event::NewestGone),
+            FromSuccessor::Closed | FromSuccessor::HungUp => Some(Event::NewestGone),
             FromSuccessor::Exited => self.take_exit(),
         }
     }
@@ -358,9 +358,7 @@ impl Driver {
     /// Reaps the successor, unless it has been committed: then its exit status is the service manager's to see.
     fn take_exit(&mut self) -> Option<Event> {
         if !matches!(self.lifecycle.state(), State::Reloading(_) | State::RollingBack { .. }) {
-            // A channel that was made deaf no longer ends by itself when nobody newer lives.
-            let channel = &self.successor.as_ref()?.process.channel;
-            return (channel.is_deaf() && channel.is_hung_up()).then_some(Event::NewestGone);
+            return None;
         }
         let status = self.successor.as_mut()?.process.reap();
         if let Some(record) = &mut self.record {

@@ -19,6 +19,9 @@ use crate::http::{self, Context, Decorate, End, Handler, Start};
 use crate::ledger::Ledger;
 use crate::moving::{Card, Luggage};
 
+/// How many descriptors are not for connections that are accepted.
+const DESCRIPTORS_KEPT: usize = 64;
+
 /// What answers requests.
 pub(crate) struct Service<H> {
     pub(crate) handler: H,
@@ -63,7 +66,7 @@ pub(crate) fn serve<H: Handler + 'static>(
         },
         connections: generation.connections(),
         ledger: Arc::clone(ledger),
-        room: Arc::new(Semaphore::new(config.limits.connections)),
+        room: Arc::new(Semaphore::new(room(config.limits.connections))),
         executor,
     });
     for listener in generation.listeners() {
@@ -117,6 +120,8 @@ async fn take<H: Handler + 'static>(shop: Arc<Shop<H>>) {
         shop.ledger.received();
         match Luggage::unpack(&blob) {
             Ok(Luggage { card, read_ahead }) => {
+                let Card { listener, requests, age_ms, .. } = &card;
+                log::debug!("a connection on {listener} goes on here after {requests} requests and {age_ms} ms");
                 let now = Instant::now();
                 let since = now.checked_sub(Duration::from_millis(card.age_ms)).unwrap_or(now);
                 let client = Client { listener: card.listener.into(), since };
@@ -179,6 +184,17 @@ async fn hand_over<H>(shop: &Shop<H>, client: &Client, parked: Start, guard: Gua
         .offer(offer)
         .await
         .map_err(|back| (Start { stream: back.fd, peer, read_ahead: luggage.read_ahead, requests, parks }, back.guard))
+}
+
+/// How many connections may be accepted: as many as are configured, but some descriptors are left for the operator's
+/// commands, for a reload, and for what the handler opens.
+fn room(configured: usize) -> usize {
+    let limit = getrlimit(Resource::Nofile).current.and_then(|limit| usize::try_from(limit).ok());
+    let descriptors = limit.map_or(usize::MAX, |limit| limit - (limit / 2).min(DESCRIPTORS_KEPT));
+    if descriptors < configured {
+        log::debug!("room for {descriptors} connections, not {configured}: the limit of open files (RLIMIT_NOFILE)");
+    }
+    configured.min(descriptors)
 }
 
 /// A connection needs a descriptor each: the soft limit is for programs that use select(2), which this one does not.

@@ -40,7 +40,9 @@ pub(super) enum FromSuccessor {
     Hello(Hello),
     Message(Message),
     Broke(Error),
+    /// No end is left on the other side; or this one has been made deaf, and can only be told of that by `HungUp`.
     Closed,
+    HungUp,
     Exited,
 }
 
@@ -102,9 +104,19 @@ pub(super) async fn successor(number: u64, channel: Arc<Channel>, gift: Gift, in
             Err(error) => FromSuccessor::Broke(error),
         };
         let more = matches!(what, FromSuccessor::Message(_));
-        if !report(what).await || !more {
+        if !report(what).await {
             return;
         }
+        if !more {
+            break;
+        }
+    }
+    if channel.is_deaf() {
+        if let Err(error) = channel.hung_up().await {
+            log::error!("the end of the newest generation cannot be noticed: {error}");
+            return;
+        }
+        report(FromSuccessor::HungUp).await;
     }
 }
 

@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_io::Async;
-use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::event::epoll;
 use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::io::Errno;
 use rustix::net::{
@@ -96,16 +96,17 @@ impl Channel {
         let _ = rustix::net::shutdown(self.socket.get_ref(), rustix::net::Shutdown::Read);
     }
 
-    /// Whether every other end is closed; true also for an end that was made deaf (`poll(2)`, POLLHUP).
-    pub(crate) fn is_hung_up(&self) -> bool {
-        let mut polled = [PollFd::new(self, PollFlags::empty())];
-        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-        rustix::event::poll(&mut polled, Some(&now)).is_ok_and(|_| polled[0].revents().contains(PollFlags::HUP))
-    }
-
     /// Whether this end has been made deaf, so that its end of messages says nothing about the other side.
     pub(crate) fn is_deaf(&self) -> bool {
         self.deaf.load(Ordering::Acquire)
+    }
+
+    /// Waits until every other end is closed: what an end that has been made deaf can't learn by receiving.
+    pub(crate) async fn hung_up(&self) -> io::Result<()> {
+        let watch = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        // A hang-up is reported although nothing is asked for; all else that a deaf socket says would come at once.
+        epoll::add(&watch, self.socket.get_ref(), epoll::EventData::new_u64(0), epoll::EventFlags::empty())?;
+        Async::new(watch)?.readable().await
     }
 
     /// Waits for the next message; `None` when every other end is closed and all that was sent has been read.

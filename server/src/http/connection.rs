@@ -169,6 +169,10 @@ impl<'a, H: Handler> Connection<'a, H> {
     async fn idle(&mut self) -> State {
         self.deadline.set(self.context.limits.idle_timeout);
         loop {
+            if self.drain_phase() == Phase::Serving {
+                // Whom nobody took in an earlier drain, which was called off, may be taken in the next.
+                self.parks = self.context.parks;
+            }
             if self.is_to_park() {
                 return State::HandedOver;
             }

@@ -1,0 +1,161 @@
+//! Connections move within the kernel's limits: as another user than root, whose descriptors in flight are counted,
+//! with small tables of descriptors, and into a successor whose table is full.
+
+#![allow(clippy::unwrap_used)]
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt;
+
+use tests::skip::may_change_user;
+use tests::{Ended, Reborn, Server};
+
+/// A client that speaks only when it is told to.
+struct Client {
+    stream: TcpStream,
+    received: Vec<u8>,
+}
+
+impl Client {
+    fn connect(server: &Server) -> Client {
+        let stream = TcpStream::connect(server.address()).unwrap();
+        stream.set_read_timeout(Some(tests::DEADLINE)).unwrap();
+        Client { stream, received: Vec::new() }
+    }
+
+    /// The answer to one request, or nothing where the connection has ended without one.
+    fn ask(&mut self, id: usize) -> Option<String> {
+        self.stream
+            .write_all(format!("GET /fast HTTP/1.1\r\nhost: localhost\r\nx-id: {id}\r\n\r\n").as_bytes())
+            .ok()?;
+        self.answer(id)
+    }
+
+    fn answer(&mut self, id: usize) -> Option<String> {
+        let mut part = [0; 1024];
+        while !self.received.ends_with(b"\n") || !self.received.windows(3).any(|bytes| bytes == b"id=") {
+            let count = self.stream.read(&mut part).ok().filter(|count| *count > 0)?;
+            self.received.extend_from_slice(&part[..count]);
+        }
+        let text = String::from_utf8(std::mem::take(&mut self.received)).unwrap();
+        let count = text.matches("HTTP/1.1 200").count();
+        assert!(count == 1 && text.contains(&format!("id={id} ")), "asked with {id}: {text}");
+        Some(text)
+    }
+}
+
+fn generation(answer: &str) -> u64 {
+    let line = answer.lines().find_map(|line| line.strip_prefix("x-generation: ")).unwrap();
+    line.parse().unwrap()
+}
+
+fn is_last(answer: &str) -> bool {
+    answer.to_ascii_lowercase().contains("connection: close")
+}
+
+/// Opens connections and waits until all are accepted.
+fn open(server: &Server, count: usize) -> Vec<Client> {
+    let clients: Vec<_> = (0..count).map(|_| Client::connect(server)).collect();
+    server.wait_until("all are accepted", |server| server.status()["connections"] == count);
+    clients
+}
+
+fn number(server: &Server, field: &str) -> u64 {
+    server.status()["application"][field].as_u64().unwrap()
+}
+
+#[test]
+fn another_user_than_root_moves_thousands_of_connections_within_its_limits() {
+    const CONNECTIONS: usize = 3000;
+    if !may_change_user() {
+        return;
+    }
+    let server =
+        Reborn::new().demo().probation_ms(0).as_nobody().prelude("ulimit -S -n 1024; ulimit -H -n 4096").start();
+    tests::load::raise_fd_limit().unwrap();
+    let mut clients = open(&server, CONNECTIONS);
+    for round in 2..=3 {
+        let old = server.pid();
+        server.reload_ok();
+        assert_eq!(server.wait_end(old), Ended::Code(0));
+        assert_eq!(number(&server, "received"), CONNECTIONS as u64);
+        for (id, client) in clients.iter_mut().enumerate() {
+            let answer = client.ask(id).unwrap();
+            assert_eq!((generation(&answer), is_last(&answer)), (round, false), "{answer}");
+        }
+    }
+    assert!(!server.log().contains("WARN") && !server.log().contains("ERROR"), "{}", server.log());
+}
+
+#[test]
+fn a_hard_limit_of_1024_carries_hundreds_of_connections_through_every_reload() {
+    const CONNECTIONS: usize = 900;
+    if !may_change_user() {
+        return;
+    }
+    let server = Reborn::new().demo().probation_ms(0).as_nobody().prelude("ulimit -n 1024").start();
+    let mut clients = open(&server, CONNECTIONS);
+    for round in 2..=6 {
+        let old = server.pid();
+        server.reload_ok();
+        assert_eq!(server.wait_end(old), Ended::Code(0));
+        assert_eq!(number(&server, "received"), CONNECTIONS as u64);
+        for (id, client) in clients.iter_mut().enumerate().skip(usize::try_from(round).unwrap()).step_by(7) {
+            assert_eq!(generation(&client.ask(id).unwrap()), round);
+        }
+    }
+}
+
+/// Puts a version at the path of the server's program that has room for so many descriptors only.
+fn narrow_the_next_version(server: &Server, descriptors: u32) {
+    let [real, script] = ["real", "script"].map(|name| server.folder().join(name));
+    fs::copy(server.program(), &real).unwrap();
+    let text = format!("#!/bin/sh\nulimit -n {descriptors}\nexec '{}' \"$@\"\n", real.display());
+    fs::write(&script, text).unwrap();
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    fs::rename(&script, server.program()).unwrap();
+}
+
+#[test]
+fn a_server_full_of_connections_keeps_room_for_its_operator_and_for_a_reload() {
+    const ROOM: usize = 512 - 64;
+    let server = Reborn::new().demo().probation_ms(0).prelude("ulimit -n 512").start();
+    let mut clients = open(&server, ROOM);
+    let waiting = Client::connect(&server);
+    let old = server.pid();
+    server.reload_ok();
+    assert_eq!(server.wait_end(old), Ended::Code(0));
+    for (id, client) in clients.iter_mut().enumerate() {
+        let answer = client.ask(id).unwrap();
+        assert_eq!((generation(&answer), is_last(&answer)), (2, false), "{answer}");
+    }
+    drop((waiting, clients));
+    assert!(!server.log().contains("declined") && !server.log().contains("os error 24"), "{}", server.log());
+}
+
+#[test]
+fn a_successor_whose_table_fills_declines_and_the_old_process_answers_the_rest_and_closes_them() {
+    const CONNECTIONS: usize = 600;
+    let server = Reborn::new().demo().probation_ms(0).args(["--log", "debug"]).start();
+    let mut clients = open(&server, CONNECTIONS);
+    let old = server.pid();
+    narrow_the_next_version(&server, 320);
+    server.reload_ok();
+    server.wait_until("the successor declines", |server| server.log().contains("declined"));
+    assert!(server.generations().contains(&old), "the old process serves what was declined");
+    let (mut moved, mut kept) = (0, 0);
+    for (id, client) in clients.iter_mut().enumerate() {
+        let answer = client.ask(id).unwrap();
+        match (generation(&answer), is_last(&answer)) {
+            (2, false) => moved += 1,
+            (1, true) => kept += 1,
+            other => panic!("{other:?}: {answer}"),
+        }
+    }
+    assert!(moved > 200 && kept > 0, "{moved} moved, {kept} kept");
+    drop(clients);
+    assert_eq!(server.wait_end(old), Ended::Code(0));
+    assert!(!server.log().contains("does not balance"), "{}", server.log());
+    server.stop().assert_success();
+}
