@@ -8,7 +8,7 @@ const EXPOSURE_MAX_TENTHS: &str = "11";
 /// A lab with the units installed and something executable where they expect the program.
 fn lab_with(folder: &str) -> Option<Lab> {
     let lab = Lab::boot()?;
-    lab.place_script("#!/bin/sh\n", "/usr/bin/reborn");
+    lab.place("#!/bin/sh\n", "/usr/bin/reborn");
     lab.units(folder);
     Some(lab)
 }

@@ -1,0 +1,100 @@
+//! Stopping and restarting on a real systemd: requests in flight finish, nothing is left, and it never takes long.
+
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+use tests::lab::{DEADLINE, Service, UNIT};
+
+/// Far below the unit's TimeoutStopSec=40, and far above what a stop without requests takes.
+const STOP_MAX: Duration = Duration::from_secs(15);
+/// The moments of a reload at which it is stopped.
+const MOMENTS: u32 = 40;
+/// How far apart they are. A reload with a probation of 100 ms takes about 130 ms.
+const MOMENT: Duration = Duration::from_millis(4);
+
+/// Asserts that the unit ended as it should, with nothing left.
+#[track_caller]
+fn assert_stopped(service: &Service) {
+    let seen = ["ActiveState", "Result", "NRestarts"].map(|property| service.lab.show(UNIT, property));
+    assert!(seen == ["inactive", "success", "0"], "{seen:?}\n{}", service.lab.state());
+    assert_eq!(service.processes(), [0; 0], "{}", service.lab.state());
+}
+
+#[test]
+fn a_stop_during_a_drain_lets_the_requests_of_both_generations_finish() {
+    let Some(service) = Service::start(&["PROBATION=0s"]) else { return };
+    let of_old = service.load(|load| load.slow(4, Duration::from_secs(3)).requests(4));
+    let old = service.main_pid();
+    service.wait_for_connections(4);
+    let new = service.reload_well();
+    let of_new = service.load(|load| load.slow(4, Duration::from_secs(3)).requests(4));
+    service.wait_for_connections(8);
+    assert!(service.runs(old), "it drains");
+    let start = Instant::now();
+    // The socket would start the service anew for whoever connects later.
+    service.lab.systemctl(["stop", "reborn.socket", UNIT]);
+    assert!(start.elapsed() < STOP_MAX, "it took {:?}", start.elapsed());
+    assert_stopped(&service);
+    let (of_old, of_new) = (of_old.join(), of_new.join());
+    of_old.assert_no_failure();
+    of_new.assert_no_failure();
+    assert_eq!((of_old.pids[&old].answers, of_new.pids[&new].answers), (4, 4));
+}
+
+#[test]
+fn a_stop_after_a_reload_lets_the_requests_in_flight_finish() {
+    let Some(service) = Service::start(&["PROBATION=0s"]) else { return };
+    let main = service.reload_well();
+    assert_eq!(service.wait_until_alone(), main, "systemd did not start it, and its predecessor is gone");
+    let slow = service.load(|load| load.slow(4, Duration::from_secs(2)).requests(4));
+    service.wait_for_connections(4);
+    service.lab.systemctl(["stop", "reborn.socket", UNIT]);
+    assert_stopped(&service);
+    slow.join().assert_no_failure();
+}
+
+#[test]
+fn a_stop_at_any_moment_of_a_reload_is_quick_and_clean() {
+    let Some(service) = Service::start(&["PROBATION=100ms"]) else { return };
+    for moment in 0..MOMENTS {
+        service.lab.systemctl(["start", UNIT]);
+        service.lab.systemctl(["reload", "--no-block", UNIT]);
+        // Not a wait for anything: the moment itself is what differs.
+        thread::sleep(MOMENT * moment);
+        let start = Instant::now();
+        service.lab.systemctl(["stop", UNIT]);
+        let took = start.elapsed();
+        assert!(took < STOP_MAX, "moment {moment}: it took {took:?}\n{}", service.lab.state());
+        assert_stopped(&service);
+    }
+}
+
+#[test]
+fn a_restart_under_load_refuses_no_connection_and_fails_no_request() {
+    let Some(service) = Service::start(&["PROBATION=0s"]) else { return };
+    let load = service.mixed_load();
+    for _ in 0..3 {
+        let old = service.main_pid();
+        service.lab.systemctl(["restart", UNIT]);
+        let new = service.main_pid();
+        assert_ne!(new, old);
+        assert!(load.wait_for_pid(new, DEADLINE).is_some());
+    }
+    load.stop().assert_no_failure();
+    assert_eq!(service.processes(), [service.main_pid()]);
+}
+
+#[test]
+fn a_terminated_old_generation_only_drains_on() {
+    let Some(service) = Service::start(&["PROBATION=0s"]) else { return };
+    let slow = service.load(|load| load.slow(2, Duration::from_secs(2)).requests(2));
+    let old = service.main_pid();
+    service.wait_for_connections(2);
+    let new = service.reload_well();
+    service.signal("TERM", old);
+    slow.join().assert_no_failure();
+    assert_eq!(service.wait_until_alone(), new);
+    service.assert_serves(new);
+}
