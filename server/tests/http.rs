@@ -27,7 +27,6 @@ fn requests_on_one_connection_are_answered_in_turn() {
     assert_eq!(client.get("/peer").body, own);
     drop(client);
     assert!(matches!(server.end(), End::Client { requests: 4 }));
-    assert_eq!(server.drain.live(), 0);
 }
 
 #[test]

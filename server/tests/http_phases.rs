@@ -88,7 +88,7 @@ fn a_drain_closes_no_idle_connection_but_announces_the_end_on_its_next_response(
     assert_eq!((reply.body.as_str(), reply.closes()), ("slow", true), "the request in flight is finished");
     assert!(busy.is_closed());
     drop(busy);
-    assert!(idle.is_silent() && server.drain.live() >= 3);
+    assert!(idle.is_silent());
     half.send(&GET[10..]);
     assert!(half.reply().closes());
     for client in [&mut idle, &mut silent] {
@@ -99,7 +99,6 @@ fn a_drain_closes_no_idle_connection_but_announces_the_end_on_its_next_response(
     for _ in 0..4 {
         assert!(matches!(server.end(), End::Server { reason: Reason::Draining, .. }));
     }
-    assert_eq!(server.drain.live(), 0);
 }
 
 #[test]
@@ -166,7 +165,6 @@ fn a_drain_parks_idle_and_half_received_connections_and_another_server_goes_on()
         let flags = rustix::fs::fcntl_getfl(&start.stream).expect("flags");
         assert!(flags.contains(rustix::fs::OFlags::NONBLOCK), "which all processes share, so it stays");
     }
-    assert_eq!(old.drain.live(), 3, "they are live until somebody has taken them");
     for start in starts {
         new.resume(start);
     }
@@ -176,7 +174,6 @@ fn a_drain_parks_idle_and_half_received_connections_and_another_server_goes_on()
         let own = client.stream.local_addr().expect("an address").to_string();
         assert_eq!(client.get("/peer").body, own, "the peer's address travels along");
     }
-    assert_eq!(old.drain.live(), 0);
     drop((idle, silent, half));
     let served: u64 = (0..3).map(|_| if let End::Client { requests } = new.end() { requests } else { 0 }).sum();
     assert_eq!(served, 5, "with the one that the first server answered");
