@@ -24,7 +24,7 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::skip::skip;
 
-pub use service::{Service, UNIT};
+pub use service::{PROGRAM, Service, UNIT};
 
 /// The exit status with which the script says that the machine does not permit a lab.
 const NOT_PERMITTED: i32 = 77;

@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// Where the units expect the program, inside.
-const PROGRAM: &str = "/usr/bin/reborn";
+pub const PROGRAM: &str = "/usr/bin/reborn";
 /// A program that always works, for versions that fail at serving but can still ask for a reload.
 const GOOD_PROGRAM: &str = "/opt/reborn";
 /// The unit.
