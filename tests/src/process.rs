@@ -59,7 +59,8 @@ pub struct Reborn {
     prelude: Option<String>,
     launch: Option<Vec<OsString>>,
     stdin: Option<Stdio>,
-    own_group: bool,
+    /// As `Command::process_group` takes it.
+    process_group: Option<i32>,
     notify: Option<NotifySocket>,
 }
 
@@ -93,7 +94,7 @@ impl Reborn {
             prelude: None,
             launch: None,
             stdin: None,
-            own_group: false,
+            process_group: None,
             notify: None,
         }
     }
@@ -182,7 +183,7 @@ impl Reborn {
 
     /// Puts the server into a process group of its own, as a shell does with a job: see [`Server::signal_group`].
     pub fn own_group(mut self) -> Self {
-        self.own_group = true;
+        self.process_group = Some(0);
         self
     }
 
@@ -282,8 +283,8 @@ impl Reborn {
         if self.nobody {
             command.uid(NOBODY).gid(NOBODY);
         }
-        if self.own_group {
-            command.process_group(0);
+        if let Some(group) = self.process_group {
+            command.process_group(group);
         }
         command
     }

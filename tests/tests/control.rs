@@ -304,3 +304,17 @@ fn a_stopped_server_can_be_started_again_at_once() {
     server.command(["stop"]).assert_success();
     server.wait_nothing_left();
 }
+
+#[test]
+fn a_reload_waits_for_the_service_manager_at_most_for_a_while_and_the_next_one_until_it_has_read() {
+    let server = Reborn::new().demo().probation_ms(0).notify().start();
+    let old = server.first_pid();
+    server.notify().hold_barriers();
+    // The barrier's deadline passes: the successor serves all the same, and the old one stays for the hang-up.
+    let new = server.reload_ok();
+    assert!(new != old && server.generations().contains(&old), "{}", server.state());
+    server.reload().assert_code(1).assert_stderr("the service manager has not read the last reload's messages yet");
+    server.notify().release_barriers();
+    assert_eq!(server.wait_end(old), Ended::Code(0));
+    server.wait_until("the next reload works", |server| server.reload().is_success());
+}

@@ -172,18 +172,36 @@ fn the_pid_file_names_a_living_process_soon_after_the_newest_was_killed() {
 }
 
 #[test]
-fn the_reloads_after_a_death_are_remembered_as_if_nothing_had_happened() {
+fn however_often_the_newest_dies_the_old_one_serves_again_and_keeps_no_zombie() {
     let server = start(Reborn::new());
-    let held = server.hold();
-    let new = server.reload_ok();
-    server.signal_to(new, Signal::KILL);
-    server.wait_until("the old one serves", |server| server.ask().pid() == Some(server.first_pid()));
-    for generation in 2..5 {
-        assert!(server.reload().is_success(), "{}", server.state());
-        assert_eq!(server.generation(), generation);
+    let (old, held) = (server.first_pid(), server.hold());
+    for _ in 0..10 {
+        let new = server.reload_ok();
+        assert_eq!(server.generation(), 2);
+        kill(&server, new);
+        server.wait_until("the old one serves", |server| server.pid_in_file() == Some(old));
+        assert_eq!((server.ask().pid(), server.pid()), (Some(old), old));
     }
-    held.finish_by(server.first_pid());
-    assert_eq!(server.wait_single(), server.pid());
+    server.wait_until("the dead are buried", |server| server.family().zombies().is_empty());
+    assert!(!server.log().contains("could not be reaped"), "{}", server.log());
+    let new = server.reload_ok();
+    held.finish_by(old);
+    assert_eq!(server.wait_single(), new);
+}
+
+#[test]
+fn a_successor_that_the_service_manager_knows_serves_on_when_its_predecessor_is_killed_before_the_commit() {
+    let server = Reborn::new().demo().probation_ms(0).notify().start();
+    let (old, load) = (server.first_pid(), knocking(&server));
+    server.notify().hold_barriers();
+    let reload = server.reload_in_background();
+    server.wait_until("the announcement is made", |server| server.notify().held_barriers() == 1);
+    kill(&server, old);
+    let output = reload.join().unwrap();
+    output.assert_success();
+    let new = server.wait_single();
+    assert_eq!((server.pid(), server.pid_in_file(), server.ask().pid()), (new, Some(new), Some(new)));
+    assert_never_refused(&load.stop());
 }
 
 #[test]

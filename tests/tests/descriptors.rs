@@ -187,32 +187,32 @@ fn a_terminal_as_standard_input_is_left_as_it_is() {
     unlockpt(&controller).unwrap();
     let path = ptsname(&controller, Vec::new()).unwrap().into_string().unwrap();
     let terminal = OpenOptions::new().read(true).write(true).open(path).unwrap();
-    serves_with_stdin(terminal.into());
+    serves_with_stdin(&terminal.into());
 }
 
 #[test]
 fn a_stream_socket_as_standard_input_is_no_handover() {
     let (_peer, socket) = UnixStream::pair().unwrap();
-    serves_with_stdin(socket.into());
+    serves_with_stdin(&socket.into());
 }
 
 #[test]
 fn a_file_or_nothing_as_standard_input_makes_no_difference() {
-    serves_with_stdin(File::open("/dev/null").unwrap().into());
-    serves_with_stdin(File::open("/proc/self/status").unwrap().into());
+    serves_with_stdin(&File::open("/dev/null").unwrap().into());
+    serves_with_stdin(&File::open("/proc/self/status").unwrap().into());
 }
 
 /// A server with this standard input serves, reloads and stops, and never makes it non-blocking.
 #[track_caller]
-fn serves_with_stdin(stdin: OwnedFd) {
-    let flags = |fd: &OwnedFd| fcntl_getfl(fd.as_fd()).unwrap() & OFlags::NONBLOCK;
+fn serves_with_stdin(stdin: &OwnedFd) {
+    let flags = || fcntl_getfl(stdin.as_fd()).unwrap() & OFlags::NONBLOCK;
     let server = Reborn::new().demo().probation_ms(0).stdin(stdin.try_clone().unwrap()).start();
     let new = server.reload_ok();
-    assert_eq!((server.ask().pid(), flags(&stdin)), (Some(new), OFlags::empty()));
+    assert_eq!((server.ask().pid(), flags()), (Some(new), OFlags::empty()));
     server.replace_binary(&Version::Missing);
     server.reload().assert_code(1);
     server.stop().assert_success();
-    assert_eq!(flags(&stdin), OFlags::empty());
+    assert_eq!(flags(), OFlags::empty());
     server.wait_nothing_left();
 }
 
@@ -235,7 +235,7 @@ fn g_with_nothing_to_take_is_an_error_that_says_so() {
         let server = Reborn::new().arg("-g").stdin(stdin).spawn();
         assert_eq!(server.wait_end(server.first_pid()), Ended::Code(1));
         let log = server.log();
-        assert!(log.contains("-g") && log.contains("3"), "{log}");
+        assert!(log.contains("-g") && log.contains("descriptor 3"), "{log}");
     }
     // A descriptor 3 that is no listening socket is none to serve on.
     let server = Reborn::new().arg("-g").prelude("exec 3</dev/null").spawn();

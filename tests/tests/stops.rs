@@ -243,3 +243,21 @@ fn a_stop_tells_the_service_manager_once_and_only_of_the_whole_service() {
     server.stop().assert_success();
     assert_eq!(stopping(&server), [new]);
 }
+
+#[test]
+fn a_stop_between_the_announcement_and_the_commit_reaches_the_successor() {
+    let server = Reborn::new().demo().probation_ms(0).notify().args(["--log", "restart_core=trace"]).start();
+    let old = server.first_pid();
+    server.notify().hold_barriers();
+    server.signal(Signal::HUP);
+    server.wait_until("the announcement is made", |server| server.notify().held_barriers() == 1);
+    server.signal_to(old, Signal::TERM);
+    server.wait_until("it has noticed", |server| server.log().contains("Stop(Signal) -> Draining"));
+    server.notify().release_barriers();
+    server.wait_nothing_left();
+    assert_eq!(server.ended(old), Some(Ended::Code(0)), "{}", server.log());
+    let messages = server.notify().messages();
+    let main = messages.iter().find_map(|message| message.get("MAINPID")?.parse::<u32>().ok());
+    let stopping: Vec<_> = messages.iter().filter(|one| one.has("STOPPING=1")).map(|one| one.pid).collect();
+    assert_eq!(stopping, [main.unwrap()], "{messages:#?}");
+}
