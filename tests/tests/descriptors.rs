@@ -16,6 +16,7 @@ use std::{
 
 use rustix::{
     fs::{OFlags, fcntl_getfl},
+    process::{Pid, Resource, Rlimit},
     pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
 };
 use tests::{
@@ -110,12 +111,16 @@ fn a_child_of_the_application_inherits_nothing() {
 
 #[test]
 fn a_process_without_descriptors_left_waits_without_spinning_and_recovers() {
-    let server = Reborn::new().demo().probation_ms(0).prelude("ulimit -n 48").start();
+    let server = Reborn::new().demo().probation_ms(0).start();
     let process = Process::open(server.first_pid()).unwrap();
+    // The server keeps some descriptors back from the limit that it finds at its start; this one comes later.
+    let few = u64::try_from(process.fds().len()).unwrap() + 12;
+    let pid = Pid::from_raw(i32::try_from(server.first_pid()).unwrap());
+    let limit = Rlimit { current: Some(few), maximum: Some(1024) };
+    rustix::process::prlimit(pid, Resource::Nofile, limit).unwrap();
     // The handshake is the kernel's, so all of them succeed; the server accepts until it has no descriptor left.
     let mut connections: Vec<Connection> = (0..80).map(|_| server.connect()).collect();
     server.wait_until("it has none left", |server| server.log().contains("cannot accept on"));
-    assert!(process.fds().len() >= 47, "{:?}", process.fds());
     let served = smol::block_on(connections[0].exchange(&Request::fast("served"))).unwrap();
     assert_eq!(served.status, 200);
     let (begun, before) = (Instant::now(), process.cpu_ticks());
