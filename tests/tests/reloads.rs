@@ -88,8 +88,8 @@ fn reloads_under_a_service_manager_say_everything_in_order_and_from_the_right_pr
     let main = messages.iter().find(|message| message.get("MAINPID").is_some()).unwrap();
     assert!(main.pid == old && main.has(&format!("MAINPID={new}")) && main.has("READY=1"), "{messages:#?}");
     let order: Vec<_> = said(old).into_iter().map(|names| names.split(' ').next().unwrap().to_owned()).collect();
-    assert_eq!(order, ["READY", "RELOADING", "MAINPID", "BARRIER"], "{messages:#?}");
-    assert!(said(old)[1].contains("MONOTONIC_USEC"), "{messages:#?}");
+    assert_eq!(order, ["READY", "FDSTORE", "RELOADING", "MAINPID", "BARRIER"], "{messages:#?}");
+    assert!(said(old)[2].contains("MONOTONIC_USEC"), "{messages:#?}");
 }
 
 #[test]
