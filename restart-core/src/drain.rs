@@ -35,6 +35,7 @@ impl Phase {
 #[derive(Debug, Default)]
 struct Shared {
     phase: AtomicU8,
+    changes: AtomicUsize,
     live: AtomicUsize,
     phase_changed: Event,
     all_gone: Event,
@@ -58,6 +59,12 @@ impl Drain {
     /// The phase at this moment.
     pub fn phase(&self) -> Phase {
         Phase::from_u8(self.shared.phase.load(Ordering::Acquire))
+    }
+
+    /// How often the phase has been set. A look at the phase alone misses that it was another one and is back: where a
+    /// successor dies, its predecessor drains and then serves again.
+    pub fn changes(&self) -> usize {
+        self.shared.changes.load(Ordering::Acquire)
     }
 
     /// Waits until the phase is another one than `seen`, and returns it. Returns at once if it already is.
@@ -93,6 +100,7 @@ impl Drain {
     /// Within a process the library does this; call it only on a handle of [`Drain::new`].
     pub fn set_phase(&self, phase: Phase) {
         self.shared.phase.store(phase as u8, Ordering::Release);
+        self.shared.changes.fetch_add(1, Ordering::AcqRel);
         self.shared.phase_changed.notify(usize::MAX);
     }
 

@@ -345,12 +345,12 @@ impl Driver {
                 }
                 Some(Event::SuccessorBroke)
             }
-            FromSuccessor::Closed if self.successor.as_ref()?.process.channel.is_deaf() => {
+            FromSuccessor::Deaf => {
                 // It did not answer and can't any more: what it has not acknowledged is ours again.
                 self.acknowledge = None;
                 None
             }
-            FromSuccessor::Closed | FromSuccessor::HungUp => Some(Event::NewestGone),
+            FromSuccessor::Closed => Some(Event::NewestGone),
             FromSuccessor::Exited => self.take_exit(),
         }
     }

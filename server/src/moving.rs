@@ -23,6 +23,9 @@ pub(crate) struct Card {
     pub(crate) requests: u64,
     /// How long ago it was accepted, in milliseconds.
     pub(crate) age_ms: u64,
+    /// How long it has been idle, or its head under way, in milliseconds.
+    #[serde(default)]
+    pub(crate) waited_ms: u64,
 }
 
 impl Luggage {
@@ -49,10 +52,10 @@ mod tests {
     proptest! {
         #[test]
         fn luggage_arrives_as_it_was_packed(
-            listener in ".{0,20}", peer in proptest::option::of(".{0,20}"), requests: u64, age_ms: u64,
+            listener in ".{0,20}", peer in proptest::option::of(".{0,20}"), requests: u64, age_ms: u64, waited_ms: u64,
             read_ahead in proptest::collection::vec(any::<u8>(), 0..100),
         ) {
-            let luggage = Luggage { card: Card { listener, peer, requests, age_ms }, read_ahead };
+            let luggage = Luggage { card: Card { listener, peer, requests, age_ms, waited_ms }, read_ahead };
             prop_assert_eq!(Luggage::unpack(&luggage.pack()).unwrap(), luggage);
         }
 

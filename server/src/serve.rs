@@ -125,7 +125,8 @@ async fn take<H: Handler + 'static>(shop: Arc<Shop<H>>) {
                 let now = Instant::now();
                 let since = now.checked_sub(Duration::from_millis(card.age_ms)).unwrap_or(now);
                 let client = Client { listener: card.listener.into(), since };
-                let start = Start { read_ahead, requests: card.requests, ..Start::new(fd, card.peer) };
+                let waited = Duration::from_millis(card.waited_ms);
+                let start = Start { read_ahead, requests: card.requests, waited, ..Start::new(fd, card.peer) };
                 open(&shop, client, start, guard, shop.room.try_acquire_arc());
             }
             Err(error) => {
@@ -175,15 +176,20 @@ async fn connection<H: Handler>(shop: &Shop<H>, client: &Client, mut start: Star
 
 /// Offers a connection to the next generation; it comes back where nobody takes it.
 async fn hand_over<H>(shop: &Shop<H>, client: &Client, parked: Start, guard: Guard) -> Result<Guard, (Start, Guard)> {
-    let Start { stream, peer, read_ahead, requests, parks } = parked;
-    let age_ms = u64::try_from(client.since.elapsed().as_millis()).unwrap_or(u64::MAX);
-    let card = Card { listener: client.listener.to_string(), peer: peer.clone(), requests, age_ms };
+    let Start { stream, peer, read_ahead, requests, waited, parks } = parked;
+    let listener = client.listener.to_string();
+    let (age_ms, waited_ms) = (millis(client.since.elapsed()), millis(waited));
+    let card = Card { listener, peer: peer.clone(), requests, age_ms, waited_ms };
     let luggage = Luggage { card, read_ahead };
     let offer = Connection { fd: stream, blob: luggage.pack(), guard };
-    shop.connections
-        .offer(offer)
-        .await
-        .map_err(|back| (Start { stream: back.fd, peer, read_ahead: luggage.read_ahead, requests, parks }, back.guard))
+    shop.connections.offer(offer).await.map_err(|back| {
+        let Connection { fd: stream, guard, .. } = back;
+        (Start { stream, peer, read_ahead: luggage.read_ahead, requests, waited, parks }, guard)
+    })
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// How many connections may be accepted: as many as are configured, but some descriptors are left for the operator's

@@ -40,9 +40,10 @@ pub(super) enum FromSuccessor {
     Hello(Hello),
     Message(Message),
     Broke(Error),
-    /// No end is left on the other side; or this one has been made deaf, and can only be told of that by `HungUp`.
+    /// No end is left on the other side.
     Closed,
-    HungUp,
+    /// Our end was made deaf, and all that had been sent before is read. `Closed` still follows when it is true.
+    Deaf,
     Exited,
 }
 
@@ -100,23 +101,26 @@ pub(super) async fn successor(number: u64, channel: Arc<Channel>, gift: Gift, in
     loop {
         let what = match channel.receive().await {
             Ok(Some(received)) => FromSuccessor::Message(received.message),
+            // Decided here and only once: the end may be made deaf at any moment, also after it was closed.
+            Ok(None) if channel.is_deaf() => FromSuccessor::Deaf,
             Ok(None) => FromSuccessor::Closed,
             Err(error) => FromSuccessor::Broke(error),
         };
-        let more = matches!(what, FromSuccessor::Message(_));
+        let (more, deaf) = (matches!(what, FromSuccessor::Message(_)), matches!(what, FromSuccessor::Deaf));
         if !report(what).await {
             return;
         }
-        if !more {
-            break;
+        if deaf {
+            match channel.hung_up().await {
+                Ok(()) => report(FromSuccessor::Closed).await,
+                Err(error) => {
+                    report(FromSuccessor::Broke(Error::handover_io("cannot watch the successor", error))).await
+                }
+            };
         }
-    }
-    if channel.is_deaf() {
-        if let Err(error) = channel.hung_up().await {
-            log::error!("the end of the newest generation cannot be noticed: {error}");
+        if !more {
             return;
         }
-        report(FromSuccessor::HungUp).await;
     }
 }
 

@@ -18,7 +18,7 @@ use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Poll, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_lite::FutureExt;
 use futures_lite::future::{poll_once, yield_now};
@@ -111,13 +111,17 @@ struct Connection<'a, H> {
     deadline: Deadline,
     /// Whether nothing was received yet: then bytes are likely to be there already.
     fresh: bool,
+    /// How long the wait that goes on here has lasted elsewhere.
+    waited: Duration,
+    /// Since when it is idle, or its head under way; less `waited`.
+    waits_since: Instant,
     /// Whether it may end as parked.
     parks: bool,
 }
 
 impl<'a, H: Handler> Connection<'a, H> {
     fn new(context: &'a Context<H>, start: Start) -> Result<Self, (Reason, u64)> {
-        let Start { stream, peer, read_ahead, requests, parks } = start;
+        let Start { stream, peer, read_ahead, requests, waited, parks } = start;
         let wire = Wire::new(stream, read_ahead).map_err(|error| {
             log::warn!("cannot watch an accepted connection: {error}; it is closed");
             (Reason::Failed, requests)
@@ -130,6 +134,8 @@ impl<'a, H: Handler> Connection<'a, H> {
             watch: Watch::default(),
             deadline: Deadline::default(),
             fresh: true,
+            waited,
+            waits_since: Instant::now(),
             parks: context.parks && parks,
         })
     }
@@ -152,7 +158,8 @@ impl<'a, H: Handler> Connection<'a, H> {
                 State::HandedOver => match self.wire.into_parts() {
                     Ok(Ok((stream, read_ahead))) => {
                         let Connection { peer, requests, .. } = self;
-                        return End::Parked(Start { stream, peer, read_ahead, requests, parks: true });
+                        let waited = self.waited + self.waits_since.elapsed();
+                        return End::Parked(Start { stream, peer, read_ahead, requests, waited, parks: true });
                     }
                     Ok(Err(_)) => return End::Server { reason: Reason::Failed, requests: self.requests },
                     Err(wire) => {
@@ -167,7 +174,8 @@ impl<'a, H: Handler> Connection<'a, H> {
 
     /// Waits for a request to begin.
     async fn idle(&mut self) -> State {
-        self.deadline.set(self.context.limits.idle_timeout);
+        let timeout = self.context.limits.idle_timeout;
+        self.begin_wait(timeout, self.fresh);
         loop {
             if self.drain_phase() == Phase::Serving {
                 // Whom nobody took in an earlier drain, which was called off, may be taken in the next.
@@ -202,6 +210,15 @@ impl<'a, H: Handler> Connection<'a, H> {
         }
     }
 
+    /// Sets the deadline of a wait; one that has `moved` here goes on with what it had left.
+    fn begin_wait(&mut self, timeout: Duration, moved: bool) {
+        if !moved {
+            self.waited = Duration::ZERO;
+        }
+        self.waits_since = Instant::now();
+        self.deadline.set(timeout.saturating_sub(self.waited));
+    }
+
     /// Skips what may stand before a request. Returns whether bytes of one are there.
     fn skip_empty_lines(&self) -> Result<bool, Refusal> {
         let buffer = &mut self.wire.inbound().buffer;
@@ -215,17 +232,20 @@ impl<'a, H: Handler> Connection<'a, H> {
     async fn head(&mut self) -> State {
         let mut scanned = 0;
         let mut timed = false;
+        // With what was read elsewhere, its head's time began there, too.
+        let moved = std::mem::take(&mut self.fresh);
         loop {
             match self.examine(scanned) {
                 Ok(Examined::Passed(message)) => return State::Request(message),
                 Ok(Examined::Partial(more)) => scanned = more,
                 Err(refusal) => return self.refuse(refusal),
             }
+            if !std::mem::replace(&mut timed, true) {
+                let timeout = self.context.limits.head_timeout;
+                self.begin_wait(timeout, moved);
+            }
             if self.is_to_park() {
                 return State::HandedOver;
-            }
-            if !std::mem::replace(&mut timed, true) {
-                self.deadline.set(self.context.limits.head_timeout);
             }
             self.wire.inbound().buffer.settle();
             match self.wait().await {
@@ -538,6 +558,8 @@ fn closed_by(failure: &Failure) -> State {
 #[derive(Default)]
 struct Watch {
     seen: Option<Phase>,
+    /// How often the phase had been set when the listener was registered: it notices the next time, and only that.
+    changes: usize,
     changed: Option<Pin<Box<dyn Future<Output = Phase> + Send>>>,
     waker: Option<Waker>,
 }
@@ -548,8 +570,13 @@ impl Watch {
         let seen = self.seen.unwrap_or(Phase::Serving);
         let phase = drain.phase();
         if phase != seen {
-            *self = Watch { seen: Some(phase), changed: None, waker: None };
+            *self = Watch { seen: Some(phase), ..Watch::default() };
             return Poll::Ready(phase);
+        }
+        let changes = drain.changes();
+        if self.changes != changes {
+            // The phase was another one in between, and the listener is spent.
+            *self = Watch { seen: self.seen, changes, changed: None, waker: None };
         }
         if phase == Phase::Stopping || self.waker.as_ref().is_some_and(|waker| waker.will_wake(task.waker())) {
             return Poll::Pending;
@@ -561,7 +588,7 @@ impl Watch {
                 Poll::Pending
             }
             Poll::Ready(phase) => {
-                *self = Watch { seen: Some(phase), changed: None, waker: None };
+                *self = Watch { seen: Some(phase), ..Watch::default() };
                 Poll::Ready(phase)
             }
         }
@@ -573,6 +600,30 @@ mod tests {
     use std::os::unix::net::UnixStream;
 
     use super::*;
+
+    #[test]
+    fn a_phase_that_came_and_went_unseen_hides_no_later_one() {
+        let (drain, mut watch) = (Drain::new(), Watch::default());
+        let woken = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let waker = {
+            struct Count(Arc<std::sync::atomic::AtomicUsize>);
+            impl std::task::Wake for Count {
+                fn wake(self: Arc<Self>) {
+                    self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                }
+            }
+            Waker::from(Arc::new(Count(Arc::clone(&woken))))
+        };
+        let mut task = std::task::Context::from_waker(&waker);
+        assert!(watch.poll(&mut task, &drain).is_pending());
+        drain.set_phase(Phase::Draining);
+        drain.set_phase(Phase::Serving);
+        assert!(watch.poll(&mut task, &drain).is_pending());
+        let before = woken.load(std::sync::atomic::Ordering::Relaxed);
+        drain.set_phase(Phase::Draining);
+        assert!(woken.load(std::sync::atomic::Ordering::Relaxed) > before);
+        assert_eq!(watch.poll(&mut task, &drain), Poll::Ready(Phase::Draining));
+    }
 
     #[test]
     fn an_idle_connection_is_small() {

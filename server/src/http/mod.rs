@@ -12,6 +12,7 @@ mod wire;
 use std::fmt;
 use std::future::Future;
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use http_types::headers::{HeaderName, HeaderValue};
 use http_types::{Request, Response};
@@ -72,6 +73,8 @@ pub struct Start {
     pub read_ahead: Vec<u8>,
     /// How many requests were answered on it before.
     pub requests: u64,
+    /// How long it has been idle, or the head in `read_ahead` under way: that much of the timeout is used up.
+    pub waited: Duration,
     /// Whether it may end as [`End::Parked`] again, where the context parks connections.
     pub parks: bool,
 }
@@ -79,7 +82,7 @@ pub struct Start {
 impl Start {
     /// A connection that was just accepted.
     pub fn new(stream: impl Into<OwnedFd>, peer: Option<String>) -> Start {
-        Start { stream: stream.into(), peer, read_ahead: Vec::new(), requests: 0, parks: true }
+        Start { stream: stream.into(), peer, read_ahead: Vec::new(), requests: 0, waited: Duration::ZERO, parks: true }
     }
 }
 
