@@ -46,6 +46,9 @@ const UNREAD_TIMEOUT: Duration = Duration::from_secs(5);
 const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
 const LINGER_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
+/// How long a stop waits for the first request of a client that has connected.
+const FIRST_REQUEST_GRACE: Duration = Duration::from_secs(1);
+
 /// The most bytes that a parked connection takes along; what carries them is bounded.
 const READ_AHEAD_BYTES_MAX: usize = 48 * 1024;
 
@@ -176,6 +179,7 @@ impl<'a, H: Handler> Connection<'a, H> {
     async fn idle(&mut self) -> State {
         let timeout = self.context.limits.idle_timeout;
         self.begin_wait(timeout, self.fresh);
+        let mut stopping = false;
         loop {
             if self.drain_phase() == Phase::Serving {
                 // Whom nobody took in an earlier drain, which was called off, may be taken in the next.
@@ -189,20 +193,26 @@ impl<'a, H: Handler> Connection<'a, H> {
                 Ok(false) => {}
                 Err(refusal) => return self.refuse(refusal),
             }
-            let attempt = std::mem::take(&mut self.fresh) || self.drain_phase() == Phase::Stopping;
+            let noticed = !stopping && self.drain_phase() == Phase::Stopping;
+            let attempt = std::mem::take(&mut self.fresh) || noticed;
             let wake = if attempt { Ok(Wake::Readable) } else { self.wait().await };
             match wake {
                 Ok(Wake::Readable) => match self.wire.receive() {
                     Ok(0) => return State::Closed(Closed::ByClient),
                     Ok(_) => {}
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                        // That was the last look: no request has reached us, so none is lost.
-                        if self.drain_phase() == Phase::Stopping {
+                        // That was the last look: no request has reached us, so none is lost. Only a client that has
+                        // just connected has its first one on the way for certain.
+                        if noticed && self.requests > 0 {
                             return State::Closed(Closed::AtOnce(Reason::Stopping));
+                        } else if noticed {
+                            stopping = true;
+                            self.deadline.set(self.context.limits.idle_timeout.min(FIRST_REQUEST_GRACE));
                         }
                     }
                     Err(_) => return State::Closed(Closed::ByClient),
                 },
+                Ok(Wake::Late) if stopping => return State::Closed(Closed::AtOnce(Reason::Stopping)),
                 Ok(Wake::Late) => return State::Closed(Closed::AtOnce(Reason::IdleTimeout)),
                 Ok(Wake::Phase) => {}
                 Err(_) => return State::Closed(Closed::AtOnce(Reason::Failed)),
