@@ -16,7 +16,7 @@ use std::{
 
 use rustix::{
     fs::{OFlags, fcntl_getfl},
-    process::{Pid, Resource, Rlimit},
+    process::{Pid, Resource, Rlimit, getrlimit, prlimit},
     pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
 };
 use tests::{
@@ -109,35 +109,59 @@ fn a_child_of_the_application_inherits_nothing() {
     assert_eq!(fds[&0], "/dev/null", "the channel is not its standard input");
 }
 
+/// Lets a process open no descriptor of this number or a higher one; what is open stays open. The limit before.
+fn limit_descriptors(pid: u32, limit: u64) -> Rlimit {
+    let pid = Pid::from_raw(pid.try_into().unwrap()).unwrap();
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    prlimit(Some(pid), Resource::Nofile, Rlimit { current: Some(limit), maximum }).unwrap()
+}
+
 #[test]
 fn a_process_without_descriptors_left_waits_without_spinning_and_recovers() {
     let server = Reborn::new().demo().probation_ms(0).start();
-    let process = Process::open(server.first_pid()).unwrap();
-    // The server keeps some descriptors back from the limit that it finds at its start; this one comes later.
-    let few = u64::try_from(process.fds().len()).unwrap() + 12;
-    let pid = Pid::from_raw(i32::try_from(server.first_pid()).unwrap());
-    let limit = Rlimit { current: Some(few), maximum: Some(1024) };
-    rustix::process::prlimit(pid, Resource::Nofile, limit).unwrap();
-    // The handshake is the kernel's, so all of them succeed; the server accepts until it has no descriptor left.
-    let mut connections: Vec<Connection> = (0..80).map(|_| server.connect()).collect();
+    let old = server.first_pid();
+    let process = Process::open(old).unwrap();
+    let mut early = server.connect();
+    smol::block_on(early.exchange(&Request::fast("early"))).unwrap();
+    // The kernel gives out the lowest free number: with it the next descriptor is one too many.
+    let fds = process.fds();
+    let free = (0..4096).find(|number| !fds.contains_key(number)).unwrap();
+    let before = limit_descriptors(old, free.into());
+    // The handshakes are the kernel's, so they succeed.
+    let mut waiting: Vec<Connection> = (0..40).map(|_| server.connect()).collect();
     server.wait_until("it has none left", |server| server.log().contains("cannot accept on"));
-    let served = smol::block_on(connections[0].exchange(&Request::fast("served"))).unwrap();
-    assert_eq!(served.status, 200);
-    let (begun, before) = (Instant::now(), process.cpu_ticks());
+    smol::block_on(early.exchange(&Request::fast("served"))).unwrap();
+
+    let (begun, ticks_before) = (Instant::now(), process.cpu_ticks());
     // A measurement, not a wait for something: 100 ticks are a second of one core.
     std::thread::sleep(Duration::from_secs(1));
-    let (ticks, time) = (process.cpu_ticks() - before, begun.elapsed());
+    let (ticks, time) = (process.cpu_ticks() - ticks_before, begun.elapsed());
     assert!(ticks < 30, "{ticks} ticks of CPU in {time:?} while nothing could be done");
-    // A reload fails, as it needs descriptors, or works; it must not end the service.
-    server.signal_to(server.first_pid(), Signal::HUP);
-    let last = connections.len() - 1;
-    let mut waiting = connections.swap_remove(last);
-    drop(connections);
-    let answer = smol::block_on(waiting.exchange(&Request::fast("waited")));
-    assert_eq!(answer.unwrap_or_else(|lost| panic!("{lost:?}\n{}", server.state())).status, 200);
-    server.wait_until("it can be commanded", |server| server.command(["status"]).is_success());
-    server.wait_until("it can be reloaded", |server| server.reload().is_success());
-    assert_eq!(server.ask().pid(), Some(server.pid()));
+    server.signal_to(old, Signal::HUP);
+    server.wait_until("the reload has failed", |server| server.log().contains("reload failed: cannot start"));
+
+    limit_descriptors(old, before.current.unwrap());
+    for connection in &mut waiting {
+        let answer = smol::block_on(connection.exchange(&Request::fast("waited")));
+        assert_eq!(answer.unwrap_or_else(|lost| panic!("{lost:?}\n{}", server.state())).pid(), Some(old));
+    }
+    let new = server.reload_ok();
+    assert_eq!(smol::block_on(early.exchange(&Request::fast("on"))).unwrap().pid(), Some(new));
+}
+
+#[test]
+fn more_connections_than_descriptors_wait_for_their_turn_and_keep_no_command_out() {
+    let server = Reborn::new().demo().probation_ms(0).prelude("ulimit -n 48").start();
+    let mut connections: Vec<Connection> = (0..80).map(|_| server.connect()).collect();
+    smol::block_on(connections[0].exchange(&Request::fast("first"))).unwrap();
+    assert_eq!(server.pid(), server.first_pid());
+    let new = server.reload_ok();
+    // Each makes room for the next one when it is dropped.
+    for mut connection in connections {
+        let answer = smol::block_on(connection.exchange(&Request::fast("turn")));
+        assert_eq!(answer.unwrap_or_else(|lost| panic!("{lost:?}\n{}", server.state())).status, 200);
+    }
+    assert_eq!((server.wait_single(), server.ask().pid()), (new, Some(new)));
 }
 
 #[test]

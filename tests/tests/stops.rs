@@ -3,10 +3,11 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::time::Duration;
+use std::{fs::File, time::Duration};
 
+use rustix::fs::OFlags;
 use tests::{
-    Ended, Mode, Reborn, Server, Signal, Version,
+    Ended, Mode, Process, Reborn, Server, Signal, Version,
     load::{Connection, Limits, Look, Request, Target},
 };
 
@@ -144,6 +145,20 @@ fn the_stop_command_finishes_requests_in_flight_and_returns_when_the_service_has
     let left = [server.pid_file(), server.control().unwrap().to_owned()].map(|path| path.exists());
     assert_eq!(left, [false, false], "the command returned before the end");
     assert_eq!(server.wait_end(server.first_pid()), Ended::Code(0));
+    server.wait_nothing_left();
+}
+
+#[test]
+fn the_stop_command_returns_no_sooner_than_the_process_ends() {
+    use std::{io::Write, os::unix::fs::OpenOptionsExt};
+    // Nobody reads its standard error, so its last lines keep it waiting after everything else is done.
+    let server = Reborn::new().demo().prelude("mkfifo full && exec 2<>full").start();
+    let process = Process::open(server.first_pid()).unwrap();
+    let flags = OFlags::NONBLOCK.bits().try_into().unwrap();
+    let mut pipe = File::options().write(true).custom_flags(flags).open(server.folder().join("full")).unwrap();
+    while pipe.write(&[b'x'; 4096]).is_ok() {}
+    server.command(["stop"]).assert_success();
+    assert!(process.wait(Duration::from_millis(300)), "the command returned while the process lived");
     server.wait_nothing_left();
 }
 
