@@ -306,8 +306,10 @@ impl Mover {
 
     /// Ends the hand-over: whatever is not acknowledged is its caller's again.
     fn give_back(mut self) {
-        // Closed first: an offer that finds the slot empty is answered by its caller itself.
-        *lock(&self.slot) = None;
+        // Closed first: an offer that comes too late is refused, and comes back to its caller at once. The slot may be a
+        // later mover's already.
+        self.offers.close();
+        lock(&self.slot).take_if(|offers| offers.is_closed());
         let sent = self.unacknowledged.drain(..).flat_map(|batch| batch.offers);
         let waiting = std::iter::from_fn(|| self.offers.try_recv().ok());
         for Offer { connection, outcome } in sent.chain(self.carried.take()).chain(waiting) {

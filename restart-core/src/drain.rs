@@ -6,13 +6,13 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use event_listener::{Event, EventListener};
 
 /// What connections have to know of their process's place in the chain of generations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(u8)]
+#[repr(usize)]
 pub enum Phase {
     /// The process serves, as the main one or as a successor that waits for its commit.
     Serving = 0,
@@ -23,8 +23,8 @@ pub enum Phase {
 }
 
 impl Phase {
-    fn from_u8(value: u8) -> Phase {
-        match value {
+    fn from_bits(state: usize) -> Phase {
+        match state & PHASE_BITS {
             1 => Phase::Draining,
             2 => Phase::Stopping,
             _ => Phase::Serving,
@@ -32,10 +32,12 @@ impl Phase {
     }
 }
 
+/// Where the phase lies in `Shared::state`; above it, how often it has been set.
+const PHASE_BITS: usize = 0b11;
+
 #[derive(Debug, Default)]
 struct Shared {
-    phase: AtomicU8,
-    changes: AtomicUsize,
+    state: AtomicUsize,
     live: AtomicUsize,
     phase_changed: Event,
     all_gone: Event,
@@ -50,6 +52,12 @@ pub struct Drain {
     shared: Arc<Shared>,
 }
 
+impl Shared {
+    fn changes(&self) -> usize {
+        self.state.load(Ordering::Acquire) / (PHASE_BITS + 1)
+    }
+}
+
 impl Drain {
     /// Makes a handle of its own: phase [`Phase::Serving`], nothing live.
     pub fn new() -> Drain {
@@ -58,26 +66,38 @@ impl Drain {
 
     /// The phase at this moment.
     pub fn phase(&self) -> Phase {
-        Phase::from_u8(self.shared.phase.load(Ordering::Acquire))
+        Phase::from_bits(self.shared.state.load(Ordering::Acquire))
     }
 
     /// How often the phase has been set. A look at the phase alone misses that it was another one and is back: where a
     /// successor dies, its predecessor drains and then serves again.
     pub fn changes(&self) -> usize {
-        self.shared.changes.load(Ordering::Acquire)
+        self.shared.changes()
     }
 
     /// Waits until the phase is another one than `seen`, and returns it. Returns at once if it already is.
     ///
     /// The future is cheap to drop; nothing is lost if it is made anew, since it compares with `seen`.
     pub fn changed(&self, seen: Phase) -> impl Future<Output = Phase> + Send + use<> {
+        self.wait_for(move |state| Some(Phase::from_bits(state)).filter(|phase| *phase != seen))
+    }
+
+    /// Waits until the phase has been set since it had been set `seen` times ([`changes`](Drain::changes)), be it to
+    /// another phase and back.
+    pub fn next_change(&self, seen: usize) -> impl Future<Output = ()> + Send + use<> {
+        self.wait_for(move |state| (state / (PHASE_BITS + 1) != seen).then_some(()))
+    }
+
+    fn wait_for<T, L>(&self, look: L) -> impl Future<Output = T> + Send + use<T, L>
+    where
+        L: Fn(usize) -> Option<T> + Send,
+    {
         let shared = Arc::clone(&self.shared);
         async move {
             loop {
                 let listener: EventListener = shared.phase_changed.listen();
-                let now = Phase::from_u8(shared.phase.load(Ordering::Acquire));
-                if now != seen {
-                    return now;
+                if let Some(found) = look(shared.state.load(Ordering::Acquire)) {
+                    return found;
                 }
                 listener.await;
             }
@@ -99,8 +119,9 @@ impl Drain {
     ///
     /// Within a process the library does this; call it only on a handle of [`Drain::new`].
     pub fn set_phase(&self, phase: Phase) {
-        self.shared.phase.store(phase as u8, Ordering::Release);
-        self.shared.changes.fetch_add(1, Ordering::AcqRel);
+        let next = |state: usize| Some((state | PHASE_BITS).wrapping_add(1) | phase as usize);
+        // The function always gives a next state, so this cannot fail.
+        let _ = self.shared.state.fetch_update(Ordering::AcqRel, Ordering::Acquire, next);
         self.shared.phase_changed.notify(usize::MAX);
     }
 
@@ -148,6 +169,18 @@ mod tests {
         assert_eq!(block_on(first), Phase::Draining);
         assert_eq!(block_on(second), Phase::Draining);
         assert_eq!(block_on(drain.changed(Phase::Serving)), Phase::Draining, "a late look sees it as well");
+    }
+
+    #[test]
+    fn a_phase_that_came_and_went_is_a_change() {
+        let drain = Drain::new();
+        let seen = drain.changes();
+        let mut change = Box::pin(drain.next_change(seen));
+        assert!(block_on(poll_once(&mut change)).is_none());
+        drain.set_phase(Phase::Draining);
+        drain.set_phase(Phase::Serving);
+        block_on(change);
+        assert_eq!((drain.phase(), drain.changes()), (Phase::Serving, seen + 2));
     }
 
     #[test]

@@ -168,7 +168,7 @@ async fn connection<H: Handler>(shop: &Shop<H>, client: &Client, mut start: Star
             End::Parked(parked) => match hand_over(shop, client, parked, guard).await {
                 Ok(_guard) => return shop.ledger.handed_over(),
                 // Nobody takes it: it is served here, and its next response says that it closes.
-                Err((back, kept)) => (start, guard) = (Start { parks: false, ..back }, kept),
+                Err((back, kept)) => (start, guard) = (back, kept),
             },
         }
     }
@@ -176,7 +176,8 @@ async fn connection<H: Handler>(shop: &Shop<H>, client: &Client, mut start: Star
 
 /// Offers a connection to the next generation; it comes back where nobody takes it.
 async fn hand_over<H>(shop: &Shop<H>, client: &Client, parked: Start, guard: Guard) -> Result<Guard, (Start, Guard)> {
-    let Start { stream, peer, read_ahead, requests, waited, parks } = parked;
+    let Start { stream, peer, read_ahead, requests, waited, .. } = parked;
+    let declined = Some(shop.context.drain.changes());
     let listener = client.listener.to_string();
     let (age_ms, waited_ms) = (millis(client.since.elapsed()), millis(waited));
     let card = Card { listener, peer: peer.clone(), requests, age_ms, waited_ms };
@@ -184,7 +185,7 @@ async fn hand_over<H>(shop: &Shop<H>, client: &Client, parked: Start, guard: Gua
     let offer = Connection { fd: stream, blob: luggage.pack(), guard };
     shop.connections.offer(offer).await.map_err(|back| {
         let Connection { fd: stream, guard, .. } = back;
-        (Start { stream, peer, read_ahead: luggage.read_ahead, requests, waited, parks }, guard)
+        (Start { stream, peer, read_ahead: luggage.read_ahead, requests, waited, declined }, guard)
     })
 }
 

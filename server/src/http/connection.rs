@@ -118,13 +118,13 @@ struct Connection<'a, H> {
     waited: Duration,
     /// Since when it is idle, or its head under way; less `waited`.
     waits_since: Instant,
-    /// Whether it may end as parked.
-    parks: bool,
+    /// The drain in which nobody took it.
+    declined: Option<usize>,
 }
 
 impl<'a, H: Handler> Connection<'a, H> {
     fn new(context: &'a Context<H>, start: Start) -> Result<Self, (Reason, u64)> {
-        let Start { stream, peer, read_ahead, requests, waited, parks } = start;
+        let Start { stream, peer, read_ahead, requests, waited, declined } = start;
         let wire = Wire::new(stream, read_ahead).map_err(|error| {
             log::warn!("cannot watch an accepted connection: {error}; it is closed");
             (Reason::Failed, requests)
@@ -139,7 +139,7 @@ impl<'a, H: Handler> Connection<'a, H> {
             fresh: true,
             waited,
             waits_since: Instant::now(),
-            parks: context.parks && parks,
+            declined,
         })
     }
 
@@ -162,12 +162,12 @@ impl<'a, H: Handler> Connection<'a, H> {
                     Ok(Ok((stream, read_ahead))) => {
                         let Connection { peer, requests, .. } = self;
                         let waited = self.waited + self.waits_since.elapsed();
-                        return End::Parked(Start { stream, peer, read_ahead, requests, waited, parks: true });
+                        return End::Parked(Start { stream, peer, read_ahead, requests, waited, declined: None });
                     }
                     Ok(Err(_)) => return End::Server { reason: Reason::Failed, requests: self.requests },
                     Err(wire) => {
                         // Somebody reads a body of a request that is over, this very moment. Stay, and close later.
-                        (self.wire, self.parks) = (wire, false);
+                        (self.wire, self.declined) = (wire, Some(self.context.drain.changes()));
                         State::Idle
                     }
                 },
@@ -181,10 +181,6 @@ impl<'a, H: Handler> Connection<'a, H> {
         self.begin_wait(timeout, self.fresh);
         let mut stopping = false;
         loop {
-            if self.drain_phase() == Phase::Serving {
-                // Whom nobody took in an earlier drain, which was called off, may be taken in the next.
-                self.parks = self.context.parks;
-            }
             if self.is_to_park() {
                 return State::HandedOver;
             }
@@ -370,7 +366,7 @@ impl<'a, H: Handler> Connection<'a, H> {
         }
         match self.drain_phase() {
             Phase::Stopping => return Some(Reason::Stopping),
-            Phase::Draining if !self.parks => return Some(Reason::Draining),
+            Phase::Draining if !self.may_park() => return Some(Reason::Draining),
             Phase::Draining | Phase::Serving => {}
         }
         let unread = |body: &Option<Body>| body.as_ref().is_some_and(|body| body.abandoned && !body.is_complete());
@@ -473,9 +469,15 @@ impl<'a, H: Handler> Connection<'a, H> {
 
     /// Whether the connection, idle or with half a head, should now go to where the service has gone.
     fn is_to_park(&self) -> bool {
-        self.parks
+        self.may_park()
             && self.drain_phase() == Phase::Draining
             && self.wire.inbound().buffer.filled().len() <= READ_AHEAD_BYTES_MAX
+    }
+
+    /// Whether it may park in the present drain, if there is one. Whom nobody took in an earlier drain, which was called
+    /// off, may be taken in the next.
+    fn may_park(&self) -> bool {
+        self.context.parks && self.declined != Some(self.context.drain.changes())
     }
 
     fn fault(&self) -> Option<Fault> {
@@ -567,39 +569,35 @@ fn closed_by(failure: &Failure) -> State {
 /// Learns of changes of phase, at no cost per request: the listener stays registered from one wait to the next.
 #[derive(Default)]
 struct Watch {
-    seen: Option<Phase>,
-    /// How often the phase had been set when the listener was registered: it notices the next time, and only that.
-    changes: usize,
-    changed: Option<Pin<Box<dyn Future<Output = Phase> + Send>>>,
+    /// How often the phase had been set at the last look.
+    seen: Option<usize>,
+    changed: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     waker: Option<Waker>,
 }
 
 impl Watch {
-    /// Gives each phase once, the first one if it is not `Serving`.
-    fn poll(&mut self, task: &mut std::task::Context<'_>, drain: &Drain) -> Poll<Phase> {
-        let seen = self.seen.unwrap_or(Phase::Serving);
-        let phase = drain.phase();
-        if phase != seen {
-            *self = Watch { seen: Some(phase), ..Watch::default() };
-            return Poll::Ready(phase);
-        }
+    /// Ready once for each time that the phase has been set, and at the first look if it is not `Serving`.
+    fn poll(&mut self, task: &mut std::task::Context<'_>, drain: &Drain) -> Poll<()> {
         let changes = drain.changes();
-        if self.changes != changes {
-            // The phase was another one in between, and the listener is spent.
-            *self = Watch { seen: self.seen, changes, changed: None, waker: None };
+        if self.seen != Some(changes) {
+            let news = self.seen.is_some() || drain.phase() != Phase::Serving;
+            *self = Watch { seen: Some(changes), ..Watch::default() };
+            if news {
+                return Poll::Ready(());
+            }
         }
-        if phase == Phase::Stopping || self.waker.as_ref().is_some_and(|waker| waker.will_wake(task.waker())) {
+        if self.waker.as_ref().is_some_and(|waker| waker.will_wake(task.waker())) {
             return Poll::Pending;
         }
-        let changed = self.changed.get_or_insert_with(|| Box::pin(drain.changed(phase)));
+        let changed = self.changed.get_or_insert_with(|| Box::pin(drain.next_change(changes)));
         match changed.as_mut().poll(task) {
             Poll::Pending => {
                 self.waker = Some(task.waker().clone());
                 Poll::Pending
             }
-            Poll::Ready(phase) => {
-                *self = Watch { seen: Some(phase), ..Watch::default() };
-                Poll::Ready(phase)
+            Poll::Ready(()) => {
+                *self = Watch { seen: Some(drain.changes()), ..Watch::default() };
+                Poll::Ready(())
             }
         }
     }
@@ -628,11 +626,12 @@ mod tests {
         assert!(watch.poll(&mut task, &drain).is_pending());
         drain.set_phase(Phase::Draining);
         drain.set_phase(Phase::Serving);
+        assert!(watch.poll(&mut task, &drain).is_ready(), "somebody may have been declined in between");
         assert!(watch.poll(&mut task, &drain).is_pending());
         let before = woken.load(std::sync::atomic::Ordering::Relaxed);
         drain.set_phase(Phase::Draining);
         assert!(woken.load(std::sync::atomic::Ordering::Relaxed) > before);
-        assert_eq!(watch.poll(&mut task, &drain), Poll::Ready(Phase::Draining));
+        assert!(watch.poll(&mut task, &drain).is_ready());
     }
 
     #[test]

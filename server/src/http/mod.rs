@@ -75,14 +75,21 @@ pub struct Start {
     pub requests: u64,
     /// How long it has been idle, or the head in `read_ahead` under way: that much of the timeout is used up.
     pub waited: Duration,
-    /// Whether it may end as [`End::Parked`] again, where the context parks connections.
-    pub parks: bool,
+    /// The drain, as its [`Drain::changes`], in which it was parked and nobody took it: in this one it does not park again.
+    pub declined: Option<usize>,
 }
 
 impl Start {
     /// A connection that was just accepted.
     pub fn new(stream: impl Into<OwnedFd>, peer: Option<String>) -> Start {
-        Start { stream: stream.into(), peer, read_ahead: Vec::new(), requests: 0, waited: Duration::ZERO, parks: true }
+        Start {
+            stream: stream.into(),
+            peer,
+            read_ahead: Vec::new(),
+            requests: 0,
+            waited: Duration::ZERO,
+            declined: None,
+        }
     }
 }
 
