@@ -5,8 +5,8 @@
 //! path.
 
 use std::future::Future;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use event_listener::{Event, EventListener};
 
@@ -38,8 +38,10 @@ const PHASE_BITS: usize = 0b11;
 #[derive(Debug, Default)]
 struct Shared {
     state: AtomicUsize,
+    /// Notified at the next change, and then replaced: a listener that is dropped after it was notified passes its
+    /// notification on, which must not reach one that waits for a later change.
+    next: Mutex<Arc<Event>>,
     live: AtomicUsize,
-    phase_changed: Event,
     all_gone: Event,
 }
 
@@ -53,6 +55,10 @@ pub struct Drain {
 }
 
 impl Shared {
+    fn next(&self) -> Arc<Event> {
+        Arc::clone(&self.next.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     fn changes(&self) -> usize {
         self.state.load(Ordering::Acquire) / (PHASE_BITS + 1)
     }
@@ -95,11 +101,16 @@ impl Drain {
         let shared = Arc::clone(&self.shared);
         async move {
             loop {
-                let listener: EventListener = shared.phase_changed.listen();
-                if let Some(found) = look(shared.state.load(Ordering::Acquire)) {
+                let before = shared.state.load(Ordering::Acquire);
+                let listener: EventListener = shared.next().listen();
+                let now = shared.state.load(Ordering::Acquire);
+                if let Some(found) = look(now) {
                     return found;
                 }
-                listener.await;
+                // Otherwise the change may have come before the listener.
+                if now == before {
+                    listener.await;
+                }
             }
         }
     }
@@ -122,7 +133,8 @@ impl Drain {
         let next = |state: usize| Some((state | PHASE_BITS).wrapping_add(1) | phase as usize);
         // The function always gives a next state, so this cannot fail.
         let _ = self.shared.state.fetch_update(Ordering::AcqRel, Ordering::Acquire, next);
-        self.shared.phase_changed.notify(usize::MAX);
+        let passed = std::mem::take(&mut *self.shared.next.lock().unwrap_or_else(PoisonError::into_inner));
+        passed.notify(usize::MAX);
     }
 
     /// Waits until no guard is alive.
@@ -154,6 +166,8 @@ impl Drop for Guard {
 
 #[cfg(test)]
 mod tests {
+    use std::task::{Context, Wake, Waker};
+
     use futures_lite::future::{block_on, poll_once};
 
     use super::*;
@@ -169,6 +183,31 @@ mod tests {
         assert_eq!(block_on(first), Phase::Draining);
         assert_eq!(block_on(second), Phase::Draining);
         assert_eq!(block_on(drain.changed(Phase::Serving)), Phase::Draining, "a late look sees it as well");
+    }
+
+    #[test]
+    fn a_listener_that_is_dropped_uses_up_nobodys_notification() {
+        let drain = Drain::new();
+        let mut dropped = Box::pin(drain.next_change(0));
+        assert!(block_on(poll_once(&mut dropped)).is_none());
+        drain.set_phase(Phase::Draining);
+        let woken = Arc::new(Woken::default());
+        let waker = Waker::from(Arc::clone(&woken));
+        let mut later = Box::pin(drain.next_change(1));
+        assert!(later.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+        drop(dropped);
+        assert_eq!(woken.0.load(Ordering::Relaxed), 0, "it is not this one's change");
+        drain.set_phase(Phase::Serving);
+        assert_eq!(woken.0.load(Ordering::Relaxed), 1);
+    }
+
+    #[derive(Default)]
+    struct Woken(AtomicUsize);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     #[test]
