@@ -118,10 +118,12 @@ impl Client {
     fn ask(&mut self, request: &Request) -> Result<(), Error> {
         let mut line = serde_json::to_vec(request).map_err(|error| Error::control(error.to_string()))?;
         line.push(b'\n');
-        self.stream
-            .get_mut()
-            .write_all(&line)
-            .map_err(|error| Error::control_io(format!("cannot ask the server at {}", self.path.display()), error))
+        match self.stream.get_mut().write_all(&line) {
+            // It has closed already; why, its answer says.
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+            result => result
+                .map_err(|error| Error::control_io(format!("cannot ask the server at {}", self.path.display()), error)),
+        }
     }
 
     /// The next reply that is more than a sign of life; `None` where the server closed the connection.
