@@ -61,8 +61,10 @@ impl Place {
         let parent = exe.parent()?;
         let folder = if parent.ends_with("deps") || parent.ends_with("examples") { parent.parent()? } else { parent };
         let profile = folder.file_name()?.to_str()?.to_owned();
-        // Cargo marks the top of its target folder; a folder between it and the profile's is a target triple.
-        let target_directory = folder.ancestors().skip(1).find(|path| path.join("CACHEDIR.TAG").exists())?;
+        // Cargo marks the top of its target folder, with a tag if it made the folder itself; a folder between it and the
+        // profile's is a target triple.
+        let marked = |path: &&Path| [".rustc_info.json", "CACHEDIR.TAG"].iter().any(|mark| path.join(mark).exists());
+        let target_directory = folder.ancestors().skip(1).find(marked)?;
         let triple = folder.parent()?.strip_prefix(target_directory).ok()?.to_str()?;
         Some(Self {
             target_directory: target_directory.to_owned(),
