@@ -67,16 +67,7 @@ impl Driver {
             Action::SendPing => self.tell_successor(&Message::Ping),
             Action::Announce => self.announce().await,
             Action::AwaitBarrier => self.await_barrier(),
-            Action::SendCommit { settled, reload } => {
-                let event = match self.commit(settled, reload) {
-                    Ok(()) => Event::CommitSent,
-                    Err(error) => {
-                        log::warn!("{error}");
-                        Event::CommitFailed
-                    }
-                };
-                self.immediate.push_back(event);
-            }
+            Action::SendCommit { settled, reload } => self.send_commit(settled, reload),
             Action::SendSettled => self.tell_successor(&Message::Settled),
             Action::ForwardReload => self.tell_successor(&Message::Reload),
             Action::ForwardStop => self.tell_successor(&Message::Stop),
@@ -96,13 +87,7 @@ impl Driver {
             }
             Action::BeginDrain => self.begin_drain(Phase::Draining),
             Action::BeginStop => self.begin_drain(Phase::Stopping),
-            Action::EndDrain => {
-                self.acknowledge = None;
-                self.drain_watch = None;
-                self.drain_begun = None;
-                self.newest = None;
-                self.parts.drain.set_phase(Phase::Serving);
-            }
+            Action::EndDrain => self.end_drain(),
             Action::Exit(ending) => self.ending = Some(ending),
         }
     }
@@ -199,7 +184,12 @@ impl Driver {
                 let number = self.next_number();
                 let gift = self.gift(id);
                 let talk = sources::successor(number, Arc::clone(&process.channel), gift, self.inputs.clone());
-                let exit = sources::exit(number, process.pidfd(), self.inputs.clone());
+                let (talks, talking) = async_channel::bounded(1);
+                let talk = async move {
+                    talk.await;
+                    drop(talks);
+                };
+                let exit = sources::exit(number, process.pidfd(), talking, self.inputs.clone());
                 let sources = [self.executor.spawn(talk), self.executor.spawn(exit)];
                 self.successor = Some(Active { number, process, _sources: sources });
             }
@@ -284,6 +274,17 @@ impl Driver {
         }
     }
 
+    fn send_commit(&mut self, settled: bool, reload: bool) {
+        let event = match self.commit(settled, reload) {
+            Ok(()) => Event::CommitSent,
+            Err(error) => {
+                log::warn!("{error}");
+                Event::CommitFailed
+            }
+        };
+        self.immediate.push_back(event);
+    }
+
     fn commit(&mut self, settled: bool, reload: bool) -> Result<(), Error> {
         let own = self.id();
         let (Some(active), Some(record)) = (&self.successor, &mut self.record) else {
@@ -320,6 +321,15 @@ impl Driver {
         {
             log::debug!("{error} to the predecessor");
         }
+    }
+
+    /// The drain is off.
+    fn end_drain(&mut self) {
+        self.acknowledge = None;
+        self.drain_watch = None;
+        self.drain_begun = None;
+        self.newest = None;
+        self.parts.drain.set_phase(Phase::Serving);
     }
 
     fn begin_drain(&mut self, phase: Phase) {

@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_channel::Sender;
+use async_channel::{Receiver, Sender};
 use async_io::{Async, Timer as IoTimer};
 use futures_lite::future;
 
@@ -19,6 +19,9 @@ use crate::lifecycle::Timer;
 use crate::listeners::Listener;
 use crate::signals::{Signals, Wish};
 use crate::successor::{Gift, Ungiven, give};
+
+/// How long the last words of a process that has ended may take; its end of the channel closed with it.
+const LAST_WORDS_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Something happened. Numbers tell a source that has been replaced meanwhile from the present one.
 #[derive(Debug)]
@@ -69,7 +72,7 @@ pub(super) async fn signals(signals: Arc<Signals>, inputs: Sender<Input>) {
     }
 }
 
-pub(super) async fn commands(commands: async_channel::Receiver<Command>, inputs: Sender<Input>) {
+pub(super) async fn commands(commands: Receiver<Command>, inputs: Sender<Input>) {
     while let Ok(command) = commands.recv().await {
         let _ = inputs.send(Input::Command(command)).await;
     }
@@ -124,11 +127,18 @@ pub(super) async fn successor(number: u64, channel: Arc<Channel>, gift: Gift, in
     }
 }
 
-/// Reports the end of a successor's process.
-pub(super) async fn exit(number: u64, pidfd: Arc<Async<OwnedFd>>, inputs: Sender<Input>) {
+/// Reports the end of a successor's process, once what it said before has been reported: `talking` closes then.
+pub(super) async fn exit(number: u64, pidfd: Arc<Async<OwnedFd>>, talking: Receiver<()>, inputs: Sender<Input>) {
     if let Err(error) = pidfd.readable().await {
         log::error!("the successor's end cannot be noticed: {error}");
     }
+    let heard_out = async {
+        let _ = talking.recv().await;
+    };
+    future::or(heard_out, async {
+        IoTimer::after(LAST_WORDS_TIMEOUT).await;
+    })
+    .await;
     let _ = inputs.send(Input::Successor(number, FromSuccessor::Exited)).await;
 }
 
