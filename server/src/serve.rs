@@ -63,6 +63,7 @@ pub(crate) fn serve<H: Handler + 'static>(
             drain: drain.clone(),
             parks: true,
             decorate: service.decorate,
+            observers: Vec::new(),
         },
         connections: generation.connections(),
         ledger: Arc::clone(ledger),
@@ -92,7 +93,7 @@ pub(crate) fn serve<H: Handler + 'static>(
 
 /// Accepts while there is room for another connection; further ones wait in the kernel's queue.
 async fn accept<H: Handler + 'static>(shop: Arc<Shop<H>>, listener: Listener) {
-    let name: Arc<str> = listener.name().into();
+    let name: Option<Arc<str>> = Some(listener.name().into());
     loop {
         let permit = shop.room.acquire_arc().await;
         match listener.accept().await {
@@ -102,8 +103,8 @@ async fn accept<H: Handler + 'static>(shop: Arc<Shop<H>>, listener: Listener) {
                     Address::Tcp(address) => Some(address.to_string()),
                     _ => None,
                 };
-                let client = Client { listener: Arc::clone(&name), since: Instant::now() };
-                open(&shop, client, Start::new(fd, peer), guard, Some(permit));
+                let start = Start { listener: name.clone(), ..Start::new(fd, peer) };
+                open(&shop, Instant::now(), start, guard, Some(permit));
             }
             Err(error) => {
                 log::error!("the listener {:?} cannot accept any more: {error}", listener.name());
@@ -124,10 +125,15 @@ async fn take<H: Handler + 'static>(shop: Arc<Shop<H>>) {
                 log::debug!("a connection on {listener} goes on here after {requests} requests and {age_ms} ms");
                 let now = Instant::now();
                 let since = now.checked_sub(Duration::from_millis(card.age_ms)).unwrap_or(now);
-                let client = Client { listener: card.listener.into(), since };
                 let waited = Duration::from_millis(card.waited_ms);
-                let start = Start { read_ahead, requests: card.requests, waited, ..Start::new(fd, card.peer) };
-                open(&shop, client, start, guard, shop.room.try_acquire_arc());
+                let start = Start {
+                    listener: Some(card.listener.into()),
+                    read_ahead,
+                    requests: card.requests,
+                    waited,
+                    ..Start::new(fd, card.peer)
+                };
+                open(&shop, since, start, guard, shop.room.try_acquire_arc());
             }
             Err(error) => {
                 log::error!("a connection came with a description that cannot be read, and is closed: {error}");
@@ -137,22 +143,17 @@ async fn take<H: Handler + 'static>(shop: Arc<Shop<H>>) {
     }
 }
 
-/// What is known of a connection beside what the HTTP layer holds.
-struct Client {
-    listener: Arc<str>,
-    since: Instant,
-}
-
+/// Serves a connection, which was accepted at `since`, in a task of its own.
 fn open<H: Handler + 'static>(
     shop: &Arc<Shop<H>>,
-    client: Client,
+    since: Instant,
     start: Start,
     guard: Guard,
     permit: Option<SemaphoreGuardArc>,
 ) {
     let owned = Arc::clone(shop);
     let connection = async move {
-        connection(&owned, &client, start, guard).await;
+        connection(&owned, since, start, guard).await;
         drop(permit);
     };
     shop.executor.spawn(connection).detach();
@@ -160,12 +161,12 @@ fn open<H: Handler + 'static>(
 
 /// Serves a connection until it ends here, for good or by moving on. The guard lives until the end is booked, so that
 /// the process cannot end in between.
-async fn connection<H: Handler>(shop: &Shop<H>, client: &Client, mut start: Start, mut guard: Guard) {
+async fn connection<H: Handler>(shop: &Shop<H>, since: Instant, mut start: Start, mut guard: Guard) {
     loop {
         match http::serve(&shop.context, start).await {
             End::Client { requests } => return shop.ledger.closed_by_client(requests),
             End::Server { reason, requests } => return shop.ledger.closed_by_us(reason, requests),
-            End::Parked(parked) => match hand_over(shop, client, parked, guard).await {
+            End::Parked(parked) => match hand_over(shop, since, parked, guard).await {
                 Ok(_guard) => return shop.ledger.handed_over(),
                 // Nobody takes it: it is served here, and its next response says that it closes.
                 Err((back, kept)) => (start, guard) = (back, kept),
@@ -175,17 +176,17 @@ async fn connection<H: Handler>(shop: &Shop<H>, client: &Client, mut start: Star
 }
 
 /// Offers a connection to the next generation; it comes back where nobody takes it.
-async fn hand_over<H>(shop: &Shop<H>, client: &Client, parked: Start, guard: Guard) -> Result<Guard, (Start, Guard)> {
-    let Start { stream, peer, read_ahead, requests, waited, .. } = parked;
+async fn hand_over<H>(shop: &Shop<H>, since: Instant, parked: Start, guard: Guard) -> Result<Guard, (Start, Guard)> {
+    let Start { stream, peer, listener, read_ahead, requests, waited, .. } = parked;
     let declined = Some(shop.context.drain.changes());
-    let listener = client.listener.to_string();
-    let (age_ms, waited_ms) = (millis(client.since.elapsed()), millis(waited));
-    let card = Card { listener, peer: peer.clone(), requests, age_ms, waited_ms };
+    let (age_ms, waited_ms) = (millis(since.elapsed()), millis(waited));
+    let name = listener.as_deref().unwrap_or_default().to_owned();
+    let card = Card { listener: name, peer: peer.clone(), requests, age_ms, waited_ms };
     let luggage = Luggage { card, read_ahead };
     let offer = Connection { fd: stream, blob: luggage.pack(), guard };
     shop.connections.offer(offer).await.map_err(|back| {
         let Connection { fd: stream, guard, .. } = back;
-        (Start { stream, peer, read_ahead: luggage.read_ahead, requests, waited, declined }, guard)
+        (Start { stream, peer, listener, read_ahead: luggage.read_ahead, requests, waited, declined }, guard)
     })
 }
 

@@ -25,6 +25,7 @@ use futures_lite::future::{poll_once, yield_now};
 use http_types::{Method, Request, Response, StatusCode};
 use restart_core::{Drain, Phase};
 
+use super::observe::Account;
 use super::wire::buffer;
 use super::wire::deadline::Deadline;
 use super::wire::encode::{self, Manner, Outbox};
@@ -109,6 +110,9 @@ struct Connection<'a, H> {
     context: &'a Context<H>,
     wire: Arc<Wire>,
     peer: Option<String>,
+    listener: Option<Arc<str>>,
+    /// What will be told of the request that is being served, if somebody wants to know.
+    account: Option<Box<Account>>,
     requests: u64,
     watch: Watch,
     deadline: Deadline,
@@ -124,7 +128,7 @@ struct Connection<'a, H> {
 
 impl<'a, H: Handler> Connection<'a, H> {
     fn new(context: &'a Context<H>, start: Start) -> Result<Self, (Reason, u64)> {
-        let Start { stream, peer, read_ahead, requests, waited, declined } = start;
+        let Start { stream, peer, listener, read_ahead, requests, waited, declined } = start;
         let wire = Wire::new(stream, read_ahead).map_err(|error| {
             log::warn!("cannot watch an accepted connection: {error}; it is closed");
             (Reason::Failed, requests)
@@ -133,6 +137,8 @@ impl<'a, H: Handler> Connection<'a, H> {
             context,
             wire: Arc::new(wire),
             peer,
+            listener,
+            account: None,
             requests,
             watch: Watch::default(),
             deadline: Deadline::default(),
@@ -160,9 +166,10 @@ impl<'a, H: Handler> Connection<'a, H> {
                 }
                 State::HandedOver => match self.wire.into_parts() {
                     Ok(Ok((stream, read_ahead))) => {
-                        let Connection { peer, requests, .. } = self;
                         let waited = self.waited + self.waits_since.elapsed();
-                        return End::Parked(Start { stream, peer, read_ahead, requests, waited, declined: None });
+                        let Connection { peer, listener, requests, .. } = self;
+                        let declined = None;
+                        return End::Parked(Start { stream, peer, listener, read_ahead, requests, waited, declined });
                     }
                     Ok(Err(_)) => return End::Server { reason: Reason::Failed, requests: self.requests },
                     Err(wire) => {
@@ -240,6 +247,7 @@ impl<'a, H: Handler> Connection<'a, H> {
         let mut timed = false;
         // With what was read elsewhere, its head's time began there, too.
         let moved = std::mem::take(&mut self.fresh);
+        self.open_account(if moved { self.waited } else { Duration::ZERO });
         loop {
             match self.examine(scanned) {
                 Ok(Examined::Passed(message)) => return State::Request(message),
@@ -271,7 +279,7 @@ impl<'a, H: Handler> Connection<'a, H> {
     }
 
     /// Looks whether the head is complete, and lets it pass or refuses it.
-    fn examine(&self, scanned: usize) -> Result<Examined, Refusal> {
+    fn examine(&mut self, scanned: usize) -> Result<Examined, Refusal> {
         let limits = &self.context.limits;
         let buffer = &mut self.wire.inbound().buffer;
         let length = match head::find(buffer.filled(), scanned, limits)? {
@@ -282,6 +290,9 @@ impl<'a, H: Handler> Connection<'a, H> {
         let head = head::check(bytes, limits)?;
         let request = decode::request(&head, bytes)?;
         let manner = Manner { method: head.method, old: head.old, close: false };
+        if let Some(account) = &mut self.account {
+            account.take_head(bytes, &head.fields);
+        }
         let (keep_alive, framing, expects_continue) = (head.keep_alive, head.framing, head.expects_continue);
         buffer.consume(length);
         Ok(Examined::Passed(Box::new(Message { request, framing, expects_continue, keep_alive, manner })))
@@ -324,8 +335,7 @@ impl<'a, H: Handler> Connection<'a, H> {
             close = self.reason_to_close(&response, manner).await;
         }
         manner.close = close.is_some();
-        match self.send(response, &decoration, manner).await {
-            Ok(()) => {}
+        let sent = match self.send(response, &decoration, manner).await {
             Err(Failure::Unsent(error)) => {
                 let substitute = if let Some(fault) = self.fault() {
                     refusal_of(fault).response()
@@ -335,16 +345,16 @@ impl<'a, H: Handler> Connection<'a, H> {
                 };
                 let reason = self.fault().map_or(Reason::Broken, reason_of);
                 manner.close = true;
-                return match self.send(substitute, &decoration, manner).await {
-                    Ok(()) => State::Closed(Closed::Lingering(reason)),
-                    Err(failure) => closed_by(&failure),
-                };
+                close = Some(reason);
+                self.send(substitute, &decoration, manner).await
             }
-            Err(failure) => return closed_by(&failure),
-        }
-        match close {
-            Some(reason) => State::Closed(Closed::Lingering(reason)),
-            None => self.next().await,
+            sent => sent,
+        };
+        self.close_account();
+        match (sent, close) {
+            (Err(failure), _) => closed_by(&failure),
+            (Ok(()), Some(reason)) => State::Closed(Closed::Lingering(reason)),
+            (Ok(()), None) => self.next().await,
         }
     }
 
@@ -352,11 +362,20 @@ impl<'a, H: Handler> Connection<'a, H> {
         for (name, value) in decoration {
             response.insert_header(name, value.clone());
         }
+        let status = response.status();
         let mut out = Outbox::default();
         let source = encode::head(response, manner, &mut out).map_err(Failure::Unsent)?;
+        let mut uncounted = 0;
+        let sent = match &mut self.account {
+            Some(account) => {
+                (account.status, account.head_bytes) = (status.into(), out.filled().len() as u64);
+                &mut account.sent_bytes
+            }
+            None => &mut uncounted,
+        };
         let timeout = self.context.limits.write_timeout;
         let (wire, deadline) = (&*self.wire, &mut self.deadline);
-        Sending { wire, deadline, timeout, out, source, begun: false, long: false }.run().await
+        Sending { wire, deadline, timeout, out, source, begun: false, sent, long: false }.run().await
     }
 
     /// Why the connection has to be closed after this response, if it has to.
@@ -399,7 +418,13 @@ impl<'a, H: Handler> Connection<'a, H> {
     }
 
     /// Answers what could not be served.
-    fn refuse(&self, refusal: Refusal) -> State {
+    fn refuse(&mut self, refusal: Refusal) -> State {
+        if self.account.is_none() {
+            self.open_account(Duration::ZERO);
+        }
+        if let Some(account) = &mut self.account {
+            account.take_head(self.wire.inbound().buffer.filled(), &[]);
+        }
         let manner = Manner { method: Method::Get, old: false, close: true };
         let close = Some(Reason::Refused(refusal.status.into()));
         State::Response(Box::new(Answer {
@@ -408,6 +433,22 @@ impl<'a, H: Handler> Connection<'a, H> {
             close,
             decoration: self.decoration(None),
         }))
+    }
+
+    /// Begins the account of a request whose first byte came so long ago, if somebody wants to be told of it.
+    fn open_account(&mut self, ago: Duration) {
+        if !self.context.observers.is_empty() {
+            let now = Instant::now();
+            self.account = Some(Account::begun(now.checked_sub(ago).unwrap_or(now)));
+        }
+    }
+
+    /// Tells the observers of a request that is over.
+    fn close_account(&mut self) {
+        if let Some(account) = self.account.take() {
+            let served = account.served(self.listener.as_deref(), self.peer.as_deref());
+            self.context.observers.iter().for_each(|observe| observe(&served));
+        }
     }
 
     /// The headers that every response gets.

@@ -7,11 +7,13 @@
 
 mod connection;
 mod limits;
+mod observe;
 mod wire;
 
 use std::fmt;
 use std::future::Future;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http_types::headers::{HeaderName, HeaderValue};
@@ -20,6 +22,7 @@ use restart_core::Drain;
 
 pub use connection::serve;
 pub use limits::Limits;
+pub use observe::{Observe, Served};
 pub use wire::target::Target;
 
 /// Headers for a response, made from its request: what a [`Decorate`] returns.
@@ -42,12 +45,14 @@ pub struct Context<H> {
     /// Gives headers for every response, also for those that the handler does not make. It is called before the
     /// handler, with the request, and with nothing for what never became one.
     pub decorate: Option<Decorate>,
+    /// Each of these is told of every request that is over.
+    pub observers: Vec<Observe>,
 }
 
 impl<H> Context<H> {
-    /// A context with default limits, which parks and decorates nothing.
+    /// A context with default limits, which parks and decorates nothing, and tells nobody.
     pub fn new(handler: H, drain: Drain) -> Context<H> {
-        Context { handler, limits: Limits::default(), drain, parks: false, decorate: None }
+        Context { handler, limits: Limits::default(), drain, parks: false, decorate: None, observers: Vec::new() }
     }
 }
 
@@ -69,6 +74,8 @@ pub struct Start {
     pub stream: OwnedFd,
     /// Who is at the other end, for the request's `peer_addr`.
     pub peer: Option<String>,
+    /// The name of the listener that accepted it, for the observers.
+    pub listener: Option<Arc<str>>,
     /// What was received already and belongs to no finished request; it may be half a head.
     pub read_ahead: Vec<u8>,
     /// How many requests were answered on it before.
@@ -85,6 +92,7 @@ impl Start {
         Start {
             stream: stream.into(),
             peer,
+            listener: None,
             read_ahead: Vec::new(),
             requests: 0,
             waited: Duration::ZERO,

@@ -46,6 +46,8 @@ pub(crate) struct Sending<'a> {
     pub(crate) out: Outbox,
     pub(crate) source: Source,
     pub(crate) begun: bool,
+    /// Counts the bytes of the response that were sent.
+    pub(crate) sent: &'a mut u64,
     /// Whether the body had more than was declared.
     pub(crate) long: bool,
 }
@@ -119,9 +121,9 @@ impl Sending<'_> {
         if !self.begun && !self.out.filled().is_empty() {
             self.begun = true;
             let interim = self.wire.inbound().body.as_mut().map_or(&b""[..], super::inbound::Body::response_begins);
-            send(self.wire, self.deadline, self.timeout, interim).await?;
+            send(self.wire, self.deadline, self.timeout, interim, &mut 0).await?;
         }
-        send(self.wire, self.deadline, self.timeout, self.out.filled()).await?;
+        send(self.wire, self.deadline, self.timeout, self.out.filled(), self.sent).await?;
         self.out.clear();
         Ok(())
     }
@@ -137,11 +139,20 @@ fn goes_on(body: &mut Body) -> bool {
     peeked.unwrap_or(true)
 }
 
-/// Sends all of `bytes`, giving up on a client that takes none of them for `timeout`.
-async fn send(wire: &Wire, deadline: &mut Deadline, timeout: Duration, mut bytes: &[u8]) -> Result<(), Failure> {
+/// Sends all of `bytes`, giving up on a client that takes none of them for `timeout`. What was sent is added to `sent`.
+async fn send(
+    wire: &Wire,
+    deadline: &mut Deadline,
+    timeout: Duration,
+    mut bytes: &[u8],
+    sent: &mut u64,
+) -> Result<(), Failure> {
     while !bytes.is_empty() {
         match wire.send(bytes) {
-            Ok(count) => bytes = &bytes[count..],
+            Ok(count) => {
+                bytes = &bytes[count..];
+                *sent += count as u64;
+            }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 deadline.set(timeout);
                 poll_fn(|context| {

@@ -1,0 +1,86 @@
+//! What is told of each request once it is over: the one place from which an access log and metrics are fed.
+//!
+//! A connection keeps an [`Account`] while it serves a request, and shows it to the observers as [`Served`] when the last
+//! byte of the response has been given to the kernel, or the response was given up. Nothing is formatted here, and
+//! without observers nothing is kept.
+
+use std::time::{Duration, Instant};
+
+/// A function that learns of each request that is over. It runs within the connection's task: it must not block.
+pub type Observe = Box<dyn Fn(&Served<'_>) + Send + Sync>;
+
+/// A request that is over: answered, refused, or given up while it was answered.
+#[derive(Clone, Copy, Debug)]
+pub struct Served<'a> {
+    /// The listener that accepted the connection, in whichever process, as [`Start::listener`](super::Start::listener).
+    pub listener: Option<&'a str>,
+    /// The other end's address, as [`Start::peer`](super::Start::peer).
+    pub peer: Option<&'a str>,
+    /// The request line as it was received, without its end. Of a refused request it is what had come of it, any bytes.
+    pub line: &'a [u8],
+    /// The `Referer` header as it was received, unless the head was refused.
+    pub referer: Option<&'a [u8]>,
+    /// The `User-Agent` header as it was received, unless the head was refused.
+    pub user_agent: Option<&'a [u8]>,
+    /// The status that was answered.
+    pub status: u16,
+    /// How many bytes after the response's head were sent, chunk framing included.
+    pub body_bytes: u64,
+    /// From the first byte of the request to the last byte of the response.
+    pub duration: Duration,
+}
+
+/// What a connection keeps of the request that it serves.
+#[derive(Debug)]
+pub(super) struct Account {
+    began: Instant,
+    line: Vec<u8>,
+    referer: Option<Vec<u8>>,
+    user_agent: Option<Vec<u8>>,
+    pub(super) status: u16,
+    /// How many bytes of the response were sent, and how many of them were its head.
+    pub(super) sent_bytes: u64,
+    pub(super) head_bytes: u64,
+}
+
+impl Account {
+    /// The account of a request of which the first byte came at `began`.
+    pub(super) fn begun(began: Instant) -> Box<Account> {
+        Box::new(Account {
+            began,
+            line: Vec::new(),
+            referer: None,
+            user_agent: None,
+            status: 0,
+            sent_bytes: 0,
+            head_bytes: 0,
+        })
+    }
+
+    /// Takes down what is told of a head: the `bytes` of it that have come, and its header lines if it has passed.
+    pub(super) fn take_head(&mut self, bytes: &[u8], fields: &[(&str, &[u8])]) {
+        let line = bytes.split(|byte| matches!(byte, b'\r' | b'\n')).next();
+        self.line = line.unwrap_or_default().to_vec();
+        for (name, value) in fields {
+            match name.len() {
+                7 if name.eq_ignore_ascii_case("referer") => self.referer = Some(value.to_vec()),
+                10 if name.eq_ignore_ascii_case("user-agent") => self.user_agent = Some(value.to_vec()),
+                _ => {}
+            }
+        }
+    }
+
+    /// The account as observers see it, now that the request is over.
+    pub(super) fn served<'a>(&'a self, listener: Option<&'a str>, peer: Option<&'a str>) -> Served<'a> {
+        Served {
+            listener,
+            peer,
+            line: &self.line,
+            referer: self.referer.as_deref(),
+            user_agent: self.user_agent.as_deref(),
+            status: self.status,
+            body_bytes: self.sent_bytes.saturating_sub(self.head_bytes),
+            duration: self.began.elapsed(),
+        }
+    }
+}
