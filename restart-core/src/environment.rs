@@ -78,7 +78,7 @@ pub(crate) fn runtime_directory() -> Option<PathBuf> {
 }
 
 /// Whether `-g` stands among the arguments, before any `--`.
-fn has_handover_flag(args: &[OsString]) -> bool {
+pub(crate) fn has_handover_flag(args: &[OsString]) -> bool {
     args.iter().skip(1).take_while(|arg| *arg != "--").any(|arg| arg == HANDOVER_FLAG)
 }
 

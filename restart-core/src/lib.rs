@@ -54,7 +54,7 @@
 //! # What the application has to do
 //!
 //! - Call [`Builder::start`] before any thread exists, and poll [`Generation::run`] for as long as the process serves.
-//! - Be ready to serve when it first polls it; give up with [`Generation::fail`].
+//! - Be ready to serve when it first polls it; give up with [`Generation::fail`], or with [`decline`] before the start.
 //! - Hold each connection's [`Guard`] until it ends, and end connections when [`Drain::phase`] is no longer
 //!   [`Phase::Serving`], after the request in flight.
 //! - Take datagram sockets from [`Generation::socket`]; all living generations read from the same one.
@@ -97,4 +97,5 @@ pub use generation::{
     Builder, DRAIN_TIMEOUT_DEFAULT, Generation, MAX_DRAINING_DEFAULT, PROBATION_DEFAULT, READY_TIMEOUT_DEFAULT, State,
 };
 pub use listeners::{Accepted, Listener, Origin};
+pub use predecessor::decline;
 pub use supervisor::supervise;

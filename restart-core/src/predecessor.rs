@@ -3,6 +3,7 @@
 //! Runs before any thread exists, and so blocks, with a deadline. What came is checked here; whether it is wanted is
 //! the application's configuration.
 
+use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,6 +11,7 @@ use std::time::Duration;
 use async_io::{Timer, block_on};
 use futures_lite::future;
 
+use crate::environment::has_handover_flag;
 use crate::error::Error;
 use crate::generation::State;
 use crate::handover::{
@@ -33,6 +35,20 @@ pub(crate) struct Predecessor {
     pub(crate) mark: ReloadMark,
     /// The channels to the generations that drain, of use if the predecessor vanishes before its commit.
     pub(crate) older: Vec<(Link, OwnedFd)>,
+}
+
+/// Tells the predecessor that started this process, if there is one, why it cannot serve, and says whether there was
+/// one to tell. The predecessor serves on, and passes the reason on to whoever asked for the reload.
+///
+/// For what goes wrong before [`Builder::start`](crate::Builder::start), such as a configuration that is refused; end
+/// the process afterwards. Never blocks.
+pub fn decline(reason: &str) -> bool {
+    let args: Vec<OsString> = std::env::args_os().collect();
+    if !has_handover_flag(&args) {
+        return false;
+    }
+    let Ok(Some(socket)) = take_channel() else { return false };
+    Channel::adopt(socket).is_ok_and(|channel| channel.try_send(&Message::failed(reason), &[]).is_ok())
 }
 
 /// Takes the handover socket off standard input, if there is one.

@@ -1,32 +1,62 @@
-//! The command line: which commands and flags there are, their environment variables, and the help that teaches them.
+//! The command line: which commands and flags there are, their environment variables, their keys in the configuration
+//! file, and the help that teaches them.
 //!
 //! It decides nothing about values. Each stays the text that was typed, together with where it came from, so that
 //! `config` can refuse it by the name that the user knows. Two conveniences live here: without a command `serve` is
 //! meant, and a leading `-g`, which a reload inserts as the first argument, belongs to the command behind it.
 
-use std::collections::BTreeMap;
 use std::env;
 use std::ffi::{OsStr, OsString};
 use std::fmt::{self, Write as _};
+use std::path::Path;
 
+use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{ArgAction, ArgMatches, Args, Command as Clap, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::exit;
 
+mod effective;
+mod file;
+
+pub(crate) use effective::effective;
+use file::File;
+pub use file::Place;
+
 /// What comes before the name of a flag in the name of its environment variable.
 const VARIABLE_PREFIX: &str = "REBORN_";
 
-/// Reads a command line, the program's name first, and the environment.
+/// Reads a command line, the program's name first, the environment, and the configuration file where one is named.
 ///
 /// The error holds what to print and its exit code, also for `--help` and `--version`: `error.exit()` does it all.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, clap::Error> {
-    let matches = command().try_get_matches_from(with_default_command(arguments))?;
+    let arguments = with_default_command(arguments);
+    let mut matches = command().try_get_matches_from(&arguments)?;
+    let mut file = None;
+    if let Some((name, path)) = configuration(&matches) {
+        let plain = command();
+        let serve = plain.find_subcommand(&name).expect("clap has matched it");
+        let read = File::read(Path::new(&path), serve);
+        let read = read.map_err(|reason| clap::Error::raw(ErrorKind::ValueValidation, reason + "\n"))?;
+        matches = plain.mut_subcommand(name, |serve| read.applied(serve)).try_get_matches_from(arguments)?;
+        file = Some(read);
+    }
     let mut command = Cli::from_arg_matches(&matches)?.command;
-    if let (Command::Serve(serve), Some((_, given))) = (&mut command, matches.subcommand()) {
-        serve.origins = Origins::of(given);
+    if let (Command::Serve(serve) | Command::Check(serve), Some((_, given))) = (&mut command, matches.subcommand()) {
+        serve.origins = Origins { matches: given.clone(), file };
+        if serve.origins.get("listen") == Origin::Variable {
+            let texts = serve.listen.iter().flat_map(|text| text.split(','));
+            serve.listen = texts.map(|text| text.trim().to_owned()).collect();
+        }
     }
     Ok(command)
+}
+
+/// The command that takes a configuration, and the file that is to be read for it.
+fn configuration(matches: &ArgMatches) -> Option<(String, OsString)> {
+    let (name, given) = matches.subcommand().filter(|(name, _)| ["serve", "check"].contains(name))?;
+    let path = given.get_one::<OsString>("config").filter(|path| !path.is_empty())?;
+    Some((name.to_owned(), path.clone()))
 }
 
 /// The whole command line as clap knows it, for parsing, and for whoever makes man pages and completions of it.
@@ -43,7 +73,7 @@ pub fn command() -> Clap {
 /// service to it when it is ready, and no client notices.
 #[derive(Debug, Parser)]
 #[command(name = "reborn", version, subcommand_required = true)]
-#[command(override_usage = "reborn [serve] [FLAGS]\n       reborn reload|status|stop [FLAGS]")]
+#[command(override_usage = "reborn [serve] [FLAGS]\n       reborn check|reload|status|stop [FLAGS]")]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -55,6 +85,9 @@ pub enum Command {
     /// Serve; this is what happens without a command
     #[command(after_help = SERVE_FOOTER)]
     Serve(Box<ServeArgs>),
+    /// Check the configuration and print it, with where each value came from; touches nothing
+    #[command(after_help = CHECK_FOOTER)]
+    Check(Box<ServeArgs>),
     /// Replace the running server by the program that is now on disk, and tell the outcome
     Reload(ClientArgs),
     /// Show what runs: generations, listeners, the last reload
@@ -73,6 +106,11 @@ Environment: each flag but -g is also a variable, and the flag wins.
   --idle-timeout 5s is REBORN_IDLE_TIMEOUT=5s, --demo is REBORN_DEMO=true.
   An empty value is as good as none: --root= undoes REBORN_ROOT.
 
+Configuration file: with --config FILE, each flag but -g is also a key of a TOML file, below both.
+  idle-timeout = \"5s\"
+  listen = [\"web=0.0.0.0:80\", \"local=unix:/run/web.sock\"]
+  A reload reads it afresh. `reborn check` shows what holds, and from where.
+
 Signals: HUP and USR2 reload, TERM and INT stop gracefully.
 
 Examples:
@@ -80,9 +118,17 @@ Examples:
   reborn serve --listen web=127.0.0.1:8080 --listen local=unix:/run/web.sock
   REBORN_DEMO=true REBORN_DRAIN_TIMEOUT=1m reborn serve";
 
+const CHECK_FOOTER: &str = "\
+It takes what `reborn serve` takes; run it with the new program before a reload. What it prints is a configuration
+file: each value, and behind it the flag, the variable or the line of the file that it came from.";
+
 /// The flags of `serve`, as typed.
 #[derive(Args, Debug)]
 pub struct ServeArgs {
+    /// Read what is neither a flag nor a variable from this TOML file; a reload reads it afresh
+    #[arg(long, env = "REBORN_CONFIG", value_name = "FILE", help_heading = "Configuration")]
+    pub config: Option<OsString>,
+
     /// Serve the plain files in DIR
     #[arg(long, env = "REBORN_ROOT", value_name = "DIR", help_heading = "What is served")]
     pub root: Option<OsString>,
@@ -211,7 +257,7 @@ pub struct StatusArgs {
 }
 
 /// Where a value came from.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Origin {
     /// Nobody said anything: the default.
     #[default]
@@ -220,35 +266,44 @@ pub enum Origin {
     Flag,
     /// An environment variable.
     Variable,
+    /// The configuration file.
+    File(Place),
 }
 
 impl Origin {
-    /// How the user calls the value that clap knows by this id: `--head-bytes` or `REBORN_HEAD_BYTES`.
-    pub fn name(self, id: &str) -> String {
+    /// How the user calls the value that clap knows by this id: `--head-bytes`, `REBORN_HEAD_BYTES` or
+    /// `reborn.toml:3: head-bytes`.
+    pub fn name(&self, id: &str) -> String {
+        let name = id.replace('_', "-");
         match self {
             Self::Variable => format!("{VARIABLE_PREFIX}{}", id.to_uppercase()),
-            Self::Flag | Self::Default => format!("--{}", id.replace('_', "-")),
+            Self::Flag | Self::Default => format!("--{name}"),
+            Self::File(place) => format!("{place}: {name}"),
         }
     }
 }
 
 /// Where the values of one command line came from, by clap's id.
 #[derive(Clone, Debug, Default)]
-pub struct Origins(BTreeMap<String, Origin>);
+pub struct Origins {
+    matches: ArgMatches,
+    file: Option<File>,
+}
 
 impl Origins {
-    fn of(matches: &ArgMatches) -> Self {
-        let origin = |id: &str| match matches.value_source(id) {
-            Some(ValueSource::CommandLine) => Origin::Flag,
-            Some(ValueSource::EnvVariable) => Origin::Variable,
-            _ => Origin::Default,
-        };
-        Self(matches.ids().map(|id| (id.to_string(), origin(id.as_str()))).collect())
-    }
-
     /// Where the value with this id came from.
     pub fn get(&self, id: &str) -> Origin {
-        self.0.get(id).copied().unwrap_or_default()
+        match self.matches.value_source(id) {
+            Some(ValueSource::CommandLine) => Origin::Flag,
+            Some(ValueSource::EnvVariable) => Origin::Variable,
+            _ => self.file.as_ref().and_then(|file| file.place(id)).map_or(Origin::Default, Origin::File),
+        }
+    }
+
+    /// The one text that was given for this id, or is its default; none where it is empty.
+    fn text(&self, id: &str) -> Option<String> {
+        let text = self.matches.get_raw(id)?.next()?.to_string_lossy().into_owned();
+        (!text.is_empty()).then_some(text)
     }
 }
 
@@ -287,6 +342,7 @@ Without a command it serves, with all flags of `reborn serve --help`:
   reborn                                  a page about itself on http://127.0.0.1:8080
   reborn --root /srv/www --listen 0.0.0.0:80
   reborn --demo                           something to try reloads with
+  reborn --config /etc/reborn.toml        all flags from a file
 
 Replace it while it serves, from another terminal:
   reborn reload
@@ -305,6 +361,7 @@ impl fmt::Display for Command {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {
             Self::Serve(_) => "serve",
+            Self::Check(_) => "check",
             Self::Reload(_) => "reload",
             Self::Status(_) => "status",
             Self::Stop(_) => "stop",
@@ -449,7 +506,7 @@ mod tests {
             assert_eq!(flag.get_env().unwrap().to_str().unwrap(), Origin::Variable.name(id));
             assert_eq!(format!("--{}", flag.get_long().unwrap()), Origin::Flag.name(id));
             let text = flag.get_help().unwrap().to_string();
-            let off = ["root", "demo", "pid_file", "reload_signal", "foreground"].contains(&id);
+            let off = ["config", "root", "demo", "pid_file", "reload_signal", "foreground"].contains(&id);
             let has_default = !flag.get_default_values().is_empty() || text.contains("[default: ");
             assert!(has_default != off, "{id}: {text}");
         }
@@ -492,11 +549,60 @@ mod tests {
     fn a_bad_variable_is_named_and_an_empty_flag_undoes_it() {
         let bad = parse_with_environment("", &[("REBORN_ROOT", "/nonexistent")]);
         assert!(bad.starts_with(r#"REBORN_ROOT "/nonexistent": No such file"#), "{bad}");
+        let bad = parse_with_environment("", &[("REBORN_LISTEN", "a=@a,")]);
+        assert!(bad.starts_with(r#"REBORN_LISTEN "a=@a,": "" is no address"#), "{bad}");
         let bad = parse_with_environment("", &[("REBORN_DEMO", "maybe")]);
         assert!(bad.starts_with(r#"REBORN_DEMO "maybe": neither true nor false"#), "{bad}");
         let undone = parse_with_environment("--root=", &[("REBORN_ROOT", "/nonexistent")]);
         assert!(undone.contains("root: None"), "{undone}");
         let undone = parse_with_environment("--demo=false", &[("REBORN_DEMO", "true")]);
         assert!(undone.contains("demo: false"), "{undone}");
+    }
+
+    #[test]
+    fn a_flag_wins_over_a_variable_over_the_file_over_the_default() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("reborn.toml");
+        std::fs::write(&file, "idle-timeout = \"1s\"\nhead-timeout = \"1s\"\nbody-timeout = \"1s\"\n").unwrap();
+        let environment =
+            [("REBORN_CONFIG", file.to_str().unwrap()), ("REBORN_IDLE_TIMEOUT", "2s"), ("REBORN_HEAD_TIMEOUT", "2s")];
+        let config = parse_with_environment("--idle-timeout 3s", &environment);
+        for part in ["idle_timeout: 3s", "head_timeout: 2s", "body_timeout: 1s", "write_timeout: 20s"] {
+            assert!(config.contains(part), "{part} in {config}");
+        }
+    }
+
+    #[test]
+    fn a_refused_value_of_the_file_is_named_by_its_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("reborn.toml");
+        std::fs::write(&file, "demo = true\nidle-timeout = 10\n").unwrap();
+        let words = format!("--config {}", file.display());
+        let error = Config::new(&serve(&words)).unwrap_err().to_string();
+        let expected = format!(r#"{}:2: idle-timeout "10": not a duration"#, file.display());
+        assert!(error.starts_with(&expected) && error.contains("such as 300ms"), "{error}");
+        std::fs::write(&file, "deno = true\n").unwrap();
+        let error = parse_words(&words).unwrap_err();
+        let expected = format!("error: {}:1: unknown key \"deno\"; did you mean \"demo\"?\n", file.display());
+        assert_eq!((error.to_string(), error.exit_code()), (expected, i32::from(exit::USAGE)));
+        assert!(serve("--config=").config.is_some(), "an empty path names no file");
+    }
+
+    #[test]
+    fn every_flag_of_serve_but_those_about_the_start_is_a_key_of_the_file() {
+        let command = command();
+        let serve = command.find_subcommand("serve").unwrap();
+        let is_key = |flag: &clap::Arg| file::keys(serve).any(|key| key.get_id() == flag.get_id());
+        let others: Vec<_> = serve.get_arguments().filter(|flag| !is_key(flag)).map(|flag| flag.get_id()).collect();
+        assert_eq!(others, ["config", "graceful"], "no other flag lacks a key");
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("reborn.toml");
+        for key in file::keys(serve) {
+            let (id, long) = (key.get_id().as_str(), key.get_long().unwrap());
+            std::fs::write(&path, format!("\n\n{long} = \"7\"\n")).unwrap();
+            let given = self::serve(&format!("--config {}", path.display())).origins;
+            assert_eq!(given.get(id).name(id), format!("{}:3: {long}", path.display()));
+            assert_eq!(given.text(id).as_deref(), Some("7"));
+        }
     }
 }

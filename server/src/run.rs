@@ -1,4 +1,4 @@
-//! What the program does: serve, or command a running server.
+//! What the program does: serve, check a configuration, or command a running server.
 //!
 //! Owns the order in which the parts start: the command line and the configuration before anything exists, the
 //! generation before any thread, the log's writer after the signal handlers stand. Every way out passes through here,
@@ -50,81 +50,111 @@ pub const VERSION: &str = match option_env!("REBORN_VERSION") {
 /// }
 /// ```
 pub fn run<H: Handler + 'static>(handler: H) -> ExitCode {
-    program(|config, _| {
-        if config.root.is_some() || config.demo {
-            return Err(Refused::Usage("--root and --demo: this program has an application of its own".to_owned()));
-        }
-        Ok(Service::new(handler))
-    })
+    let verify = |config: &Config| match config.root.is_some() || config.demo {
+        true => Err("root and demo: this program has an application of its own; leave them out".to_owned()),
+        false => Ok(()),
+    };
+    program(verify, |_, _| Ok(Service::new(handler)))
 }
 
 /// Runs the `reborn` program itself, with its default application.
 pub fn run_default() -> ExitCode {
-    program(|config, generation| {
-        let identity = Identity {
-            pid: std::process::id(),
-            generation: generation.number(),
-            version: VERSION.to_owned(),
-            started: Instant::now(),
-        };
-        let app = App::new(AppConfig { root: config.root.clone(), demo: config.demo, identity })?;
-        let decorating = app.clone();
-        let mut service = Service::new(move |request: Request| {
-            let app = app.clone();
-            async move { http_types::Result::<Response>::Ok(app.respond(request).await) }
-        });
-        if config.demo {
-            service.decorate = Some(Box::new(move |request| decorating.signature(request)));
-        }
-        Ok(service)
-    })
+    program(
+        |_| Ok(()),
+        |config, generation| {
+            let identity = Identity {
+                pid: std::process::id(),
+                generation: generation.number(),
+                version: VERSION.to_owned(),
+                started: Instant::now(),
+            };
+            let app = App::new(AppConfig { root: config.root.clone(), demo: config.demo, identity })?;
+            let decorating = app.clone();
+            let mut service = Service::new(move |request: Request| {
+                let app = app.clone();
+                async move { http_types::Result::<Response>::Ok(app.respond(request).await) }
+            });
+            if config.demo {
+                service.decorate = Some(Box::new(move |request| decorating.signature(request)));
+            }
+            Ok(service)
+        },
+    )
 }
 
-/// Why there is no application.
-enum Refused {
-    /// What was asked for cannot be.
-    Usage(String),
-    /// It could not be set up.
-    Failed(io::Error),
-}
-
-impl From<io::Error> for Refused {
-    fn from(error: io::Error) -> Refused {
-        Refused::Failed(error)
-    }
-}
+/// Whether a configuration suits the program's application, and if not, why.
+type Verify = fn(&Config) -> Result<(), String>;
 
 fn program<H: Handler + 'static>(
-    application: impl FnOnce(&Config, &Generation) -> Result<Service<H>, Refused>,
+    verify: Verify,
+    application: impl FnOnce(&Config, &Generation) -> io::Result<Service<H>>,
 ) -> ExitCode {
     let code = match cli::parse(std::env::args_os()) {
-        Ok(Command::Serve(args)) => serve_command(&args, application),
+        Ok(Command::Serve(args)) => match configuration(&args, verify) {
+            Ok(config) => serve_command(&config, application),
+            Err(reason) => refuse(&reason),
+        },
+        Ok(Command::Check(args)) => check(&args, verify),
         Ok(Command::Reload(args)) => client_command(&args, reload),
         Ok(Command::Status(StatusArgs { client, json })) => client_command(&client, |client| status(client, json)),
         Ok(Command::Stop(args)) => client_command(&args, stop),
-        Err(error) => error.exit(),
+        Err(error) => {
+            if error.use_stderr() && tell_predecessor(&error) {
+                exit::USAGE
+            } else {
+                error.exit()
+            }
+        }
     };
     ExitCode::from(code)
 }
 
-fn serve_command<H: Handler + 'static>(
-    args: &ServeArgs,
-    application: impl FnOnce(&Config, &Generation) -> Result<Service<H>, Refused>,
-) -> u8 {
-    let config = match Config::new(args) {
-        Ok(config) => config,
-        Err(error) => {
-            eprintln!("reborn: {error}");
-            return exit::USAGE;
+fn configuration(args: &ServeArgs, verify: Verify) -> Result<Config, String> {
+    let config = Config::new(args).map_err(|error| error.to_string())?;
+    verify(&config).map(|()| config)
+}
+
+/// Says why nothing is started: to the predecessor, whose reload fails with it, or to the person who typed it.
+fn refuse(reason: &str) -> u8 {
+    if !restart_core::decline(reason) {
+        eprintln!("reborn: {reason}");
+    }
+    exit::USAGE
+}
+
+/// A command line that this version does not understand, or a file that it cannot read, is the reason why a reload
+/// fails; its first line says all.
+fn tell_predecessor(error: &clap::Error) -> bool {
+    let text = error.to_string();
+    let line = text.lines().next().unwrap_or_default();
+    restart_core::decline(line.strip_prefix("error: ").unwrap_or(line))
+}
+
+fn check(args: &ServeArgs, verify: Verify) -> u8 {
+    match configuration(args, verify) {
+        Ok(_) => {
+            // Whoever reads it may have gone.
+            let _ = io::stdout().write_all(cli::effective(args).as_bytes());
+            exit::OK
         }
-    };
+        Err(reason) => {
+            eprintln!("reborn: {reason}");
+            exit::USAGE
+        }
+    }
+}
+
+fn serve_command<H: Handler + 'static>(
+    config: &Config,
+    application: impl FnOnce(&Config, &Generation) -> io::Result<Service<H>>,
+) -> u8 {
     if config.foreground && !config.graceful {
         return supervise();
     }
     let logs = Logs::install(config.log.as_deref());
     let ledger = Arc::new(Ledger::default());
-    let code = match builder(&config, &ledger).start() {
-        Ok(generation) => start_application(&config, generation, &logs, &ledger, application),
+    let code = match builder(config, &ledger).start() {
+        Ok(generation) => start_application(config, generation, &logs, &ledger, application),
         Err(error) => {
             log::error!("cannot serve: {error}");
             exit::FAILED
@@ -157,20 +187,26 @@ fn start_application<H: Handler + 'static>(
     generation: Generation,
     logs: &Logs,
     ledger: &Arc<Ledger>,
-    application: impl FnOnce(&Config, &Generation) -> Result<Service<H>, Refused>,
+    application: impl FnOnce(&Config, &Generation) -> io::Result<Service<H>>,
 ) -> u8 {
     if let Err(error) = logs.start_writer() {
         // Without its thread the log is silent; that is no reason not to serve.
         eprintln!("reborn: the log cannot be written: {error}");
     }
-    let (reason, code) = match application(config, &generation) {
-        Ok(service) => return if serve(config, generation, service, ledger).success { exit::OK } else { exit::FAILED },
-        Err(Refused::Usage(reason)) => (reason, exit::USAGE),
-        Err(Refused::Failed(error)) => (error.to_string(), exit::FAILED),
-    };
-    log::error!("cannot serve: {reason}");
-    generation.fail(&reason);
-    code
+    match application(config, &generation) {
+        Ok(service) => {
+            if serve(config, generation, service, ledger).success {
+                exit::OK
+            } else {
+                exit::FAILED
+            }
+        }
+        Err(error) => {
+            log::error!("cannot serve: {error}");
+            generation.fail(&error.to_string());
+            exit::FAILED
+        }
+    }
 }
 
 fn builder(config: &Config, ledger: &Arc<Ledger>) -> Builder {

@@ -6,7 +6,6 @@
 use restart_core::Endpoint;
 
 use super::{Error, Setting, joined};
-use crate::cli::Origin;
 
 /// What is listened on where nothing was asked for and no socket was inherited.
 pub const DEFAULT_LISTEN: &str = "http=127.0.0.1:8080";
@@ -16,15 +15,11 @@ const DEFAULT_NAME: &str = "http";
 
 const ADVICE: &str = "write [NAME=]ADDR, such as 127.0.0.1:8080, [::1]:8080, web=unix:/run/web.sock or @abstract";
 
-/// Gives the list as it is wanted: from a variable it comes as one text with commas.
+/// Gives the list as it is wanted.
 pub(super) fn check(setting: &Setting, given: &[String]) -> Result<Vec<Endpoint>, Error> {
-    let texts: Vec<&str> = match setting.origin {
-        Origin::Variable => given.iter().flat_map(|text| text.split(',')).map(str::trim).collect(),
-        Origin::Flag | Origin::Default => given.iter().map(String::as_str).collect(),
-    };
     let refuse = |cause: String, advice: &str| setting.refuse(joined(given), cause, advice);
-    let mut endpoints: Vec<Endpoint> = Vec::with_capacity(texts.len());
-    for text in texts {
+    let mut endpoints: Vec<Endpoint> = Vec::with_capacity(given.len());
+    for text in given {
         let number = endpoints.len() + 1;
         let name = if number == 1 { DEFAULT_NAME.to_owned() } else { format!("{DEFAULT_NAME}-{number}") };
         let endpoint = Endpoint::parse(text, &name).map_err(|error| refuse(error.to_string(), ADVICE))?;
@@ -46,6 +41,7 @@ pub(super) fn check(setting: &Setting, given: &[String]) -> Result<Vec<Endpoint>
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::Origin;
 
     fn checked(origin: Origin, given: &[&str]) -> Result<Vec<String>, String> {
         let given = given.iter().map(|&text| text.to_owned()).collect::<Vec<_>>();
@@ -59,11 +55,6 @@ mod tests {
         let expected = ["http=127.0.0.1:8080", "http-2=[::1]:8080", "http-3=unix:/run/a,b=c", "x=unix:@y=z"];
         assert_eq!(checked(Origin::Flag, &given).unwrap(), expected);
         assert_eq!(checked(Origin::Default, &[]).unwrap(), [""; 0]);
-    }
-
-    #[test]
-    fn a_variable_holds_several_with_commas() {
-        assert_eq!(checked(Origin::Variable, &["a=@a, b=@b"]).unwrap(), ["a=unix:@a", "b=unix:@b"]);
     }
 
     #[test]
@@ -81,7 +72,7 @@ mod tests {
             let error = checked(Origin::Flag, given).unwrap_err();
             assert!(error.contains(expected), "{error}");
         }
-        let error = checked(Origin::Variable, &["a=@a,"]).unwrap_err();
+        let error = checked(Origin::Variable, &["a=@a", ""]).unwrap_err();
         assert!(error.starts_with("REBORN_LISTEN \"a=@a,\": \"\" is no address"), "{error}");
     }
 }
