@@ -31,11 +31,20 @@ pub struct Identity {
     pub started: Instant,
 }
 
+/// Which plain files are served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FilesConfig {
+    /// Their directory.
+    pub root: PathBuf,
+    /// Whether symlinks in it are followed, also out of it.
+    pub follow_symlinks: bool,
+}
+
 /// What the application is to serve.
 #[derive(Clone, Debug)]
 pub struct AppConfig {
-    /// The directory of the plain files.
-    pub root: Option<PathBuf>,
+    /// The plain files.
+    pub files: Option<FilesConfig>,
     /// Whether to serve the demonstration.
     pub demo: bool,
     /// Who answers.
@@ -66,8 +75,8 @@ const READABLE: &[Method] = &[Method::Get, Method::Head, Method::Options];
 impl App {
     /// Opens the root directory. An error says why its files could not be served.
     pub fn new(config: AppConfig) -> io::Result<Self> {
-        let AppConfig { root, demo, identity } = config;
-        let files = root.as_deref().map(files::Files::open).transpose()?;
+        let AppConfig { files, demo, identity } = config;
+        let files = files.as_ref().map(files::Files::open).transpose()?;
         Ok(Self(Arc::new(Inner { files, demo, identity })))
     }
 
@@ -110,7 +119,7 @@ impl App {
         match (resource, &self.0.files) {
             (Resource::Page, _) => page::about(&self.0.identity),
             (Resource::Demo(resource), _) => demo::answer(resource, request, &target, id, &self.0.identity).await,
-            (Resource::Files, Some(files)) => files.answer(&target.path).await,
+            (Resource::Files, Some(files)) => files.answer(&request, &target).await,
             (Resource::Files | Resource::Server, _) => not_found(),
         }
     }
@@ -181,7 +190,8 @@ mod tests {
     }
 
     fn app(root: Option<PathBuf>, demo: bool) -> App {
-        App::new(AppConfig { root, demo, identity: identity() }).unwrap()
+        let files = root.map(|root| FilesConfig { root, follow_symlinks: false });
+        App::new(AppConfig { files, demo, identity: identity() }).unwrap()
     }
 
     pub(super) fn request(method: Method, target: &str) -> Request {
@@ -293,7 +303,8 @@ mod tests {
 
     #[test]
     fn a_root_that_is_missing_is_an_error_that_names_it() {
-        let config = AppConfig { root: Some("/nonexistent/root".into()), demo: false, identity: identity() };
+        let files = Some(FilesConfig { root: "/nonexistent/root".into(), follow_symlinks: false });
+        let config = AppConfig { files, demo: false, identity: identity() };
         let error = App::new(config).unwrap_err().to_string();
         assert!(error.contains("/nonexistent/root"), "{error}");
     }

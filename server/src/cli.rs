@@ -133,6 +133,11 @@ pub struct ServeArgs {
     #[arg(long, env = "REBORN_ROOT", value_name = "DIR", help_heading = "What is served")]
     pub root: Option<OsString>,
 
+    /// Follow symlinks in DIR, also out of it; else what is behind one is not served (DIR itself may be one)
+    #[arg(long, env = "REBORN_FOLLOW_SYMLINKS", value_name = "BOOL", help_heading = "What is served")]
+    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub follow_symlinks: Option<String>,
+
     /// Serve /, /fast, /slow and /echo to try reloads with; answers carry x-pid and x-generation
     #[arg(long, env = "REBORN_DEMO", value_name = "BOOL", help_heading = "What is served")]
     #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
@@ -506,7 +511,8 @@ mod tests {
             assert_eq!(flag.get_env().unwrap().to_str().unwrap(), Origin::Variable.name(id));
             assert_eq!(format!("--{}", flag.get_long().unwrap()), Origin::Flag.name(id));
             let text = flag.get_help().unwrap().to_string();
-            let off = ["config", "root", "demo", "pid_file", "reload_signal", "foreground"].contains(&id);
+            let off =
+                ["config", "root", "follow_symlinks", "demo", "pid_file", "reload_signal", "foreground"].contains(&id);
             let has_default = !flag.get_default_values().is_empty() || text.contains("[default: ");
             assert!(has_default != off, "{id}: {text}");
         }
@@ -554,7 +560,7 @@ mod tests {
         let bad = parse_with_environment("", &[("REBORN_DEMO", "maybe")]);
         assert!(bad.starts_with(r#"REBORN_DEMO "maybe": neither true nor false"#), "{bad}");
         let undone = parse_with_environment("--root=", &[("REBORN_ROOT", "/nonexistent")]);
-        assert!(undone.contains("root: None"), "{undone}");
+        assert!(undone.contains("files: None"), "{undone}");
         let undone = parse_with_environment("--demo=false", &[("REBORN_DEMO", "true")]);
         assert!(undone.contains("demo: false"), "{undone}");
     }

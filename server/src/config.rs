@@ -17,6 +17,7 @@ use std::time::Duration;
 use log::LevelFilter;
 use restart_core::Endpoint;
 
+use crate::app::FilesConfig;
 use crate::cli::{Origin, ServeArgs};
 use crate::http;
 
@@ -41,8 +42,8 @@ const GIB: u64 = 1024 * MIB;
 /// The configuration of one generation. Each field is what its flag says, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// The directory whose files are served: it exists, and the path is absolute without symlinks.
-    pub root: Option<PathBuf>,
+    /// The files that are served: their directory exists, and its path is absolute without symlinks.
+    pub files: Option<FilesConfig>,
     /// Whether the demonstration is served.
     pub demo: bool,
     /// The endpoints that were asked for; empty means [`DEFAULT_LISTEN`] where none was inherited.
@@ -93,7 +94,7 @@ impl Config {
     /// Checks what was typed. The first value that is refused is the error.
     pub fn new(args: &ServeArgs) -> Result<Self, Error> {
         Ok(Self {
-            root: setting(args, "root").directory(args.root.as_deref())?,
+            files: files(args)?,
             demo: setting(args, "demo").boolean(args.demo.as_deref())?,
             listen: listen::check(&setting(args, "listen"), &args.listen)?,
             control: setting(args, "control").socket_path(args.control.as_deref())?,
@@ -139,6 +140,13 @@ impl Limits {
         };
         Ok(Self { connections: setting(args, "connections").number(&args.connections, 1..=1_000_000)?, http })
     }
+}
+
+/// Which files are served, if any are.
+fn files(args: &ServeArgs) -> Result<Option<FilesConfig>, Error> {
+    let follow_symlinks = setting(args, "follow_symlinks").boolean(args.follow_symlinks.as_deref())?;
+    let root = setting(args, "root").directory(args.root.as_deref())?;
+    Ok(root.map(|root| FilesConfig { root, follow_symlinks }))
 }
 
 /// A value that was refused.
@@ -331,7 +339,7 @@ mod tests {
     fn the_defaults_are_those_of_the_help() {
         let seconds = Duration::from_secs;
         let config = config(&[]).unwrap();
-        assert_eq!((config.root, config.demo, config.graceful, config.log), (None, false, false, None));
+        assert_eq!((config.files, config.demo, config.graceful, config.log), (None, false, false, None));
         assert_eq!((config.control, config.pid_file), (None, None));
         assert!(config.listen.is_empty());
         assert!(config.threads >= 1);
@@ -430,7 +438,8 @@ mod tests {
         fs::create_dir(&release).unwrap();
         std::os::unix::fs::symlink(&release, &current).unwrap();
         let config = config(&["--root", current.to_str().unwrap()]).unwrap();
-        assert_eq!(config.root, Some(release.canonicalize().unwrap()));
+        let root = release.canonicalize().unwrap();
+        assert_eq!(config.files, Some(FilesConfig { root, follow_symlinks: false }));
     }
 
     #[test]

@@ -50,7 +50,7 @@ pub const VERSION: &str = match option_env!("REBORN_VERSION") {
 /// }
 /// ```
 pub fn run<H: Handler + 'static>(handler: H) -> ExitCode {
-    let verify = |config: &Config| match config.root.is_some() || config.demo {
+    let verify = |config: &Config| match config.files.is_some() || config.demo {
         true => Err("root and demo: this program has an application of its own; leave them out".to_owned()),
         false => Ok(()),
     };
@@ -68,7 +68,7 @@ pub fn run_default() -> ExitCode {
                 version: VERSION.to_owned(),
                 started: Instant::now(),
             };
-            let app = App::new(AppConfig { root: config.root.clone(), demo: config.demo, identity })?;
+            let app = App::new(AppConfig { files: config.files.clone(), demo: config.demo, identity })?;
             let decorating = app.clone();
             let mut service = Service::new(move |request: Request| {
                 let app = app.clone();

@@ -170,7 +170,7 @@ mod tests {
     use crate::app::{App, AppConfig};
 
     fn app() -> App {
-        App::new(AppConfig { root: None, demo: true, identity: identity() }).unwrap()
+        App::new(AppConfig { files: None, demo: true, identity: identity() }).unwrap()
     }
 
     fn respond(request: Request) -> (Response, String) {

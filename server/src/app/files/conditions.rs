@@ -1,0 +1,309 @@
+//! Whether a request's conditions hold (RFC 9110, section 13), and the validators that they are compared with.
+//!
+//! Pure: it sees headers, the facts of a file and the time. Evaluated in the order of section 13.2.2. It reads lists of
+//! entity tags itself because `http_types` splits them within the quotes and refuses a list for one bad member.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::time::{Duration, SystemTime};
+
+/// How long a file has to be left alone until its tag is a strong one: timestamps have a resolution, and within it two
+/// changes look like one.
+const SETTLED_AFTER: Duration = Duration::from_secs(1);
+
+/// What tells one state of a file from another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Facts {
+    /// The file's number in its file system: a file that was put in another's place has another.
+    pub(super) inode: u64,
+    /// Its length in bytes.
+    pub(super) length: u64,
+    /// When its content changed last, as far as its owner says so.
+    pub(super) modified: SystemTime,
+    /// When anything about it changed last; nobody can set this one back.
+    pub(super) changed: SystemTime,
+}
+
+/// The validators of a response.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Validators {
+    /// What stands between the quotes.
+    tag: String,
+    is_strong: bool,
+    modified: Option<SystemTime>,
+}
+
+impl Validators {
+    /// Those of a file as it is `now`.
+    pub(super) fn of(facts: &Facts, now: SystemTime) -> Self {
+        let mut hasher = DefaultHasher::new();
+        facts.hash(&mut hasher);
+        let age = now.duration_since(facts.changed).unwrap_or_default();
+        // A date in the future would say nothing; HTTP has whole seconds, and none before 1970.
+        let modified = facts.modified.min(now).duration_since(SystemTime::UNIX_EPOCH).ok();
+        Self {
+            tag: format!("{:016x}", hasher.finish()),
+            is_strong: age >= SETTLED_AFTER,
+            modified: modified.map(|since| SystemTime::UNIX_EPOCH + Duration::from_secs(since.as_secs())),
+        }
+    }
+
+    /// The value of ETag.
+    pub(super) fn etag(&self) -> String {
+        format!("{}\"{}\"", if self.is_strong { "" } else { "W/" }, self.tag)
+    }
+
+    /// The value of Last-Modified.
+    pub(super) fn last_modified(&self) -> Option<httpdate::HttpDate> {
+        self.modified.map(Into::into)
+    }
+
+    /// Whether a tag is the same opaque value, be it weak or strong.
+    fn is_weakly(&self, tag: Tag<'_>) -> bool {
+        tag.opaque == self.tag
+    }
+
+    fn is_strongly(&self, tag: Tag<'_>) -> bool {
+        self.is_strong && !tag.is_weak && self.is_weakly(tag)
+    }
+}
+
+/// The conditions of a request for a file that exists. Lists have all their lines, joined by commas.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Conditions<'a> {
+    /// `If-Match`, and so on.
+    pub(super) matching: Option<&'a str>,
+    pub(super) unmodified_since: Option<&'a str>,
+    pub(super) none_match: Option<&'a str>,
+    pub(super) modified_since: Option<&'a str>,
+    pub(super) range: Option<&'a str>,
+}
+
+/// What conditions come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// The file is to be sent; its Range counts if there is one.
+    Send,
+    /// The file is to be sent whole: the client's part is of another state.
+    SendWhole,
+    /// 304: the client has this state already.
+    NotModified,
+    /// 412: the client did not want this state.
+    Failed,
+}
+
+/// Evaluates the conditions of a GET or HEAD. A date that is none is as good as absent.
+pub(super) fn judge(conditions: Conditions<'_>, validators: &Validators) -> Verdict {
+    let later_than = |date: &str| Some(validators.modified? > httpdate::parse_http_date(date).ok()?);
+    let precondition = match (conditions.matching, conditions.unmodified_since) {
+        (Some(list), _) => matches(list, |tag| validators.is_strongly(tag)),
+        (None, Some(date)) => later_than(date) != Some(true),
+        (None, None) => true,
+    };
+    if !precondition {
+        return Verdict::Failed;
+    }
+    let is_news = match (conditions.none_match, conditions.modified_since) {
+        (Some(list), _) => !matches(list, |tag| validators.is_weakly(tag)),
+        (None, Some(date)) => later_than(date) != Some(false),
+        (None, None) => true,
+    };
+    match conditions.range {
+        _ if !is_news => Verdict::NotModified,
+        Some(text) if !is_same_state(text, validators) => Verdict::SendWhole,
+        _ => Verdict::Send,
+    }
+}
+
+/// Whether an If-Range speaks of this very state. A date does so only once the file has been left alone for a while.
+fn is_same_state(if_range: &str, validators: &Validators) -> bool {
+    match Tag::parse(if_range) {
+        Some((tag, rest)) => rest.is_empty() && validators.is_strongly(tag),
+        None => validators.is_strong && httpdate::parse_http_date(if_range).ok() == validators.modified,
+    }
+}
+
+/// Whether a list is `*`, or has a tag that is accepted. Behind a malformed member nothing counts.
+fn matches(list: &str, accepts: impl Fn(Tag<'_>) -> bool) -> bool {
+    if list.trim() == "*" {
+        return true;
+    }
+    let separators = |character: char| matches!(character, ',' | ' ' | '\t');
+    let mut rest = list.trim_start_matches(separators);
+    while let Some((tag, after)) = Tag::parse(rest) {
+        if accepts(tag) {
+            return true;
+        }
+        rest = after.trim_start_matches(separators);
+    }
+    false
+}
+
+/// An entity tag as a client wrote it.
+#[derive(Clone, Copy)]
+struct Tag<'a> {
+    is_weak: bool,
+    opaque: &'a str,
+}
+
+impl<'a> Tag<'a> {
+    /// The tag at the start of a text, and what comes behind it.
+    fn parse(text: &'a str) -> Option<(Self, &'a str)> {
+        let (is_weak, quoted) = text.strip_prefix("W/").map_or((false, text), |quoted| (true, quoted));
+        let (opaque, rest) = quoted.strip_prefix('"')?.split_once('"')?;
+        Some((Self { is_weak, opaque }, rest))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// 1994-11-06 08:49:37 UTC, and half a second.
+    const MODIFIED: Duration = Duration::from_millis(784_111_777_500);
+    const DATE: &str = "Sun, 06 Nov 1994 08:49:37 GMT";
+    const EARLIER: &str = "Sun, 06 Nov 1994 08:49:36 GMT";
+    const LATER: &str = "Sun, 06 Nov 1994 08:49:38 GMT";
+
+    fn facts() -> Facts {
+        let at = SystemTime::UNIX_EPOCH + MODIFIED;
+        Facts { inode: 7, length: 1000, modified: at, changed: at }
+    }
+
+    fn settled() -> Validators {
+        Validators::of(&facts(), SystemTime::UNIX_EPOCH + MODIFIED + SETTLED_AFTER)
+    }
+
+    fn fresh() -> Validators {
+        Validators::of(&facts(), SystemTime::UNIX_EPOCH + MODIFIED)
+    }
+
+    #[test]
+    fn each_change_of_a_file_changes_its_tag() {
+        let later = facts().changed + Duration::from_nanos(1);
+        for other in [
+            Facts { inode: 8, ..facts() },
+            Facts { length: 1001, ..facts() },
+            Facts { modified: later, ..facts() },
+            Facts { changed: later, ..facts() },
+        ] {
+            let now = SystemTime::UNIX_EPOCH + MODIFIED + SETTLED_AFTER * 2;
+            assert_ne!(Validators::of(&other, now).etag(), settled().etag(), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn a_tag_is_weak_while_a_second_change_could_look_like_the_first() {
+        assert!(fresh().etag().starts_with("W/\""));
+        assert_eq!(fresh().etag(), format!("W/{}", settled().etag()));
+    }
+
+    #[test]
+    fn a_date_is_in_whole_seconds_and_never_in_the_future() {
+        assert_eq!(settled().last_modified().unwrap().to_string(), DATE);
+        let clock_behind = SystemTime::UNIX_EPOCH + MODIFIED - Duration::from_secs(1);
+        assert_eq!(Validators::of(&facts(), clock_behind).last_modified().unwrap().to_string(), EARLIER);
+        let ancient = Facts { modified: SystemTime::UNIX_EPOCH - Duration::from_secs(1), ..facts() };
+        assert!(Validators::of(&ancient, SystemTime::now()).last_modified().is_none());
+    }
+
+    /// Headers as `name: value`, in which TAG stands for the file's tag.
+    #[track_caller]
+    fn assert_verdict(validators: &Validators, headers: &[&str], expected: Verdict) {
+        let tag = format!("\"{}\"", validators.tag);
+        let headers: Vec<String> = headers.iter().map(|header| header.replace("TAG", &tag)).collect();
+        let mut conditions = Conditions::default();
+        for header in &headers {
+            let (name, value) = header.split_once(": ").unwrap();
+            let value = Some(value);
+            match name {
+                "if-match" => conditions.matching = value,
+                "if-unmodified-since" => conditions.unmodified_since = value,
+                "if-none-match" => conditions.none_match = value,
+                "if-modified-since" => conditions.modified_since = value,
+                "if-range" => conditions.range = value,
+                _ => panic!("{name}"),
+            }
+        }
+        assert_eq!(judge(conditions, validators), expected, "{headers:?}");
+    }
+
+    #[test]
+    fn conditions_have_their_meaning_and_their_precedence() {
+        use Verdict::{Failed, NotModified, Send, SendWhole};
+        let date = |name: &str, date: &str| format!("{name}: {date}");
+        let (unmodified, modified) = (|at| date("if-unmodified-since", at), |at| date("if-modified-since", at));
+        let cases: Vec<(Vec<String>, Verdict)> = vec![
+            (vec![], Send),
+            (vec!["if-match: TAG".into()], Send),
+            (vec!["if-match: *".into()], Send),
+            (vec!["if-match: \"a\", TAG".into()], Send),
+            (vec!["if-match: \"a,b\" , ,TAG".into()], Send),
+            (vec!["if-match: W/TAG".into()], Failed),
+            (vec!["if-match: \"a\"".into()], Failed),
+            (vec!["if-match: garbage, TAG".into()], Failed),
+            (vec!["if-match: \"TAG".into()], Failed),
+            (vec!["if-match:  ".into()], Failed),
+            (vec![unmodified(DATE)], Send),
+            (vec![unmodified(LATER)], Send),
+            (vec![unmodified(EARLIER)], Failed),
+            (vec![unmodified("yesterday")], Send),
+            (vec!["if-match: TAG".into(), unmodified(EARLIER)], Send),
+            (vec!["if-match: \"a\"".into(), unmodified(LATER)], Failed),
+            (vec!["if-none-match: TAG".into()], NotModified),
+            (vec!["if-none-match: W/TAG".into()], NotModified),
+            (vec!["if-none-match: \"a\", W/TAG".into()], NotModified),
+            (vec!["if-none-match: *".into()], NotModified),
+            (vec!["if-none-match: \"a\"".into()], Send),
+            (vec!["if-none-match: garbage".into()], Send),
+            (vec![modified(DATE)], NotModified),
+            (vec![modified(LATER)], NotModified),
+            (vec![modified(EARLIER)], Send),
+            (vec![modified("Sunday, 06-Nov-94 08:49:37 GMT")], NotModified),
+            (vec![modified("Sun Nov  6 08:49:37 1994")], NotModified),
+            (vec![modified("784111777")], Send),
+            (vec!["if-none-match: \"a\"".into(), modified(LATER)], Send),
+            (vec!["if-none-match: TAG".into(), modified(EARLIER)], NotModified),
+            (vec!["if-match: \"a\"".into(), "if-none-match: TAG".into()], Failed),
+            (vec!["if-match: TAG".into(), "if-none-match: TAG".into()], NotModified),
+            (vec![unmodified(EARLIER), modified(DATE)], Failed),
+            (vec!["if-range: TAG".into()], Send),
+            (vec!["if-range: W/TAG".into()], SendWhole),
+            (vec!["if-range: \"a\"".into()], SendWhole),
+            (vec!["if-range: TAG, \"a\"".into()], SendWhole),
+            (vec![date("if-range", DATE)], Send),
+            (vec![date("if-range", LATER)], SendWhole),
+            (vec![date("if-range", EARLIER)], SendWhole),
+            (vec!["if-range: never".into()], SendWhole),
+            (vec!["if-range: \"a\"".into(), "if-none-match: TAG".into()], NotModified),
+            (vec!["if-range: TAG".into(), "if-match: \"a\"".into()], Failed),
+        ];
+        for (headers, verdict) in cases {
+            let headers: Vec<&str> = headers.iter().map(String::as_str).collect();
+            assert_verdict(&settled(), &headers, verdict);
+        }
+    }
+
+    #[test]
+    fn a_file_that_has_just_changed_is_never_pieced_together() {
+        for header in ["if-range: TAG", "if-range: W/TAG", &format!("if-range: {DATE}")] {
+            assert_verdict(&fresh(), &[header], Verdict::SendWhole);
+        }
+        assert_verdict(&fresh(), &["if-match: TAG"], Verdict::Failed);
+        assert_verdict(&fresh(), &["if-none-match: TAG"], Verdict::NotModified);
+    }
+
+    proptest! {
+        #[test]
+        fn lists_from_strangers_never_panic_and_other_tags_never_match(list in "(W/|\"|,| |\\*|[a-f0-9]{16}|\\PC){0,12}") {
+            prop_assume!(list.trim() != "*");
+            let validators = settled();
+            prop_assume!(!list.contains(&validators.tag));
+            let conditions = Conditions { none_match: Some(&list), ..Conditions::default() };
+            prop_assert_eq!(judge(conditions, &validators), Verdict::Send);
+            let conditions = Conditions { matching: Some(&list), ..Conditions::default() };
+            prop_assert_eq!(judge(conditions, &validators), Verdict::Failed);
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! The directory whose files are served, and how the kernel keeps clients inside it.
+//!
+//! The directory is opened once. Every file is opened beneath it by openat2(2): `RESOLVE_BENEATH` and
+//! `RESOLVE_NO_SYMLINKS` hold whatever is renamed or linked meanwhile. With `--follow-symlinks` links lead wherever they
+//! point, as whoever made them wanted; the path itself has no `..`, so nothing else leads out. What is opened is looked
+//! at before it is read, and only regular files are files.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, Stat};
+use rustix::io::Errno;
+
+use super::coding::{Accepted, Coding};
+use super::conditions::Facts;
+use super::location::Location;
+
+/// What a directory shows.
+pub(super) const INDEX: &str = "index.html";
+
+/// How often an opening is repeated that a rename elsewhere in the tree disturbed.
+const DISTURBED_MAX: u32 = 16;
+
+/// File systems that answer from this machine's memory or disks. One that asks another machine or a process (NFS, FUSE)
+/// may take for ever to open a file, whose name is known already or not.
+const LOCAL: [i64; 10] = [
+    0xef53,      // ext2, ext3, ext4
+    0x5846_5342, // xfs
+    0x9123_683e, // btrfs
+    0x0102_1994, // tmpfs
+    0x794c_7630, // overlayfs
+    0xf2f5_2010, // f2fs
+    0x7371_7368, // squashfs
+    0xe0f5_e1e2, // erofs
+    0x2fc1_2fc1, // zfs
+    0xca45_1a4e, // bcachefs
+];
+
+/// A directory whose files are served.
+#[derive(Debug)]
+pub(super) struct Root {
+    directory: OwnedFd,
+    follows_symlinks: bool,
+    is_local: bool,
+}
+
+/// How long an opening may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Patience {
+    /// No longer than a look into the kernel's memory.
+    None,
+    /// As long as the disk needs.
+    Blocking,
+}
+
+/// What is asked for.
+#[derive(Clone, Debug)]
+pub(super) struct Wanted {
+    pub(super) location: Location,
+    pub(super) accepted: Accepted,
+}
+
+/// What is at a location.
+#[derive(Debug)]
+pub(super) enum Found {
+    File(Opened),
+    /// A directory, asked for without the slash at its end.
+    Directory,
+    /// A file that is in no coding that the client takes.
+    Unacceptable,
+}
+
+/// A regular file, open for reading.
+#[derive(Debug)]
+pub(super) struct Opened {
+    pub(super) file: File,
+    pub(super) facts: Facts,
+    /// The coding that it is in, if it is a compressed sibling of what was asked for.
+    pub(super) coding: Option<Coding>,
+}
+
+impl Root {
+    /// Opens the directory, and makes sure that the kernel can keep clients inside it.
+    pub(super) fn open(path: &Path, follows_symlinks: bool) -> io::Result<Self> {
+        let named = |cause: Errno, what: &str| {
+            io::Error::new(io::Error::from(cause).kind(), format!("cannot serve {}: {what}{cause}", path.display()))
+        };
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let directory = rustix::fs::open(path, flags, Mode::empty()).map_err(|cause| named(cause, ""))?;
+        let magic = rustix::fs::fstatfs(&directory).map_err(|cause| named(cause, ""))?.f_type;
+        let root = Self { directory, follows_symlinks, is_local: LOCAL.contains(&magic) };
+        root.open_beneath(Path::new("."), OFlags::PATH, Patience::Blocking).map_err(|cause| {
+            let needs = "openat2, which keeps clients inside it, does not work (it needs Linux 5.6, and a seccomp filter \
+                         that lets it through): ";
+            named(cause, needs)
+        })?;
+        Ok(root)
+    }
+
+    /// Finds what the kernel has in memory; nothing where it would have to wait, or where it may have to.
+    pub(super) fn find_at_once(&self, wanted: &Wanted) -> Option<Result<Found, Errno>> {
+        if !self.is_local {
+            return None;
+        }
+        match self.look(wanted, Patience::None) {
+            // Whatever else went wrong may have done so for want of patience.
+            Err(cause) if cause != Errno::NOENT => None,
+            outcome => Some(outcome),
+        }
+    }
+
+    /// Finds what is at a location. Blocks while the disk is asked.
+    pub(super) fn find(&self, wanted: &Wanted) -> Result<Found, Errno> {
+        self.look(wanted, Patience::Blocking)
+    }
+
+    fn look(&self, wanted: &Wanted, patience: Patience) -> Result<Found, Errno> {
+        let Wanted { location, accepted } = wanted;
+        let path = if location.is_directory { location.path.join(INDEX) } else { location.path.clone() };
+        let (file, stat) = self.open_file(&path, patience)?;
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::RegularFile => {}
+            FileType::Directory if !location.is_directory => return Ok(Found::Directory),
+            _ => return Err(Errno::NOENT),
+        }
+        if let Some(sibling) = self.sibling(&path, &stat, &accepted.codings, patience)? {
+            return Ok(Found::File(sibling));
+        }
+        if !accepted.identity {
+            return Ok(Found::Unacceptable);
+        }
+        Ok(Found::File(Opened { file, facts: facts(&stat)?, coding: None }))
+    }
+
+    /// The best compressed sibling. One that is older than the file itself is of another state of it, and left alone; in
+    /// whole seconds, because not every compressor that keeps the file's time keeps more of it.
+    fn sibling(
+        &self,
+        path: &Path,
+        original: &Stat,
+        codings: &[Coding],
+        patience: Patience,
+    ) -> Result<Option<Opened>, Errno> {
+        for coding in codings {
+            let mut name = path.as_os_str().to_owned();
+            name.push(coding.suffix());
+            match self.open_file(&PathBuf::from(name), patience) {
+                Ok((file, stat)) => {
+                    let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+                    if is_file && stat.st_mtime >= original.st_mtime {
+                        return Ok(Some(Opened { file, facts: facts(&stat)?, coding: Some(*coding) }));
+                    }
+                }
+                Err(cause) if patience == Patience::None && cause != Errno::NOENT => return Err(cause),
+                Err(cause) if is_exhaustion(cause) => return Err(cause),
+                Err(_) => {}
+            }
+        }
+        Ok(None)
+    }
+
+    fn open_file(&self, path: &Path, patience: Patience) -> Result<(File, Stat), Errno> {
+        // Not blocking, so that a fifo without a writer cannot hold a thread; on a regular file that changes nothing.
+        let file = self.open_beneath(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY, patience)?;
+        let stat = rustix::fs::fstat(&file)?;
+        Ok((file.into(), stat))
+    }
+
+    fn open_beneath(&self, path: &Path, flags: OFlags, patience: Patience) -> Result<OwnedFd, Errno> {
+        let mut resolve = ResolveFlags::NO_MAGICLINKS;
+        if !self.follows_symlinks {
+            resolve |= ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+        }
+        if patience == Patience::None {
+            // Another file system is not known to be local.
+            resolve |= ResolveFlags::CACHED | ResolveFlags::NO_XDEV;
+        }
+        let mut disturbed = 0;
+        loop {
+            match rustix::fs::openat2(self.directory.as_fd(), path, flags | OFlags::CLOEXEC, Mode::empty(), resolve) {
+                Err(Errno::AGAIN | Errno::INTR) if patience == Patience::Blocking && disturbed < DISTURBED_MAX => {
+                    disturbed += 1;
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+}
+
+/// Whether this machine is short of something, so that the same attempt may succeed later.
+pub(super) fn is_exhaustion(cause: Errno) -> bool {
+    matches!(cause, Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::AGAIN)
+}
+
+fn facts(stat: &Stat) -> Result<Facts, Errno> {
+    let time = |seconds: i64, nanoseconds: u64| {
+        let whole = Duration::from_secs(seconds.unsigned_abs());
+        let at = if seconds < 0 {
+            SystemTime::UNIX_EPOCH.checked_sub(whole)
+        } else {
+            SystemTime::UNIX_EPOCH.checked_add(whole)
+        };
+        at.and_then(|at| at.checked_add(Duration::from_nanos(nanoseconds))).ok_or(Errno::OVERFLOW)
+    };
+    Ok(Facts {
+        inode: stat.st_ino,
+        length: u64::try_from(stat.st_size).map_err(|_| Errno::OVERFLOW)?,
+        modified: time(stat.st_mtime, stat.st_mtime_nsec)?,
+        changed: time(stat.st_ctime, stat.st_ctime_nsec)?,
+    })
+}
