@@ -18,6 +18,7 @@ pub mod notify;
 pub mod process;
 pub mod procfs;
 pub mod skip;
+pub mod tracer;
 pub mod version;
 
 pub use command::CommandOutput;
