@@ -14,6 +14,7 @@ pub mod command;
 pub mod held;
 pub mod lab;
 pub mod load;
+pub mod network;
 pub mod notify;
 pub mod process;
 pub mod procfs;
