@@ -62,6 +62,11 @@ uninstall prefix="/usr/local":
 storm *args:
     cargo run --release --package tests --bin storm -- {{ args }}
 
+# The campaigns of the tests, so many times as long as in CI: 20 is 1,000 reloads back to back, and 24,000 clients that
+# do something in the instant of a drain.
+endurance scale="20":
+    REBORN_TEST_SCALE={{ scale }} cargo test --release --package tests --test moving_clients -- --nocapture
+
 # The units under a real systemd: the machine's own, or a Debian release's (`just test-systemd trixie`).
 test-systemd release="host":
     #!/usr/bin/env bash

@@ -16,8 +16,26 @@ fn number(name: &str) -> Option<usize> {
     std::env::var(name).ok().and_then(|text| text.parse().ok())
 }
 
+/// What a file in the test's folder says, if it is there.
+fn note(variable: &str) -> Option<String> {
+    std::fs::read_to_string(std::env::var_os(variable)?).ok()
+}
+
+/// Greets the predecessor, and takes nothing of what it gives.
+fn say_hello() -> std::io::Result<()> {
+    let hello = r#"{"kind":"hello","magic":"reborn-handover","min_version":1,"max_version":1,"generation":2,"pid":1,"version":""}"#;
+    rustix::net::send(std::io::stdin(), hello.as_bytes(), rustix::net::SendFlags::NOSIGNAL)?;
+    Ok(())
+}
+
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let mut builder = Builder::new().probation(Duration::ZERO).version("fixture");
+    let fails = note("FIXTURE_FAIL").filter(|_| std::env::args().any(|arg| arg == "-g"));
+    if fails.as_deref() == Some("after its hello") {
+        say_hello()?;
+        std::process::exit(3);
+    }
+    let version = note("FIXTURE_VERSION").unwrap_or_else(|| "fixture".to_owned());
+    let mut builder = Builder::new().probation(Duration::ZERO).version(&version);
     let endpoints: Vec<Endpoint> =
         std::env::args().skip(1).filter(|arg| arg != "-g").map(|arg| arg.parse()).collect::<Result<_, _>>()?;
     for endpoint in &endpoints {
@@ -37,7 +55,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
     };
     let own = generation.number();
-    if own > 1 && std::env::var_os("FIXTURE_FAIL").is_some_and(|path| PathBuf::from(path).exists()) {
+    if fails.is_some() {
         generation.fail("it was told to fail");
         std::process::exit(1);
     }

@@ -115,7 +115,8 @@ impl Connections {
     }
 
     /// Keeps a batch that came from an older generation, if it can be acknowledged. Nothing is awaited in between, so
-    /// that no batch can be lost half-way.
+    /// that no batch can be lost half-way. That its sender is dead is no reason to keep one: it may have taken the batch
+    /// back, and have died within an answer.
     pub(crate) fn receive(&self, channel: &Channel, received: Received, drain: &Drain) {
         let Received { message, tail, fds, truncated } = received;
         let Message::Connections(ConnectionsPart { batch, blobs }) = message else { return };
@@ -131,7 +132,7 @@ impl Connections {
             log::warn!("of a batch of {all} connections {} were declined: {came} descriptors arrived", all - count);
         }
         if let Err(error) = channel.try_send(&Message::Taken { batch, count }, &[]) {
-            log::warn!("a batch of {count} connections stays with its owner: {error}");
+            log::warn!("{count} connections stay with the process that sent them, or went with it: {error}");
             return;
         }
         let mut rest = tail.as_slice();

@@ -66,6 +66,33 @@ fn a_successor_that_fails_leaves_its_predecessor_serving_and_says_why() {
 }
 
 #[test]
+fn a_successor_that_dies_before_it_has_read_the_state_leaves_its_predecessor_serving() {
+    let service = fixture(&["echo=127.0.0.1:0"], &[("FIXTURE_STATE", "8388608")]);
+    std::fs::write(service.folder.path().join("fail"), "after its hello").unwrap();
+    for _ in 0..3 {
+        let failure = service.reload().failure.unwrap();
+        assert!(failure.contains("exited with status 3 before it was ready"), "{failure}");
+        assert!(ask_tcp(&service.address("echo")).starts_with("1 "));
+    }
+    std::fs::remove_file(service.folder.path().join("fail")).unwrap();
+    let new = service.reload_well().to.unwrap();
+    assert_eq!(ask_tcp(&service.address("echo")), format!("2 {} 8388608 hello\n", new.pid));
+}
+
+#[test]
+fn each_generation_is_shown_with_the_version_of_its_own_build() {
+    let service = fixture(&["echo=127.0.0.1:0"], &[]);
+    std::fs::write(service.folder.path().join("version"), "2.0.0-beta").unwrap();
+    assert_eq!(service.status().id.version, "fixture");
+    let outcome = service.reload_well();
+    assert_eq!((outcome.from.version.as_str(), outcome.to.unwrap().version.as_str()), ("fixture", "2.0.0-beta"));
+    let status = service.status();
+    assert_eq!(status.id.version, "2.0.0-beta");
+    let last = status.last_reload.unwrap();
+    assert_eq!((last.from.version.as_str(), last.to.unwrap().version.as_str()), ("fixture", "2.0.0-beta"));
+}
+
+#[test]
 fn reloads_under_load_lose_no_request() {
     let service = fixture(&["echo=127.0.0.1:0"], &[]);
     let address = service.address("echo");

@@ -11,18 +11,15 @@ use std::{
     env,
     ffi::{OsStr, OsString},
     fmt::Write as _,
-    fs::{self, File},
+    fs,
     io::{BufRead as _, BufReader, Read as _, Write as _},
-    os::fd::AsFd as _,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Output, Stdio},
     thread,
     time::{Duration, Instant},
 };
 
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
-
-use crate::skip::skip;
+use crate::{network, skip::skip};
 
 pub use service::{PROGRAM, Service, UNIT};
 
@@ -198,15 +195,7 @@ impl Lab {
     /// Calls a function in the instance's network. Threads that it starts, and their sockets, are inside too; all else
     /// (files, pids) is the host's.
     pub fn inside<T: Send>(&self, function: impl FnOnce() -> T + Send) -> T {
-        let network = File::open(format!("/proc/{}/ns/net", self.init)).expect("the instance runs");
-        thread::scope(|scope| {
-            let inside = scope.spawn(move || {
-                // A namespace is each thread's own: this one enters, runs the function, and ends.
-                move_into_link_name_space(network.as_fd(), Some(LinkNameSpaceType::Network)).expect("it is a network");
-                function()
-            });
-            inside.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        })
+        network::inside(self.init, function)
     }
 
     /// Everything that helps to understand a failure: what runs, and the journal.

@@ -14,10 +14,12 @@ pub mod command;
 pub mod held;
 pub mod lab;
 pub mod load;
+pub mod network;
 pub mod notify;
 pub mod process;
 pub mod procfs;
 pub mod skip;
+pub mod tracer;
 pub mod version;
 
 pub use command::CommandOutput;

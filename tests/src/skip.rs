@@ -1,7 +1,9 @@
 //! What a test needs and this machine may not have. A missing facility is a loud skip, written past the test runner's
 //! capture; where `CI=true`, it is a failure, so that no promise goes untested in silence.
 
+use std::fs;
 use std::io::Write;
+use std::process::Command;
 
 use rustix::process::{Gid, Uid, geteuid};
 
@@ -26,6 +28,18 @@ pub fn may_change_user() -> bool {
         skip("only root can start the server as another user");
     }
     is_root
+}
+
+/// Whether the test may stop processes by strace; skips if not.
+#[track_caller]
+pub fn may_trace() -> bool {
+    let scope = fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope").unwrap_or_default();
+    let may = geteuid() == Uid::ROOT || matches!(scope.trim(), "" | "0");
+    let is_there = Command::new("strace").arg("-V").output().is_ok();
+    if !may || !is_there {
+        skip("strace (Debian package strace) is missing, or may not attach to other processes (ptrace_scope)");
+    }
+    may && is_there
 }
 
 /// Gives a file or folder to [`NOBODY`].

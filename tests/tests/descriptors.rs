@@ -18,6 +18,7 @@ use rustix::{
     fs::{OFlags, fcntl_getfl},
     process::{Pid, Resource, Rlimit, getrlimit, prlimit},
     pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
+    termios::{Action, tcflow},
 };
 use tests::{
     DEADLINE, Ended, Mode, Process, Reborn, Server, Signal, Version,
@@ -188,8 +189,20 @@ fn all_three_standard_streams_closed_are_no_reason_not_to_serve() {
 #[test]
 fn a_full_standard_error_that_nobody_reads_delays_neither_requests_nor_reloads() {
     // Opened for reading and writing, the pipe has a reader that never reads.
-    let reborn = Reborn::new().demo().probation_ms(0).prelude("mkfifo full && exec 2<>full");
-    let server = reborn.start();
+    serves_with_nobody_reading_its_log("mkfifo full && exec 2<>full");
+}
+
+#[test]
+fn a_stopped_terminal_as_standard_error_delays_neither_requests_nor_reloads() {
+    let (_controller, terminal, path) = terminal();
+    // As Ctrl-S does.
+    tcflow(&terminal, Action::OOff).unwrap();
+    serves_with_nobody_reading_its_log(&format!("exec 2>{path}"));
+}
+
+#[track_caller]
+fn serves_with_nobody_reading_its_log(prelude: &str) {
+    let server = Reborn::new().demo().probation_ms(0).prelude(prelude).start();
     let mut connection = server.connect();
     let ask = format!("GET /?delay=0ms&{} HTTP/1.1\r\nhost: a\r\nx-id: log\r\n\r\n", "x".repeat(200));
     // Each request logs two lines of 250 bytes; a pipe holds 64 KiB.
@@ -209,13 +222,19 @@ fn a_full_standard_error_that_nobody_reads_delays_neither_requests_nor_reloads()
     assert_eq!(server.ended(server.first_pid()), Some(Ended::Code(0)));
 }
 
-#[test]
-fn a_terminal_as_standard_input_is_left_as_it_is() {
+/// A pseudoterminal: its controlling side, its terminal and the terminal's path.
+fn terminal() -> (OwnedFd, File, String) {
     let controller = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
     grantpt(&controller).unwrap();
     unlockpt(&controller).unwrap();
     let path = ptsname(&controller, Vec::new()).unwrap().into_string().unwrap();
-    let terminal = OpenOptions::new().read(true).write(true).open(path).unwrap();
+    let terminal = OpenOptions::new().read(true).write(true).open(&path).unwrap();
+    (controller, terminal, path)
+}
+
+#[test]
+fn a_terminal_as_standard_input_is_left_as_it_is() {
+    let (_controller, terminal, _) = terminal();
     serves_with_stdin(&terminal.into());
 }
 

@@ -305,7 +305,7 @@ fn a_successor_that_stops_answering_takes_nothing_and_what_comes_back_is_served_
     }
     server.signal_to(stopped, Signal::CONT);
     server.wait_until("the continued one drops what it cannot own", |server| {
-        server.log().contains("stays with its owner")
+        server.log().contains("stay with the process that sent them")
     });
     assert_eq!(server.status()["application"]["received"], 0);
     // The first generation can't hear the newest any more, and must not take its predecessor's end for the service's.

@@ -44,6 +44,7 @@ impl Service {
         let folder = tempfile::tempdir().expect("a temporary folder");
         command.env("FIXTURE_CONTROL", folder.path().join("control"));
         command.env("FIXTURE_FAIL", folder.path().join("fail"));
+        command.env("FIXTURE_VERSION", folder.path().join("version"));
         if !command.get_envs().any(|(name, _)| name == "NOTIFY_SOCKET") {
             command.env_remove("NOTIFY_SOCKET");
         }
