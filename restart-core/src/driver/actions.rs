@@ -85,6 +85,7 @@ impl Driver {
                     self.stop_askers.push(asker);
                 }
             }
+            Action::CutOff => self.asker = None,
             Action::BeginDrain => self.begin_drain(Phase::Draining),
             Action::BeginStop => self.begin_drain(Phase::Stopping),
             Action::EndDrain => self.end_drain(),
