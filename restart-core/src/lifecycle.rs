@@ -190,8 +190,8 @@ pub(crate) enum Action {
     NotifyReady,
     /// Tell the service manager that the service stops.
     NotifyStopping,
-    /// Feed the watchdog at once, as the new main process.
-    NotifyWatchdog,
+    /// Feed the watchdog at once, as the new main process, and tell how things are.
+    NotifyTakeover,
     /// Start the next generation, and give it all that it needs.
     Spawn,
     /// Kill the successor.
@@ -377,7 +377,7 @@ impl Lifecycle {
             Event::Commit { settled, reload, older } => {
                 self.older = older;
                 self.queued |= reload;
-                let mut actions = vec![Action::TakeOver, Action::NotifyWatchdog, Action::SayCommitted];
+                let mut actions = vec![Action::TakeOver, Action::NotifyTakeover, Action::SayCommitted];
                 let (state, more) = if self.stop_wanted { stop(Origin::Signal) } else { self.serve_or_reload(settled) };
                 actions.extend(more);
                 (state, actions)

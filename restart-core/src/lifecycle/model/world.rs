@@ -641,7 +641,7 @@ impl World {
             | Action::NotifyReloading
             | Action::NotifyReady
             | Action::NotifyStopping
-            | Action::NotifyWatchdog
+            | Action::NotifyTakeover
             | Action::Exit(_) => {}
         }
         Ok(())
