@@ -376,6 +376,7 @@ impl Driver {
             FromOlder::Closed => self.older.iter().position(is_it)?,
         };
         let gone = self.older.remove(at);
+        self.refresh_status();
         if !from_predecessor {
             return Some(Event::OlderGone);
         }

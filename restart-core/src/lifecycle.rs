@@ -190,8 +190,8 @@ pub(crate) enum Action {
     NotifyReady,
     /// Tell the service manager that the service stops.
     NotifyStopping,
-    /// Feed the watchdog at once, as the new main process.
-    NotifyWatchdog,
+    /// Feed the watchdog at once, as the new main process, and tell how things are.
+    NotifyTakeover,
     /// Start the next generation, and give it all that it needs.
     Spawn,
     /// Kill the successor.
@@ -234,6 +234,8 @@ pub(crate) enum Action {
     Refuse(Refusal),
     /// Tell whoever asked for a stop that it is under way.
     AnswerStopping,
+    /// Close the connection to whoever asked, who then asks the newest generation.
+    CutOff,
     /// Start the drain: the deadline runs, connections are told.
     BeginDrain,
     /// Accept what waits and nothing more, and start the drain that ends the service.
@@ -375,7 +377,7 @@ impl Lifecycle {
             Event::Commit { settled, reload, older } => {
                 self.older = older;
                 self.queued |= reload;
-                let mut actions = vec![Action::TakeOver, Action::NotifyWatchdog, Action::SayCommitted];
+                let mut actions = vec![Action::TakeOver, Action::NotifyTakeover, Action::SayCommitted];
                 let (state, more) = if self.stop_wanted { stop(Origin::Signal) } else { self.serve_or_reload(settled) };
                 actions.extend(more);
                 (state, actions)
@@ -577,7 +579,8 @@ impl Lifecycle {
             Event::Stop(Origin::Signal) if settled && committed => {}
             Event::Stop(origin) => {
                 actions.extend(self.stop_newest(committed));
-                actions.extend((origin == Origin::Command).then_some(Action::AnswerStopping));
+                // It waits for the end of the service, and this generation may be gone long before that.
+                actions.extend((origin == Origin::Command).then_some(Action::CutOff));
             }
             Event::SuccessorStop => actions.extend(self.stop_newest(committed)),
             Event::NewestStops => self.stop_wanted = true,

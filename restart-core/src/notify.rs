@@ -65,6 +65,16 @@ impl Notifier {
         self.send(&[NotifyState::Ready, NotifyState::Status(&one_line(status))]);
     }
 
+    /// The first words of a new main process: a watchdog that is fed at once, and how things are.
+    pub(crate) fn took_over(&self, status: &str) {
+        let status = one_line(status);
+        let mut states = vec![NotifyState::Status(&status)];
+        if self.watchdog.is_some() {
+            states.push(NotifyState::Watchdog);
+        }
+        self.send(&states);
+    }
+
     /// Brings the status line up to date.
     pub(crate) fn status(&self, status: &str) {
         self.send(&[NotifyState::Status(&one_line(status))]);

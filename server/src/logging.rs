@@ -83,7 +83,7 @@ impl Drop for Logs {
     }
 }
 
-/// How a line looks: for a person or a file, or for systemd's journal, which adds the time by itself.
+/// How a line looks: for a person or a file, or for systemd's journal, which adds the time and the pid by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Style {
     journal: bool,
@@ -92,9 +92,7 @@ struct Style {
 
 impl Style {
     fn of_this_process() -> Self {
-        let stream = env::var("JOURNAL_STREAM").ok();
-        let journal = stream.is_some_and(|stream| is_journal(&stream, io::stderr()));
-        Self { journal, pid: process::id() }
+        Self { journal: is_to_journal(io::stderr()), pid: process::id() }
     }
 
     /// One record as one line, whatever the message holds: control characters are escaped, a long line is cut.
@@ -108,7 +106,7 @@ impl Style {
                 Level::Info => 6,
                 Level::Debug | Level::Trace => 7,
             };
-            write!(line, "<{priority}>[{pid}] {message}")
+            write!(line, "<{priority}>{message}")
         } else {
             let time = humantime::format_rfc3339_millis(now);
             write!(line, "{time} {level:<5} [{pid}] {message}")
@@ -116,6 +114,11 @@ impl Style {
         line.text.push_str(if written.is_ok() { "\n" } else { CUT_MARK });
         line.text
     }
+}
+
+/// Whether this standard stream is the one to the journal.
+pub(crate) fn is_to_journal(stream: impl AsFd) -> bool {
+    env::var("JOURNAL_STREAM").is_ok_and(|described| is_journal(&described, stream))
 }
 
 /// Whether `stderr` is the stream to the journal that `JOURNAL_STREAM` (`DEVICE:INODE`) describes. It may have been
@@ -328,11 +331,11 @@ mod tests {
     }
 
     #[test]
-    fn a_line_for_the_journal_has_its_priority_and_no_time() {
+    fn a_line_for_the_journal_has_its_priority_and_no_more() {
         let style = Style { journal: true, pid: 7 };
         let expected = [(Level::Error, 3), (Level::Warn, 4), (Level::Info, 6), (Level::Debug, 7), (Level::Trace, 7)];
         for (level, priority) in expected {
-            assert_eq!(style.line(SystemTime::now(), level, "hello"), format!("<{priority}>[7] hello\n"));
+            assert_eq!(style.line(SystemTime::now(), level, "hello"), format!("<{priority}>hello\n"));
         }
     }
 

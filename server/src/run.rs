@@ -21,7 +21,7 @@ use crate::config::{Config, DEFAULT_LISTEN};
 use crate::exit;
 use crate::http::Handler;
 use crate::ledger::Ledger;
-use crate::logging::Logs;
+use crate::logging::{Logs, is_to_journal};
 use crate::serve::{Service, serve};
 
 /// The name of the control socket's folder.
@@ -251,11 +251,13 @@ fn client_command(args: &ClientArgs, talk: impl FnOnce(&mut Client) -> Result<u8
 fn reload(client: &mut Client) -> Result<u8, restart_core::Error> {
     Ok(match client.reload()? {
         Answer::Outcome(outcome) if outcome.failure.is_none() => {
-            say(&outcome);
+            say_outcome(&outcome);
             exit::OK
         }
         Answer::Outcome(outcome) => {
-            eprintln!("reborn: {outcome}");
+            if !is_to_journal(io::stderr()) {
+                eprintln!("reborn: {outcome}");
+            }
             exit::FAILED
         }
         Answer::Refused(reason) => {
@@ -264,7 +266,7 @@ fn reload(client: &mut Client) -> Result<u8, restart_core::Error> {
         }
         // A stop that overtakes a reload must not make the unit fail.
         _ => {
-            say(&"the service is stopping; there is nothing to reload");
+            say_outcome(&"the service is stopping; there is nothing to reload");
             exit::OK
         }
     })
@@ -282,8 +284,15 @@ fn status(client: &mut Client, json: bool) -> Result<u8, restart_core::Error> {
 
 fn stop(client: &mut Client) -> Result<u8, restart_core::Error> {
     client.stop()?;
-    say(&"stopped");
+    say_outcome(&"stopped");
     Ok(exit::OK)
+}
+
+/// Tells how a command ended. Not to the journal, where the server itself has just told it.
+fn say_outcome(text: &dyn fmt::Display) {
+    if !is_to_journal(io::stdout()) {
+        say(text);
+    }
 }
 
 /// Prints a line; whoever reads it may have gone (`reborn status | head -1`).

@@ -3,8 +3,9 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::{fs::File, time::Duration};
+use std::{fs::File, thread, time::Duration};
 
+use restart_core::control::Client;
 use rustix::fs::OFlags;
 use tests::{
     Ended, Mode, Process, Reborn, Server, Signal, Version,
@@ -275,4 +276,25 @@ fn a_stop_between_the_announcement_and_the_commit_reaches_the_successor() {
     let main = messages.iter().find_map(|message| message.get("MAINPID")?.parse::<u32>().ok());
     let stopping: Vec<_> = messages.iter().filter(|one| one.has("STOPPING=1")).map(|one| one.pid).collect();
     assert_eq!(stopping, [main.unwrap()], "{messages:#?}");
+}
+
+#[test]
+fn a_stop_asked_of_a_generation_that_has_just_been_replaced_lasts_until_the_newest_has_ended() {
+    let server = Reborn::new().demo().probation_ms(0).notify().args(["--log", "restart_core=trace"]).start();
+    let old = server.first_pid();
+    let mut early = Client::connect(server.control().unwrap()).unwrap();
+    server.notify().hold_barriers();
+    server.signal(Signal::HUP);
+    server.wait_until("the announcement is made", |server| server.notify().held_barriers() == 1);
+    let held = server.hold();
+    let stop = thread::spawn(move || early.stop());
+    server.wait_until("it is asked", |server| server.log().contains("Stop(Command) -> Draining"));
+    server.notify().release_barriers();
+    assert_eq!(server.wait_end(old), Ended::Code(0));
+    server.wait_until("the newest stops", |server| server.status()["state"] == "stopping");
+    let new = server.pid();
+    assert!(!stop.is_finished(), "a request is still being answered\n{}", server.state());
+    held.finish_by(new);
+    stop.join().unwrap().unwrap();
+    server.wait_nothing_left();
 }

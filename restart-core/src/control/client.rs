@@ -5,9 +5,6 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
-
 use super::protocol::{Outcome, REPLY_BYTES_MAX, Reply, Request, Status};
 use crate::error::Error;
 
@@ -27,9 +24,6 @@ pub enum Answer {
     /// The service is stopping, so there is nothing to reload any more.
     Stopping,
 }
-
-/// A process that has closed its connections is gone within this time: it has only its last log lines to write.
-const EXIT_MAX: Duration = Duration::from_secs(5);
 
 /// A connection to a running service.
 #[derive(Debug)]
@@ -82,21 +76,22 @@ impl Client {
 
     /// Ends the service, and waits until it has: until requests in flight are finished, or the drain's deadline.
     pub fn stop(&mut self) -> Result<(), Error> {
-        let pid = i32::try_from(Client::connect(&self.path)?.status()?.id.pid).ok().and_then(Pid::from_raw);
-        let process = pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
-        self.ask(&Request::Stop)?;
-        match self.answer()? {
-            Some(Reply::Stopping) | None => {}
-            other => return Err(unexpected(other)),
+        loop {
+            self.ask(&Request::Stop)?;
+            match self.answer()? {
+                // The kernel closes the connection when the process that stops is gone.
+                Some(Reply::Stopping) => {
+                    while self.answer()?.is_some() {}
+                    return Ok(());
+                }
+                // A generation that has just been replaced passes the stop on; its successor tells the end of it.
+                None => match Client::connect(&self.path) {
+                    Ok(successor) => *self = successor,
+                    Err(_) => return Ok(()),
+                },
+                other => return Err(unexpected(other)),
+            }
         }
-        while self.answer()?.is_some() {}
-        // The connection ends a little before the process.
-        if let Some(process) = process {
-            let wait = Timespec { tv_sec: EXIT_MAX.as_secs().cast_signed(), tv_nsec: 0 };
-            poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&wait))
-                .map_err(|error| Error::control_io("cannot wait for the server's end", std::io::Error::from(error)))?;
-        }
-        Ok(())
     }
 
     fn ask_the_successor(&mut self, id: &str) -> Result<Option<Reply>, Error> {

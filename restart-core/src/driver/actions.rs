@@ -48,8 +48,9 @@ impl Driver {
                 let within = self.parts.settings.drain_timeout + STOP_GRACE + ROOM;
                 notifier.stopping(&format!("generation {} stops", self.parts.number), within);
             }
-            Action::NotifyWatchdog => {
-                notifier.feed_watchdog();
+            Action::NotifyTakeover => {
+                self.told = self.status_line();
+                self.parts.notifier.took_over(&self.told);
                 self.store_listeners();
             }
             Action::Spawn => self.spawn(),
@@ -85,6 +86,7 @@ impl Driver {
                     self.stop_askers.push(asker);
                 }
             }
+            Action::CutOff => self.asker = None,
             Action::BeginDrain => self.begin_drain(Phase::Draining),
             Action::BeginStop => self.begin_drain(Phase::Stopping),
             Action::EndDrain => self.end_drain(),
@@ -155,7 +157,7 @@ impl Driver {
         self.told = self.status_line();
         self.parts.notifier.ready(&self.told);
         self.store_listeners();
-        log::info!("{}", self.told);
+        log::info!("{}", self.serves());
     }
 
     /// Leaves copies of the listeners that this service bound with the service manager, so that they outlive a process

@@ -6,6 +6,7 @@ use super::actions::PONG_TIMEOUT;
 use super::record::Limits;
 use super::{Driver, Line};
 use crate::control::{DrainingGeneration, GenerationId, ListenerStatus, Outcome, Reply, Stages, Status};
+use crate::handover::Link;
 use crate::lifecycle::{Failure, Refusal, State};
 use crate::listeners::Origin;
 
@@ -16,17 +17,31 @@ impl Driver {
         GenerationId { generation: self.parts.number, pid: std::process::id(), version }
     }
 
-    /// What the service manager shows of a process that serves.
-    pub(super) fn status_line(&self) -> String {
+    /// Who serves what.
+    pub(super) fn serves(&self) -> String {
         let listeners: Vec<String> =
             self.listeners.iter().map(|listener| format!("{} on {}", listener.name(), listener.address())).collect();
-        let last = match &self.last_outcome {
-            Some(Outcome { failure: Some(reason), .. }) => format!("; the last reload failed: {reason}"),
-            Some(Outcome { from, .. }) => format!("; it took over from {from}"),
-            None => String::new(),
-        };
-        let connections = self.parts.drain.live();
-        format!("{} serves {}; {connections} connections{last}", self.id(), listeners.join(", "))
+        format!("{} serves {}", self.id(), listeners.join(", "))
+    }
+
+    /// What the service manager shows of a process that serves.
+    pub(super) fn status_line(&self) -> String {
+        let mut line = format!("{}; connections: {}", self.serves(), self.parts.drain.live());
+        let draining: Vec<String> = self.draining().map(|older| older.generation.to_string()).collect();
+        if !draining.is_empty() {
+            line += &format!("; generations that drain: {}", draining.join(", "));
+        }
+        match &self.last_outcome {
+            Some(Outcome { failure: Some(reason), .. }) => line += &format!("; the last reload failed: {reason}"),
+            Some(Outcome { from, .. }) => line += &format!("; it took over from {from}"),
+            None => {}
+        }
+        line
+    }
+
+    /// The older generations that still finish what they have, oldest first.
+    fn draining(&self) -> impl Iterator<Item = &Link> {
+        self.older.iter().filter(|older| matches!(older.line, Line::Open { .. })).map(|older| &older.id)
     }
 
     pub(super) fn status(&self) -> Status {
@@ -47,11 +62,7 @@ impl Driver {
                 Origin::Activated => "activated".to_owned(),
             },
         });
-        let draining = self
-            .older
-            .iter()
-            .filter(|older| matches!(older.line, Line::Open { .. }))
-            .map(|older| DrainingGeneration { generation: older.id.generation, pid: older.id.pid });
+        let draining = self.draining().map(|older| DrainingGeneration { generation: older.generation, pid: older.pid });
         Status {
             id: self.id(),
             state: state.to_owned(),

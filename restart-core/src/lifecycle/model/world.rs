@@ -619,7 +619,7 @@ impl World {
                     return Err(format!("process {who} answers a reload that nobody has begun ({action:?})"));
                 }
             }
-            Action::Refuse(_) | Action::AnswerStopping => *asker = false,
+            Action::Refuse(_) | Action::AnswerStopping | Action::CutOff => *asker = false,
             Action::BeginDrain | Action::BeginStop => return self.begin_drain(who, action),
             Action::EndDrain => self.at(who).watch = Watch::No,
             Action::SendPing => drop(self.say_to_newer(who, Said::Ping)),
@@ -641,7 +641,7 @@ impl World {
             | Action::NotifyReloading
             | Action::NotifyReady
             | Action::NotifyStopping
-            | Action::NotifyWatchdog
+            | Action::NotifyTakeover
             | Action::Exit(_) => {}
         }
         Ok(())
