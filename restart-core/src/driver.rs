@@ -9,7 +9,7 @@ mod record;
 mod report;
 mod sources;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -27,7 +27,7 @@ use crate::drain::Drain;
 use crate::generation::Parts;
 use crate::handover::{Channel, Commit, Link, Message, Received};
 use crate::lifecycle::{Ending, Event, Lifecycle, Origin, State};
-use crate::listeners::{Gate, Listener, unlink_if_ours};
+use crate::listeners::{Listener, unlink_if_ours};
 use crate::signals::Wish;
 use crate::successor::Successor;
 
@@ -88,6 +88,8 @@ enum Line {
 struct Active {
     number: u64,
     process: Successor,
+    /// The names of our sockets that it does not want.
+    released: BTreeSet<String>,
     /// What reports its messages and its end.
     _sources: [Task<()>; 2],
 }
@@ -108,7 +110,7 @@ pub(crate) struct Driver {
     drain_begun: Option<Instant>,
 
     listeners: Vec<Listener>,
-    control_gate: Arc<Gate>,
+    control: Option<Listener>,
     clients: Clients,
     /// Whoever made the request that is being handled.
     asker: Option<Sender<Reply>>,
@@ -154,7 +156,7 @@ impl Driver {
             drain_watch: None,
             drain_begun: None,
             listeners: vec![],
-            control_gate: Arc::new(Gate::default()),
+            control: None,
             clients: Clients::default(),
             asker: None,
             asked_id: None,
@@ -173,7 +175,7 @@ impl Driver {
         }
     }
 
-    pub(crate) async fn run(mut self, listeners: Vec<Listener>) -> Exit {
+    pub(crate) async fn run(mut self: Box<Self>, listeners: Vec<Listener>) -> Exit {
         let executor = Arc::clone(&self.executor);
         self.listeners = listeners;
         executor
@@ -196,7 +198,7 @@ impl Driver {
             self.background.push(self.executor.spawn(sources::status(STATUS_EVERY, self.inputs.clone())));
         }
         if let Some(control) = &self.parts.control {
-            match Listener::new(control, &self.control_gate, &Drain::new(), false) {
+            match Listener::new(control, &Drain::new(), false) {
                 Ok(listener) => self.serve_control(listener),
                 Err(error) => log::error!("the control socket cannot be served: {error}"),
             }
@@ -212,6 +214,7 @@ impl Driver {
     }
 
     fn serve_control(&mut self, listener: Listener) {
+        self.control = Some(listener.clone());
         let (commands, received) = async_channel::bounded(INPUTS_MAX);
         let (executor, clients) = (Arc::clone(&self.executor), Arc::clone(&self.clients));
         self.background.push(self.executor.spawn(control::serve(listener, executor, commands, clients)));
@@ -315,6 +318,13 @@ impl Driver {
             FromSuccessor::Message(Message::Failed { reason }) => {
                 record?.detail = Some(reason);
                 Some(Event::SuccessorFailed)
+            }
+            FromSuccessor::Message(Message::Released { names }) => {
+                let own = self.parts.sockets.iter().chain(&self.parts.control);
+                let own: BTreeSet<&str> = own.map(|socket| socket.name.as_str()).collect();
+                let names = names.into_iter().filter(|name| own.contains(name.as_str()));
+                self.successor.as_mut()?.released.extend(names);
+                None
             }
             FromSuccessor::Message(Message::Ready) => {
                 record?.ready();
@@ -420,7 +430,7 @@ impl Driver {
     }
 
     /// Lets those who wait have their answers, clears up what only the last process clears up, and says how it ended.
-    async fn finish(mut self, ending: Ending) -> Exit {
+    async fn finish(&mut self, ending: Ending) -> Exit {
         // Before anybody is told: a client that waits for the end of the service finds nothing left of it.
         if matches!(ending, Ending::Stopped | Ending::NeverServed) {
             let own = self.parts.sockets.iter().chain(&self.parts.control);
@@ -429,9 +439,10 @@ impl Driver {
             for socket in self.parts.sockets.iter().filter(|socket| socket.inode.is_some()) {
                 self.parts.notifier.unstore(&socket.name);
             }
-            if let Some(pid_file) = &self.parts.pid_file {
-                pid_file.remove();
-            }
+        }
+        // A successor that keeps the same file has replaced it by its own.
+        if let Some(pid_file) = self.parts.pid_file.as_ref().filter(|_| ending != Ending::Abandoned) {
+            pid_file.remove();
         }
         self.stop_askers.clear();
         self.record = None;

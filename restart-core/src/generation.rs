@@ -18,7 +18,7 @@ use crate::driver::{Driver, Exit};
 use crate::environment::Environment;
 use crate::error::Error;
 use crate::handover::{Hello, Message};
-use crate::listeners::{self, Gate, Listener, Socket, bind_control, from_fd_3, from_listen_fds, spare_names};
+use crate::listeners::{self, Listener, Resolved, Socket, bind_control, from_fd_3, from_listen_fds, spare_names};
 use crate::notify::Notifier;
 use crate::pid_file::PidFile;
 use crate::predecessor::{self, Predecessor};
@@ -35,7 +35,7 @@ pub const DRAIN_TIMEOUT_DEFAULT: Duration = Duration::from_secs(20);
 pub const MAX_DRAINING_DEFAULT: u8 = 4;
 
 /// The name under which the control socket travels from generation to generation; no listener can have it.
-const CONTROL_NAME: &str = "control";
+pub(crate) const CONTROL_NAME: &str = "control";
 
 type SaveState = Box<dyn FnMut() -> Vec<u8> + Send>;
 type Report = Box<dyn Fn() -> serde_json::Value + Send>;
@@ -224,13 +224,18 @@ impl Builder {
         if reserved.chain(there.iter().map(|socket| socket.name.as_str())).any(|name| name == CONTROL_NAME) {
             return Err(Error::address(format!("no listener can be called {CONTROL_NAME:?}: choose another name")));
         }
+        let handed_path = handed_control.as_ref().map(|socket| socket.asked.clone());
         let control = control_socket(&self.control, &environment, handed_control)?;
-        let sockets = listeners::resolve(there, &self.wanted, self.default.as_ref())?;
+        let Resolved { kept: sockets, released } = listeners::resolve(there, &self.wanted, self.default.as_ref())?;
+        let mut released: Vec<String> = released.into_iter().map(|socket| socket.name).collect();
+        if handed_path.is_some() && handed_path != control.as_ref().map(|socket| socket.asked.clone()) {
+            released.push(CONTROL_NAME.to_owned());
+        }
         let notifier = Notifier::new(&environment)?;
-        let (gate, drain) = (Arc::new(Gate::default()), Drain::new());
+        let drain = Drain::new();
         let mut streams = Vec::new();
         for socket in sockets.iter().filter(|socket| socket.address.is_stream()) {
-            let listener = Listener::new(socket, &gate, &drain, notifier.managed())
+            let listener = Listener::new(socket, &drain, notifier.managed())
                 .map_err(|error| Error::socket(format!("cannot watch the listener {:?}", socket.name), error))?;
             streams.push(listener);
         }
@@ -250,8 +255,8 @@ impl Builder {
             predecessor,
             sockets,
             control,
+            released,
             pid_file,
-            gate,
             drain,
             connections: Connections::new(),
         };
@@ -292,8 +297,9 @@ pub(crate) struct Parts {
     pub(crate) predecessor: Option<Predecessor>,
     pub(crate) sockets: Vec<Socket>,
     pub(crate) control: Option<Socket>,
+    /// The names of the predecessor's sockets that this generation does not want.
+    pub(crate) released: Vec<String>,
     pub(crate) pid_file: Option<PidFile>,
-    pub(crate) gate: Arc<Gate>,
     pub(crate) drain: Drain,
     pub(crate) connections: Connections,
 }
@@ -373,6 +379,6 @@ impl Generation {
     /// the process cuts them.
     pub fn run(self) -> impl Future<Output = Exit> + Send {
         debug_assert_eq!(self.parts.drain.phase(), Phase::Serving, "nobody else sets this phase");
-        Driver::new(self.parts).run(self.streams)
+        Box::new(Driver::new(self.parts)).run(self.streams)
     }
 }

@@ -14,7 +14,6 @@ use std::sync::Arc;
 use rustix::net::{AddressFamily, SocketType};
 use serde::{Deserialize, Serialize};
 
-pub(crate) use accept::Gate;
 pub use accept::{Accepted, Listener};
 pub(crate) use bind::{bind_control, unlink_if_ours};
 pub(crate) use inherited::{from_fd_3, from_listen_fds};
@@ -110,15 +109,23 @@ fn checked_address(what: &str, fd: &OwnedFd) -> Result<Address, Error> {
     .ok_or_else(|| refuse("its address cannot be written as text".to_owned()))
 }
 
+/// What a generation serves on, and what it does not take over.
+#[derive(Debug)]
+pub(crate) struct Resolved {
+    pub(crate) kept: Vec<Socket>,
+    /// Handed over, and not wanted any more.
+    pub(crate) released: Vec<Socket>,
+}
+
 /// What to serve on, from what is there and what is wanted.
 ///
-/// Sockets given by a service manager are all kept; those handed over are kept where they are wanted; what is wanted
-/// and not there is bound. `default` is bound only where there is nothing else at all.
+/// Sockets given by a service manager are all kept; those handed over are kept where they are wanted, be it under
+/// another name; what is wanted and not there is bound. `default` is bound only where there is nothing else at all.
 pub(crate) fn resolve(
-    there: Vec<Socket>,
+    mut there: Vec<Socket>,
     wanted: &[Endpoint],
     default: Option<&Endpoint>,
-) -> Result<Vec<Socket>, Error> {
+) -> Result<Resolved, Error> {
     let mut names = BTreeSet::new();
     for endpoint in wanted {
         if !names.insert(&endpoint.name) {
@@ -132,17 +139,51 @@ pub(crate) fn resolve(
     let default = default.filter(|_| wanted.is_empty());
     let wanted: Vec<&Endpoint> = wanted.iter().chain(default).collect();
     let only_default = default.is_some();
-    let mut kept: Vec<Socket> = there
-        .into_iter()
-        .filter(|socket| socket.origin == Origin::Activated || wanted.iter().any(|endpoint| socket.serves(endpoint)))
-        .collect();
+    rename(&mut there, &wanted);
+    let serves_any = |socket: &Socket| wanted.iter().any(|endpoint| socket.serves(endpoint));
+    let (mut kept, released): (Vec<Socket>, Vec<Socket>) =
+        there.into_iter().partition(|socket| socket.origin == Origin::Activated || serves_any(socket));
     for endpoint in wanted {
         let superfluous = only_default && !kept.is_empty();
         if !superfluous && !kept.iter().any(|socket| socket.serves(endpoint)) {
-            kept.push(bind::bind(endpoint)?);
+            kept.push(bind::bind(endpoint).map_err(|error| explain(error, endpoint, &released))?);
         }
     }
-    Ok(kept)
+    Ok(Resolved { kept, released })
+}
+
+/// An address that is wanted under another name keeps its socket: it could not be bound while that one listens.
+fn rename(there: &mut [Socket], wanted: &[&Endpoint]) {
+    for endpoint in wanted {
+        if there.iter().any(|socket| socket.serves(endpoint)) {
+            continue;
+        }
+        let unclaimed = |socket: &&mut Socket| {
+            let claimed = wanted.iter().any(|other| socket.serves(other));
+            socket.origin == Origin::Bound && socket.asked == endpoint.address && !claimed
+        };
+        if let Some(socket) = there.iter_mut().find(unclaimed) {
+            socket.name.clone_from(&endpoint.name);
+        }
+    }
+}
+
+/// 127.0.0.1:80 and 0.0.0.0:80 exclude each other, and the one that is released listens until the commit.
+fn explain(error: Error, endpoint: &Endpoint, released: &[Socket]) -> Error {
+    let port = |address: &Address| match address {
+        Address::Tcp(address) => Some(address.port()),
+        _ => None,
+    };
+    let in_the_way =
+        |socket: &&Socket| port(&socket.address).is_some() && port(&socket.address) == port(&endpoint.address);
+    match released.iter().find(in_the_way) {
+        Some(socket) => Error::occupied(format!(
+            "{error}; the running generation listens on {} until a reload has removed it: remove it with one reload, \
+             and add {} with the next",
+            socket.address, endpoint.address
+        )),
+        None => error,
+    }
 }
 
 /// The names that sockets without one get: those of the endpoints that are wanted, in order.
@@ -163,6 +204,10 @@ mod tests {
         Socket::check(name, "test", TcpListener::bind("127.0.0.1:0").unwrap().into()).unwrap()
     }
 
+    fn names(sockets: &[Socket]) -> Vec<&str> {
+        sockets.iter().map(|socket| socket.name.as_str()).collect()
+    }
+
     fn endpoints(texts: &[&str]) -> Vec<Endpoint> {
         texts.iter().map(|text| text.parse().unwrap()).collect()
     }
@@ -170,17 +215,18 @@ mod tests {
     #[test]
     fn the_default_is_bound_only_where_there_is_nothing_else() {
         let default: Endpoint = "http=127.0.0.1:0".parse().unwrap();
-        let alone = resolve(vec![], &[], Some(&default)).unwrap();
+        let alone = resolve(vec![], &[], Some(&default)).unwrap().kept;
         assert_eq!((alone.len(), alone[0].name.as_str(), alone[0].origin), (1, "http", Origin::Bound));
-        let given = resolve(vec![activated("web")], &[], Some(&default)).unwrap();
+        let given = resolve(vec![activated("web")], &[], Some(&default)).unwrap().kept;
         assert_eq!((given.len(), given[0].name.as_str()), (1, "web"));
-        let wanted = resolve(vec![], &endpoints(&["a=127.0.0.1:0"]), Some(&default)).unwrap();
+        let wanted = resolve(vec![], &endpoints(&["a=127.0.0.1:0"]), Some(&default)).unwrap().kept;
         assert_eq!((wanted.len(), wanted[0].name.as_str()), (1, "a"));
     }
 
     #[test]
     fn what_is_wanted_and_not_given_is_bound_beside_what_is() {
-        let sockets = resolve(vec![activated("a")], &endpoints(&["a=127.0.0.1:1", "b=127.0.0.1:0"]), None).unwrap();
+        let sockets =
+            resolve(vec![activated("a")], &endpoints(&["a=127.0.0.1:1", "b=127.0.0.1:0"]), None).unwrap().kept;
         let names: Vec<_> = sockets.iter().map(|socket| (socket.name.as_str(), socket.origin)).collect();
         assert_eq!(names, [("a", Origin::Activated), ("b", Origin::Bound)]);
     }
@@ -188,18 +234,39 @@ mod tests {
     #[test]
     fn a_socket_that_was_bound_to_any_port_is_kept_by_the_next_generation() {
         let wanted = endpoints(&["a=127.0.0.1:0"]);
-        let first = resolve(vec![], &wanted, None).unwrap().remove(0);
+        let first = resolve(vec![], &wanted, None).unwrap().kept.remove(0);
         let entry = first.entry();
         let handed = Socket::from_entry(&entry, first.fd.try_clone().unwrap()).unwrap();
-        let second = resolve(vec![handed], &wanted, None).unwrap().remove(0);
+        let second = resolve(vec![handed], &wanted, None).unwrap().kept.remove(0);
         assert_eq!(second.address, first.address);
     }
 
     #[test]
     fn a_bound_socket_that_is_not_wanted_any_more_is_let_go() {
-        let first = resolve(vec![], &endpoints(&["a=127.0.0.1:0"]), None).unwrap();
-        let second = resolve(first, &endpoints(&["b=127.0.0.1:0"]), None).unwrap();
-        assert_eq!(second.iter().map(|socket| socket.name.as_str()).collect::<Vec<_>>(), ["b"]);
+        let first = resolve(vec![], &endpoints(&["a=127.0.0.1:0"]), None).unwrap().kept;
+        let second = resolve(first, &endpoints(&["b=127.0.0.2:0"]), None).unwrap();
+        assert_eq!((names(&second.kept), names(&second.released)), (vec!["b"], vec!["a"]));
+    }
+
+    #[test]
+    fn an_address_keeps_its_socket_under_another_name() {
+        let first = resolve(vec![], &endpoints(&["a=127.0.0.1:0", "b=127.0.0.2:0", "c=127.0.0.3:0"]), None).unwrap();
+        let addresses: Vec<_> = first.kept.iter().map(|socket| socket.address.clone()).collect();
+        let wanted = endpoints(&["b=127.0.0.1:0", "a=127.0.0.2:0", "d=127.0.0.4:0"]);
+        let second = resolve(first.kept, &wanted, None).unwrap();
+        assert_eq!((names(&second.kept), names(&second.released)), (vec!["b", "a", "d"], vec!["c"]));
+        assert_eq!([&second.kept[0].address, &second.kept[1].address], [&addresses[0], &addresses[1]]);
+    }
+
+    #[test]
+    fn an_address_that_overlaps_a_released_one_is_refused_with_the_way_out() {
+        let mut first = resolve(vec![], &endpoints(&["a=127.0.0.1:0"]), None).unwrap().kept;
+        let Address::Tcp(address) = first[0].address else { panic!("{first:?}") };
+        first[0].asked = Address::Tcp(address);
+        let wanted = endpoints(&[&format!("a=0.0.0.0:{}", address.port())]);
+        let error = resolve(first, &wanted, None).unwrap_err();
+        let expected = format!("listens on {address} until a reload has removed it");
+        assert!(error.is_socket() && error.to_string().contains(&expected), "{error}");
     }
 
     #[test]

@@ -23,7 +23,7 @@ use crate::listeners::Socket;
 use crate::sys::BlockedSignals;
 
 /// Names and addresses make a manifest's line long; so many fit into a message at their longest.
-const ENTRIES_PER_MESSAGE_MAX: usize = 64;
+pub(crate) const ENTRIES_PER_MESSAGE_MAX: usize = 64;
 const _: () = assert!(ENTRIES_PER_MESSAGE_MAX <= FDS_PER_MESSAGE_MAX);
 
 /// A successor's process.

@@ -32,10 +32,10 @@ const VARIABLE_PREFIX: &str = "REBORN_";
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, clap::Error> {
     let arguments = with_default_command(arguments);
     let mut matches = command().try_get_matches_from(&arguments)?;
-    let mut file = None;
-    if let Some((name, path)) = configuration(&matches) {
-        let plain = command();
-        let serve = plain.find_subcommand(&name).expect("clap has matched it");
+    let (plain, mut file) = (command(), None);
+    if let Some((name, path)) = configuration(&matches)
+        && let Some(serve) = plain.find_subcommand(&name)
+    {
         let read = File::read(Path::new(&path), serve);
         let read = read.map_err(|reason| clap::Error::raw(ErrorKind::ValueValidation, reason + "\n"))?;
         matches = plain.mut_subcommand(name, |serve| read.applied(serve)).try_get_matches_from(arguments)?;
@@ -599,7 +599,7 @@ mod tests {
         let command = command();
         let serve = command.find_subcommand("serve").unwrap();
         let is_key = |flag: &clap::Arg| file::keys(serve).any(|key| key.get_id() == flag.get_id());
-        let others: Vec<_> = serve.get_arguments().filter(|flag| !is_key(flag)).map(|flag| flag.get_id()).collect();
+        let others: Vec<_> = serve.get_arguments().filter(|flag| !is_key(flag)).map(clap::Arg::get_id).collect();
         assert_eq!(others, ["config", "graceful"], "no other flag lacks a key");
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("reborn.toml");

@@ -50,9 +50,10 @@ pub const VERSION: &str = match option_env!("REBORN_VERSION") {
 /// }
 /// ```
 pub fn run<H: Handler + 'static>(handler: H) -> ExitCode {
-    let verify = |config: &Config| match config.files.is_some() || config.demo {
-        true => Err("root and demo: this program has an application of its own; leave them out".to_owned()),
-        false => Ok(()),
+    let verify = |config: &Config| {
+        let asked = config.files.is_some() || config.demo;
+        let refused = "root and demo: this program has an application of its own; leave them out";
+        if asked { Err(refused.to_owned()) } else { Ok(()) }
     };
     program(verify, |_, _| Ok(Service::new(handler)))
 }

@@ -53,6 +53,7 @@ pub struct Reborn {
     arguments: Vec<OsString>,
     environment: Vec<(OsString, OsString)>,
     control: Option<PathBuf>,
+    pid_file: Option<PathBuf>,
     version: Version,
     release_link: bool,
     nobody: bool,
@@ -88,6 +89,7 @@ impl Reborn {
             arguments: Vec::new(),
             environment: Vec::new(),
             control: Some(run.join("control")),
+            pid_file: Some(run.join("pid")),
             version: Version::Current,
             release_link: false,
             nobody: false,
@@ -135,6 +137,12 @@ impl Reborn {
     /// Leaves out `--control`: the socket then lies where `XDG_RUNTIME_DIR`, which is in the folder, leads to.
     pub fn default_control(mut self) -> Self {
         self.control = None;
+        self
+    }
+
+    /// Leaves out `--pid-file`.
+    pub fn without_pid_file(mut self) -> Self {
+        self.pid_file = None;
         self
     }
 
@@ -274,7 +282,9 @@ impl Reborn {
         if let Some(control) = &self.control {
             words.extend(["--control".into(), control.into()]);
         }
-        words.extend(["--pid-file".into(), folder.join("run/pid").into()]);
+        if let Some(pid_file) = &self.pid_file {
+            words.extend(["--pid-file".into(), pid_file.into()]);
+        }
         words.extend(self.arguments.iter().cloned());
         let mut command = Command::new(&words[0]);
         command.args(&words[1..]).current_dir(folder);

@@ -1,5 +1,6 @@
 //! The lifecycle's actions, carried out.
 
+use std::collections::BTreeSet;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,8 +13,8 @@ use crate::drain::Phase;
 use crate::error::Error;
 use crate::handover::{Channel, Commit, Link, Message, ReloadMark};
 use crate::lifecycle::{Action, Event, State, Timer};
-use crate::listeners::Origin;
-use crate::successor::{Gift, Successor};
+use crate::listeners::{Listener, Origin, unlink_if_ours};
+use crate::successor::{ENTRIES_PER_MESSAGE_MAX, Gift, Successor};
 
 /// A successor has to answer the ping at the end of its probation within this time.
 pub(super) const PONG_TIMEOUT: Duration = Duration::from_secs(1);
@@ -34,8 +35,8 @@ impl Driver {
     pub(super) async fn perform(&mut self, action: Action) {
         let notifier = &self.parts.notifier;
         match action {
-            Action::Accept => self.parts.gate.open(),
-            Action::Pause => self.parts.gate.close(),
+            Action::Accept => self.listeners.iter().for_each(Listener::open),
+            Action::Pause => self.pause(),
             Action::TakeOver => self.take_over(),
             Action::LetGo => self.let_go(),
             Action::NotifyReloading => {
@@ -73,7 +74,7 @@ impl Driver {
             Action::ForwardReload => self.tell_successor(&Message::Reload),
             Action::ForwardStop => self.tell_successor(&Message::Stop),
             Action::TellOlder => self.tell_older(),
-            Action::SayReady => self.tell_predecessor(&Message::Ready),
+            Action::SayReady => self.say_ready(),
             Action::SayCommitted => self.tell_predecessor(&Message::Committed),
             Action::SayPong => self.tell_predecessor(&Message::Pong),
             Action::SayStop => self.tell_predecessor(&Message::Stop),
@@ -115,7 +116,7 @@ impl Driver {
             log::error!("{error}");
         }
         self.note_own_commit();
-        self.control_gate.open();
+        self.control.iter().for_each(Listener::open);
     }
 
     fn adopt_line(&mut self, id: Link, fd: OwnedFd) {
@@ -134,7 +135,7 @@ impl Driver {
     /// Leaves the control socket and the older generations to the successor, keeping silent copies of their channels.
     fn let_go(&mut self) {
         self.main = false;
-        self.control_gate.close();
+        self.control.iter().for_each(Listener::close);
         let successor = self.successor.as_ref().map(|active| active.process.pid());
         self.newest = self.record.as_ref().and_then(|record| record.outcome(self.id(), None).to);
         log::debug!("the service is now generation {}'s (pid {successor:?})", self.parts.number + 1);
@@ -161,8 +162,12 @@ impl Driver {
     }
 
     /// Leaves copies of the listeners that this service bound with the service manager, so that they outlive a process
-    /// that is killed. One whose store has no room for them refuses; it takes the same socket only once.
-    fn store_listeners(&self) {
+    /// that is killed. One whose store has no room for them refuses; it takes the same socket only once. Copies of the
+    /// predecessor's that are not wanted any more go first: their names may have become others'.
+    fn store_listeners(&mut self) {
+        for name in std::mem::take(&mut self.parts.released) {
+            self.parts.notifier.unstore(&name);
+        }
         for socket in self.parts.sockets.iter().filter(|socket| socket.origin == Origin::Bound) {
             self.parts.notifier.store(&socket.name, socket.fd.as_fd());
         }
@@ -193,7 +198,7 @@ impl Driver {
                 };
                 let exit = sources::exit(number, process.pidfd(), talking, self.inputs.clone());
                 let sources = [self.executor.spawn(talk), self.executor.spawn(exit)];
-                self.successor = Some(Active { number, process, _sources: sources });
+                self.successor = Some(Active { number, process, released: BTreeSet::new(), _sources: sources });
             }
             Err(error) => {
                 record.detail = Some(error.to_string());
@@ -325,6 +330,40 @@ impl Driver {
         }
     }
 
+    /// The predecessor keeps to itself, until the commit, what this generation does not want.
+    fn say_ready(&self) {
+        for names in self.parts.released.chunks(ENTRIES_PER_MESSAGE_MAX) {
+            self.tell_predecessor(&Message::Released { names: names.to_vec() });
+        }
+        self.tell_predecessor(&Message::Ready);
+    }
+
+    /// Leaves accepting to the successor, but for the listeners that it does not have.
+    fn pause(&self) {
+        let released = self.successor.as_ref().map(|active| &active.released);
+        for listener in &self.listeners {
+            if !released.is_some_and(|released| released.contains(listener.name())) {
+                listener.close();
+            }
+        }
+    }
+
+    /// Gives up the sockets that the successor does not want, and returns the listeners whose queues are still to be
+    /// served. A path goes first, so that nobody finds a socket that is about to close.
+    fn release(&mut self) -> Vec<Listener> {
+        let Some(active) = &self.successor else { return vec![] };
+        let is_released = |name: &str| active.released.contains(name);
+        let sockets = &mut self.parts.sockets;
+        for socket in sockets.extract_if(.., |socket| is_released(&socket.name)) {
+            log::info!("the listener {} on {} closes: nobody wants it any more", socket.name, socket.address);
+            unlink_if_ours(&socket);
+        }
+        self.parts.control.iter().filter(|socket| is_released(&socket.name)).for_each(unlink_if_ours);
+        let released: Vec<Listener> = self.listeners.extract_if(.., |listener| is_released(listener.name())).collect();
+        released.iter().for_each(Listener::release);
+        released
+    }
+
     /// The drain is off.
     fn end_drain(&mut self) {
         self.acknowledge = None;
@@ -337,12 +376,12 @@ impl Driver {
     fn begin_drain(&mut self, phase: Phase) {
         self.drain_begun = Some(Instant::now());
         let (last_call, timeout) = if phase == Phase::Stopping {
-            self.parts.gate.last_call();
+            self.listeners.iter().for_each(Listener::last_call);
             (self.listeners.clone(), self.parts.settings.drain_timeout + STOP_GRACE)
         } else {
             // The way has to be open before anyone looks for it.
             self.open_way();
-            (vec![], self.parts.settings.drain_timeout)
+            (self.release(), self.parts.settings.drain_timeout)
         };
         self.parts.drain.set_phase(phase);
         let number = self.next_number();

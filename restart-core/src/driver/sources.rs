@@ -174,7 +174,8 @@ pub(super) async fn deadline(number: u64, timer: Timer, after: Duration, inputs:
     let _ = inputs.send(Input::Deadline(number, timer)).await;
 }
 
-/// Reports the end of the drain, and its deadline in any case: a stop waits for older generations beyond its own end. `last_call`: listeners whose queues are to be emptied first.
+/// Reports the end of the drain, and its deadline in any case: a stop waits for older generations beyond its own end.
+/// `last_call`: listeners whose queues are to be emptied first.
 pub(super) async fn drain(
     number: u64,
     drain: Drain,
@@ -183,8 +184,17 @@ pub(super) async fn drain(
     inputs: Sender<Input>,
 ) {
     let drained = async {
-        for listener in &last_call {
-            listener.queue_emptied().await;
+        loop {
+            let mut emptied = true;
+            for listener in &last_call {
+                emptied &= listener.queue_emptied().await;
+            }
+            // One that serves as many as it may accepts more when those are gone; one that has nothing to do and
+            // accepts nothing holds nobody up.
+            if emptied || drain.live() == 0 {
+                break;
+            }
+            drain.empty().await;
         }
         drain.empty().await;
         let _ = inputs.send(Input::Drained(number)).await;

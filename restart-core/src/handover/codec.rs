@@ -36,6 +36,9 @@ pub(crate) enum Message {
     State(StateBlob),
     /// The predecessor has given all that there is.
     Given(Given),
+    /// Some of the predecessor's sockets that the successor does not want: the predecessor goes on accepting on them
+    /// until the commit, and gives them up then. It comes before Ready, several times where the names are many.
+    Released { names: Vec<String> },
     /// The successor accepts connections.
     Ready,
     /// The successor cannot serve.
@@ -225,6 +228,7 @@ impl Message {
             Message::Listeners(_) => "Listeners",
             Message::State(_) => "State",
             Message::Given(_) => "Given",
+            Message::Released { .. } => "Released",
             Message::Ready => "Ready",
             Message::Failed { .. } => "Failed",
             Message::Ping => "Ping",

@@ -1,7 +1,7 @@
 //! Accepting connections, as long as this generation may.
 //!
-//! A listener waits on its own descriptor only while the gate is open, so that a paused or draining process is not
-//! woken by connections that are its successor's.
+//! A listener waits on its own descriptor only while its gate is open, so that a paused or draining process is not
+//! woken by connections that are its successor's. A listener that no successor wants stays open until it is released.
 
 use std::future::Future;
 use std::io;
@@ -30,9 +30,9 @@ const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
 const LAST_CALL_LOOKS: u32 = 1000;
 const LAST_CALL_PAUSE: Duration = Duration::from_millis(1);
 
-/// Whether this generation accepts; shared by its listeners, set by the driver.
+/// Whether this generation accepts on a listener; set by the driver.
 #[derive(Debug, Default)]
-pub(crate) struct Gate {
+struct Gate {
     state: AtomicU8,
     changed: Event,
 }
@@ -41,20 +41,10 @@ const CLOSED: u8 = 0;
 const OPEN: u8 = 1;
 /// The service stops: what waits is accepted, then nothing any more.
 const LAST_CALL: u8 = 2;
+/// No later generation wants the listener: what waits is accepted, then the address is free.
+const RELEASED: u8 = 3;
 
 impl Gate {
-    pub(crate) fn open(&self) {
-        self.set(OPEN);
-    }
-
-    pub(crate) fn close(&self) {
-        self.set(CLOSED);
-    }
-
-    pub(crate) fn last_call(&self) {
-        self.set(LAST_CALL);
-    }
-
     fn set(&self, state: u8) {
         self.state.store(state, Ordering::Release);
         self.changed.notify(usize::MAX);
@@ -101,17 +91,37 @@ pub struct Accepted {
 }
 
 impl Listener {
-    /// `managed`: a service manager may hold a copy of the socket.
-    pub(crate) fn new(socket: &Socket, gate: &Arc<Gate>, drain: &Drain, managed: bool) -> io::Result<Listener> {
+    /// A listener that accepts nothing yet. `managed`: a service manager may hold a copy of the socket.
+    pub(crate) fn new(socket: &Socket, drain: &Drain, managed: bool) -> io::Result<Listener> {
         Ok(Listener {
             name: socket.name.as_str().into(),
             address: socket.address.clone(),
             origin: socket.origin,
             lasting: managed || socket.origin == Origin::Activated,
             socket: Arc::new(Async::new(Arc::clone(&socket.fd))?),
-            gate: Arc::clone(gate),
+            gate: Arc::default(),
             drain: drain.clone(),
         })
+    }
+
+    /// Accepts from now on.
+    pub(crate) fn open(&self) {
+        self.gate.set(OPEN);
+    }
+
+    /// Accepts no more, and leaves what waits to whoever else has the socket.
+    pub(crate) fn close(&self) {
+        self.gate.set(CLOSED);
+    }
+
+    /// Accepts what waits, and then nothing more: the service stops.
+    pub(crate) fn last_call(&self) {
+        self.gate.set(LAST_CALL);
+    }
+
+    /// Accepts what waits, and then gives the address up: nobody wants it any more. This cannot be taken back.
+    pub(crate) fn release(&self) {
+        self.gate.set(RELEASED);
     }
 
     /// The listener's name, the same in all generations.
@@ -145,8 +155,8 @@ impl Listener {
             }
             match self.try_accept() {
                 Ok(accepted) => return Ok(accepted),
-                Err(Errno::AGAIN) if state == LAST_CALL => {
-                    self.refuse_from_now_on();
+                Err(Errno::AGAIN) if state == LAST_CALL || state == RELEASED => {
+                    self.refuse_from_now_on(state);
                     future::pending::<()>().await;
                 }
                 Err(Errno::AGAIN) => future::or(self.readable(), self.gate_changed(state)).await?,
@@ -161,18 +171,19 @@ impl Listener {
     }
 
     /// Waits until nobody waits to be accepted, for a second at the most: an application that accepts no more must not
-    /// hold up a stop.
-    pub(crate) async fn queue_emptied(&self) {
+    /// hold up a stop. Says whether the queue is empty.
+    pub(crate) async fn queue_emptied(&self) -> bool {
         for _ in 0..LAST_CALL_LOOKS {
             let mut polled = [PollFd::new(self, PollFlags::IN)];
             let now = Timespec { tv_sec: 0, tv_nsec: 0 };
             let waiting =
                 rustix::event::poll(&mut polled, Some(&now)).is_ok_and(|_| polled[0].revents() == PollFlags::IN);
             if !waiting {
-                return;
+                return true;
             }
             Timer::after(LAST_CALL_PAUSE).await;
         }
+        false
     }
 
     fn readable(&self) -> impl Future<Output = io::Result<()>> + '_ {
@@ -194,9 +205,10 @@ impl Listener {
     }
 
     /// At a stop, a socket that only this service holds refuses further clients at once, instead of letting them wait
-    /// for a process that is about to end. One that a service manager holds keeps their queue for the next start.
-    fn refuse_from_now_on(&self) {
-        if !self.lasting {
+    /// for a process that is about to end. One that a service manager holds keeps their queue for the next start,
+    /// unless it is released.
+    fn refuse_from_now_on(&self, state: u8) {
+        if state == RELEASED || !self.lasting {
             // The socket may have been shut down through another clone; then there is nothing left to do.
             let _ = rustix::net::shutdown(self.socket.get_ref(), rustix::net::Shutdown::Both);
         }
@@ -257,10 +269,9 @@ mod tests {
 
     use super::*;
 
-    fn listener() -> (Listener, Arc<Gate>) {
-        let gate = Arc::new(Gate::default());
+    fn listener() -> Listener {
         let socket = Socket::check("test", "test", TcpListener::bind("127.0.0.1:0").unwrap().into()).unwrap();
-        (Listener::new(&socket, &gate, &Drain::new(), false).unwrap(), gate)
+        Listener::new(&socket, &Drain::new(), true).unwrap()
     }
 
     fn connect(listener: &Listener) -> TcpStream {
@@ -270,15 +281,15 @@ mod tests {
 
     #[test]
     fn a_closed_gate_leaves_connections_in_the_queue_until_it_opens_again() {
-        let (listener, gate) = listener();
+        let listener = listener();
         let client = connect(&listener);
         let mut accept = Box::pin(listener.accept());
         block_on(async {
             assert!(poll_once(&mut accept).await.is_none(), "the gate is closed");
-            gate.open();
+            listener.open();
             let accepted = accept.await.unwrap();
             assert_eq!(accepted.peer, Address::Tcp(client.local_addr().unwrap()));
-            gate.close();
+            listener.close();
             let _second = connect(&listener);
             assert!(poll_once(Box::pin(listener.accept())).await.is_none());
         });
@@ -286,12 +297,12 @@ mod tests {
 
     #[test]
     fn an_open_gate_that_closes_stops_a_waiting_accept() {
-        let (listener, gate) = listener();
-        gate.open();
+        let listener = listener();
+        listener.open();
         let mut accept = Box::pin(listener.accept());
         block_on(async {
             assert!(poll_once(&mut accept).await.is_none());
-            gate.close();
+            listener.close();
             assert!(poll_once(&mut accept).await.is_none());
             let _client = connect(&listener);
             assert!(poll_once(&mut accept).await.is_none());
@@ -299,9 +310,23 @@ mod tests {
     }
 
     #[test]
+    fn a_released_listener_serves_its_queue_and_then_refuses() {
+        let listener = listener();
+        let _clients = [connect(&listener), connect(&listener)];
+        listener.release();
+        block_on(async {
+            listener.accept().await.unwrap();
+            listener.accept().await.unwrap();
+            assert!(poll_once(Box::pin(listener.accept())).await.is_none());
+        });
+        let Address::Tcp(address) = listener.address() else { panic!("{:?}", listener.address()) };
+        assert_eq!(TcpStream::connect(address).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+    }
+
+    #[test]
     fn what_is_accepted_is_non_blocking_and_close_on_exec() {
-        let (listener, gate) = listener();
-        gate.open();
+        let listener = listener();
+        listener.open();
         let _client = connect(&listener);
         let accepted = block_on(listener.accept()).unwrap();
         assert_eq!(rustix::io::fcntl_getfd(&accepted.fd).unwrap(), rustix::io::FdFlags::CLOEXEC);
