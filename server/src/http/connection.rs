@@ -426,7 +426,9 @@ impl<'a, H: Handler> Connection<'a, H> {
         if let Some(account) = &mut self.account {
             account.take_head(self.wire.inbound().buffer.filled(), &[]);
         }
-        let manner = Manner { method: Method::Get, old: false, close: true };
+        // The head did not pass, but a HEAD is told from its first bytes, and never gets a body.
+        let is_head = self.wire.inbound().buffer.filled().starts_with(b"HEAD ");
+        let manner = Manner { method: if is_head { Method::Head } else { Method::Get }, old: false, close: true };
         let close = Some(Reason::Refused(refusal.status.into()));
         State::Response(Box::new(Answer {
             response: refusal.response(),
