@@ -222,12 +222,12 @@ pub struct ServeArgs {
     #[arg(default_value = "10s")]
     pub head_timeout: String,
 
-    /// A request body must make progress within this time
+    /// A request body may be waited for this long; 500 bytes a second earn the time back
     #[arg(long, env = "REBORN_BODY_TIMEOUT", value_name = "DURATION", help_heading = "Limits")]
     #[arg(default_value = "20s")]
     pub body_timeout: String,
 
-    /// A client must take something of its response within this time
+    /// A client may take this long to make room for its response; 500 bytes a second earn the time back
     #[arg(long, env = "REBORN_WRITE_TIMEOUT", value_name = "DURATION", help_heading = "Limits")]
     #[arg(default_value = "20s")]
     pub write_timeout: String,

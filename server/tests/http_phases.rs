@@ -4,7 +4,7 @@ mod http_support;
 
 use std::time::{Duration, Instant};
 
-use http_support::{DEADLINE, Server};
+use http_support::{Client, DEADLINE, Server};
 use restart_core::Phase;
 use server::http::{End, Reason, Start};
 
@@ -44,7 +44,7 @@ fn a_head_that_takes_too_long_in_all_is_answered_with_408() {
 }
 
 #[test]
-fn a_body_that_stops_coming_is_answered_with_408_and_a_slow_one_is_taken() {
+fn a_body_that_stops_coming_is_answered_with_408() {
     let server = Server::with(|context| context.limits.body_timeout = SHORT);
     for framing in ["Content-Length: 6\r\n\r\nabc", "Transfer-Encoding: chunked\r\n\r\n3\r\nab"] {
         let mut client = server.connect();
@@ -52,13 +52,34 @@ fn a_body_that_stops_coming_is_answered_with_408_and_a_slow_one_is_taken() {
         let reply = client.reply();
         assert_eq!((reply.status, reply.closes()), (408, true));
     }
-    let mut client = server.connect();
-    client.send("POST /read HTTP/1.1\r\nHost: test\r\nContent-Length: 6\r\n\r\n");
-    for byte in b"abcdef" {
-        std::thread::sleep(SHORT / 3);
-        client.send([*byte]);
+}
+
+/// Sends a body in pieces of `size` bytes, one every 50 ms, in `pieces` pieces or until the server answers.
+fn drip(client: &mut Client, size: usize, pieces: usize) {
+    client.send(format!("POST /read HTTP/1.1\r\nHost: test\r\nContent-Length: {}\r\n\r\n", size * pieces));
+    for _ in 0..pieces {
+        if !client.is_silent() {
+            return;
+        }
+        client.send(vec![b'x'; size]);
+        std::thread::sleep(Duration::from_millis(20));
     }
-    assert_eq!(client.reply().body, "abcdef");
+}
+
+#[test]
+fn a_body_may_be_slow_but_not_slower_than_the_least_pace() {
+    let timeout = Duration::from_millis(600);
+    let server = Server::with(|context| context.limits.body_timeout = timeout);
+    let mut client = server.connect();
+    let started = Instant::now();
+    drip(&mut client, 200, 40);
+    assert!(started.elapsed() > timeout, "all of it took longer than the timeout");
+    assert_eq!(client.reply().body.len(), 8_000);
+    let started = Instant::now();
+    drip(&mut client, 1, 10_000);
+    let reply = client.reply();
+    assert_eq!((reply.status, reply.closes()), (408, true), "single bytes do not prolong it");
+    assert!(started.elapsed() < DEADLINE);
 }
 
 #[test]
@@ -70,6 +91,38 @@ fn a_client_that_takes_nothing_is_given_up() {
         client.send("GET /big HTTP/1.1\r\nHost: test\r\n\r\n");
     }
     assert!(matches!(server.end(), End::Server { reason: Reason::WriteTimeout, .. }));
+}
+
+#[test]
+fn a_client_may_take_its_response_slowly_but_not_slower_than_the_least_pace() {
+    let timeout = Duration::from_secs(1);
+    let server = Server::with(|context| context.limits.write_timeout = timeout);
+    let connect = || {
+        let mut client = server.connect();
+        rustix::net::sockopt::set_socket_recv_buffer_size(&client.stream, 16 * 1024).expect("a socket");
+        client.send("GET /big HTTP/1.1\r\nHost: test\r\n\r\n".repeat(8));
+        client
+    };
+    let mut slow = connect();
+    let mut taken = 0;
+    let started = Instant::now();
+    while started.elapsed() < 3 * timeout {
+        taken += slow.receive_up_to(8 * 1024);
+        std::thread::sleep(timeout / 40);
+    }
+    while taken < 8_000_000 {
+        let more = slow.receive_up_to(1 << 20);
+        assert!(more > 0, "cut after {taken} bytes: a third of the buffer was not free in time, but bytes were taken");
+        taken += more;
+    }
+    assert!(server.none_ended());
+    let mut slower = connect();
+    let started = Instant::now();
+    while server.none_ended() {
+        slower.receive_up_to(1);
+        std::thread::sleep(timeout / 20);
+        assert!(started.elapsed() < DEADLINE, "single bytes prolong it");
+    }
 }
 
 #[test]

@@ -33,6 +33,7 @@ use super::wire::framing::Framing;
 use super::wire::head::{self, Found};
 use super::wire::inbound::{Body, Fault, Wire};
 use super::wire::outbound::{Failure, Sending};
+use super::wire::pace::Pace;
 use super::wire::refusal::{Refusal, plain};
 use super::wire::{body, decode};
 use super::{Context, Decoration, End, Handler, Reason, Start};
@@ -373,9 +374,9 @@ impl<'a, H: Handler> Connection<'a, H> {
             }
             None => &mut uncounted,
         };
-        let timeout = self.context.limits.write_timeout;
+        let pace = Pace::new(self.context.limits.write_timeout);
         let (wire, deadline) = (&*self.wire, &mut self.deadline);
-        Sending { wire, deadline, timeout, out, source, begun: false, sent, long: false }.run().await
+        Sending { wire, deadline, pace, out, source, begun: false, sent, long: false }.run().await
     }
 
     /// Why the connection has to be closed after this response, if it has to.
@@ -425,7 +426,9 @@ impl<'a, H: Handler> Connection<'a, H> {
         if let Some(account) = &mut self.account {
             account.take_head(self.wire.inbound().buffer.filled(), &[]);
         }
-        let manner = Manner { method: Method::Get, old: false, close: true };
+        // The head did not pass, but a HEAD is told from its first bytes, and never gets a body.
+        let is_head = self.wire.inbound().buffer.filled().starts_with(b"HEAD ");
+        let manner = Manner { method: if is_head { Method::Head } else { Method::Get }, old: false, close: true };
         let close = Some(Reason::Refused(refusal.status.into()));
         State::Response(Box::new(Answer {
             response: refusal.response(),
@@ -579,7 +582,7 @@ fn failed(error: &http_types::Error) -> Response {
 fn refusal_of(fault: Fault) -> Refusal {
     match fault {
         Fault::Refused(refusal) => refusal,
-        Fault::Late => Refusal::new(StatusCode::RequestTimeout, "the body stopped coming"),
+        Fault::Late => Refusal::new(StatusCode::RequestTimeout, "the body came too slowly"),
         Fault::Cut | Fault::Failed(_) => Refusal::bad("the connection was closed within the body"),
     }
 }

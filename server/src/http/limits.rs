@@ -5,6 +5,10 @@
 
 use std::time::Duration;
 
+/// The pace below which a client uses up [`Limits::body_timeout`] or [`Limits::write_timeout`], although it sends or
+/// takes something now and then. A modem is ten times as fast.
+pub const LEAST_BYTES_PER_SECOND: u64 = 500;
+
 /// The bounds that each connection is held to. The defaults suit a server that faces the internet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -18,9 +22,10 @@ pub struct Limits {
     pub idle_timeout: Duration,
     /// How long a head may take from its first byte to its last. Then: 408. 10 s.
     pub head_timeout: Duration,
-    /// How long a body may take from one byte to the next. Then: 408. 20 s.
+    /// How long a body may be waited for; [`LEAST_BYTES_PER_SECOND`] earn the time back. Then: 408. 20 s.
     pub body_timeout: Duration,
-    /// How long a client may take no byte of a response. Then the connection is closed. 20 s.
+    /// How long a client may be waited for to take its response; [`LEAST_BYTES_PER_SECOND`] earn the time back. Then the
+    /// connection is closed. 20 s.
     pub write_timeout: Duration,
 }
 

@@ -21,7 +21,7 @@ use http_types::{Request, Response};
 use restart_core::Drain;
 
 pub use connection::serve;
-pub use limits::Limits;
+pub use limits::{LEAST_BYTES_PER_SECOND, Limits};
 pub use observe::{Observe, Served};
 pub use wire::target::Target;
 
@@ -133,7 +133,7 @@ pub enum Reason {
     Stopping,
     /// Nothing was requested for too long.
     IdleTimeout,
-    /// The client took no byte of a response for too long.
+    /// The client took its response too slowly, or no byte of it for too long.
     WriteTimeout,
     /// A request was refused with this status: malformed, over a limit, or too slow (408).
     Refused(u16),

@@ -234,6 +234,11 @@ impl Client {
         String::from_utf8(std::mem::replace(&mut self.received, rest)).expect("text")
     }
 
+    /// Takes up to `count` bytes, whatever they are; 0 if the server has closed. They are not part of any reply.
+    pub(crate) fn receive_up_to(&mut self, count: usize) -> usize {
+        self.stream.read(&mut vec![0; count]).expect("the server answers or closes")
+    }
+
     fn receive(&mut self) -> bool {
         let mut bytes = vec![0; 65536];
         let count = self.stream.read(&mut bytes).expect("the server answers or closes");

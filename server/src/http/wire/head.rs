@@ -201,10 +201,12 @@ impl<'a> Fields<'a> {
 
     fn expect(&mut self, value: &[u8]) -> Result<(), Refusal> {
         self.withheld = true;
-        if value.eq_ignore_ascii_case(b"100-continue") {
-            self.expects_continue = true;
-        } else if !self.old {
-            return Err(Refusal::new(StatusCode::ExpectationFailed, "an expectation other than 100-continue"));
+        for expectation in value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
+            if expectation.eq_ignore_ascii_case(b"100-continue") {
+                self.expects_continue = true;
+            } else if !self.old && !expectation.is_empty() {
+                return Err(Refusal::new(StatusCode::ExpectationFailed, "an expectation other than 100-continue"));
+            }
         }
         Ok(())
     }
@@ -297,6 +299,8 @@ mod tests {
             ("OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n", 200),
             ("GET / HTTP/1.1\r\nHost: a\r\nExpect: tea\r\n\r\n", 417),
             ("GET / HTTP/1.1\r\nHost: a\r\nExpect: 100-CONTINUE\r\n\r\n", 200),
+            ("GET / HTTP/1.1\r\nHost: a\r\nExpect: , 100-continue,\r\n\r\n", 200),
+            ("GET / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue, tea\r\n\r\n", 417),
             ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n", 400),
             ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding : chunked\r\n\r\n", 400),
             ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding:\r\n chunked\r\n\r\n", 400),

@@ -7,7 +7,6 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use async_io::Async;
 use rustix::net::{RecvFlags, SendFlags, Shutdown};
@@ -16,6 +15,7 @@ use super::buffer::Buffer;
 use super::chunked::{Chunked, Next};
 use super::deadline::Deadline;
 use super::framing::Framing;
+use super::pace::Pace;
 use super::refusal::Refusal;
 use crate::http::Limits;
 
@@ -44,7 +44,7 @@ pub(crate) struct Inbound {
 pub(crate) enum Fault {
     /// The client broke a rule or a limit.
     Refused(Refusal),
-    /// No byte came for too long.
+    /// The bytes came too slowly, or none for too long.
     Late,
     /// The client closed the connection within the body.
     Cut,
@@ -56,7 +56,7 @@ impl From<Fault> for io::Error {
     fn from(fault: Fault) -> io::Error {
         match fault {
             Fault::Refused(refusal) => io::Error::new(io::ErrorKind::InvalidData, refusal.cause),
-            Fault::Late => io::Error::new(io::ErrorKind::TimedOut, "the body stopped coming"),
+            Fault::Late => io::Error::new(io::ErrorKind::TimedOut, "the body came too slowly"),
             Fault::Cut => io::Error::new(io::ErrorKind::UnexpectedEof, "the connection was closed within the body"),
             Fault::Failed(kind) => kind.into(),
         }
@@ -80,12 +80,11 @@ pub(crate) struct Body {
     decoder: Decoder,
     fault: Option<Fault>,
     interim: Continue,
-    timeout: Duration,
+    /// How much longer whoever reads it waits for bytes.
+    pace: Pace,
     deadline: Deadline,
     /// How many bytes were read since the task last gave way to others.
     unyielded: usize,
-    /// Whether the deadline runs: from the moment at which somebody waits for bytes.
-    waiting: bool,
     /// Whether the reader of the body was dropped: nobody will read what is left.
     pub(crate) abandoned: bool,
 }
@@ -106,8 +105,8 @@ impl Body {
             Framing::Chunked => Decoder::Chunked(Box::new(Chunked::new(limits.body_bytes))),
         };
         let interim = if expects_continue { Continue::Wanted { left: CONTINUE } } else { Continue::Settled };
-        let (timeout, deadline) = (limits.body_timeout, Deadline::default());
-        Some(Body { decoder, fault: None, interim, timeout, deadline, unyielded: 0, waiting: false, abandoned: false })
+        let (pace, deadline) = (Pace::new(limits.body_timeout), Deadline::default());
+        Some(Body { decoder, fault: None, interim, pace, deadline, unyielded: 0, abandoned: false })
     }
 
     /// Whether all of it was read.
@@ -151,10 +150,7 @@ impl Body {
 
     /// Waits for the deadline of whoever waits for bytes.
     fn poll_late(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Fault>> {
-        if !self.waiting {
-            self.waiting = true;
-            self.deadline.set(self.timeout);
-        }
+        self.pace.wait(&mut self.deadline);
         self.deadline.poll(context).map(|()| Err(Fault::Late))
     }
 
@@ -358,7 +354,7 @@ impl Wire {
             match received {
                 Ok(0) => return Poll::Ready(Err(Fault::Cut)),
                 Ok(count) => {
-                    body.waiting = false;
+                    body.pace.moved(count);
                     if direct > 0 {
                         body.took(count);
                         return Poll::Ready(Ok((count, None)));

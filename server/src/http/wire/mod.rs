@@ -15,5 +15,6 @@ pub(crate) mod framing;
 pub(crate) mod head;
 pub(crate) mod inbound;
 pub(crate) mod outbound;
+pub(crate) mod pace;
 pub(crate) mod refusal;
 pub(crate) mod target;

@@ -1,15 +1,14 @@
 //! Sends a response: head and small body in one write, large bodies in large pieces.
 //!
 //! Whatever a body gives without waiting is gathered; when it has to be waited for, what was gathered leaves first, so
-//! that a stream reaches the client as it is made. A client that takes nothing is given up after a deadline. A body that
-//! is not what its head said is an error, after which the connection cannot be kept.
+//! that a stream reaches the client as it is made. A client that takes too little is given up. A body that is not what
+//! its head said is an error, after which the connection cannot be kept.
 
 use std::future::poll_fn;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
 
 use futures_lite::future::{poll_once, yield_now};
 use futures_lite::{AsyncBufRead, AsyncRead};
@@ -19,6 +18,7 @@ use super::buffer::BUFFER_BYTES;
 use super::deadline::Deadline;
 use super::encode::{Outbox, Source};
 use super::inbound::Wire;
+use super::pace::Pace;
 
 /// With less room than this the gathered bytes leave before more are asked for.
 const ROOM_BYTES_MIN: usize = 1024;
@@ -32,7 +32,7 @@ pub(crate) enum Failure {
     Broken(io::Error),
     /// The body went on after the length that was declared. It was cut there.
     Long,
-    /// The client took nothing for too long.
+    /// The client took too little for too long.
     Late,
     /// The connection failed.
     Failed(io::Error),
@@ -42,7 +42,7 @@ pub(crate) enum Failure {
 pub(crate) struct Sending<'a> {
     pub(crate) wire: &'a Wire,
     pub(crate) deadline: &'a mut Deadline,
-    pub(crate) timeout: Duration,
+    pub(crate) pace: Pace,
     pub(crate) out: Outbox,
     pub(crate) source: Source,
     pub(crate) begun: bool,
@@ -121,9 +121,9 @@ impl Sending<'_> {
         if !self.begun && !self.out.filled().is_empty() {
             self.begun = true;
             let interim = self.wire.inbound().body.as_mut().map_or(&b""[..], super::inbound::Body::response_begins);
-            send(self.wire, self.deadline, self.timeout, interim, &mut 0).await?;
+            send(self.wire, self.deadline, &mut self.pace, interim, &mut 0).await?;
         }
-        send(self.wire, self.deadline, self.timeout, self.out.filled(), self.sent).await?;
+        send(self.wire, self.deadline, &mut self.pace, self.out.filled(), self.sent).await?;
         self.out.clear();
         Ok(())
     }
@@ -139,29 +139,33 @@ fn goes_on(body: &mut Body) -> bool {
     peeked.unwrap_or(true)
 }
 
-/// Sends all of `bytes`, giving up on a client that takes none of them for `timeout`. What was sent is added to `sent`.
+/// Sends all of `bytes`, giving up on a client that is slower than its pace. What was sent is added to `sent`.
 async fn send(
     wire: &Wire,
     deadline: &mut Deadline,
-    timeout: Duration,
+    pace: &mut Pace,
     mut bytes: &[u8],
     sent: &mut u64,
 ) -> Result<(), Failure> {
+    let mut late = false;
     while !bytes.is_empty() {
         match wire.send(bytes) {
             Ok(count) => {
-                bytes = &bytes[count..];
+                pace.moved(count);
                 *sent += count as u64;
+                (bytes, late) = (&bytes[count..], false);
             }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && late => return Err(Failure::Late),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                deadline.set(timeout);
-                poll_fn(|context| {
-                    if let Poll::Ready(writable) = wire.poll_writable(context) {
-                        return Poll::Ready(writable.map_err(Failure::Failed));
-                    }
-                    deadline.poll(context).map(|()| Err(Failure::Late))
+                pace.wait(deadline);
+                // The kernel reports a socket as writable only when a third of its buffer is free, which a slow client
+                // may take longer for than it has. What it did take is seen by sending once more when it is late.
+                late = poll_fn(|context| match wire.poll_writable(context) {
+                    Poll::Ready(writable) => Poll::Ready(writable.map(|()| false)),
+                    Poll::Pending => deadline.poll(context).map(|()| Ok(true)),
                 })
-                .await?;
+                .await
+                .map_err(Failure::Failed)?;
             }
             Err(error) => return Err(Failure::Failed(error)),
         }

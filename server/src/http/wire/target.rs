@@ -57,11 +57,11 @@ pub(crate) fn parse(method: Method, raw: &str) -> Result<(Target, Option<&str>),
             _ => Err(Refusal::bad("the request target * with a method other than OPTIONS")),
         };
     }
-    let rest = ["http://", "https://"]
-        .into_iter()
-        .find(|scheme| raw.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme)))
-        .map(|scheme| &raw[scheme.len()..])
-        .ok_or(Refusal::bad("a request target that is neither a path nor an http URL"))?;
+    if after_scheme(raw, "https://").is_some() {
+        return Err(Refusal::new(StatusCode::MisdirectedRequest, "an https URL on a connection without TLS"));
+    }
+    let rest =
+        after_scheme(raw, "http://").ok_or(Refusal::bad("a request target that is neither a path nor an http URL"))?;
     let path_at = rest.find(['/', '?']).unwrap_or(rest.len());
     let (authority, path) = rest.split_at(path_at);
     if !valid_host(authority.as_bytes()) {
@@ -73,6 +73,12 @@ pub(crate) fn parse(method: Method, raw: &str) -> Result<(Target, Option<&str>),
         path => format!("/{path}"),
     };
     checked(path).map(|target| (target, Some(authority)))
+}
+
+/// What follows the scheme of a URL, if it has this one.
+fn after_scheme<'a>(raw: &'a str, scheme: &str) -> Option<&'a str> {
+    let (start, rest) = raw.split_at_checked(scheme.len())?;
+    start.eq_ignore_ascii_case(scheme).then_some(rest)
 }
 
 /// Visible ASCII without what a client must never send raw: a fragment's `#`, `<` and `>` are refused in `checked`.
@@ -142,7 +148,7 @@ mod tests {
     #[test]
     fn absolute_form_gives_path_and_authority() {
         assert_eq!(get("http://a:80/b?c"), Ok(("/b".into(), Some("c".into()), Some("a:80".into()))));
-        assert_eq!(get("HTTPS://[::1]"), Ok(("/".into(), None, Some("[::1]".into()))));
+        assert_eq!(get("HTTP://[::1]"), Ok(("/".into(), None, Some("[::1]".into()))));
         assert_eq!(get("http://a?x"), Ok(("/".into(), Some("x".into()), Some("a".into()))));
         assert_eq!(parse(Method::Options, "http://a").expect("valid").0.path(), "*");
     }
@@ -154,6 +160,7 @@ mod tests {
         {
             assert_eq!(get(raw), Err(400), "{raw}");
         }
+        assert_eq!(get("HTTPS://a/"), Err(421), "which only a connection with TLS may be asked for");
         assert_eq!(get("/\u{e9}"), Err(400));
         assert_eq!(parse(Method::Connect, "a:80").expect_err("refused").status, StatusCode::NotImplemented);
         assert_eq!(parse(Method::Options, "*").expect("valid").0.path(), "*");
