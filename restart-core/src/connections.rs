@@ -17,7 +17,7 @@ use async_channel::{Receiver, Sender};
 use async_io::Timer;
 use futures_lite::future;
 
-use crate::drain::{Drain, Guard};
+use crate::drain::{Drain, Guard, Phase};
 use crate::handover::{Channel, ConnectionsPart, FDS_PER_MESSAGE_MAX, Message, Received};
 
 /// The feature of the handover's Hello by which a generation says that it takes connections.
@@ -122,6 +122,8 @@ impl Connections {
         let Message::Connections(ConnectionsPart { batch, blobs }) = message else { return };
         let fitting = blobs.iter().sum::<usize>() == tail.len();
         let count = match (fitting, truncated) {
+            // This process ends, and nobody would take them up.
+            _ if drain.phase() == Phase::Over => 0,
             (true, false) if fds.len() == blobs.len() => fds.len(),
             // The table of descriptors is full, and must not stay so: there is more to do than to serve connections.
             (true, true) => fds.len().min(blobs.len()).saturating_sub(DESCRIPTORS_KEPT),

@@ -20,6 +20,8 @@ pub enum Phase {
     Draining = 1,
     /// The whole service stops. Requests in flight are finished; idle connections end now.
     Stopping = 2,
+    /// The drain's deadline has passed. Whatever is live ends now, or is cut with the process, a second later.
+    Over = 3,
 }
 
 impl Phase {
@@ -27,6 +29,7 @@ impl Phase {
         match state & PHASE_BITS {
             1 => Phase::Draining,
             2 => Phase::Stopping,
+            3 => Phase::Over,
             _ => Phase::Serving,
         }
     }

@@ -23,7 +23,7 @@ use futures_lite::future;
 
 use crate::connections::Acknowledgement;
 use crate::control::{self, Clients, Command, GenerationId, Outcome, Reply, Request};
-use crate::drain::Drain;
+use crate::drain::{Drain, Phase};
 use crate::generation::Parts;
 use crate::handover::{Channel, Commit, Link, Message, Received};
 use crate::lifecycle::{Ending, Event, Lifecycle, Origin, State};
@@ -38,6 +38,8 @@ use sources::{FromOlder, FromSuccessor, Input};
 const STATUS_EVERY: Duration = Duration::from_secs(5);
 /// Clients that are owed an answer get this long to take it before the process ends.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
+/// What is live when the process is to end gets this long to end in order.
+const CUT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Inputs that wait for the driver; a source that has more waits itself.
 const INPUTS_MAX: usize = 256;
 
@@ -52,7 +54,7 @@ pub struct Exit {
     /// True where the process did what it was to do: it drained, or the service was stopped. False where a service
     /// manager has to start the service anew.
     pub success: bool,
-    /// Connections that were still live, and are cut.
+    /// Connections that were live at the drain's deadline, or when the process had to end without one.
     pub cut: usize,
 }
 
@@ -182,7 +184,7 @@ impl Driver {
             .run(async move {
                 self.begin();
                 let ending = self.drive().await;
-                self.finish(ending).await
+                Box::pin(self.finish(ending)).await
             })
             .await
     }
@@ -429,8 +431,10 @@ impl Driver {
         }
     }
 
-    /// Lets those who wait have their answers, clears up what only the last process clears up, and says how it ended.
+    /// Has what is live end in order, lets those who wait have their answers, clears up what only the last process clears
+    /// up, and says how it ended.
     async fn finish(&mut self, ending: Ending) -> Exit {
+        let cut = self.cut().await;
         // Before anybody is told: a client that waits for the end of the service finds nothing left of it.
         if matches!(ending, Ending::Stopped | Ending::NeverServed) {
             let own = self.parts.sockets.iter().chain(&self.parts.control);
@@ -459,10 +463,34 @@ impl Driver {
             generation: self.parts.number,
             successor: self.newest.take(),
             success: ending != Ending::Abandoned,
-            cut: self.parts.drain.live(),
+            cut,
         };
         log::info!("{exit}{}", self.drain_time());
         exit
+    }
+
+    /// Tells all connections that they end now, takes back those that are on their way to a successor that has not
+    /// acknowledged them, and waits until nothing is live, so that each can be booked. Returns how many there were.
+    async fn cut(&mut self) -> usize {
+        let (drain, received) = (self.parts.drain.clone(), self.received.clone());
+        let live = drain.live();
+        drain.set_phase(Phase::Over);
+        if let Some(active) = &self.successor {
+            active.process.channel.deafen();
+        }
+        let acknowledged = async {
+            // What the successor acknowledged before it could not any more is its own. Nothing else counts now.
+            while let Ok(input) = received.recv().await {
+                if matches!(input, Input::Successor(..)) {
+                    let _ = self.take(input);
+                }
+            }
+        };
+        let late = async {
+            IoTimer::after(CUT_TIMEOUT).await;
+        };
+        future::or(drain.empty(), future::or(acknowledged, late)).await;
+        live
     }
 
     fn drain_time(&self) -> String {

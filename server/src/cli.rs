@@ -9,6 +9,7 @@ use std::env;
 use std::ffi::{OsStr, OsString};
 use std::fmt::{self, Write as _};
 use std::path::Path;
+use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
@@ -89,7 +90,7 @@ pub enum Command {
     #[command(after_help = CHECK_FOOTER)]
     Check(Box<ServeArgs>),
     /// Replace the running server by the program that is now on disk, and tell the outcome
-    Reload(ClientArgs),
+    Reload(ReloadArgs),
     /// Show what runs: generations, listeners, the last reload
     Status(StatusArgs),
     /// Stop the running server gracefully
@@ -247,6 +248,19 @@ pub struct ClientArgs {
     /// The control socket of the server [default: looked for where servers put it]
     #[arg(long, env = "REBORN_CONTROL", value_name = "PATH")]
     pub control: Option<OsString>,
+}
+
+/// The flags of `reload`.
+#[derive(Args, Debug)]
+pub struct ReloadArgs {
+    /// Which server.
+    #[command(flatten)]
+    pub client: ClientArgs,
+
+    /// Where no reload can start now (one runs, or too many generations drain), wait for it [without a value: 60s]
+    #[arg(long, value_name = "DURATION", num_args = 0..=1, require_equals = true, default_missing_value = "60s")]
+    #[arg(value_parser = humantime::parse_duration)]
+    pub wait: Option<Duration>,
 }
 
 /// The flags of `status`.
@@ -449,8 +463,12 @@ mod tests {
 
     #[test]
     fn client_commands_have_their_flags() {
-        let Command::Reload(client) = parse_words("reload --control /run/a").unwrap() else { panic!() };
-        assert_eq!(client.control(), Some(std::path::Path::new("/run/a")));
+        let Command::Reload(reload) = parse_words("reload --control /run/a").unwrap() else { panic!() };
+        assert_eq!((reload.client.control(), reload.wait), (Some(std::path::Path::new("/run/a")), None));
+        for (words, seconds) in [("reload --wait", 60), ("reload --wait=2s", 2), ("reload --wait=0s", 0)] {
+            let Command::Reload(reload) = parse_words(words).unwrap() else { panic!() };
+            assert_eq!(reload.wait, Some(Duration::from_secs(seconds)), "{words}");
+        }
         let Command::Stop(client) = parse_words("stop --control=").unwrap() else { panic!() };
         assert_eq!(client.control(), None);
         let Command::Status(status) = parse_words("status --json").unwrap() else { panic!() };
@@ -460,7 +478,16 @@ mod tests {
 
     #[test]
     fn a_usage_error_exits_with_its_code_and_help_with_success() {
-        for words in ["bogus", "--bogus", "serve bogus", "--root", "-g reload", "help bogus"] {
+        for words in [
+            "reload --wait=soon",
+            "reload --wait soon",
+            "bogus",
+            "--bogus",
+            "serve bogus",
+            "--root",
+            "-g reload",
+            "help bogus",
+        ] {
             assert_eq!(parse_words(words).unwrap_err().exit_code(), i32::from(exit::USAGE), "{words}");
         }
         for words in [

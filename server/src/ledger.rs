@@ -84,9 +84,9 @@ impl Ledger {
 }
 
 impl Balance {
-    /// Whether the books agree with the connections that were counted live in another way.
-    pub(crate) fn agrees(&self, live: usize) -> bool {
-        self.live == live as u64
+    /// Whether every connection has ended.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.live == 0
     }
 }
 
@@ -114,11 +114,13 @@ mod tests {
         ledger.closed_by_us(Reason::IdleTimeout, 2);
         ledger.handed_over();
         let balance = ledger.balance();
-        assert!(balance.agrees(2) && !balance.agrees(3));
+        assert!(!balance.is_closed());
         assert_eq!((balance.live, balance.requests), (2, 5));
         assert_eq!(
             balance.to_string(),
             "4 accepted + 1 received = 1 closed by the client + 1 closed here (idle timeout) + 1 handed over + 2 live"
         );
+        (0..2).for_each(|_| ledger.closed_by_us(Reason::DrainDeadline, 0));
+        assert!(ledger.balance().is_closed());
     }
 }

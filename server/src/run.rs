@@ -16,7 +16,7 @@ use restart_core::control::{self, Answer, Client, Place};
 use restart_core::{Builder, Generation};
 
 use crate::app::{App, AppConfig, Identity};
-use crate::cli::{self, ClientArgs, Command, ServeArgs, StatusArgs};
+use crate::cli::{self, ClientArgs, Command, ReloadArgs, ServeArgs, StatusArgs};
 use crate::config::{Config, DEFAULT_LISTEN};
 use crate::exit;
 use crate::http::Handler;
@@ -96,7 +96,7 @@ fn program<H: Handler + 'static>(
             Err(reason) => refuse(&reason),
         },
         Ok(Command::Check(args)) => check(&args, verify),
-        Ok(Command::Reload(args)) => client_command(&args, reload),
+        Ok(Command::Reload(ReloadArgs { client, wait })) => client_command(&client, |client| reload(client, wait)),
         Ok(Command::Status(StatusArgs { client, json })) => client_command(&client, |client| status(client, json)),
         Ok(Command::Stop(args)) => client_command(&args, stop),
         Err(error) => {
@@ -249,8 +249,12 @@ fn client_command(args: &ClientArgs, talk: impl FnOnce(&mut Client) -> Result<u8
     }
 }
 
-fn reload(client: &mut Client) -> Result<u8, restart_core::Error> {
-    Ok(match client.reload()? {
+fn reload(client: &mut Client, wait: Option<Duration>) -> Result<u8, restart_core::Error> {
+    let answer = match wait {
+        Some(patience) => client.reload_in_turn(patience, |reason| eprintln!("reborn: waiting: {reason}"))?,
+        None => client.reload()?,
+    };
+    Ok(match answer {
         Answer::Outcome(outcome) if outcome.failure.is_none() => {
             say_outcome(&outcome);
             exit::OK
@@ -262,7 +266,10 @@ fn reload(client: &mut Client) -> Result<u8, restart_core::Error> {
             exit::FAILED
         }
         Answer::Refused(reason) => {
-            eprintln!("reborn: no reload was started: {reason}");
+            match wait {
+                Some(patience) => eprintln!("reborn: no reload was started within {patience:?}: {reason}"),
+                None => eprintln!("reborn: no reload was started: {reason} (`reborn reload --wait` does)"),
+            }
             exit::FAILED
         }
         // A stop that overtakes a reload must not make the unit fail.

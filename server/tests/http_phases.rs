@@ -260,3 +260,31 @@ fn a_stop_parks_nothing() {
     assert!(client.is_closed());
     assert!(matches!(server.end(), End::Server { reason: Reason::Stopping, requests: 1 }));
 }
+
+#[test]
+fn the_deadline_of_a_drain_ends_every_connection_whatever_it_is_doing() {
+    let server = Server::new();
+    let mut idle = server.connect();
+    idle.get("/");
+    let mut half = server.connect();
+    half.send(&GET[..10]);
+    let mut busy = server.connect();
+    busy.send("GET /never HTTP/1.1\r\nHost: test\r\n\r\n");
+    let mut reading = server.connect();
+    reading.send("POST /read HTTP/1.1\r\nHost: test\r\nContent-Length: 5\r\n\r\nab");
+    let mut not_taking = server.connect();
+    for _ in 0..40 {
+        not_taking.send("GET /big HTTP/1.1\r\nHost: test\r\n\r\n");
+    }
+    assert!(idle.is_silent() && half.is_silent() && busy.is_silent() && reading.is_silent());
+    server.drain.set_phase(Phase::Draining);
+    assert!(server.none_ended());
+    server.drain.set_phase(Phase::Over);
+    for client in [&mut idle, &mut half, &mut busy, &mut reading] {
+        assert!(client.is_closed());
+    }
+    let mut late = server.connect();
+    assert!(late.is_closed(), "also one that comes when it is over");
+    let ends: Vec<End> = (0..6).map(|_| server.end()).collect();
+    assert!(ends.iter().all(|end| matches!(end, End::Server { reason: Reason::DrainDeadline, .. })), "{ends:?}");
+}

@@ -356,6 +356,24 @@ impl Server {
         String::from_utf8_lossy(&fs::read(self.folder().join("log")).unwrap_or_default()).into_owned()
     }
 
+    /// Panics if a generation has found an error of its own, such as a ledger that does not balance.
+    #[track_caller]
+    pub fn assert_no_error(&self) {
+        let log = self.log();
+        assert!(!log.contains(" ERROR ") && !log.contains("does not balance"), "{log}");
+    }
+
+    /// A number of the ledger that a process wrote when it ended (`--log debug`): of `handed over`, `accepted`; 0 for a
+    /// reason to close that did not occur.
+    #[track_caller]
+    pub fn booked(&self, pid: u32, what: &str) -> u64 {
+        let log = self.log();
+        let ledger = log.lines().find_map(|line| line.split_once(&format!("[{pid}] connections: ")));
+        let (_, ledger) = ledger.unwrap_or_else(|| panic!("pid {pid} left no ledger\n{log}"));
+        let entry = ledger.split(['+', '=']).find_map(|entry| entry.trim().strip_suffix(what));
+        entry.map_or(0, |number| number.trim().parse().expect("a number stands before each entry"))
+    }
+
     /// What it wrote to its standard output so far.
     pub fn stdout(&self) -> String {
         String::from_utf8_lossy(&fs::read(self.folder().join("stdout")).unwrap_or_default()).into_owned()

@@ -5,12 +5,13 @@
 
 use std::{
     fs,
+    io::{BufRead, BufReader},
     os::unix::{
         fs::{MetadataExt, PermissionsExt},
         net::{UnixListener, UnixStream},
         process::CommandExt,
     },
-    process::Command,
+    process::{Command, Stdio},
 };
 
 use tests::{
@@ -61,6 +62,62 @@ fn a_reload_beyond_the_bound_of_draining_generations_is_refused_and_works_when_o
     let fourth = server.reload_ok();
     second.finish_by(second_pid);
     assert_eq!(server.wait_single(), fourth);
+}
+
+#[test]
+fn a_reload_that_waits_comes_after_the_one_that_runs() {
+    let server = start();
+    server.replace_binary(&Version::Broken(Mode::WaitsAtGate));
+    let first = server.reload_in_background();
+    server.wait_broken(0);
+    let refused = server.command(["reload", "--wait=300ms"]);
+    refused.assert_code(1).assert_stderr("no reload was started within 300ms: a reload is already in progress");
+    assert_eq!(server.broken_pids().len(), 1);
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| server.command(["reload", "--wait"]));
+        server.open_gate();
+        first.join().unwrap().assert_success();
+        waiting.join().unwrap().assert_success();
+    });
+    assert_eq!(server.generation(), 3);
+}
+
+#[test]
+fn a_reload_that_waits_comes_when_one_of_the_draining_generations_has_ended() {
+    let server = Reborn::new().demo().probation_ms(0).args(["--max-draining", "1"]).start();
+    let held = server.hold();
+    let second = server.reload_ok();
+    server.reload().assert_code(1).assert_stderr("ask again when one has ended (`reborn reload --wait` does)");
+    server.command(["reload", "--wait=300ms"]).assert_code(1).assert_stderr("within 300ms: 1 generations still finish");
+    assert_eq!(server.pid(), second);
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| server.command(["reload", "--wait"]));
+        held.finish_by(server.first_pid());
+        let output = waiting.join().unwrap();
+        let begins = output.assert_success().stdout.starts_with("reloaded: generation 2 ");
+        assert!(begins, "{output}");
+    });
+    assert_eq!(server.wait_single(), server.pid());
+}
+
+#[test]
+fn a_client_that_goes_away_while_it_waits_leaves_no_reload_behind() {
+    let server = Reborn::new().demo().probation_ms(0).args(["--max-draining", "1"]).start();
+    let held = server.hold();
+    server.reload_ok();
+    let mut command = Command::new(binary::reborn());
+    command.args(["reload", "--wait", "--control"]).arg(server.control().unwrap());
+    let mut waiting = command.stderr(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(waiting.stderr.take().unwrap()).read_line(&mut line).unwrap();
+    assert!(line.starts_with("reborn: waiting: 1 generations still finish"), "{line}");
+    waiting.kill().unwrap();
+    waiting.wait().unwrap();
+    held.finish_by(server.first_pid());
+    server.wait_single();
+    server.wait_until("nobody drains", |server| server.status()["draining"].as_array().unwrap().is_empty());
+    assert_eq!(server.generation(), 2);
+    server.reload_ok();
 }
 
 #[test]

@@ -58,23 +58,6 @@ fn wait_begun(server: &Server, count: usize) {
     server.wait_until("slow requests have begun", |server| server.log().matches("request start").count() >= count);
 }
 
-/// No generation has found an error of its own, such as a ledger that does not balance.
-#[track_caller]
-fn assert_no_error(server: &Server) {
-    let log = server.log();
-    assert!(!log.contains(" ERROR ") && !log.contains("does not balance"), "{log}");
-}
-
-/// A number of the ledger that a process wrote when it ended: `12 accepted`, `3 handed over`.
-#[track_caller]
-fn booked(server: &Server, pid: u32, what: &str) -> u64 {
-    let log = server.log();
-    let line = log.lines().find(|line| line.contains(&format!("[{pid}] connections: ")));
-    let line = line.unwrap_or_else(|| panic!("pid {pid} left no ledger\n{log}"));
-    let before = line.split_once(&format!(" {what}")).unwrap().0;
-    before.rsplit(' ').next().unwrap().parse().unwrap()
-}
-
 /// Starts a server on all four kinds of listeners, and says where they are.
 fn on_every_kind_of_listener() -> (Server, Vec<Target>) {
     let reborn = Reborn::new().demo().probation_ms(0).args(["--log", "debug"]);
@@ -135,13 +118,13 @@ fn idle_silent_half_spoken_and_pipelined_connections_go_on_in_the_next_generatio
     }
     assert_eq!(server.wait_end(old), Ended::Code(0));
     assert_eq!(server.status()["application"]["live"], live, "{}", server.status());
-    assert_eq!(booked(&server, old, "handed over"), live);
+    assert_eq!(server.booked(old, "handed over"), live);
     assert_eq!(server.status()["application"]["received"], live);
     drop(connections);
     server.wait_until("all are closed", |server| server.status()["connections"] == 0);
     server.stop().assert_success();
-    assert_eq!(booked(&server, new, "received"), live);
-    assert_no_error(&server);
+    assert_eq!(server.booked(new, "received"), live);
+    server.assert_no_error();
 }
 
 #[test]
@@ -174,7 +157,7 @@ fn what_is_known_of_a_connection_goes_along() {
             assert!(age <= most, "{age} ms old, and accepted {most} ms ago");
         }
     }
-    assert_no_error(&server);
+    server.assert_no_error();
 }
 
 #[test]
@@ -195,7 +178,7 @@ fn a_busy_connection_is_finished_in_the_old_process_which_ends_with_its_last_ans
     let answered = Instant::now();
     assert_eq!(server.wait_end(old), Ended::Code(0));
     assert!(answered.elapsed() < Duration::from_secs(2), "not at a deadline: {:?}", answered.elapsed());
-    assert_no_error(&server);
+    server.assert_no_error();
 }
 
 #[test]
@@ -229,8 +212,8 @@ fn one_connection_lives_through_fifty_generations_and_gets_every_answer_right() 
     let last = server.wait_single();
     server.wait_until("the connection is closed", |server| server.status()["connections"] == 0);
     server.stop().assert_success();
-    assert_eq!((booked(&server, last, "received"), booked(&server, last, "closed by the client")), (1, 1));
-    assert_no_error(&server);
+    assert_eq!((server.booked(last, "received"), server.booked(last, "closed by the client")), (1, 1));
+    server.assert_no_error();
 }
 
 /// Three further generations come while the first still answers; what its connection says next goes to the newest.
@@ -263,9 +246,9 @@ fn the_oldest_connection_reaches_the_newest(kill: bool) {
     send(&oldest, &fast("next"));
     assert_eq!((answer_to(&mut oldest, "oldest"), answer_to(&mut oldest, "next")), (1, 4));
     assert_eq!(server.wait_end(first), Ended::Code(0));
-    assert_eq!(booked(&server, first, "handed over"), 1);
+    assert_eq!(server.booked(first, "handed over"), 1);
     assert_eq!(ask(&mut oldest, "last").generation(), Some(4));
-    assert_no_error(&server);
+    server.assert_no_error();
 }
 
 #[test]
@@ -317,6 +300,6 @@ fn a_successor_that_stops_answering_takes_nothing_and_what_comes_back_is_served_
     assert_eq!((answer.generation(), answer.announces_close()), (Some(1), true));
     assert_eq!(server.wait_end(first), Ended::Code(0));
     assert_eq!((server.wait_single(), server.pid()), (third, third));
-    assert_eq!(booked(&server, first, "closed here (draining)"), CONNECTIONS + 1);
-    assert_no_error(&server);
+    assert_eq!(server.booked(first, "closed here (draining)"), CONNECTIONS + 1);
+    server.assert_no_error();
 }

@@ -13,6 +13,9 @@ const SILENCE_MAX: Duration = Duration::from_secs(30);
 /// How long a client that was cut off looks for the generation that serves now.
 const RECONNECT: Duration = Duration::from_secs(10);
 
+/// How long a client that waits for its turn lets pass before it asks again.
+const ASK_AGAIN_AFTER: Duration = Duration::from_millis(100);
+
 /// How a command ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -71,6 +74,29 @@ impl Client {
             Some(Reply::Refused { reason }) => Ok(Answer::Refused(reason)),
             Some(Reply::Stopping) => Ok(Answer::Stopping),
             other => Err(unexpected(other)),
+        }
+    }
+
+    /// The same, for a client that waits for its turn: where the server starts no reload now (one is under way, or as many
+    /// generations drain as may), it is asked again, for at most `patience` beyond the reload itself. After that the
+    /// answer is the last refusal. `waits` is told the reason of the wait, and each new one.
+    pub fn reload_in_turn(&mut self, patience: Duration, mut waits: impl FnMut(&str)) -> Result<Answer, Error> {
+        let begun = Instant::now();
+        let mut told = String::new();
+        loop {
+            let left = patience.saturating_sub(begun.elapsed());
+            match self.reload()? {
+                Answer::Refused(reason) if !left.is_zero() => {
+                    if reason != told {
+                        waits(&reason);
+                        told = reason;
+                    }
+                }
+                answer => return Ok(answer),
+            }
+            std::thread::sleep(ASK_AGAIN_AFTER.min(left));
+            // A connection is good for one command; the next one reaches whoever serves by then.
+            *self = Client::connect(&self.path)?;
         }
     }
 

@@ -141,7 +141,7 @@ impl Driver {
             Refusal::Unsettled => {
                 "the service manager has not read the last reload's messages yet; ask again".to_owned()
             }
-            Refusal::NotMain => format!("generation {} is not the main one", self.parts.number),
+            Refusal::NotMain => format!("generation {} is not the main one; ask again", self.parts.number),
         };
         let _ = asker.try_send(Reply::Refused { reason });
     }

@@ -153,7 +153,7 @@ impl Listener {
                 self.gate.changed(state).await;
                 continue;
             }
-            match self.try_accept() {
+            match self.try_accept(state) {
                 Ok(accepted) => return Ok(accepted),
                 Err(Errno::AGAIN) if state == LAST_CALL || state == RELEASED => {
                     self.refuse_from_now_on(state);
@@ -195,9 +195,12 @@ impl Listener {
         Ok(())
     }
 
-    fn try_accept(&self) -> rustix::io::Result<Accepted> {
+    fn try_accept(&self, state: u8) -> rustix::io::Result<Accepted> {
         // Counted before it exists, so that no drain can end between the two.
         let guard = self.drain.guard();
+        if self.gate.get() != state {
+            return Err(Errno::INTR);
+        }
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let (fd, peer) = rustix::net::acceptfrom_with(self.socket.get_ref(), flags)?;
         let peer = peer.as_ref().and_then(address_of).unwrap_or(Address::UnixUnnamed);

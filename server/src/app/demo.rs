@@ -1,19 +1,29 @@
 //! The demonstration: the original program's handler, and what one needs to watch a reload from outside.
 //!
 //! `GET /` answers `cout` after `?delay=` and logs its start and its end, `/fast` and `/slow?ms=N` repeat the request's
-//! `x-id`, `/echo` gives a body back while it still arrives. Every response says who answered. Waits are bounded, and
+//! `x-id`, `/echo` gives a body back while it still arrives, `/upgrade` gives back all that comes after a switch to the
+//! protocol `echo`. Every response says who answered. Waits are bounded, and
 //! what comes from the client into a header or a log line is reduced to what is harmless there.
 
 use std::time::{Duration, Instant};
 
-use http_types::headers::{CONTENT_TYPE, HeaderName, HeaderValue};
+use futures_lite::{AsyncReadExt, AsyncWriteExt, FutureExt};
+use http_types::headers::{CONTENT_TYPE, HeaderName, HeaderValue, UPGRADE};
+use http_types::upgrade::Connection;
 use http_types::{Method, Request, Response, StatusCode};
 use smol::Timer;
 
 use super::{Identity, READABLE, Target, text};
+use crate::http::{Drain, Phase};
 
 /// The longest wait that a client can ask for.
 const DELAY_MAX: Duration = Duration::from_secs(60);
+
+/// The protocol that `/upgrade` switches to.
+const ECHO: &str = "echo";
+
+/// How long a client of it may say nothing, or take nothing.
+const ECHO_IDLE_MAX: Duration = Duration::from_secs(300);
 
 /// The longest `x-id` that is repeated.
 const ID_BYTES_MAX: usize = 128;
@@ -28,6 +38,7 @@ pub(super) enum Resource {
     Fast,
     Slow,
     Echo,
+    Upgrade,
 }
 
 impl Resource {
@@ -38,13 +49,14 @@ impl Resource {
             "/fast" => Some(Self::Fast),
             "/slow" => Some(Self::Slow),
             "/echo" => Some(Self::Echo),
+            "/upgrade" => Some(Self::Upgrade),
             _ => None,
         }
     }
 
     pub(super) fn methods(self) -> &'static [Method] {
         match self {
-            Self::Cout | Self::Fast | Self::Slow => READABLE,
+            Self::Cout | Self::Fast | Self::Slow | Self::Upgrade => READABLE,
             Self::Echo => &[Method::Post, Method::Options],
         }
     }
@@ -63,6 +75,7 @@ pub(super) async fn answer(
         Resource::Fast => Ok(tagged(id, identity)),
         Resource::Slow => slow(target, id, identity).await,
         Resource::Echo => Ok(echo(request)),
+        Resource::Upgrade => Ok(upgrade(&request).await),
     };
     outcome.unwrap_or_else(|message| text(StatusCode::BadRequest, message))
 }
@@ -115,6 +128,55 @@ fn echo(mut request: Request) -> Response {
         response.insert_header(CONTENT_TYPE, kind);
     }
     response
+}
+
+/// Switches to the protocol `echo`, if the client asks for it.
+async fn upgrade(request: &Request) -> Response {
+    let offered = |value: &HeaderValue| value.as_str().split(',').any(|one| one.trim().eq_ignore_ascii_case(ECHO));
+    let drain = request.ext().get::<Drain>().filter(|_| request.header(UPGRADE).is_some_and(|v| v.iter().any(offered)));
+    let mut response = match drain.cloned() {
+        Some(drain) => {
+            let mut response = Response::new(StatusCode::SwitchingProtocols);
+            let stream = response.recv_upgrade().await;
+            let echo = async move {
+                if let Some(stream) = stream.await {
+                    echo_until_stopped(stream, drain).await;
+                }
+            };
+            smol::spawn(echo).detach();
+            response
+        }
+        None => text(StatusCode::UpgradeRequired, format_args!("ask with `Connection: upgrade` and `Upgrade: {ECHO}`")),
+    };
+    response.insert_header(UPGRADE, ECHO);
+    response
+}
+
+/// Gives back what comes, through a drain as well, until its deadline ends the stream. A stop ends it at once.
+async fn echo_until_stopped(mut stream: Connection, drain: Drain) {
+    let mut bytes = [0; 4096];
+    let echo = async {
+        loop {
+            let turn = async {
+                let count = stream.read(&mut bytes).await.unwrap_or(0);
+                count > 0 && stream.write_all(&bytes[..count]).await.is_ok()
+            };
+            let idle = async {
+                Timer::after(ECHO_IDLE_MAX).await;
+                false
+            };
+            if !turn.or(idle).await {
+                return;
+            }
+        }
+    };
+    let stopped = async {
+        let mut phase = drain.phase();
+        while phase != Phase::Stopping {
+            phase = drain.changed(phase).await;
+        }
+    };
+    echo.or(stopped).await;
 }
 
 /// Reads the wait from the query: a duration such as `2s`, or a plain number of milliseconds.

@@ -1,4 +1,5 @@
-//! One connection from its start to its end: `Idle -> Head -> Request -> Response -> Idle | HandedOver | Closed`.
+//! One connection from its start to its end:
+//! `Idle -> Head -> Request -> Response -> Idle | Upgraded | HandedOver | Closed`.
 //!
 //! | state      | what of a request is held             | ends by                                       |
 //! |------------|---------------------------------------|-----------------------------------------------|
@@ -6,8 +7,11 @@
 //! | Head       | the bytes received of its head        | its last byte, head timeout, a refusal        |
 //! | Request    | the request, while the handler runs   | the handler's answer                          |
 //! | Response   | the response, while it is sent        | its last byte, write timeout, a broken body   |
+//! | Upgraded   | nothing; the handler has the stream   | the handler's drop of the stream              |
 //! | `HandedOver` | what Idle or Head hold              | `End::Parked`                                 |
 //! | Closed     | nothing                               | `End::Server`, `End::Client`                  |
+//!
+//! In every state the drain's deadline ends the connection: `End::Server`.
 //!
 //! Between two messages nothing of a request is anywhere but in the connection's own buffer, so Idle is an exact point.
 //! The bytes themselves are read and written by `wire`; this module decides when, and when to close.
@@ -15,17 +19,19 @@
 use std::future::{Future, poll_fn};
 use std::io;
 use std::panic::AssertUnwindSafe;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
 use futures_lite::FutureExt;
 use futures_lite::future::{poll_once, yield_now};
+use http_types::upgrade::{Connection as Stream, Sender as StreamSender};
 use http_types::{Method, Request, Response, StatusCode};
 use restart_core::{Drain, Phase};
 
 use super::observe::Account;
+use super::upgrade::{self, Offer, Upgraded};
 use super::wire::buffer;
 use super::wire::deadline::Deadline;
 use super::wire::encode::{self, Manner, Outbox};
@@ -56,9 +62,18 @@ const READ_AHEAD_BYTES_MAX: usize = 48 * 1024;
 
 /// Serves one connection until it ends.
 pub async fn serve<H: Handler>(context: &Context<H>, start: Start) -> End {
-    match Connection::new(context, start) {
-        Ok(connection) => connection.run().await,
-        Err((reason, requests)) => End::Server { reason, requests },
+    let mut connection = match Connection::new(context, start) {
+        Ok(connection) => connection,
+        Err((reason, requests)) => return End::Server { reason, requests },
+    };
+    loop {
+        match connection.run().await {
+            Some(end) => return end,
+            None => match connection.park() {
+                Ok(end) => return end,
+                Err(back) => connection = *back,
+            },
+        }
     }
 }
 
@@ -68,6 +83,7 @@ enum State {
     Head,
     Request(Box<Message>),
     Response(Box<Answer>),
+    Upgraded(StreamSender),
     HandedOver,
     Closed(Closed),
 }
@@ -89,6 +105,7 @@ struct Message {
     expects_continue: bool,
     keep_alive: bool,
     manner: Manner,
+    offer: Option<Offer>,
 }
 
 /// A response that is to be sent.
@@ -98,6 +115,7 @@ struct Answer {
     /// Why the connection closes after it, if that is known already.
     close: Option<Reason>,
     decoration: Decoration,
+    offer: Option<Offer>,
 }
 
 /// What ended a wait.
@@ -115,7 +133,8 @@ struct Connection<'a, H> {
     /// What will be told of the request that is being served, if somebody wants to know.
     account: Option<Box<Account>>,
     requests: u64,
-    watch: Watch,
+    /// How often the phase had been set when it was last heeded; never, at first.
+    heeded: Option<usize>,
     deadline: Deadline,
     /// Whether nothing was received yet: then bytes are likely to be there already.
     fresh: bool,
@@ -141,7 +160,7 @@ impl<'a, H: Handler> Connection<'a, H> {
             listener,
             account: None,
             requests,
-            watch: Watch::default(),
+            heeded: None,
             deadline: Deadline::default(),
             fresh: true,
             waited,
@@ -150,36 +169,64 @@ impl<'a, H: Handler> Connection<'a, H> {
         })
     }
 
-    async fn run(mut self) -> End {
-        let mut state = State::Idle;
+    /// Serves until the connection has ended, or is to be served elsewhere: then nothing is returned.
+    async fn run(&mut self) -> Option<End> {
+        let drain = &self.context.drain;
+        let (mut state, mut watch) = (State::Idle, Watch::new(drain));
         loop {
-            // What serves a request is boxed, so that an idle connection is small.
-            state = match state {
-                State::Idle => self.idle().await,
-                State::Head => self.head().await,
-                State::Request(message) => Box::pin(self.request(*message)).await,
-                State::Response(answer) => Box::pin(self.response(*answer)).await,
-                State::Closed(Closed::ByClient) => return End::Client { requests: self.requests },
-                State::Closed(Closed::AtOnce(reason)) => return End::Server { reason, requests: self.requests },
-                State::Closed(Closed::Lingering(reason)) => {
-                    self.linger().await;
-                    return End::Server { reason, requests: self.requests };
-                }
-                State::HandedOver => match self.wire.into_parts() {
-                    Ok(Ok((stream, read_ahead))) => {
-                        let waited = self.waited + self.waits_since.elapsed();
-                        let Connection { peer, listener, requests, .. } = self;
-                        let declined = None;
-                        return End::Parked(Start { stream, peer, listener, read_ahead, requests, waited, declined });
-                    }
-                    Ok(Err(_)) => return End::Server { reason: Reason::Failed, requests: self.requests },
-                    Err(wire) => {
-                        // Somebody reads a body of a request that is over, this very moment. Stay, and close later.
-                        (self.wire, self.declined) = (wire, Some(self.context.drain.changes()));
-                        State::Idle
-                    }
-                },
+            let over = match &state {
+                State::Closed(Closed::ByClient) => return Some(End::Client { requests: self.requests }),
+                State::Closed(Closed::AtOnce(reason)) => return Some(self.ended(*reason)),
+                State::HandedOver => return None,
+                State::Closed(Closed::Lingering(reason)) => *reason,
+                State::Upgraded(_) => Reason::Upgraded,
+                State::Idle | State::Head | State::Request(_) | State::Response(_) => Reason::DrainDeadline,
             };
+            let Some(next) = watch.until_over(drain, pin!(self.step(state))).await else {
+                self.wire.shut_down();
+                if self.account.as_ref().is_some_and(|account| account.status > 0) {
+                    self.close_account();
+                }
+                return Some(self.ended(over));
+            };
+            state = next;
+        }
+    }
+
+    fn ended(&self, reason: Reason) -> End {
+        End::Server { reason, requests: self.requests }
+    }
+
+    /// Goes from one state to the next. What serves a request is boxed, so that an idle connection is small.
+    async fn step(&mut self, state: State) -> State {
+        match state {
+            State::Idle => self.idle().await,
+            State::Head => self.head().await,
+            State::Request(message) => Box::pin(self.request(*message)).await,
+            State::Response(answer) => Box::pin(self.response(*answer)).await,
+            State::Upgraded(sender) => Box::pin(self.upgraded(sender)).await,
+            State::Closed(Closed::Lingering(reason)) => {
+                self.linger().await;
+                State::Closed(Closed::AtOnce(reason))
+            }
+            last @ (State::HandedOver | State::Closed(_)) => last,
+        }
+    }
+
+    /// Takes the connection apart, to be served elsewhere.
+    fn park(self) -> Result<End, Box<Self>> {
+        match self.wire.into_parts() {
+            Ok(Ok((stream, read_ahead))) => {
+                let waited = self.waited + self.waits_since.elapsed();
+                let Connection { peer, listener, requests, .. } = self;
+                Ok(End::Parked(Start { stream, peer, listener, read_ahead, requests, waited, declined: None }))
+            }
+            Ok(Err(_)) => Ok(End::Server { reason: Reason::Failed, requests: self.requests }),
+            // Somebody reads a body of a request that is over, this very moment. Stay, and close later.
+            Err(wire) => {
+                let declined = Some(self.context.drain.changes());
+                Err(Box::new(Connection { wire, declined, ..self }))
+            }
         }
     }
 
@@ -289,20 +336,24 @@ impl<'a, H: Handler> Connection<'a, H> {
         };
         let bytes = &buffer.filled()[..length];
         let head = head::check(bytes, limits)?;
-        let request = decode::request(&head, bytes)?;
+        let mut request = decode::request(&head, bytes)?;
+        let offer = if head.upgrade { upgrade::offer(&mut request, head.may_upgrade()) } else { None };
         let manner = Manner { method: head.method, old: head.old, close: false };
         if let Some(account) = &mut self.account {
             account.take_head(bytes, &head.fields);
         }
         let (keep_alive, framing, expects_continue) = (head.keep_alive, head.framing, head.expects_continue);
         buffer.consume(length);
-        Ok(Examined::Passed(Box::new(Message { request, framing, expects_continue, keep_alive, manner })))
+        Ok(Examined::Passed(Box::new(Message { request, framing, expects_continue, keep_alive, manner, offer })))
     }
 
     /// Has the handler answer.
     async fn request(&mut self, message: Message) -> State {
-        let Message { mut request, keep_alive, framing, expects_continue, manner } = message;
+        let Message { mut request, keep_alive, framing, expects_continue, manner, offer } = message;
         request.set_peer_addr(self.peer.as_deref());
+        if offer.is_some() {
+            request.ext_mut().insert(self.context.drain.clone());
+        }
         let decoration = self.decoration(Some(&request));
         body::attach(&self.wire, &mut request, framing, expects_continue, &self.context.limits);
         if self.wire.inbound().body.is_none() {
@@ -325,14 +376,16 @@ impl<'a, H: Handler> Connection<'a, H> {
             }
         };
         let close = if keep_alive { fault.map(reason_of) } else { Some(Reason::Asked) };
-        State::Response(Box::new(Answer { response, manner, close, decoration }))
+        State::Response(Box::new(Answer { response, manner, close, decoration, offer }))
     }
 
     /// Sends an answer, and decides whether another request may follow.
     async fn response(&mut self, answer: Answer) -> State {
-        let Answer { response, mut manner, mut close, decoration } = answer;
-        let response = checked(response);
-        if close.is_none() {
+        let Answer { response, mut manner, mut close, decoration, offer } = answer;
+        let mut response = checked(response, offer.as_ref());
+        let switches = response.status() == StatusCode::SwitchingProtocols;
+        let stream = switches.then(|| response.send_upgrade());
+        if close.is_none() && stream.is_none() {
             close = self.reason_to_close(&response, manner).await;
         }
         manner.close = close.is_some();
@@ -352,11 +405,26 @@ impl<'a, H: Handler> Connection<'a, H> {
             sent => sent,
         };
         self.close_account();
-        match (sent, close) {
-            (Err(failure), _) => closed_by(&failure),
-            (Ok(()), Some(reason)) => State::Closed(Closed::Lingering(reason)),
-            (Ok(()), None) => self.next().await,
+        match (sent, stream, close) {
+            (Err(failure), ..) => closed_by(&failure),
+            (Ok(()), Some(stream), _) => State::Upgraded(stream),
+            (Ok(()), None, Some(reason)) => State::Closed(Closed::Lingering(reason)),
+            (Ok(()), None, None) => self.next().await,
         }
+    }
+
+    /// Leaves the connection to whoever receives it as a stream, until the stream is dropped.
+    async fn upgraded(&mut self, receiver: StreamSender) -> State {
+        let (held, dropped) = smol::channel::bounded(1);
+        receiver.send(Stream::new(Upgraded::new(Arc::clone(&self.wire), held))).await;
+        // Nothing is ever sent: it ends with the stream.
+        let _ = dropped.recv().await;
+        match self.wire.receive() {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Ok(count) if count > 0 => {}
+            Ok(_) | Err(_) => return State::Closed(Closed::ByClient),
+        }
+        State::Closed(Closed::Lingering(Reason::Handler))
     }
 
     async fn send(&mut self, mut response: Response, decoration: &Decoration, manner: Manner) -> Result<(), Failure> {
@@ -386,6 +454,7 @@ impl<'a, H: Handler> Connection<'a, H> {
         }
         match self.drain_phase() {
             Phase::Stopping => return Some(Reason::Stopping),
+            Phase::Over => return Some(Reason::DrainDeadline),
             Phase::Draining if !self.may_park() => return Some(Reason::Draining),
             Phase::Draining | Phase::Serving => {}
         }
@@ -435,6 +504,7 @@ impl<'a, H: Handler> Connection<'a, H> {
             manner,
             close,
             decoration: self.decoration(None),
+            offer: None,
         }))
     }
 
@@ -494,10 +564,14 @@ impl<'a, H: Handler> Connection<'a, H> {
 
     /// Waits for bytes, for the deadline, or for a change of phase, whichever comes first.
     async fn wait(&mut self) -> io::Result<Wake> {
-        let Connection { wire, watch, deadline, context, .. } = self;
+        let Connection { wire, heeded, deadline, context: Context { drain, .. }, .. } = self;
         poll_fn(|task| {
-            if watch.poll(task, &context.drain).is_ready() {
-                return Poll::Ready(Ok(Wake::Phase));
+            // `Watch` wakes this task for it.
+            let changes = drain.changes();
+            match heeded.replace(changes) {
+                Some(before) if before != changes => return Poll::Ready(Ok(Wake::Phase)),
+                None if drain.phase() != Phase::Serving => return Poll::Ready(Ok(Wake::Phase)),
+                Some(_) | None => {}
             }
             if let Poll::Ready(readable) = wire.poll_readable(task) {
                 return Poll::Ready(readable.map(|()| Wake::Readable));
@@ -556,8 +630,8 @@ enum Examined {
 }
 
 /// A response that may be sent: the handler's own, or 500 where its own would break the protocol.
-fn checked(response: Response) -> Response {
-    match encode::check(&response) {
+fn checked(response: Response, offer: Option<&Offer>) -> Response {
+    match encode::check(&response).and_then(|()| upgrade::check(&response, offer)) {
         Ok(()) => response,
         Err(cause) => {
             log::error!("the handler made a response with {cause}; 500 is answered");
@@ -611,36 +685,53 @@ fn closed_by(failure: &Failure) -> State {
 }
 
 /// Learns of changes of phase, at no cost per request: the listener stays registered from one wait to the next.
-#[derive(Default)]
 struct Watch {
     /// How often the phase had been set at the last look.
-    seen: Option<usize>,
+    seen: usize,
     changed: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     waker: Option<Waker>,
 }
 
 impl Watch {
-    /// Ready once for each time that the phase has been set, and at the first look if it is not `Serving`.
-    fn poll(&mut self, task: &mut std::task::Context<'_>, drain: &Drain) -> Poll<()> {
-        let changes = drain.changes();
-        if self.seen != Some(changes) {
-            let news = self.seen.is_some() || drain.phase() != Phase::Serving;
-            *self = Watch { seen: Some(changes), ..Watch::default() };
-            if news {
-                return Poll::Ready(());
+    fn new(drain: &Drain) -> Watch {
+        Watch { seen: drain.changes(), changed: None, waker: None }
+    }
+
+    /// Does `step`, unless the drain's deadline passes first, and has it look again whenever the phase has been set.
+    async fn until_over<T>(&mut self, drain: &Drain, mut step: Pin<&mut impl Future<Output = T>>) -> Option<T> {
+        poll_fn(|task| {
+            loop {
+                if drain.phase() == Phase::Over {
+                    return Poll::Ready(None);
+                }
+                if let Poll::Ready(done) = step.as_mut().poll(task) {
+                    return Poll::Ready(Some(done));
+                }
+                if self.poll(task, drain).is_pending() {
+                    return Poll::Pending;
+                }
             }
+        })
+        .await
+    }
+
+    /// Ready when the phase has been set since the last look.
+    fn poll(&mut self, task: &mut std::task::Context<'_>, drain: &Drain) -> Poll<()> {
+        if self.seen != drain.changes() {
+            *self = Watch::new(drain);
+            return Poll::Ready(());
         }
         if self.waker.as_ref().is_some_and(|waker| waker.will_wake(task.waker())) {
             return Poll::Pending;
         }
-        let changed = self.changed.get_or_insert_with(|| Box::pin(drain.next_change(changes)));
+        let changed = self.changed.get_or_insert_with(|| Box::pin(drain.next_change(self.seen)));
         match changed.as_mut().poll(task) {
             Poll::Pending => {
                 self.waker = Some(task.waker().clone());
                 Poll::Pending
             }
             Poll::Ready(()) => {
-                *self = Watch { seen: Some(drain.changes()), ..Watch::default() };
+                *self = Watch::new(drain);
                 Poll::Ready(())
             }
         }
@@ -655,7 +746,8 @@ mod tests {
 
     #[test]
     fn a_phase_that_came_and_went_unseen_hides_no_later_one() {
-        let (drain, mut watch) = (Drain::new(), Watch::default());
+        let drain = Drain::new();
+        let mut watch = Watch::new(&drain);
         let woken = Arc::new(std::sync::atomic::AtomicUsize::new(0));
         let waker = {
             struct Count(Arc<std::sync::atomic::AtomicUsize>);

@@ -4,10 +4,17 @@
 //! `http_types` requests, each with its peer address and, in `ext`, the raw [`Target`]; it never sees a malformed one.
 //! The layer decides on framing, limits, timeouts and when a connection is closed. It accepts nothing and spawns
 //! nothing: whoever calls it does.
+//!
+//! A client that may be answered by a switch of protocols is recognised by its `Upgrade` header: one that has to be
+//! ignored (RFC 9110 section 7.8), or that comes with a body, never reaches the handler. The handler answers with status
+//! 101, the `Upgrade` header, and `Response::recv_upgrade`, which gives it the connection as a stream. The connection
+//! lasts until it drops the stream, or until the drain's deadline, where the stream ends; the request's `ext` has the
+//! [`Drain`] by which it learns of both. It is never handed over, and none of the [`Limits`] holds for it any more.
 
 mod connection;
 mod limits;
 mod observe;
+mod upgrade;
 mod wire;
 
 use std::fmt;
@@ -18,11 +25,11 @@ use std::time::Duration;
 
 use http_types::headers::{HeaderName, HeaderValue};
 use http_types::{Request, Response};
-use restart_core::Drain;
 
 pub use connection::serve;
 pub use limits::{LEAST_BYTES_PER_SECOND, Limits};
 pub use observe::{Observe, Served};
+pub use restart_core::{Drain, Phase};
 pub use wire::target::Target;
 
 /// Headers for a response, made from its request: what a [`Decorate`] returns.
@@ -125,12 +132,16 @@ pub enum End {
 pub enum Reason {
     /// The client asked for it: `Connection: close`, or HTTP/1.0.
     Asked,
-    /// The handler asked for it, or its response to an HTTP/1.0 request ends with the connection.
+    /// The handler asked for it, dropped an upgraded connection, or its response to an HTTP/1.0 request ends with it.
     Handler,
     /// A newer generation serves.
     Draining,
     /// The service stops.
     Stopping,
+    /// The drain's deadline passed, and a request was under way, or the client had nowhere to go.
+    DrainDeadline,
+    /// The drain's deadline passed, and the connection was upgraded.
+    Upgraded,
     /// Nothing was requested for too long.
     IdleTimeout,
     /// The client took its response too slowly, or no byte of it for too long.
@@ -153,6 +164,8 @@ impl fmt::Display for Reason {
             Reason::Handler => "handler",
             Reason::Draining => "draining",
             Reason::Stopping => "stopping",
+            Reason::DrainDeadline => "drain deadline",
+            Reason::Upgraded => "upgraded",
             Reason::IdleTimeout => "idle timeout",
             Reason::WriteTimeout => "write timeout",
             Reason::Refused(status) => return write!(out, "refused {status}"),

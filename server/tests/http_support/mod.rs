@@ -277,6 +277,7 @@ async fn answered(mut request: Request) -> http_types::Result<Response> {
             smol::Timer::after(Duration::from_millis(200)).await;
             response.set_body("slow");
         }
+        "/never" => std::future::pending().await,
         "/big" => response.set_body(vec![b'x'; 1_000_000]),
         "/chunked" => response.set_body(Body::from_reader(smol::io::Cursor::new(vec![b'c'; 300_000]), None)),
         "/short" => response.set_body(Body::from_reader(&b"abc"[..], Some(10))),
@@ -296,6 +297,7 @@ async fn answered(mut request: Request) -> http_types::Result<Response> {
         "/close" => {
             response.insert_header("Connection", "close");
         }
+        "/upgrade" => upgrade(&request, &mut response).await,
         "/204" => response.set_status(StatusCode::NoContent),
         "/304" => response.set_status(StatusCode::NotModified),
         "/panic" => panic!("as the test wants"),
@@ -304,6 +306,24 @@ async fn answered(mut request: Request) -> http_types::Result<Response> {
         _ => response.set_body("hello"),
     }
     Ok(response)
+}
+
+/// Switches to what `?` names, whether that was asked for or not, and gives back what comes; without an Upgrade header in
+/// the request it says so.
+async fn upgrade(request: &Request, response: &mut Response) {
+    if request.header("upgrade").is_none() && request.url().query() != Some("unasked") {
+        response.set_body("ignored");
+        return;
+    }
+    response.set_status(StatusCode::SwitchingProtocols);
+    response.insert_header("Upgrade", request.url().query().unwrap_or("echo"));
+    let receiver = response.recv_upgrade().await;
+    let echo = async {
+        let (mut from, mut to) = smol::io::split(receiver.await.expect("the stream"));
+        // How it ends is the client's to see.
+        let _ = smol::io::copy(&mut from, &mut to).await;
+    };
+    smol::spawn(echo).detach();
 }
 
 async fn trailers_next(trailers: &mut http_types::trailers::Receiver) -> Option<http_types::Trailers> {

@@ -2,7 +2,7 @@
 //! put in, and async-h1 writes it down.
 //!
 //! async-h1's encoder writes header values as they are and frames every response as if it had a body. So the response
-//! is checked before it gets there, and the few heads that it writes wrongly (204, 304, HTTP/1.0) are corrected after.
+//! is checked before it gets there, and the few heads that it writes wrongly (101, 204, 304, HTTP/1.0) are corrected after.
 
 use std::io;
 use std::pin::Pin;
@@ -10,7 +10,9 @@ use std::task::{Context, Poll, Waker};
 
 use async_h1::server::Encoder;
 use futures_lite::AsyncRead;
-use http_types::headers::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue, TRANSFER_ENCODING};
+use http_types::headers::{
+    CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue, TRANSFER_ENCODING, UPGRADE,
+};
 use http_types::{Body, Method, Response, StatusCode};
 
 use super::buffer;
@@ -119,9 +121,6 @@ pub(crate) fn ends_by_close(response: &Response, method: Method) -> bool {
 
 /// What is wrong with a response that must not be sent, if anything is.
 pub(crate) fn check(response: &Response) -> Result<(), &'static str> {
-    if u16::from(response.status()) < 200 {
-        return Err("an interim status as the answer");
-    }
     for (name, values) in response {
         for value in values {
             check_header(name, value)?;
@@ -145,10 +144,8 @@ pub(crate) fn check_header(name: &HeaderName, value: &HeaderValue) -> Result<(),
 pub(crate) fn head(mut response: Response, manner: Manner, out: &mut Outbox) -> io::Result<Source> {
     let status = response.status();
     let declared = take_framing(&mut response);
-    if manner.close {
-        response.insert_header(CONNECTION, "close");
-    } else if manner.old {
-        response.insert_header(CONNECTION, "keep-alive");
+    if let Some(options) = connection_options(&response, manner) {
+        response.insert_header(CONNECTION, options);
     }
     if status == StatusCode::ResetContent {
         replace_body(&mut response, Body::empty());
@@ -174,9 +171,21 @@ pub(crate) fn head(mut response: Response, manner: Manner, out: &mut Outbox) -> 
     })
 }
 
+/// What the Connection header says, if there has to be one: how it goes on, and that Upgrade concerns this connection.
+fn connection_options(response: &Response, manner: Manner) -> Option<&'static str> {
+    match (manner.close, manner.old, response.header(UPGRADE).is_some()) {
+        (true, _, false) => Some("close"),
+        (true, _, true) => Some("close, upgrade"),
+        (false, true, false) => Some("keep-alive"),
+        (false, true, true) => Some("keep-alive, upgrade"),
+        (false, false, true) => Some("upgrade"),
+        (false, false, false) => None,
+    }
+}
+
 /// Statuses whose responses have no body, whatever the request.
 fn is_bodiless(status: StatusCode) -> bool {
-    matches!(status, StatusCode::NoContent | StatusCode::NotModified)
+    matches!(status, StatusCode::SwitchingProtocols | StatusCode::NoContent | StatusCode::NotModified)
 }
 
 /// Takes out the headers that say how messages and connections end: they are not the handler's to set. Returns the
@@ -227,7 +236,7 @@ fn correct(status: StatusCode, manner: Manner, declared: bool, unknown: bool, ou
     const LENGTH: &[u8] = b"content-length:";
     const ENCODING: &[u8] = b"transfer-encoding:";
     match status {
-        StatusCode::NoContent => out.rewrite(None, &[LENGTH, ENCODING]),
+        StatusCode::SwitchingProtocols | StatusCode::NoContent => out.rewrite(None, &[LENGTH, ENCODING]),
         StatusCode::NotModified if declared => out.rewrite(Some(b"HTTP/1.1 304 Not Modified\r\n"), &[ENCODING]),
         StatusCode::NotModified => out.rewrite(Some(b"HTTP/1.1 304 Not Modified\r\n"), &[LENGTH, ENCODING]),
         _ if manner.old && unknown => out.rewrite(None, &[ENCODING]),
@@ -290,6 +299,21 @@ mod tests {
     }
 
     #[test]
+    fn a_switch_of_protocols_says_so_and_has_no_framing() {
+        let mut response = Response::new(StatusCode::SwitchingProtocols);
+        response.insert_header("Upgrade", "echo");
+        let (head, source) = written(response, GET);
+        assert!(head.starts_with("HTTP/1.1 101 Switching Protocols\r\n"), "{head}");
+        assert!(has(&head, "connection: upgrade") && has(&head, "upgrade: echo"), "{head}");
+        assert!(!head.contains("content-length") && !head.contains("transfer-encoding"), "{head}");
+        assert!(matches!(source, Source::Empty));
+        let mut response = Response::new(StatusCode::UpgradeRequired);
+        response.insert_header("Upgrade", "echo");
+        let (head, _) = written(response, Manner { close: true, ..GET });
+        assert!(has(&head, "connection: close, upgrade") && has(&head, "content-length: 0"), "{head}");
+    }
+
+    #[test]
     fn a_head_answer_says_what_a_get_would_have_had() {
         let manner = Manner { method: Method::Head, ..GET };
         let mut response = Response::new(200);
@@ -330,7 +354,6 @@ mod tests {
         {
             assert!(with(name, value).is_err(), "{name:?}: {value:?}");
         }
-        assert!(check(&Response::new(101)).is_err());
     }
 
     #[test]

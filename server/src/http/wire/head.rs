@@ -38,10 +38,22 @@ pub(crate) struct Head<'a> {
     pub(crate) keep_alive: bool,
     /// Whether the client waits for a 100 before it sends the body.
     pub(crate) expects_continue: bool,
+    /// Whether there is an Upgrade header.
+    pub(crate) upgrade: bool,
+    /// Whether Connection names it, without which it concerns somebody else.
+    pub(crate) names_upgrade: bool,
     /// Whether the bytes as received mean the same to async-h1 as they do to us.
     pub(crate) plain: bool,
     /// The header lines, in order.
     pub(crate) fields: Vec<(&'a str, &'a [u8])>,
+}
+
+impl Head<'_> {
+    /// Whether the request may be answered by a switch of protocols (RFC 9110 section 7.8): HTTP/1.0 has none, and after
+    /// a body or before a close there is nothing to be gained by one.
+    pub(crate) fn may_upgrade(&self) -> bool {
+        self.upgrade && self.names_upgrade && !self.old && self.keep_alive && self.framing == Framing::None
+    }
 }
 
 /// What a look for the end of a head found.
@@ -121,6 +133,8 @@ pub(crate) fn check<'a>(bytes: &'a [u8], limits: &Limits) -> Result<Head<'a>, Re
         framing: fields.framing.decide(old, limits.body_bytes)?,
         keep_alive: if old { fields.keep_alive && !fields.close } else { !fields.close },
         expects_continue: fields.expects_continue && !old,
+        upgrade: fields.upgrade,
+        names_upgrade: fields.names_upgrade,
         plain,
         fields: parsed.headers.iter().map(|line| (line.name, line.value)).collect(),
     })
@@ -174,6 +188,8 @@ struct Fields<'a> {
     close: bool,
     keep_alive: bool,
     expects_continue: bool,
+    upgrade: bool,
+    names_upgrade: bool,
     withheld: bool,
 }
 
@@ -185,6 +201,7 @@ impl<'a> Fields<'a> {
                 self.doubled_host |= self.host.replace(value).is_some();
             }
             6 if name.eq_ignore_ascii_case("expect") => self.expect(value)?,
+            7 if name.eq_ignore_ascii_case("upgrade") => self.upgrade = true,
             10 if name.eq_ignore_ascii_case("connection") => self.connection(value),
             14 if name.eq_ignore_ascii_case("content-length") => {
                 self.withheld = true;
@@ -215,6 +232,7 @@ impl<'a> Fields<'a> {
         for token in value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
             self.close |= token.eq_ignore_ascii_case(b"close");
             self.keep_alive |= token.eq_ignore_ascii_case(b"keep-alive");
+            self.names_upgrade |= token.eq_ignore_ascii_case(b"upgrade");
         }
     }
 

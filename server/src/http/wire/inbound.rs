@@ -285,6 +285,12 @@ impl Wire {
         let _ = rustix::net::shutdown(self.socket.get_ref(), Shutdown::Write);
     }
 
+    /// Ends both directions, also for whoever else holds the wire.
+    pub(crate) fn shut_down(&self) {
+        // It fails only where the connection is gone already.
+        let _ = rustix::net::shutdown(self.socket.get_ref(), Shutdown::Both);
+    }
+
     /// Reads bytes of the body of message `message`. Returns 0 at its end, once with the raw trailers of a chunked body.
     pub(crate) fn poll_body(
         &self,
