@@ -10,8 +10,8 @@ default:
 # All that a change must pass: format, lints, documentation, tests, licences and bans. The same as `.ci/run`.
 ci: fmt-check lint doc test deny
 
-# `ci` with what takes longer: the newer systemd and the storm.
-ci-full: ci (test-systemd "trixie") storm
+# `ci` with what takes longer: the newer systemd, Chromium and the storm.
+ci-full: ci (test-systemd "trixie") test-clients storm
 
 # Format the sources.
 fmt:
@@ -66,6 +66,10 @@ storm *args:
 # do something in the instant of a drain.
 endurance scale="20":
     REBORN_TEST_SCALE={{ scale }} cargo test --release --package tests --test moving_clients -- --nocapture
+
+# Real clients across reloads, Chromium included, which is too large for `ci` (Debian's package chromium).
+test-clients:
+    cargo test --package tests --test clients -- --include-ignored
 
 # The units under a real systemd: the machine's own, or a Debian release's (`just test-systemd trixie`).
 test-systemd release="host":
