@@ -29,6 +29,10 @@ pub(crate) struct Environment {
     pub(crate) listen_fdnames: Option<String>,
     /// LISTEN_FDS.
     pub(crate) listen_fds: Option<String>,
+    /// LISTEN_PID: the process that LISTEN_FDS is meant for.
+    pub(crate) listen_pid: Option<String>,
+    /// LISTEN_PIDFDID: the same, as the inode of its pidfd, which no later process shares.
+    pub(crate) listen_pidfdid: Option<String>,
     /// NOTIFY_SOCKET is set: a service manager follows this process.
     pub(crate) notify_socket: Option<OsString>,
     /// WATCHDOG_USEC, unless WATCHDOG_PID names another process.
@@ -51,6 +55,8 @@ impl Environment {
             args,
             listen_fdnames: text("LISTEN_FDNAMES"),
             listen_fds: text("LISTEN_FDS"),
+            listen_pid: text("LISTEN_PID"),
+            listen_pidfdid: text("LISTEN_PIDFDID"),
             notify_socket: env::var_os("NOTIFY_SOCKET").filter(|value| !value.is_empty()),
             watchdog_usec: text("WATCHDOG_USEC").and_then(|usec| usec.parse().ok()).filter(|_| own_watchdog),
             runtime_directory: runtime_directory(),

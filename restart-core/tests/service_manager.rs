@@ -32,9 +32,14 @@ fn sockets_of_listen_fds_are_taken_and_handed_on() {
 }
 
 #[test]
-fn sockets_meant_for_another_process_are_not_taken() {
-    let (command, address) = with_fd_3("export LISTEN_FDS=1 LISTEN_PID=1;", &["echo=127.0.0.1:0"]);
-    assert_ne!(Service::start_with_stdin(command).address("echo"), address);
+fn sockets_meant_for_another_process_are_refused() {
+    for variable in ["LISTEN_PID=1", "LISTEN_PIDFDID=1"] {
+        // One that serves all the same is ended, and fails the test.
+        let line = format!("export LISTEN_FDS=1 {variable}; exec timeout 30 \"$0\" \"$@\" 3<&0 0</dev/null;");
+        let output = with_fd_3(&line, &["echo=127.0.0.1:0"]).0.output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(1) && said.contains(variable), "{variable}: {output:?}");
+    }
 }
 
 #[test]
@@ -52,10 +57,14 @@ fn the_service_manager_is_told_each_step_in_order() {
     let path = folder.path().join("notify");
     let socket = UnixDatagram::bind(&path).unwrap();
     socket.set_read_timeout(Some(DEADLINE)).unwrap();
-    let next = || {
+    let next = || loop {
         let mut packet = [0; 4096];
         let length = socket.recv(&mut packet).unwrap();
-        String::from_utf8(packet[..length].to_vec()).unwrap()
+        let text = String::from_utf8(packet[..length].to_vec()).unwrap();
+        // How things are may be told at any time.
+        if !text.starts_with("STATUS=") {
+            return text;
+        }
     };
     let mut command = Command::new(example("fixture"));
     command.arg("echo=127.0.0.1:0").env("NOTIFY_SOCKET", &path);

@@ -1,10 +1,12 @@
 //! Sockets that the process was started with: LISTEN_FDS of a service manager, or a listener on descriptor 3.
 //!
-//! listenfd decides whether LISTEN_FDS concerns this process: a missing LISTEN_PID is accepted, as development tools
-//! leave it out, another process's is not. Names and all checks are done here.
+//! listenfd reads the numbers. A missing LISTEN_PID is accepted, as development tools leave it out; another process's is
+//! an error, since clients wait on sockets that nobody would serve. Names and all checks are done here.
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
+
+use rustix::process::{PidfdFlags, getpid, pidfd_open};
 
 use super::Socket;
 use crate::environment::Environment;
@@ -13,6 +15,8 @@ use crate::sys;
 
 /// The first inherited descriptor (`sd_listen_fds(3)`, SD_LISTEN_FDS_START).
 const FIRST_FD: i32 = 3;
+/// The file system of pidfds that have an inode each (`linux/magic.h`, `PID_FS_MAGIC`).
+const PIDFS_MAGIC: rustix::fs::FsWord = 0x5049_4446;
 /// More sockets are not taken: a mistaken number must not make the process reserve memory without bound.
 const LISTEN_FDS_MAX: usize = 1024;
 
@@ -25,10 +29,11 @@ pub(crate) fn from_listen_fds(
     let count: usize = text.parse().ok().filter(|&count| count <= LISTEN_FDS_MAX).ok_or_else(|| {
         Error::inherited(format!("LISTEN_FDS is {text:?}, which is no number from 0 to {LISTEN_FDS_MAX}"))
     })?;
-    let mut given = listenfd::ListenFd::from_env();
-    if given.len() == 0 {
+    if count == 0 {
         return Ok(vec![]);
     }
+    check_addressee(environment)?;
+    let mut given = listenfd::ListenFd::from_env();
     let names = names(environment.listen_fdnames.as_deref(), count)?;
     let mut sockets = Vec::with_capacity(count);
     for (index, name) in names.into_iter().enumerate() {
@@ -39,6 +44,29 @@ pub(crate) fn from_listen_fds(
         sockets.push(Socket::check(&name, &what, fd)?);
     }
     Ok(sockets)
+}
+
+/// Refuses sockets that are meant for another process (`sd_listen_fds(3)`): variables that a wrapper left behind.
+fn check_addressee(environment: &Environment) -> Result<(), Error> {
+    let refuse = |variable: &str, value: &str, own: &str| {
+        Err(Error::inherited(format!(
+            "{variable}={value} says that the sockets of LISTEN_FDS are for another process, and this one is {own}: \
+             start it by exec, or without the LISTEN_ variables"
+        )))
+    };
+    let (own, own_id) = (std::process::id().to_string(), own_pidfd_inode());
+    match (&environment.listen_pid, &environment.listen_pidfdid, own_id) {
+        (Some(pid), ..) if *pid != own => refuse("LISTEN_PID", pid, &own),
+        (_, Some(id), Some(own)) if *id != own => refuse("LISTEN_PIDFDID", id, &own),
+        _ => Ok(()),
+    }
+}
+
+/// The inode of this process's pidfd. Before Linux 6.9 all pidfds shared one, which tells nothing.
+fn own_pidfd_inode() -> Option<String> {
+    let pidfd = pidfd_open(getpid(), PidfdFlags::empty()).ok()?;
+    let inode = rustix::fs::fstat(&pidfd).ok()?.st_ino.to_string();
+    (rustix::fs::fstatfs(&pidfd).ok()?.f_type == PIDFS_MAGIC).then_some(inode)
 }
 
 /// The names of LISTEN_FDNAMES, one for each descriptor; `unknown` is what systemd writes for none.
@@ -58,7 +86,7 @@ fn names(text: Option<&str>, count: usize) -> Result<Vec<Option<String>>, Error>
         {
             return Err(Error::inherited(format!(
                 "LISTEN_FDNAMES={text} gives the name {name:?} to descriptors {first} and {second}: a listener is known \
-                 by its name, so give each socket a unit and a FileDescriptorName= of its own"
+                 by its name, so give each socket a unit with a FileDescriptorName= of its own"
             )));
         }
     }
