@@ -58,6 +58,19 @@ install prefix="/usr/local":
 uninstall prefix="/usr/local":
     deploy/install --remove "{{ prefix }}"
 
+# Make the man pages, the completions and the commented configuration, in target/pages.
+pages:
+    cargo run --quiet --package server --example pages -- target/pages
+
+# Build the Debian package in target/debian (cargo install cargo-deb).
+deb *args: pages
+    cargo build --release --locked --bin reborn
+    cargo-deb --package server --no-build {{ args }}
+
+# Draw the timeline in README from a real run.
+timeline:
+    cargo run --release --package tests --bin timeline -- tests/timeline.svg
+
 # The benchmark: reloads under heavy load, and what each of them cost.
 storm *args:
     cargo run --release --package tests --bin storm -- {{ args }}

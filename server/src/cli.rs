@@ -22,7 +22,7 @@ mod file;
 
 pub(crate) use effective::effective;
 use file::File;
-pub use file::Place;
+pub use file::{Place, keys};
 
 /// What comes before the name of a flag in the name of its environment variable.
 const VARIABLE_PREFIX: &str = "REBORN_";

@@ -41,6 +41,21 @@ pub fn own(name: &str) -> PathBuf {
     path
 }
 
+/// The path of an example of any package of the workspace, which `cargo test --workspace` builds.
+#[track_caller]
+pub fn example(name: &str) -> PathBuf {
+    let path = Place::of_this_process().folder.join("examples").join(name);
+    assert!(path.exists(), "{} is missing: `cargo build --workspace --examples` builds it", path.display());
+    path
+}
+
+/// Cargo's target folder and profile as this process was built with them, for programs that call cargo.
+#[track_caller]
+pub fn build_place() -> (PathBuf, String) {
+    let Place { target_directory, profile, .. } = Place::of_this_process();
+    (target_directory, profile)
+}
+
 /// Where cargo puts what it builds as it built this process: `TARGET_DIR[/TRIPLE]/PROFILE`.
 #[derive(Debug)]
 struct Place {
@@ -60,7 +75,8 @@ impl Place {
     fn of(exe: &Path) -> Option<Self> {
         let parent = exe.parent()?;
         let folder = if parent.ends_with("deps") || parent.ends_with("examples") { parent.parent()? } else { parent };
-        let profile = folder.file_name()?.to_str()?.to_owned();
+        // Cargo's flags call the profile in this folder by another name.
+        let profile = folder.file_name()?.to_str().map(|name| if name == "debug" { "dev" } else { name })?.to_owned();
         // Cargo marks the top of its target folder, with a tag if it made the folder itself; a folder between it and the
         // profile's is a target triple.
         let marked = |path: &&Path| [".rustc_info.json", "CACHEDIR.TAG"].iter().any(|mark| path.join(mark).exists());
@@ -83,7 +99,7 @@ impl Place {
         // Of the whole workspace, as its tests are: with the features of one package alone, the crates that both need
         // would be compiled once more.
         command.args(["build", "--workspace", "--bin", "reborn", "--target-dir"]).arg(&self.target_directory);
-        command.args(["--profile", if self.profile == "debug" { "dev" } else { &self.profile }]);
+        command.args(["--profile", &self.profile]);
         if let Some(triple) = &self.triple {
             command.args(["--target", triple]);
         }
@@ -112,7 +128,7 @@ mod tests {
         fs::write(target.join("CACHEDIR.TAG"), "").unwrap();
         let of = |path: &str| Place::of(&target.join(path)).map(|place| (place.profile, place.triple, place.folder));
         let triple = "x86_64-unknown-linux-musl".to_owned();
-        assert_eq!(of("debug/deps/reload-0123"), Some(("debug".into(), None, target.join("debug"))));
+        assert_eq!(of("debug/deps/reload-0123"), Some(("dev".into(), None, target.join("debug"))));
         assert_eq!(of("release/storm"), Some(("release".into(), None, target.join("release"))));
         let folder = target.join(&triple).join("ci");
         assert_eq!(of(&format!("{triple}/ci/deps/reload-0123")), Some(("ci".into(), Some(triple), folder)));

@@ -79,8 +79,8 @@ impl File {
     }
 }
 
-/// The flags that are keys: all but the one that names the file, and those without a value.
-pub(super) fn keys(serve: &Clap) -> impl Iterator<Item = &Arg> {
+/// The flags of `serve` that are keys of the file: all but the one that names the file, and those without a value.
+pub fn keys(serve: &Clap) -> impl Iterator<Item = &Arg> {
     serve
         .get_arguments()
         .filter(|flag| flag.get_long().is_some() && flag.get_action().takes_values())

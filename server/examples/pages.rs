@@ -1,0 +1,114 @@
+//! Makes the man pages and the shell completions of `reborn` from its command line, so that they cannot differ from it.
+//!
+//!     cargo run --package server --example pages -- DIR
+//!
+//! DIR gets `reborn.1` and a page for each command, `reborn.toml.5`, a `reborn.toml` that says what it could say, and
+//! completions for bash, zsh and fish.
+
+use std::error::Error;
+use std::path::PathBuf;
+use std::{env, fs};
+
+use clap::Arg;
+use clap_complete::Shell;
+use clap_mangen::roff::{Roff, bold, italic, roman};
+use server::cli;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let folder = PathBuf::from(env::args_os().nth(1).ok_or("usage: pages DIR")?);
+    fs::create_dir_all(&folder)?;
+    clap_mangen::generate_to(cli::command(), &folder)?;
+    fs::write(folder.join("reborn.toml.5"), configuration_page())?;
+    fs::write(folder.join("reborn.toml"), configuration_file())?;
+    for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
+        clap_complete::generate_to(shell, &mut cli::command(), "reborn", &folder)?;
+    }
+    Ok(())
+}
+
+/// The page about the configuration file: each key with its flag's own words.
+fn configuration_page() -> String {
+    let command = cli::command();
+    let serve = command.find_subcommand("serve").expect("it is the command that serves");
+    let mut page = Roff::new();
+    page.control("TH", ["reborn.toml", "5", "", &format!("reborn {}", server::VERSION), "File formats"]);
+    page.control("SH", ["NAME"]);
+    page.text([roman("reborn.toml - the configuration file of reborn(1)")]);
+    page.control("SH", ["DESCRIPTION"]);
+    page.text([
+        roman("A TOML file, named by "),
+        bold("--config"),
+        roman(" or by the variable REBORN_CONFIG. Each key is a flag of "),
+        bold("reborn serve"),
+        roman(" without its dashes; a flag wins over its variable, and a variable over the file. Each generation reads"),
+        roman(" the file afresh, so a reload changes the configuration; a file that is refused fails the reload, and"),
+        roman(" nothing else. "),
+        bold("reborn check --config FILE"),
+        roman(" shows what holds, and from where."),
+    ]);
+    page.control("SH", ["KEYS"]);
+    let mut heading = None;
+    for key in cli::keys(serve) {
+        if key.get_help_heading() != heading {
+            heading = key.get_help_heading();
+            page.control("SS", heading);
+        }
+        let default = default_of(key).map(|default| format!(" [default: {default}]")).unwrap_or_default();
+        page.control("TP", []);
+        page.text([bold(key.get_long().unwrap_or_default()), roman(" = "), italic(value_of(key))]);
+        page.text([roman(format!("{}{default}", help_of(key)))]);
+    }
+    page.control("SH", ["VALUES"]);
+    page.text([roman(
+        "Durations (\"300ms\", \"1m30s\"), sizes (\"16KiB\") and addresses (\"web=0.0.0.0:80\") are texts in quotes; numbers \
+         and true or false may stand without them; listen takes an array.",
+    )]);
+    page.control("SH", ["EXAMPLE"]);
+    page.control("EX", []);
+    for line in [
+        "root = \"/srv/www\"",
+        "listen = [\"web=0.0.0.0:80\", \"local=unix:/run/reborn/web.sock\"]",
+        "drain-timeout = \"1m\"",
+    ] {
+        page.text([roman(line)]);
+    }
+    page.control("EE", []);
+    page.control("SH", ["SEE ALSO"]);
+    page.text([bold("reborn"), roman("(1)")]);
+    page.render()
+}
+
+/// A configuration that changes nothing yet: each key as a comment, with its default, or what it would be given.
+fn configuration_file() -> String {
+    let command = cli::command();
+    let serve = command.find_subcommand("serve").expect("it is the command that serves");
+    let mut text = "\
+# The configuration of reborn, reborn.toml(5). After a change:
+#   reborn check --config FILE      says what holds, and from where, or what is wrong
+#   systemctl reload reborn         uses it; where it is refused, the running server goes on as it is
+"
+    .to_owned();
+    let mut heading = None;
+    for key in cli::keys(serve) {
+        if key.get_help_heading() != heading {
+            heading = key.get_help_heading();
+            text += &format!("\n# ---- {}\n", heading.unwrap_or_default());
+        }
+        let value = default_of(key).unwrap_or_else(|| value_of(key));
+        text += &format!("\n# {}\n#{} = {value:?}\n", help_of(key), key.get_long().unwrap_or_default());
+    }
+    text
+}
+
+fn help_of(key: &Arg) -> String {
+    key.get_help().map(ToString::to_string).unwrap_or_default()
+}
+
+/// What stands for its value in the help.
+fn value_of(key: &Arg) -> String {
+    key.get_value_names().into_iter().flatten().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+}
+
+fn default_of(key: &Arg) -> Option<String> {
+    key.get_default_values().first().map(|value| value.to_string_lossy().into_owned())
+}
