@@ -65,12 +65,14 @@ fn a_missing_program_leaves_the_old_one_serving() {
 #[test]
 fn a_version_that_fails_after_a_hangup_signal_is_explained_as_well() {
     let Some(service) = Service::start(&["PROBATION=0s"]) else { return };
+    let load = service.mixed_load();
     let main = service.main_pid();
     service.install_failing_version("exit 5");
     service.signal("HUP", main);
     service.wait_for_status("status 5");
     service.assert_serves(main);
     assert_explained(&service, "exits with 5", "status 5");
+    load.stop().assert_no_failure();
 }
 
 #[test]
@@ -100,6 +102,7 @@ fn a_successor_that_dies_in_its_probation_is_taken_back_with_only_its_own_connec
 #[test]
 fn the_unit_is_never_left_reloading() {
     let Some(service) = Service::start(&["PROBATION=0s", "READY_TIMEOUT=300ms"]) else { return };
+    let load = service.mixed_load();
     let main = service.main_pid();
     service.install_failing_version("exec sleep 1000");
     for _ in 0..3 {
@@ -111,4 +114,5 @@ fn the_unit_is_never_left_reloading() {
         });
         service.assert_serves(main);
     }
+    load.stop().assert_no_failure();
 }

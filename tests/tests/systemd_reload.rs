@@ -83,6 +83,36 @@ fn a_plain_hangup_signal_reloads_as_well() {
 }
 
 #[test]
+fn a_unit_of_type_notify_reload_reloads_by_signal_and_is_never_left_reloading() {
+    let Some(service) = Service::install(&["PROBATION=100ms", "READY_TIMEOUT=1s"]) else { return };
+    if service.lab.systemd_version() < 253 {
+        return; // It came with 253; `just test-systemd trixie` boots one that has it.
+    }
+    service.lab.edit(UNIT, "type", "[Service]\nType=notify-reload\nExecReload=\n");
+    service.lab.systemctl(["start", UNIT]);
+    let load = service.mixed_load();
+    for _ in 0..3 {
+        service.install_next_version();
+        let new = service.reload_well();
+        assert!(load.wait_for_pid(new, DEADLINE).is_some());
+    }
+    let main = service.main_pid();
+    for script in ["exit 3", "exec sleep 1000"] {
+        service.install_failing_version(script);
+        // This type has no way to say that a reload failed; the status has.
+        assert!(service.reload().status.success(), "{}", service.lab.state());
+        service.wait_for_status("the last reload failed");
+        service.assert_serves(main);
+    }
+    service.install_next_version();
+    let newest = service.reload_well();
+    assert_eq!(service.wait_until_alone(), newest);
+    load.stop().assert_no_failure();
+    service.assert_serves(newest);
+    service.assert_no_message_refused();
+}
+
+#[test]
 fn systemd_may_reload_and_reexecute_itself_around_reloads() {
     let Some(service) = Service::start(&["PROBATION=0s"]) else { return };
     let load = service.mixed_load();

@@ -6,6 +6,7 @@ use std::{
 };
 
 use tests::lab::{DEADLINE, Service, UNIT};
+use tests::load::Failure;
 
 /// Far below the unit's TimeoutStopSec=40, and far above what a stop without requests takes.
 const STOP_MAX: Duration = Duration::from_secs(15);
@@ -13,6 +14,9 @@ const STOP_MAX: Duration = Duration::from_secs(15);
 const MOMENTS: u32 = 40;
 /// How far apart they are. A reload with a probation of 100 ms takes about 130 ms.
 const MOMENT: Duration = Duration::from_millis(4);
+
+/// Who sends requests meanwhile, in all.
+const CLIENTS: u64 = 8;
 
 /// Asserts that the unit ended as it should, with nothing left.
 #[track_caller]
@@ -69,6 +73,57 @@ fn a_stop_at_any_moment_of_a_reload_is_quick_and_clean() {
         assert!(took < STOP_MAX, "moment {moment}: it took {took:?}\n{}", service.lab.state());
         assert_stopped(&service);
     }
+}
+
+#[test]
+fn stops_at_any_moment_of_a_reload_under_load_never_fail_the_unit() {
+    let Some(service) = Service::start(&["PROBATION=100ms"]) else { return };
+    let load = service.load(|load| load.new_connections_paced(4, 100).paced(4, 100));
+    for moment in 0..MOMENTS {
+        // The load has started it again already, most times.
+        service.lab.systemctl(["start", UNIT]);
+        service.lab.systemctl(["reload", "--no-block", UNIT]);
+        thread::sleep(MOMENT * moment);
+        let start = Instant::now();
+        service.lab.systemctl(["stop", UNIT]);
+        let took = start.elapsed();
+        assert!(took < STOP_MAX, "moment {moment}: it took {took:?}\n{}", service.lab.state());
+    }
+    service.lab.systemctl(["start", UNIT]);
+    let answered = load.report().answered;
+    load.wait_until("it is served again", |report| report.answered > answered + 100);
+    let report = load.stop();
+    assert_eq!(report.failed_by(Failure::ConnectRefused), 0, "{report}");
+    // A successor that is given up in its probation takes along what it had accepted: one request of a client at most.
+    let journal = service.lab.journal(UNIT);
+    let given_up = journal.matches("the reload is given up").count() as u64;
+    assert!(given_up > 0 && report.failed <= CLIENTS * given_up, "{given_up} were given up; {report}\n{journal}");
+    for sign in ["Failed with result", "timed out", "code=killed", "dumped"] {
+        assert!(!journal.contains(sign), "{sign}\n{journal}");
+    }
+    assert_eq!(service.lab.show(UNIT, "NRestarts"), "0");
+}
+
+#[test]
+fn a_reload_that_begins_while_systemd_already_stops_the_unit_costs_no_request() {
+    let Some(service) = Service::install(&["PROBATION=0s"]) else { return };
+    // systemd 252 ignores MAINPID= from here on, so it refuses what the new main process says and sees the old one end.
+    let slow = "[Service]\nExecStop=\nExecStop=/bin/sh -c 'until [ -e /run/go ]; do sleep 0.05; done'\n\
+                ExecStop=-/usr/bin/reborn stop\n";
+    service.lab.edit(UNIT, "stop", slow);
+    service.lab.systemctl(["start", UNIT]);
+    let old = service.main_pid();
+    service.lab.systemctl(["stop", "--no-block", UNIT]);
+    service.lab.wait_until("it stops", DEADLINE, || service.lab.show(UNIT, "ActiveState") == "deactivating");
+    service.signal("HUP", old);
+    service.lab.wait_until("the old process is gone", DEADLINE, || !service.runs(old));
+    let slow = service.load(|load| load.slow(4, Duration::from_secs(2)).requests(4));
+    service.wait_for_connections(4);
+    service.lab.systemctl(["stop", "--no-block", "reborn.socket"]);
+    service.lab.write("/run/go", "");
+    service.lab.wait_until("it has stopped", DEADLINE, || service.lab.show(UNIT, "ActiveState") == "inactive");
+    assert_stopped(&service);
+    slow.join().assert_no_failure();
 }
 
 #[test]

@@ -100,14 +100,15 @@ impl Driver {
         let limits = Limits { ready_timeout: self.parts.settings.ready_timeout, pong_timeout: PONG_TIMEOUT };
         let Some(mut record) = self.record.take() else { return };
         let outcome = record.outcome(self.id(), Some(record.reason(failure, &limits)));
-        log::error!("{outcome}");
         if failure == Failure::Stopped {
+            log::info!("the reload is given up: the service stops");
             if let Some(asker) = record.asker.take() {
                 let _ = asker.try_send(Reply::Stopping);
             }
             self.last_outcome = Some(outcome);
             return;
         }
+        log::error!("{outcome}");
         self.answer(record.asker.take(), outcome);
         // RELOADING=1 without a READY=1 afterwards would leave the unit reloading for ever.
         if self.main {
