@@ -8,7 +8,7 @@ default:
     @just --list --unsorted
 
 # All that a change must pass: format, lints, documentation, tests, licences and bans. The same as `.ci/run`.
-ci: fmt-check lint doc test deny
+ci: fmt-check lint doc test cost deny
 
 # `ci` with what takes longer: the newer systemd, Chromium and the storm.
 ci-full: ci (test-systemd "trixie") test-clients storm
@@ -32,6 +32,11 @@ doc:
 # All tests.
 test:
     cargo test --workspace
+
+# Instructions and system calls a request, against tests/cost.json; `just cost --renew` stores what it counts.
+cost *args:
+    cargo build --release --locked --bin reborn
+    REBORN_TEST_BINARY=target/release/reborn cargo run --quiet --package tests --bin cost -- {{ args }}
 
 # Licences, bans and sources of the dependencies (cargo-deny; `.ci/run` installs it).
 deny:
@@ -83,6 +88,10 @@ endurance scale="20":
 # Real clients across reloads, Chromium included, which is too large for `ci` (Debian's package chromium).
 test-clients:
     cargo test --package tests --test clients -- --include-ignored
+
+# reborn beside hyper, Go, nginx, HAProxy and ecdysis; writes tests/BENCHMARKS.md. `just bench reload --rounds 3`.
+bench *args:
+    tests/bench/run {{ args }}
 
 # The units under a real systemd: the machine's own, or a Debian release's (`just test-systemd trixie`).
 test-systemd release="host":

@@ -36,6 +36,8 @@ pub struct Report {
     pub latency: Latency,
     /// The same, of those on their way at some moment of the 500 ms around a reload.
     pub latency_near_reloads: Latency,
+    /// The same, of all others.
+    pub latency_away_from_reloads: Latency,
     /// Each kind of client by itself.
     pub clients: BTreeMap<Kind, ClientReport>,
     /// Each process that answered, by its `x-pid`.
@@ -209,6 +211,7 @@ impl fmt::Display for Report {
         )?;
         write_latency(f, "quick requests", &self.latency)?;
         write_latency(f, "  around reloads", &self.latency_near_reloads)?;
+        write_latency(f, "  away from reloads", &self.latency_away_from_reloads)?;
         for (kind, client) in &self.clients {
             write_latency(f, kind.name(), &client.latency)?;
         }

@@ -197,6 +197,8 @@ impl Tally {
         }
         report.latency = Latency::from(&quick.latency);
         report.latency_near_reloads = Latency::from(&quick.near);
+        quick.latency.subtract(&quick.near).expect("what is near a reload is part of all");
+        report.latency_away_from_reloads = Latency::from(&quick.latency);
         report.failed = report.failures.values().sum();
         report.requests = report.answered + report.failed;
         report

@@ -1,0 +1,242 @@
+//! What is compared: how each server is started, found ready, told to reload, and ended.
+
+use std::{
+    fs,
+    io::{Read, Write},
+    net::{SocketAddr, TcpStream},
+    os::unix::process::CommandExt,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU16, Ordering},
+    time::{Duration, Instant},
+};
+
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use tempfile::TempDir;
+
+use crate::{
+    answer::{Fixed, fixed},
+    group::Group,
+};
+
+/// How long a server may take to its first answer.
+const START_MAX: Duration = Duration::from_secs(30);
+
+/// One of the servers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Peer {
+    /// `server::run` with the peers' handler.
+    Reborn,
+    /// hyper on tokio, which cannot reload.
+    Hyper,
+    /// Go's net/http with the original program's way to restart.
+    Go,
+    /// nginx.
+    Nginx,
+    /// `HAProxy`.
+    Haproxy,
+    /// hyper on tokio, restarted by ecdysis.
+    Ecdysis,
+}
+
+impl Peer {
+    /// All of them, the project's own first.
+    pub const ALL: [Self; 6] = [Self::Reborn, Self::Hyper, Self::Go, Self::Nginx, Self::Haproxy, Self::Ecdysis];
+
+    /// Its name in tables.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Reborn => "reborn",
+            Self::Hyper => "hyper",
+            Self::Go => "Go net/http",
+            Self::Nginx => "nginx",
+            Self::Haproxy => "HAProxy",
+            Self::Ecdysis => "ecdysis",
+        }
+    }
+
+    /// Whether it has an answer at this path.
+    pub fn answers(self, path: &str) -> bool {
+        self != Self::Haproxy || !matches!(path, "/100k" | "/1m")
+    }
+
+    /// The signal that makes it reload, and whether it goes to the process that was started, for good, or to the newest.
+    pub fn reload(self) -> Option<(Signal, Leader)> {
+        match self {
+            Self::Hyper => None,
+            Self::Reborn | Self::Ecdysis => Some((Signal::HUP, Leader::Newest)),
+            Self::Go => Some((Signal::INT, Leader::Newest)),
+            Self::Nginx => Some((Signal::HUP, Leader::First)),
+            Self::Haproxy => Some((Signal::USR2, Leader::First)),
+        }
+    }
+
+    fn command(self, folder: &Path, address: SocketAddr) -> Command {
+        let address = address.to_string();
+        let own = |name: &str| {
+            let exe = std::env::current_exe().expect("a process knows its program");
+            exe.with_file_name(name)
+        };
+        let configured = |template: &str| {
+            let path = folder.join("configuration");
+            let text = template.replace("FOLDER", &folder.display().to_string()).replace("ADDRESS", &address);
+            fs::write(&path, text).expect("the peer's folder is ours");
+            path
+        };
+        match self {
+            Self::Reborn => {
+                let mut command = Command::new(own("peer-reborn"));
+                command.args(["--threads", "2", "--probation", "0s", "--listen", &address, "--control"]);
+                command.arg(folder.join("control"));
+                command
+            }
+            Self::Hyper => {
+                let mut command = Command::new(own("peer-hyper"));
+                command.arg(address);
+                command
+            }
+            Self::Ecdysis => {
+                let mut command = Command::new(own("peer-hyper"));
+                command.args([&address, "--ecdysis"]);
+                command
+            }
+            Self::Go => {
+                let mut command = Command::new(own("peer-go"));
+                command.args(["-listen", &address]).env("GOMAXPROCS", "2");
+                command
+            }
+            Self::Nginx => {
+                let mut command = Command::new("nginx");
+                command.arg("-p").arg(folder).arg("-c").arg(configured(include_str!("../peers/nginx.conf")));
+                command
+            }
+            Self::Haproxy => {
+                let mut command = Command::new("haproxy");
+                command.args(["-W", "-q", "-f"]).arg(configured(include_str!("../peers/haproxy.cfg")));
+                command
+            }
+        }
+    }
+
+    /// Starts it and waits for its first answer.
+    pub fn start(self) -> Running {
+        self.start_with(&[])
+    }
+
+    /// The same, with more variables in its environment.
+    pub fn start_with(self, environment: &[(&str, &str)]) -> Running {
+        let folder = tempfile::Builder::new().prefix("reborn-bench-").tempdir().expect("a temporary folder");
+        let files = folder.path().join("files");
+        fs::create_dir(&files).expect("the peer's folder is ours");
+        for name in ["1k", "100k", "1m"] {
+            if let Fixed::Bytes(bytes) = fixed(&format!("/{name}")) {
+                fs::write(files.join(name), bytes).expect("the peer's folder is ours");
+            }
+        }
+        // nginx's workers are another user.
+        let readable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        fs::set_permissions(folder.path(), readable).expect("the peer's folder is ours");
+        let address = next_address();
+        let log = fs::File::create(folder.path().join("log")).expect("the peer's folder is ours");
+        let mut command = self.command(folder.path(), address);
+        command.envs(environment.iter().copied()).env_remove("NOTIFY_SOCKET").current_dir(folder.path());
+        command.process_group(0).stdin(Stdio::null());
+        command.stdout(log.try_clone().expect("a second handle")).stderr(log);
+        let started = Instant::now();
+        let child = command.spawn().unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
+        let mut running = Running { peer: self, address, child, folder, first_answer: Duration::ZERO };
+        running.first_answer = running.wait_first_answer(started);
+        running
+    }
+}
+
+/// Which process a reload's signal goes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Leader {
+    /// The one that was started: a master.
+    First,
+    /// The one that answered last for the first time.
+    Newest,
+}
+
+/// A peer that serves. Dropped, its processes are killed.
+#[derive(Debug)]
+pub struct Running {
+    /// Which one it is.
+    pub peer: Peer,
+    /// Where it serves.
+    pub address: SocketAddr,
+    child: Child,
+    folder: TempDir,
+    /// From the start of its program to its first answer.
+    pub first_answer: Duration,
+}
+
+impl Running {
+    /// Its processes.
+    pub fn group(&self) -> Group {
+        Group(self.child.id())
+    }
+
+    /// The process that was started.
+    pub fn first_pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The path of its control socket, if it is reborn.
+    pub fn control(&self) -> PathBuf {
+        self.folder.path().join("control")
+    }
+
+    /// Sends a signal to one of its processes.
+    pub fn signal(&self, pid: u32, signal: Signal) {
+        let raw = i32::try_from(pid).ok().and_then(Pid::from_raw).expect("a pid");
+        kill_process(raw, signal).unwrap_or_else(|error| panic!("{signal:?} to {pid}: {error}\n{}", self.log()));
+    }
+
+    /// What it wrote.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+    }
+
+    fn wait_first_answer(&mut self, started: Instant) -> Duration {
+        loop {
+            if is_answered(self.address) {
+                return started.elapsed();
+            }
+            if let Ok(Some(status)) = self.child.try_wait() {
+                panic!("{}: {status}\n{}", self.peer.name(), self.log());
+            }
+            assert!(started.elapsed() < START_MAX, "{} does not answer\n{}", self.peer.name(), self.log());
+            // As short as the kernel's timers allow: what is measured is the start.
+            std::thread::sleep(Duration::from_micros(50));
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(group) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) {
+            // It fails where nothing is left to be killed.
+            let _gone = kill_process_group(group, Signal::KILL);
+        }
+        let _reaped = self.child.wait();
+    }
+}
+
+fn is_answered(address: SocketAddr) -> bool {
+    let ask = || -> std::io::Result<Vec<u8>> {
+        let mut stream = TcpStream::connect(address)?;
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer)?;
+        Ok(answer)
+    };
+    ask().is_ok_and(|answer| answer.starts_with(b"HTTP/1.1 200") && answer.ends_with(b"cout\n"))
+}
+
+/// An address that no peer of this run had before, below the ports that the kernel gives out by itself.
+fn next_address() -> SocketAddr {
+    static NEXT: AtomicU16 = AtomicU16::new(20_000);
+    ([127, 0, 0, 1], NEXT.fetch_add(1, Ordering::Relaxed)).into()
+}
