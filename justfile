@@ -80,6 +80,11 @@ timeline:
 storm *args:
     cargo run --release --package tests --bin storm -- {{ args }}
 
+# What it costs to move idle connections, 1,000 to as many as the hard limit of open files allows, and what the others
+# notice.
+idle *args:
+    cargo run --release --package tests --bin idle -- {{ args }}
+
 # The campaigns of the tests, so many times as long as in CI: 20 is 1,000 reloads back to back, and 24,000 clients that
 # do something in the instant of a drain.
 endurance scale="20":

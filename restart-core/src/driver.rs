@@ -494,6 +494,7 @@ impl Driver {
     }
 
     fn drain_time(&self) -> String {
-        self.drain_begun.map_or_else(String::new, |begun| format!(" (drained for {} ms)", begun.elapsed().as_millis()))
+        let time = |begun: Instant| format!(" (drained for {:.1} ms)", begun.elapsed().as_secs_f64() * 1000.0);
+        self.drain_begun.map_or_else(String::new, time)
     }
 }
