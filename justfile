@@ -42,15 +42,15 @@ cost *args:
 deny:
     cargo-deny --locked check licenses bans sources
 
-# Build the newest version and replace the running server with it; fails when the reload fails.
+# Replace the running server by what is at its path now (built first, where it runs from here); fails when that fails.
 reload *args:
     cargo run --release --quiet -- reload {{ args }}
 
-# What runs: generation, pids, listeners.
+# What runs, however it was started: generation, pids, listeners.
 status *args:
     cargo run --release --quiet -- status {{ args }}
 
-# Serve on 127.0.0.1:8080, rebuild on a change of the sources, reload; a build that fails changes nothing.
+# Serve on 127.0.0.1:8080, rebuild and reload on a change of the sources; a build that fails changes nothing.
 dev *args:
     deploy/dev {{ args }}
 
