@@ -12,6 +12,8 @@ mod server;
 pub use client::{Answer, Client};
 pub(crate) use place::resolve;
 pub use place::{Place, find};
-pub use protocol::{DrainingGeneration, GenerationId, ListenerStatus, Outcome, Stages, Status};
+pub use protocol::{
+    DrainingGeneration, DrainingReport, GenerationId, ListenerStatus, Outcome, Reloading, Stages, Status,
+};
 pub(crate) use protocol::{Reply, Request};
 pub(crate) use server::{Clients, Command, serve};

@@ -5,7 +5,7 @@
 //! path.
 
 use std::future::Future;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use event_listener::{Event, EventListener};
@@ -44,6 +44,7 @@ struct Shared {
     /// Notified at the next change, and then replaced: a listener that is dropped after it was notified passes its
     /// notification on, which must not reach one that waits for a later change.
     next: Mutex<Arc<Event>>,
+    stop_announced: AtomicBool,
     live: AtomicUsize,
     all_gone: Event,
 }
@@ -76,6 +77,16 @@ impl Drain {
     /// The phase at this moment.
     pub fn phase(&self) -> Phase {
         Phase::from_bits(self.shared.state.load(Ordering::Acquire))
+    }
+
+    /// Whether the service was told to stop. For the stop delay it still serves as ever, and then its phase is
+    /// [`Phase::Stopping`].
+    pub fn stop_announced(&self) -> bool {
+        self.shared.stop_announced.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn announce_stop(&self) {
+        self.shared.stop_announced.store(true, Ordering::Release);
     }
 
     /// How often the phase has been set. A look at the phase alone misses that it was another one and is back: where a

@@ -8,6 +8,7 @@ mod actions;
 mod record;
 mod report;
 mod sources;
+mod standing;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
@@ -22,20 +23,25 @@ use async_io::Timer as IoTimer;
 use futures_lite::future;
 
 use crate::connections::Acknowledgement;
-use crate::control::{self, Clients, Command, GenerationId, Outcome, Reply, Request};
+use crate::control::{self, Clients, Command, DrainingReport, GenerationId, Reply, Request};
+use crate::counters::Counts;
 use crate::drain::{Drain, Phase};
 use crate::generation::Parts;
-use crate::handover::{Channel, Commit, Link, Message, Received};
+use crate::handover::{Channel, Commit, Legacy, Link, Message, Received};
 use crate::lifecycle::{Ending, Event, Lifecycle, Origin, State};
 use crate::listeners::{Listener, unlink_if_ours};
 use crate::signals::Wish;
 use crate::successor::Successor;
 
-use record::Record;
+use record::{History, Record};
 use sources::{FromOlder, FromSuccessor, Input};
 
 /// How often the service manager's line about this process is brought up to date.
 const STATUS_EVERY: Duration = Duration::from_secs(5);
+/// How often a draining generation tells the newest one how it is doing.
+const REPORT_EVERY: Duration = Duration::from_millis(500);
+/// Its last report is given up where the newest generation reads nothing for so long.
+const LAST_REPORT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Clients that are owed an answer get this long to take it before the process ends.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 /// What is live when the process is to end gets this long to end in order.
@@ -78,6 +84,8 @@ impl fmt::Display for Exit {
 struct Older {
     id: Link,
     line: Line,
+    /// What it said of itself last.
+    report: Option<DrainingReport>,
 }
 
 /// Only the newest generation listens to the older ones; the others keep a silent copy, in case they serve again.
@@ -96,6 +104,8 @@ struct Active {
     _sources: [Task<()>; 2],
 }
 
+pub use standing::resident_memory;
+
 pub(crate) struct Driver {
     parts: Parts,
     lifecycle: Lifecycle,
@@ -112,7 +122,8 @@ pub(crate) struct Driver {
     drain_begun: Option<Instant>,
 
     listeners: Vec<Listener>,
-    control: Option<Listener>,
+    /// Those on which only the main process accepts: the control socket's, and the application's.
+    main_listeners: Vec<Listener>,
     clients: Clients,
     /// Whoever made the request that is being handled.
     asker: Option<Sender<Reply>>,
@@ -131,7 +142,10 @@ pub(crate) struct Driver {
     record: Option<Record>,
     /// Tells whoever moves connections to the successor what it has taken.
     acknowledge: Option<Sender<Acknowledgement>>,
-    last_outcome: Option<Outcome>,
+    history: History,
+    /// What this generation had counted at its commit, while it drains.
+    counted_before: Option<Counts>,
+    reporting: Option<Task<()>>,
     /// The newest generation, after the commit.
     newest: Option<GenerationId>,
     /// Whether this is the main process.
@@ -158,7 +172,7 @@ impl Driver {
             drain_watch: None,
             drain_begun: None,
             listeners: vec![],
-            control: None,
+            main_listeners: vec![],
             clients: Clients::default(),
             asker: None,
             asked_id: None,
@@ -169,7 +183,9 @@ impl Driver {
             successor: None,
             record: None,
             acknowledge: None,
-            last_outcome: None,
+            history: History::default(),
+            counted_before: None,
+            reporting: None,
             newest: None,
             main: false,
             told: String::new(),
@@ -177,9 +193,9 @@ impl Driver {
         }
     }
 
-    pub(crate) async fn run(mut self: Box<Self>, listeners: Vec<Listener>) -> Exit {
+    pub(crate) async fn run(mut self: Box<Self>, listeners: Vec<Listener>, main_listeners: Vec<Listener>) -> Exit {
         let executor = Arc::clone(&self.executor);
-        self.listeners = listeners;
+        (self.listeners, self.main_listeners) = (listeners, main_listeners);
         executor
             .run(async move {
                 self.begin();
@@ -211,12 +227,12 @@ impl Driver {
             let channel = Arc::clone(&predecessor.channel);
             let line = self.open_line(channel);
             self.predecessor = Some(self.last_number);
-            self.older.push(Older { id, line });
+            self.older.push(Older { id, line, report: None });
         }
     }
 
     fn serve_control(&mut self, listener: Listener) {
-        self.control = Some(listener.clone());
+        self.main_listeners.push(listener.clone());
         let (commands, received) = async_channel::bounded(INPUTS_MAX);
         let (executor, clients) = (Arc::clone(&self.executor), Arc::clone(&self.clients));
         self.background.push(self.executor.spawn(control::serve(listener, executor, commands, clients)));
@@ -275,6 +291,14 @@ impl Driver {
             Input::BarrierReturned => Some(Event::BarrierReturned),
             Input::RefreshStatus => {
                 self.refresh_status();
+                None
+            }
+            Input::ReportDue => {
+                self.send_report();
+                None
+            }
+            Input::StopDelayOver => {
+                self.begin_drain(Phase::Stopping);
                 None
             }
             Input::FeedWatchdog => {
@@ -416,10 +440,21 @@ impl Driver {
                     log::error!("the commit names {} generations and brings {} channels", older.len(), fds.len());
                 }
                 self.links = older.into_iter().zip(fds).collect();
-                self.last_outcome = Some(outcome);
+                self.note_success(outcome);
                 // The predecessor itself drains as well.
                 let count = u8::try_from(self.links.len() + 1).unwrap_or(u8::MAX);
                 Some(Event::Commit { settled, reload, older: count })
+            }
+            Message::Legacy(Legacy { total, added, reloads }) if from_predecessor => {
+                self.parts.inherited.inherit(&total, added);
+                for outcome in reloads {
+                    self.history.push(outcome);
+                }
+                None
+            }
+            Message::Report(report) => {
+                self.take_report(report);
+                None
             }
             Message::Reload => Some(Event::Reload(Origin::Signal)),
             Message::Stop => Some(Event::Stop(Origin::Signal)),
@@ -447,6 +482,9 @@ impl Driver {
         // A successor that keeps the same file has replaced it by its own.
         if let Some(pid_file) = self.parts.pid_file.as_ref().filter(|_| ending != Ending::Abandoned) {
             pid_file.remove();
+        }
+        if ending == Ending::Drained {
+            self.send_last_report().await;
         }
         self.stop_askers.clear();
         self.record = None;

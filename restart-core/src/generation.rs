@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use crate::address::{Address, Endpoint};
 use crate::connections::{self, Connections};
 use crate::control::{self, Place};
+use crate::counters::{Counts, Inherited};
 use crate::drain::{Drain, Phase};
 use crate::driver::{Driver, Exit};
 use crate::environment::Environment;
@@ -39,20 +40,33 @@ pub(crate) const CONTROL_NAME: &str = "control";
 
 type SaveState = Box<dyn FnMut() -> Vec<u8> + Send>;
 type Report = Box<dyn Fn() -> serde_json::Value + Send>;
+type Count = Box<dyn Fn() -> Counts + Send>;
 
 /// What the driver has to know for as long as the process lives.
 pub(crate) struct Settings {
     pub(crate) ready_timeout: Duration,
     pub(crate) probation: Duration,
     pub(crate) drain_timeout: Duration,
+    pub(crate) stop_delay: Duration,
     pub(crate) max_draining: u8,
     pub(crate) version: String,
     pub(crate) save_state: Option<(u32, SaveState)>,
     pub(crate) takes_connections: bool,
     pub(crate) report: Option<Report>,
+    pub(crate) count: Option<Count>,
 }
 
 impl Settings {
+    /// What the application says of itself.
+    pub(crate) fn application(&self) -> serde_json::Value {
+        self.report.as_ref().map_or(serde_json::Value::Null, |report| report())
+    }
+
+    /// What the application has counted.
+    pub(crate) fn counts(&self) -> Counts {
+        self.count.as_ref().map_or_else(Counts::new, |count| count())
+    }
+
     /// What this generation says first, to its predecessor and to its successor.
     pub(crate) fn hello(&self, generation: u64) -> Hello {
         let features = self.takes_connections.then(|| connections::FEATURE.to_owned());
@@ -67,6 +81,7 @@ impl Settings {
 #[must_use = "nothing happens before start() is called"]
 pub struct Builder {
     wanted: Vec<Endpoint>,
+    wanted_as_main: Vec<Endpoint>,
     default: Option<Endpoint>,
     control: Place,
     pid_file: Option<PathBuf>,
@@ -87,18 +102,36 @@ impl Builder {
             ready_timeout: READY_TIMEOUT_DEFAULT,
             probation: PROBATION_DEFAULT,
             drain_timeout: DRAIN_TIMEOUT_DEFAULT,
+            stop_delay: Duration::ZERO,
             max_draining: MAX_DRAINING_DEFAULT,
             version: String::new(),
             save_state: None,
             takes_connections: false,
             report: None,
+            count: None,
         };
-        Builder { wanted: vec![], default: None, control: Place::None, pid_file: None, reload_signal: None, settings }
+        Builder {
+            wanted: vec![],
+            wanted_as_main: vec![],
+            default: None,
+            control: Place::None,
+            pid_file: None,
+            reload_signal: None,
+            settings,
+        }
     }
 
     /// Wants a socket: handed over by the predecessor or given by a service manager under its name, else bound.
     pub fn listen(mut self, endpoint: Endpoint) -> Builder {
         self.wanted.push(endpoint);
+        self
+    }
+
+    /// Wants a socket on which only the main process accepts, as on the control socket, and until it ends: for what
+    /// speaks of the service as a whole, such as metrics. Its connections do not count as live: a drain does not wait
+    /// for them. The listener is to be had by its name only.
+    pub fn listen_as_main(mut self, endpoint: Endpoint) -> Builder {
+        self.wanted_as_main.push(endpoint);
         self
     }
 
@@ -145,6 +178,13 @@ impl Builder {
         self
     }
 
+    /// How long the service goes on accepting after it was told to stop ([`Drain::stop_announced`]), so that whoever
+    /// sends it clients can notice; 0 by default.
+    pub fn stop_delay(mut self, delay: Duration) -> Builder {
+        self.settings.stop_delay = delay;
+        self
+    }
+
     /// How many replaced generations may still be finishing what they have; 4 by default, at least 1.
     pub fn max_draining(mut self, generations: u8) -> Builder {
         self.settings.max_draining = generations.max(1);
@@ -174,6 +214,14 @@ impl Builder {
     /// What the application has to say in the status, as [`Status::application`](control::Status::application).
     pub fn report(mut self, report: impl Fn() -> serde_json::Value + Send + 'static) -> Builder {
         self.settings.report = Some(Box::new(report));
+        self
+    }
+
+    /// What this generation has counted so far: the next one inherits it ([`Generation::inherited`]). `count` is called
+    /// on the task that runs [`Generation::run`], at a commit and twice a second while this generation drains. All
+    /// names and numbers together must fit into a message of 64 KiB.
+    pub fn count(mut self, count: impl Fn() -> Counts + Send + 'static) -> Builder {
+        self.settings.count = Some(Box::new(count));
         self
     }
 
@@ -226,19 +274,30 @@ impl Builder {
         }
         let handed_path = handed_control.as_ref().map(|socket| socket.asked.clone());
         let control = control_socket(&self.control, &environment, handed_control)?;
-        let Resolved { kept: sockets, released } = listeners::resolve(there, &self.wanted, self.default.as_ref())?;
-        let mut released: Vec<String> = released.into_iter().map(|socket| socket.name).collect();
+        let wanted_as_main = |name: &str| self.wanted_as_main.iter().any(|endpoint| endpoint.name == name);
+        if let Some(twice) = self.wanted.iter().find(|endpoint| wanted_as_main(&endpoint.name)) {
+            return Err(Error::address(format!("two listeners are called {:?}: choose another name", twice.name)));
+        }
+        let (there_as_main, there) = there.into_iter().partition(|socket| wanted_as_main(&socket.name));
+        let as_main = listeners::resolve(there_as_main, &self.wanted_as_main, None)?;
+        let Resolved { kept: mut sockets, released } = listeners::resolve(there, &self.wanted, self.default.as_ref())?;
+        let released = released.into_iter().chain(as_main.released);
+        let mut released: Vec<String> = released.map(|socket| socket.name).collect();
         if handed_path.is_some() && handed_path != control.as_ref().map(|socket| socket.asked.clone()) {
             released.push(CONTROL_NAME.to_owned());
         }
         let notifier = Notifier::new(&environment)?;
         let drain = Drain::new();
-        let mut streams = Vec::new();
-        for socket in sockets.iter().filter(|socket| socket.address.is_stream()) {
-            let listener = Listener::new(socket, &drain, notifier.managed())
-                .map_err(|error| Error::socket(format!("cannot watch the listener {:?}", socket.name), error))?;
-            streams.push(listener);
-        }
+        let watch = |sockets: &[Socket], drain: &Drain| -> Result<Vec<Listener>, Error> {
+            let streams = sockets.iter().filter(|socket| socket.address.is_stream());
+            let listeners = streams.map(|socket| {
+                Listener::new(socket, drain, notifier.managed())
+                    .map_err(|error| Error::socket(format!("cannot watch the listener {:?}", socket.name), error))
+            });
+            listeners.collect()
+        };
+        let (streams, main_streams) = (watch(&sockets, &drain)?, watch(&as_main.kept, &Drain::new())?);
+        sockets.extend(as_main.kept);
         let pid_file = self.pid_file.as_deref().map(PidFile::new).transpose()?;
         if let (Some(pid_file), None) = (&pid_file, &predecessor) {
             pid_file.write()?;
@@ -259,8 +318,9 @@ impl Builder {
             pid_file,
             drain,
             connections: Connections::new(),
+            inherited: Inherited::default(),
         };
-        Ok(Generation { parts, streams, state })
+        Ok(Generation { parts, streams, main_streams, state })
     }
 }
 
@@ -302,6 +362,7 @@ pub(crate) struct Parts {
     pub(crate) pid_file: Option<PidFile>,
     pub(crate) drain: Drain,
     pub(crate) connections: Connections,
+    pub(crate) inherited: Inherited,
 }
 
 /// The application's state, as the generation before it saved it.
@@ -318,6 +379,7 @@ pub struct State {
 pub struct Generation {
     parts: Parts,
     streams: Vec<Listener>,
+    main_streams: Vec<Listener>,
     state: Option<State>,
 }
 
@@ -327,14 +389,14 @@ impl Generation {
         self.parts.number
     }
 
-    /// All listeners for connections, in the order in which they were given or asked for.
+    /// All listeners for connections, but those of [`Builder::listen_as_main`], in the order in which they were given or asked for.
     pub fn listeners(&self) -> &[Listener] {
         &self.streams
     }
 
     /// The listener of this name; fails where there is none.
     pub fn listener(&self, name: &str) -> Result<Listener, Error> {
-        let found = self.streams.iter().find(|listener| listener.name() == name);
+        let found = self.streams.iter().chain(&self.main_streams).find(|listener| listener.name() == name);
         found.cloned().ok_or_else(|| Error::address(format!("there is no listener called {name:?}")))
     }
 
@@ -362,6 +424,11 @@ impl Generation {
         self.parts.connections.clone()
     }
 
+    /// What all other generations of this service have counted.
+    pub fn inherited(&self) -> Inherited {
+        self.parts.inherited.clone()
+    }
+
     /// Gives up: a predecessor is told why and goes on serving. The caller ends the process.
     pub fn fail(self, reason: &str) {
         if let Some(predecessor) = &self.parts.predecessor
@@ -379,6 +446,6 @@ impl Generation {
     /// the process cuts them.
     pub fn run(self) -> impl Future<Output = Exit> + Send {
         debug_assert_eq!(self.parts.drain.phase(), Phase::Serving, "nobody else sets this phase");
-        Box::new(Driver::new(self.parts)).run(self.streams)
+        Box::new(Driver::new(self.parts)).run(self.streams, self.main_streams)
     }
 }

@@ -72,6 +72,7 @@
 mod address;
 mod connections;
 pub mod control;
+mod counters;
 mod drain;
 mod driver;
 mod environment;
@@ -90,8 +91,9 @@ mod sys;
 
 pub use address::{Address, Endpoint};
 pub use connections::{BLOB_BYTES_MAX, Connection, Connections};
+pub use counters::{Counts, Inherited};
 pub use drain::{Drain, Guard, Phase};
-pub use driver::Exit;
+pub use driver::{Exit, resident_memory};
 pub use error::Error;
 pub use generation::{
     Builder, DRAIN_TIMEOUT_DEFAULT, Generation, MAX_DRAINING_DEFAULT, PROBATION_DEFAULT, READY_TIMEOUT_DEFAULT, State,

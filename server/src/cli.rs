@@ -152,6 +152,10 @@ pub struct ServeArgs {
     #[arg(long, env = "REBORN_CONTROL", value_name = "PATH", help_heading = "Where it listens")]
     pub control: Option<OsString>,
 
+    /// Serve /metrics, /healthz and /readyz there
+    #[arg(long, env = "REBORN_METRICS", value_name = "ADDR", help_heading = "Where it listens")]
+    pub metrics: Option<String>,
+
     /// Keep the pid of the serving process in this file
     #[arg(long, env = "REBORN_PID_FILE", value_name = "PATH", help_heading = "Where it listens")]
     pub pid_file: Option<OsString>,
@@ -179,6 +183,11 @@ pub struct ServeArgs {
     #[arg(long, env = "REBORN_DRAIN_TIMEOUT", value_name = "DURATION", help_heading = "Reloading")]
     #[arg(default_value = "20s")]
     pub drain_timeout: String,
+
+    /// When told to stop, go on accepting for this long while /readyz fails
+    #[arg(long, env = "REBORN_STOP_DELAY", value_name = "DURATION", help_heading = "Reloading")]
+    #[arg(default_value = "0s")]
+    pub stop_delay: String,
 
     /// So many old versions may finish at the same time
     #[arg(long, env = "REBORN_MAX_DRAINING", value_name = "N", help_heading = "Reloading")]
@@ -273,6 +282,10 @@ pub struct StatusArgs {
     /// Print JSON, for programs
     #[arg(long)]
     pub json: bool,
+
+    /// Show it anew each half second, on a terminal, until the server ends
+    #[arg(long, conflicts_with = "json")]
+    pub watch: bool,
 }
 
 /// Where a value came from.
@@ -539,7 +552,8 @@ mod tests {
             assert_eq!(format!("--{}", flag.get_long().unwrap()), Origin::Flag.name(id));
             let text = flag.get_help().unwrap().to_string();
             let off =
-                ["config", "root", "follow_symlinks", "demo", "pid_file", "reload_signal", "foreground"].contains(&id);
+                ["config", "root", "follow_symlinks", "demo", "metrics", "pid_file", "reload_signal", "foreground"];
+            let off = off.contains(&id);
             let has_default = !flag.get_default_values().is_empty() || text.contains("[default: ");
             assert!(has_default != off, "{id}: {text}");
         }

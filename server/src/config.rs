@@ -24,7 +24,7 @@ use crate::http;
 mod listen;
 mod signal;
 
-pub use listen::DEFAULT_LISTEN;
+pub use listen::{DEFAULT_LISTEN, METRICS_NAME};
 
 /// The longest duration that is taken: what is longer is a typing error, and could overflow a clock.
 const DURATION_MAX: Duration = Duration::from_secs(7 * 24 * 60 * 60);
@@ -48,6 +48,8 @@ pub struct Config {
     pub demo: bool,
     /// The endpoints that were asked for; empty means [`DEFAULT_LISTEN`] where none was inherited.
     pub listen: Vec<Endpoint>,
+    /// Where metrics are served.
+    pub metrics: Option<Endpoint>,
     /// The control socket; without it the default place.
     pub control: Option<PathBuf>,
     /// The pid file.
@@ -75,6 +77,8 @@ pub struct Reload {
     pub probation: Duration,
     /// A predecessor may drain this long; may be zero.
     pub drain_timeout: Duration,
+    /// A service that was told to stop goes on accepting this long; may be zero.
+    pub stop_delay: Duration,
     /// So many generations may drain at the same time.
     pub max_draining: u8,
     /// The number of a signal that reloads, beside HUP and USR2.
@@ -97,6 +101,7 @@ impl Config {
             files: files(args)?,
             demo: setting(args, "demo").boolean(args.demo.as_deref())?,
             listen: listen::check(&setting(args, "listen"), &args.listen)?,
+            metrics: listen::metrics(&setting(args, "metrics"), args.metrics.as_deref(), &args.listen)?,
             control: setting(args, "control").socket_path(args.control.as_deref())?,
             pid_file: setting(args, "pid_file").file_path(args.pid_file.as_deref())?,
             graceful: args.graceful,
@@ -118,6 +123,7 @@ impl Reload {
             ready_timeout: setting(args, "ready_timeout").duration(&args.ready_timeout, DURATION_MIN)?,
             probation: setting(args, "probation").duration(&args.probation, Duration::ZERO)?,
             drain_timeout: setting(args, "drain_timeout").duration(&args.drain_timeout, Duration::ZERO)?,
+            stop_delay: setting(args, "stop_delay").duration(&args.stop_delay, Duration::ZERO)?,
             max_draining: setting(args, "max_draining").number(&args.max_draining, 1..=64)?,
             signal: match non_empty(args.reload_signal.as_ref()) {
                 Some(text) => signal::parse(&setting(args, "reload_signal"), text)?,
@@ -349,6 +355,7 @@ mod tests {
                 ready_timeout: seconds(10),
                 probation: seconds(1),
                 drain_timeout: seconds(20),
+                stop_delay: Duration::ZERO,
                 max_draining: 4,
                 signal: None,
             }

@@ -26,11 +26,11 @@ pub(crate) struct Ledger {
 /// What the books say at one moment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Balance {
-    accepted: u64,
-    received: u64,
-    closed_by_client: u64,
-    closed_by_us: BTreeMap<String, u64>,
-    handed_over: u64,
+    pub(crate) accepted: u64,
+    pub(crate) received: u64,
+    pub(crate) closed_by_client: u64,
+    pub(crate) closed_by_us: BTreeMap<String, u64>,
+    pub(crate) handed_over: u64,
     /// What has come and not ended.
     live: u64,
     /// Requests answered on connections that have ended or moved.

@@ -4,6 +4,7 @@
 //! drain, limits and log. The modules are public for those who want a part of it: [`http`] serves one connection, and
 //! [`app`] is what `reborn` answers by itself.
 
+mod admin;
 pub mod app;
 pub mod cli;
 pub mod config;
@@ -11,7 +12,10 @@ pub mod exit;
 pub mod http;
 mod ledger;
 pub mod logging;
+mod metrics;
 mod moving;
+mod overview;
+mod progress;
 mod run;
 mod serve;
 

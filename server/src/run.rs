@@ -6,13 +6,14 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
 
 use http_types::{Request, Response};
-use restart_core::control::{self, Answer, Client, Place};
+use restart_core::control::{self, Answer, Client, Place, Status};
 use restart_core::{Builder, Generation};
 
 use crate::app::{App, AppConfig, Identity};
@@ -20,14 +21,19 @@ use crate::cli::{self, ClientArgs, Command, ReloadArgs, ServeArgs, StatusArgs};
 use crate::config::{Config, DEFAULT_LISTEN};
 use crate::exit;
 use crate::http::Handler;
-use crate::ledger::Ledger;
 use crate::logging::{Logs, is_to_journal};
+use crate::metrics::Metrics;
+use crate::overview::Overview;
+use crate::progress;
 use crate::serve::{Service, serve};
 
 /// The name of the control socket's folder.
 const SERVICE_NAME: &str = "reborn";
 /// How long the last lines of the log may take to be written; a terminal may be stopped.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How often `reborn status --watch` looks.
+const WATCH_EVERY: Duration = Duration::from_millis(500);
 
 /// This program's version: that of the package, unless the build was given another one in REBORN_VERSION.
 pub const VERSION: &str = match option_env!("REBORN_VERSION") {
@@ -97,7 +103,8 @@ fn program<H: Handler + 'static>(
         },
         Ok(Command::Check(args)) => check(&args, verify),
         Ok(Command::Reload(ReloadArgs { client, wait })) => client_command(&client, |client| reload(client, wait)),
-        Ok(Command::Status(StatusArgs { client, json })) => client_command(&client, |client| status(client, json)),
+        Ok(Command::Status(StatusArgs { client, watch: true, .. })) => client_command(&client, watch),
+        Ok(Command::Status(StatusArgs { client, json, .. })) => client_command(&client, |client| status(client, json)),
         Ok(Command::Stop(args)) => client_command(&args, stop),
         Err(error) => {
             if error.use_stderr() && tell_predecessor(&error) {
@@ -153,9 +160,9 @@ fn serve_command<H: Handler + 'static>(
         return supervise();
     }
     let logs = Logs::install(config.log.as_deref());
-    let ledger = Arc::new(Ledger::default());
-    let code = match builder(config, &ledger).start() {
-        Ok(generation) => start_application(config, generation, &logs, &ledger, application),
+    let metrics = Arc::new(Metrics::default());
+    let code = match builder(config, &metrics).start() {
+        Ok(generation) => start_application(config, generation, &logs, &metrics, application),
         Err(error) => {
             log::error!("cannot serve: {error}");
             exit::FAILED
@@ -187,7 +194,7 @@ fn start_application<H: Handler + 'static>(
     config: &Config,
     generation: Generation,
     logs: &Logs,
-    ledger: &Arc<Ledger>,
+    metrics: &Arc<Metrics>,
     application: impl FnOnce(&Config, &Generation) -> io::Result<Service<H>>,
 ) -> u8 {
     if let Err(error) = logs.start_writer() {
@@ -196,7 +203,7 @@ fn start_application<H: Handler + 'static>(
     }
     match application(config, &generation) {
         Ok(service) => {
-            if serve(config, generation, service, ledger).success {
+            if serve(config, generation, service, metrics).success {
                 exit::OK
             } else {
                 exit::FAILED
@@ -210,11 +217,11 @@ fn start_application<H: Handler + 'static>(
     }
 }
 
-fn builder(config: &Config, ledger: &Arc<Ledger>) -> Builder {
+fn builder(config: &Config, metrics: &Arc<Metrics>) -> Builder {
     let reload = &config.reload;
     let control = config.control.clone().map_or_else(|| Place::Named(SERVICE_NAME.to_owned()), Place::Path);
     let default = DEFAULT_LISTEN.parse().expect("the default is an address");
-    let ledger = Arc::clone(ledger);
+    let reporting = Arc::clone(metrics);
     let mut builder = Builder::new()
         .default_listen(default)
         .control(control)
@@ -224,7 +231,16 @@ fn builder(config: &Config, ledger: &Arc<Ledger>) -> Builder {
         .max_draining(reload.max_draining)
         .version(VERSION)
         .take_connections()
-        .report(move || serde_json::to_value(ledger.balance()).expect("a balance is plain data"));
+        .stop_delay(reload.stop_delay)
+        .report(move || {
+            let mut report = serde_json::to_value(reporting.ledger.balance()).expect("a balance is plain data");
+            report["in_flight"] = reporting.in_flight().into();
+            report
+        });
+    if let Some(endpoint) = &config.metrics {
+        let metrics = Arc::clone(metrics);
+        builder = builder.listen_as_main(endpoint.clone()).count(move || metrics.counts());
+    }
     for endpoint in &config.listen {
         builder = builder.listen(endpoint.clone());
     }
@@ -250,11 +266,12 @@ fn client_command(args: &ClientArgs, talk: impl FnOnce(&mut Client) -> Result<u8
 }
 
 fn reload(client: &mut Client, wait: Option<Duration>) -> Result<u8, restart_core::Error> {
-    let answer = match wait {
-        Some(patience) => client.reload_in_turn(patience, |reason| eprintln!("reborn: waiting: {reason}"))?,
-        None => client.reload()?,
-    };
-    Ok(match answer {
+    let path = client.path().to_owned();
+    let answer = progress::shown(&path, || match wait {
+        Some(patience) => client.reload_in_turn(patience, |reason| progress::say(&format!("waiting: {reason}"))),
+        None => client.reload(),
+    });
+    Ok(match answer? {
         Answer::Outcome(outcome) if outcome.failure.is_none() => {
             say_outcome(&outcome);
             exit::OK
@@ -285,9 +302,37 @@ fn status(client: &mut Client, json: bool) -> Result<u8, restart_core::Error> {
     if json {
         say(&serde_json::to_string_pretty(&status).expect("a status is plain data"));
     } else {
-        say(&status);
+        show(&status);
     }
     Ok(exit::OK)
+}
+
+fn show(status: &Status) {
+    // It ends with a line feed. Whoever reads it may have gone.
+    let _ = write!(io::stdout(), "{}", Overview { status, now: SystemTime::now() });
+}
+
+/// Shows the status until the server ends.
+fn watch(client: &mut Client) -> Result<u8, restart_core::Error> {
+    if !io::stdout().is_terminal() {
+        eprintln!("reborn: --watch is for a terminal; `reborn status --json` is for programs");
+        return Ok(exit::USAGE);
+    }
+    let path = client.path().to_owned();
+    let mut status = client.status()?;
+    loop {
+        // The cursor goes to the upper left corner, and the screen is cleared.
+        let _ = write!(io::stdout(), "\x1b[H\x1b[2J");
+        show(&status);
+        thread::sleep(WATCH_EVERY);
+        match Client::connect(&path).and_then(|mut client| client.status()) {
+            Ok(next) => status = next,
+            Err(error) => {
+                say(&format!("the server has ended: {error}"));
+                return Ok(exit::OK);
+            }
+        }
+    }
 }
 
 fn stop(client: &mut Client) -> Result<u8, restart_core::Error> {

@@ -7,16 +7,18 @@
 use std::future;
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use restart_core::{Accepted, Address, Connection, Connections, Exit, Generation, Guard, Listener};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use smol::Executor;
 use smol::lock::{Semaphore, SemaphoreGuardArc};
 
-use crate::config::Config;
-use crate::http::{self, Context, Decorate, End, Handler, Start};
+use crate::admin::{self, Admin};
+use crate::config::{Config, METRICS_NAME};
+use crate::http::{self, Context, Decorate, End, Handler, Observe, Start};
 use crate::ledger::Ledger;
+use crate::metrics::{Counted, Metrics};
 use crate::moving::{Card, Luggage};
 
 /// How many descriptors are not for connections that are accepted.
@@ -37,7 +39,7 @@ impl<H: Handler> Service<H> {
 
 /// What all connections of this generation share.
 struct Shop<H> {
-    context: Context<H>,
+    context: Context<Counted<H>>,
     connections: Connections,
     ledger: Arc<Ledger>,
     /// Room for connections.
@@ -45,12 +47,12 @@ struct Shop<H> {
     executor: &'static Executor<'static>,
 }
 
-/// Serves until this process has nothing left to do. `ledger` is the one that the generation's status shows.
+/// Serves until this process has nothing left to do. `metrics` are those that the generation's status shows.
 pub(crate) fn serve<H: Handler + 'static>(
     config: &Config,
     generation: Generation,
     service: Service<H>,
-    ledger: &Arc<Ledger>,
+    metrics: &Arc<Metrics>,
 ) -> Exit {
     raise_file_limit();
     // The threads outlive this function, until the process ends.
@@ -58,15 +60,15 @@ pub(crate) fn serve<H: Handler + 'static>(
     let drain = generation.drain();
     let shop = Arc::new(Shop {
         context: Context {
-            handler: service.handler,
+            handler: Counted { handler: service.handler, metrics: Arc::clone(metrics) },
             limits: config.limits.http.clone(),
             drain: drain.clone(),
             parks: true,
             decorate: service.decorate,
-            observers: Vec::new(),
+            observers: observers(config, metrics),
         },
         connections: generation.connections(),
-        ledger: Arc::clone(ledger),
+        ledger: Arc::clone(&metrics.ledger),
         room: Arc::new(Semaphore::new(room(config.limits.connections))),
         executor,
     });
@@ -74,6 +76,16 @@ pub(crate) fn serve<H: Handler + 'static>(
         executor.spawn(accept(Arc::clone(&shop), listener.clone())).detach();
     }
     executor.spawn(take(Arc::clone(&shop))).detach();
+    if let Ok(listener) = generation.listener(METRICS_NAME) {
+        let admin = Admin {
+            metrics: Arc::clone(metrics),
+            inherited: generation.inherited(),
+            drain,
+            generation: generation.number(),
+            started: SystemTime::now(),
+        };
+        executor.spawn(admin::serve(listener, admin, executor)).detach();
+    }
     for number in 1..config.threads {
         let thread = thread::Builder::new().name(format!("reborn-{number}"));
         if let Err(error) = thread.spawn(move || smol::block_on(executor.run(future::pending::<()>()))) {
@@ -82,13 +94,23 @@ pub(crate) fn serve<H: Handler + 'static>(
         }
     }
     let exit = smol::block_on(executor.run(generation.run()));
-    let balance = ledger.balance();
+    let balance = metrics.ledger.balance();
     if balance.is_closed() {
         log::debug!("connections: {balance}");
     } else {
         log::error!("the ledger does not balance: {balance}");
     }
     exit
+}
+
+/// Who is told of each request that is over.
+fn observers(config: &Config, metrics: &Arc<Metrics>) -> Vec<Observe> {
+    let mut observers: Vec<Observe> = vec![];
+    if config.metrics.is_some() {
+        let metrics = Arc::clone(metrics);
+        observers.push(Box::new(move |served| metrics.observe(served)));
+    }
+    observers
 }
 
 /// Accepts while there is room for another connection; further ones wait in the kernel's queue.

@@ -169,7 +169,8 @@ fn the_status_has_its_fields_for_programs_and_for_people() {
     assert!(reload["failure"].is_null() && reload["stages"]["total_us"].is_u64(), "{status}");
     assert_eq!((&reload["from"]["generation"], &reload["to"]["pid"]), (&1.into(), &new.into()));
     let text = server.command(["status"]).assert_success().stdout.clone();
-    for part in ["generation 2", &format!("pid {new}"), "serving", &server.address().to_string(), "generation 1"] {
+    let (address, old) = (server.address().to_string(), server.first_pid().to_string());
+    for part in ["generation 2", &format!("pid {new}"), "serving", &address, &old, "draining"] {
         assert!(text.contains(part), "{part} in {text}");
     }
     held.finish_by(server.first_pid());

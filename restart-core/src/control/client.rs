@@ -49,6 +49,11 @@ impl Client {
         Ok(Client { path: path.to_owned(), stream: BufReader::new(stream) })
     }
 
+    /// The control socket's path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Asks how the service is doing. Waits for at most 30 s.
     pub fn status(&mut self) -> Result<Status, Error> {
         self.ask(&Request::Status)?;

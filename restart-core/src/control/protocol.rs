@@ -91,6 +91,9 @@ pub struct Outcome {
     pub to: Option<GenerationId>,
     /// How long it took.
     pub stages: Stages,
+    /// When it ended, in milliseconds since 1970; 0 where an older version did not say.
+    #[serde(default)]
+    pub ended_unix_ms: u64,
 }
 
 impl fmt::Display for Outcome {
@@ -137,6 +140,15 @@ pub struct Status {
     pub draining: Vec<DrainingGeneration>,
     /// The last reload, if there was one.
     pub last_reload: Option<Outcome>,
+    /// The last reloads of the service, by whichever generation, oldest first: at most 10.
+    #[serde(default)]
+    pub reloads: Vec<Outcome>,
+    /// The reload that is under way.
+    #[serde(default)]
+    pub reloading: Option<Reloading>,
+    /// Resident memory of the process; 0 where an older version did not say.
+    #[serde(default)]
+    pub memory_bytes: u64,
     /// What the application adds; null where it adds nothing.
     #[serde(default)]
     pub application: serde_json::Value,
@@ -153,33 +165,44 @@ pub struct ListenerStatus {
     pub origin: String,
 }
 
-/// A generation that drains.
+/// A reload that is under way.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reloading {
+    /// What it waits for: `ready`, `probation`, `pong`, `commit` or `rollback`.
+    pub stage: String,
+    /// How long it has been under way, in milliseconds.
+    pub elapsed_ms: u64,
+    /// The successor's process, once it is started.
+    pub successor: Option<u32>,
+}
+
+/// A generation that drains. What it says of itself comes twice a second; nothing has come from one that was replaced
+/// just now, or by an older version.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DrainingGeneration {
     /// Its number.
     pub generation: u64,
     /// Its process.
     pub pid: u32,
+    /// What it said last.
+    #[serde(flatten)]
+    pub report: Option<DrainingReport>,
 }
 
-impl fmt::Display for Status {
-    /// A few lines for people.
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let seconds = self.uptime_ms / 1000;
-        let managed = if self.managed { ", under a service manager" } else { "" };
-        writeln!(out, "{}, version {}: {} for {seconds} s{managed}", self.id, self.id.version, self.state)?;
-        writeln!(out, "connections: {}", self.connections)?;
-        for listener in &self.listeners {
-            writeln!(out, "listener {}: {} ({})", listener.name, listener.address, listener.origin)?;
-        }
-        for older in &self.draining {
-            writeln!(out, "draining: generation {} (pid {})", older.generation, older.pid)?;
-        }
-        match &self.last_reload {
-            Some(outcome) => write!(out, "last reload: {outcome}"),
-            None => write!(out, "last reload: none yet"),
-        }
-    }
+/// What a draining generation says of itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DrainingReport {
+    /// The program's version.
+    pub version: String,
+    /// How long it has existed, in milliseconds.
+    pub uptime_ms: u64,
+    /// Live connections.
+    pub connections: usize,
+    /// Resident memory.
+    pub memory_bytes: u64,
+    /// What the application adds.
+    #[serde(default)]
+    pub application: serde_json::Value,
 }
 
 #[cfg(test)]
@@ -196,7 +219,8 @@ mod tests {
     fn a_failure_reads_as_one_sentence() {
         let from = GenerationId { generation: 7, pid: 41, version: String::new() };
         let failure = Some("it exited with status 78 before it was ready".to_owned());
-        let outcome = Outcome { id: String::new(), failure, from, to: None, stages: Stages::default() };
+        let stages = Stages::default();
+        let outcome = Outcome { id: String::new(), failure, from, to: None, stages, ended_unix_ms: 0 };
         assert_eq!(
             outcome.to_string(),
             "reload failed: it exited with status 78 before it was ready; generation 7 (pid 41) still serves"

@@ -6,12 +6,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::record::{Record, signal_id};
-use super::{Active, Driver, Line, Older, sources};
+use super::{Active, Driver, Line, Older, REPORT_EVERY, sources};
 use crate::connections;
 use crate::control::Reply;
+use crate::counters::Bequest;
 use crate::drain::Phase;
 use crate::error::Error;
-use crate::handover::{Channel, Commit, Link, Message, ReloadMark};
+use crate::handover::{Channel, Commit, Legacy, Link, Message, ReloadMark};
 use crate::lifecycle::{Action, Event, State, Timer};
 use crate::listeners::{Listener, Origin, unlink_if_ours};
 use crate::successor::{ENTRIES_PER_MESSAGE_MAX, Gift, Successor};
@@ -46,7 +47,8 @@ impl Driver {
             }
             Action::NotifyReady => self.notify_ready(),
             Action::NotifyStopping => {
-                let within = self.parts.settings.drain_timeout + STOP_GRACE + ROOM;
+                let settings = &self.parts.settings;
+                let within = settings.stop_delay + settings.drain_timeout + STOP_GRACE + ROOM;
                 notifier.stopping(&format!("generation {} stops", self.parts.number), within);
             }
             Action::NotifyTakeover => {
@@ -89,7 +91,7 @@ impl Driver {
             }
             Action::CutOff => self.asker = None,
             Action::BeginDrain => self.begin_drain(Phase::Draining),
-            Action::BeginStop => self.begin_drain(Phase::Stopping),
+            Action::BeginStop => self.begin_stop(),
             Action::EndDrain => self.end_drain(),
             Action::Exit(ending) => self.ending = Some(ending),
         }
@@ -116,14 +118,14 @@ impl Driver {
             log::error!("{error}");
         }
         self.note_own_commit();
-        self.control.iter().for_each(Listener::open);
+        self.main_listeners.iter().for_each(Listener::open);
     }
 
     fn adopt_line(&mut self, id: Link, fd: OwnedFd) {
         match Channel::adopt(fd) {
             Ok(channel) => {
                 let line = self.open_line(Arc::new(channel));
-                self.older.push(Older { id, line });
+                self.older.push(Older { id, line, report: None });
             }
             Err(error) => {
                 log::error!("generation {} (pid {}) cannot be listened to: {error}", id.generation, id.pid);
@@ -135,7 +137,7 @@ impl Driver {
     /// Leaves the control socket and the older generations to the successor, keeping silent copies of their channels.
     fn let_go(&mut self) {
         self.main = false;
-        self.control.iter().for_each(Listener::close);
+        self.main_listeners.iter().for_each(Listener::close);
         let successor = self.successor.as_ref().map(|active| active.process.pid());
         self.newest = self.record.as_ref().and_then(|record| record.outcome(self.id(), None).to);
         log::debug!("the service is now generation {}'s (pid {successor:?})", self.parts.number + 1);
@@ -150,7 +152,7 @@ impl Driver {
                 },
                 silent @ Line::Silent(_) => silent,
             };
-            self.older.push(Older { id: older.id, line });
+            self.older.push(Older { line, ..older });
         }
     }
 
@@ -168,7 +170,9 @@ impl Driver {
         for name in std::mem::take(&mut self.parts.released) {
             self.parts.notifier.unstore(&name);
         }
-        for socket in self.parts.sockets.iter().filter(|socket| socket.origin == Origin::Bound) {
+        let is_main = |name: &str| self.main_listeners.iter().any(|listener| listener.name() == name);
+        let sockets = self.parts.sockets.iter().filter(|socket| socket.origin == Origin::Bound);
+        for socket in sockets.filter(|socket| !is_main(&socket.name)) {
             self.parts.notifier.store(&socket.name, socket.fd.as_fd());
         }
     }
@@ -286,6 +290,7 @@ impl Driver {
             Ok(()) => Event::CommitSent,
             Err(error) => {
                 log::warn!("{error}");
+                self.parts.inherited.resume();
                 Event::CommitFailed
             }
         };
@@ -299,6 +304,15 @@ impl Driver {
         };
         let outcome = record.outcome(own, None);
         let older: Vec<Link> = self.older.iter().map(|older| older.id.clone()).collect();
+        let draining: Vec<u64> = older.iter().map(|id| id.generation).collect();
+        let settings = &self.parts.settings;
+        let Bequest { total, added, own: counted } = self.parts.inherited.bequeath(|| settings.counts(), &draining);
+        let legacy = Message::Legacy(Legacy { total, added, reloads: self.history.passed_on() });
+        if let Err(error) = active.process.channel.try_send(&legacy, &[]) {
+            // Worth no failed reload: the next generation begins to count at nothing.
+            log::warn!("{error} to the successor");
+        }
+        self.counted_before = Some(counted);
         let fds: Vec<BorrowedFd<'_>> = self.older.iter().map(|older| older.line.as_fd()).collect();
         let commit = Message::Commit(Commit { settled, reload, older, outcome });
         active.process.channel.try_send(&commit, &fds)
@@ -359,7 +373,9 @@ impl Driver {
             unlink_if_ours(&socket);
         }
         self.parts.control.iter().filter(|socket| is_released(&socket.name)).for_each(unlink_if_ours);
-        let released: Vec<Listener> = self.listeners.extract_if(.., |listener| is_released(listener.name())).collect();
+        let mut released: Vec<Listener> =
+            self.listeners.extract_if(.., |listener| is_released(listener.name())).collect();
+        released.extend(self.main_listeners.extract_if(.., |listener| is_released(listener.name())));
         released.iter().for_each(Listener::release);
         released
     }
@@ -370,10 +386,24 @@ impl Driver {
         self.drain_watch = None;
         self.drain_begun = None;
         self.newest = None;
+        self.reporting = None;
+        self.parts.inherited.resume();
         self.parts.drain.set_phase(Phase::Serving);
     }
 
-    fn begin_drain(&mut self, phase: Phase) {
+    /// Goes on accepting for the stop delay, so that nobody is refused who does not know yet that the service stops.
+    fn begin_stop(&mut self) {
+        self.parts.drain.announce_stop();
+        let delay = self.parts.settings.stop_delay;
+        if delay.is_zero() {
+            self.begin_drain(Phase::Stopping);
+            return;
+        }
+        self.listeners.iter().for_each(Listener::open);
+        self.background.push(self.executor.spawn(sources::stop_delay(delay, self.inputs.clone())));
+    }
+
+    pub(super) fn begin_drain(&mut self, phase: Phase) {
         self.drain_begun = Some(Instant::now());
         let (last_call, timeout) = if phase == Phase::Stopping {
             self.listeners.iter().for_each(Listener::last_call);
@@ -381,6 +411,7 @@ impl Driver {
         } else {
             // The way has to be open before anyone looks for it.
             self.open_way();
+            self.reporting = Some(self.executor.spawn(sources::reports(REPORT_EVERY, self.inputs.clone())));
             (self.release(), self.parts.settings.drain_timeout)
         };
         self.parts.drain.set_phase(phase);

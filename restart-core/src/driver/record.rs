@@ -1,10 +1,11 @@
-//! The record of one reload: who asked, how long each stage took, and why it failed.
+//! The record of one reload: who asked, how long each stage took, and why it failed; and the history of the last ones.
 //!
 //! It only notes; the words for people are made here, the decisions elsewhere.
 
+use std::collections::VecDeque;
 use std::io::Read;
 use std::process::ExitStatus;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use async_channel::Sender;
 
@@ -85,7 +86,17 @@ impl Record {
             pid,
             version: self.hello.as_ref().map(|hello| hello.version.clone()).unwrap_or_default(),
         });
-        Outcome { id: self.id.clone(), failure, from, to, stages }
+        Outcome { id: self.id.clone(), failure, from, to, stages, ended_unix_ms: unix_ms() }
+    }
+
+    /// How long the reload has been under way, in milliseconds.
+    pub(super) fn elapsed_ms(&self) -> u64 {
+        u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// The successor's process, once it is started.
+    pub(super) fn pid(&self) -> Option<u32> {
+        self.pid
     }
 
     /// Why it failed, in one sentence without its full stop.
@@ -121,6 +132,52 @@ impl Record {
             Failure::DiedAfterCommit => format!("{successor} took over and then ended"),
         }
     }
+}
+
+/// So many reloads are remembered.
+const HISTORY_MAX: usize = 10;
+/// Of a failure's reason so much is passed on to the next generations; ten of them fit into a message.
+const PASSED_REASON_CHARS_MAX: usize = 500;
+
+/// The last reloads of the service, oldest first.
+#[derive(Debug, Default)]
+pub(super) struct History(VecDeque<Outcome>);
+
+impl History {
+    pub(super) fn push(&mut self, outcome: Outcome) {
+        self.0.push_back(outcome);
+        if self.0.len() > HISTORY_MAX {
+            self.0.pop_front();
+        }
+    }
+
+    pub(super) fn last(&self) -> Option<&Outcome> {
+        self.0.back()
+    }
+
+    pub(super) fn find(&self, id: &str) -> Option<&Outcome> {
+        self.0.iter().find(|outcome| outcome.id == id)
+    }
+
+    pub(super) fn all(&self) -> Vec<Outcome> {
+        self.0.iter().cloned().collect()
+    }
+
+    /// What the next generation is told of it.
+    pub(super) fn passed_on(&self) -> Vec<Outcome> {
+        let mut reloads = self.all();
+        for reason in reloads.iter_mut().filter_map(|outcome| outcome.failure.as_mut()) {
+            if let Some((end, _)) = reason.char_indices().nth(PASSED_REASON_CHARS_MAX) {
+                reason.truncate(end);
+            }
+        }
+        reloads
+    }
+}
+
+pub(super) fn unix_ms() -> u64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// The deadlines that reasons name.

@@ -1,13 +1,15 @@
 //! What people and clients are told: status, outcomes, refusals.
 
+use std::fmt::Write as _;
+
 use async_channel::Sender;
 
 use super::actions::PONG_TIMEOUT;
-use super::record::Limits;
-use super::{Driver, Line};
-use crate::control::{DrainingGeneration, GenerationId, ListenerStatus, Outcome, Reply, Stages, Status};
-use crate::handover::Link;
-use crate::lifecycle::{Failure, Refusal, State};
+use super::record::{Limits, unix_ms};
+use super::standing::resident_memory;
+use super::{Driver, Line, Older};
+use crate::control::{DrainingGeneration, GenerationId, ListenerStatus, Outcome, Reloading, Reply, Stages, Status};
+use crate::lifecycle::{Failure, Refusal, Stage, State};
 use crate::listeners::Origin;
 
 impl Driver {
@@ -27,21 +29,22 @@ impl Driver {
     /// What the service manager shows of a process that serves.
     pub(super) fn status_line(&self) -> String {
         let mut line = format!("{}; connections: {}", self.serves(), self.parts.drain.live());
-        let draining: Vec<String> = self.draining().map(|older| older.generation.to_string()).collect();
+        let draining: Vec<String> = self.draining().map(|older| older.id.generation.to_string()).collect();
+        // Writing to a String cannot fail.
         if !draining.is_empty() {
-            line += &format!("; generations that drain: {}", draining.join(", "));
+            _ = write!(line, "; generations that drain: {}", draining.join(", "));
         }
-        match &self.last_outcome {
-            Some(Outcome { failure: Some(reason), .. }) => line += &format!("; the last reload failed: {reason}"),
-            Some(Outcome { from, .. }) => line += &format!("; it took over from {from}"),
+        match self.history.last() {
+            Some(Outcome { failure: Some(reason), .. }) => _ = write!(line, "; the last reload failed: {reason}"),
+            Some(Outcome { from, .. }) => _ = write!(line, "; it took over from {from}"),
             None => {}
         }
         line
     }
 
     /// The older generations that still finish what they have, oldest first.
-    fn draining(&self) -> impl Iterator<Item = &Link> {
-        self.older.iter().filter(|older| matches!(older.line, Line::Open { .. })).map(|older| &older.id)
+    fn draining(&self) -> impl Iterator<Item = &Older> {
+        self.older.iter().filter(|older| matches!(older.line, Line::Open { .. }))
     }
 
     pub(super) fn status(&self) -> Status {
@@ -62,18 +65,43 @@ impl Driver {
                 Origin::Activated => "activated".to_owned(),
             },
         });
-        let draining = self.draining().map(|older| DrainingGeneration { generation: older.generation, pid: older.pid });
+        let draining = self.draining().map(|older| DrainingGeneration {
+            generation: older.id.generation,
+            pid: older.id.pid,
+            report: older.report.clone(),
+        });
         Status {
             id: self.id(),
             state: state.to_owned(),
-            uptime_ms: u64::try_from(self.parts.begun.elapsed().as_millis()).unwrap_or(u64::MAX),
+            uptime_ms: self.uptime_ms(),
             connections: self.parts.drain.live(),
             managed: self.parts.notifier.managed(),
             listeners: listeners.collect(),
             draining: draining.collect(),
-            last_reload: self.last_outcome.clone(),
-            application: self.parts.settings.report.as_ref().map_or(serde_json::Value::Null, |report| report()),
+            last_reload: self.history.last().cloned(),
+            reloads: self.history.all(),
+            reloading: self.reloading(),
+            memory_bytes: resident_memory(),
+            application: self.parts.settings.application(),
         }
+    }
+
+    pub(super) fn uptime_ms(&self) -> u64 {
+        u64::try_from(self.parts.begun.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn reloading(&self) -> Option<Reloading> {
+        let stage = match self.lifecycle.state() {
+            State::Reloading(Stage::AwaitReady) => "ready",
+            State::Reloading(Stage::Probation) => "probation",
+            State::Reloading(Stage::AwaitPong) => "pong",
+            State::Reloading(Stage::Announcing) => "commit",
+            State::RollingBack { .. } => "rollback",
+            _ => return None,
+        };
+        let record = self.record.as_ref()?;
+        let (elapsed_ms, successor) = (record.elapsed_ms(), record.pid());
+        Some(Reloading { stage: stage.to_owned(), elapsed_ms, successor })
     }
 
     /// Answers a client that was cut off and asks what became of its reload.
@@ -82,9 +110,11 @@ impl Driver {
             record.asker = Some(reply);
             return;
         }
-        let answer = match &self.last_outcome {
-            Some(outcome) if outcome.id == id => Reply::Outcome(outcome.clone()),
-            _ => Reply::Error { reason: format!("generation {} knows nothing of the reload {id}", self.parts.number) },
+        let answer = match self.history.find(id) {
+            Some(outcome) => Reply::Outcome(outcome.clone()),
+            None => {
+                Reply::Error { reason: format!("generation {} knows nothing of the reload {id}", self.parts.number) }
+            }
         };
         let _ = reply.try_send(answer);
     }
@@ -105,10 +135,11 @@ impl Driver {
             if let Some(asker) = record.asker.take() {
                 let _ = asker.try_send(Reply::Stopping);
             }
-            self.last_outcome = Some(outcome);
+            self.history.push(outcome);
             return;
         }
         log::error!("{outcome}");
+        self.parts.inherited.add("reloads/failure", 1);
         self.answer(record.asker.take(), outcome);
         // RELOADING=1 without a READY=1 afterwards would leave the unit reloading for ever.
         if self.main {
@@ -121,7 +152,7 @@ impl Driver {
         if let Some(asker) = asker {
             let _ = asker.try_send(Reply::Outcome(outcome.clone()));
         }
-        self.last_outcome = Some(outcome);
+        self.history.push(outcome);
     }
 
     pub(super) fn refuse(&mut self, refusal: Refusal) {
@@ -147,11 +178,29 @@ impl Driver {
         let _ = asker.try_send(Reply::Refused { reason });
     }
 
+    /// Keeps the outcome of the reload that made this generation the main one.
+    pub(super) fn note_success(&mut self, outcome: Outcome) {
+        let Stages { spawn_us, ready_us, probation_us, commit_us, .. } = outcome.stages;
+        let counts = [
+            ("reloads/success", 1),
+            ("stages/spawn", spawn_us),
+            ("stages/ready", ready_us),
+            ("stages/probation", probation_us),
+            ("stages/commit", commit_us),
+        ];
+        for (name, count) in counts {
+            self.parts.inherited.add(name, count);
+        }
+        self.history.push(outcome);
+    }
+
     /// A successor whose predecessor vanished knows of its reload only what it was given.
     pub(super) fn note_own_commit(&mut self) {
-        if let (None, Some(predecessor)) = (&self.last_outcome, &self.parts.predecessor) {
+        if let Some(predecessor) = &self.parts.predecessor
+            && self.history.find(&predecessor.mark.id).is_none()
+        {
             let mark = &predecessor.mark;
-            self.last_outcome = Some(Outcome {
+            self.note_success(Outcome {
                 id: mark.id.clone(),
                 failure: None,
                 from: GenerationId {
@@ -161,6 +210,7 @@ impl Driver {
                 },
                 to: Some(self.id()),
                 stages: Stages::default(),
+                ended_unix_ms: unix_ms(),
             });
         }
     }

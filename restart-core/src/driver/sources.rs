@@ -36,6 +36,10 @@ pub(super) enum Input {
     BarrierReturned,
     FeedWatchdog,
     RefreshStatus,
+    /// It is time to tell the newest generation how this one is doing.
+    ReportDue,
+    /// The service stops, and the time is over in which whoever sends it clients should have noticed.
+    StopDelayOver,
 }
 
 #[derive(Debug)]
@@ -228,4 +232,16 @@ pub(super) async fn watchdog(every: Duration, inputs: Sender<Input>) {
         IoTimer::after(every).await;
         let _ = inputs.send(Input::FeedWatchdog).await;
     }
+}
+
+pub(super) async fn reports(every: Duration, inputs: Sender<Input>) {
+    loop {
+        IoTimer::after(every).await;
+        let _ = inputs.send(Input::ReportDue).await;
+    }
+}
+
+pub(super) async fn stop_delay(delay: Duration, inputs: Sender<Input>) {
+    IoTimer::after(delay).await;
+    let _ = inputs.send(Input::StopDelayOver).await;
 }

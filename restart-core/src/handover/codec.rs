@@ -7,7 +7,8 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use crate::control::Outcome;
+use crate::control::{DrainingReport, Outcome};
+use crate::counters::Counts;
 use crate::error::Error;
 use crate::listeners::Origin;
 
@@ -47,6 +48,8 @@ pub(crate) enum Message {
     Ping,
     /// The sign of life.
     Pong,
+    /// What the service has counted and been through, right before the commit.
+    Legacy(Legacy),
     /// The service is the successor's. The channels to draining generations come with it, in order.
     Commit(Commit),
     /// The successor serves as the main process.
@@ -62,6 +65,8 @@ pub(crate) enum Message {
     Connections(ConnectionsPart),
     /// The first `count` connections of a batch are the newest generation's now.
     Taken { batch: u64, count: usize },
+    /// How a draining generation is doing, for the newest one.
+    Report(Report),
     /// The newest generation stops, and the service with it.
     Stopping,
     /// A kind that this version does not know.
@@ -180,6 +185,26 @@ pub(crate) struct Commit {
     pub(crate) outcome: Outcome,
 }
 
+/// What a generation leaves to its successor.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Legacy {
+    /// All that was counted, but for what draining generations have added.
+    pub(crate) total: Counts,
+    /// What each draining generation has added.
+    pub(crate) added: Vec<(u64, Counts)>,
+    /// The last reloads before this one, oldest first.
+    pub(crate) reloads: Vec<Outcome>,
+}
+
+/// How a draining generation is doing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Report {
+    pub(crate) generation: u64,
+    pub(crate) standing: DrainingReport,
+    /// All that it has counted since its commit.
+    pub(crate) added: Counts,
+}
+
 /// A draining generation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Link {
@@ -233,6 +258,8 @@ impl Message {
             Message::Failed { .. } => "Failed",
             Message::Ping => "Ping",
             Message::Pong => "Pong",
+            Message::Legacy(_) => "Legacy",
+            Message::Report(_) => "Report",
             Message::Commit(_) => "Commit",
             Message::Committed => "Committed",
             Message::Settled => "Settled",

@@ -13,6 +13,9 @@ pub const DEFAULT_LISTEN: &str = "http=127.0.0.1:8080";
 /// What the first listener without a name is called; the others get a number as well.
 const DEFAULT_NAME: &str = "http";
 
+/// What the listener for metrics is called.
+pub const METRICS_NAME: &str = "metrics";
+
 const ADVICE: &str = "write [NAME=]ADDR, such as 127.0.0.1:8080, [::1]:8080, web=unix:/run/web.sock or @abstract";
 
 /// Gives the list as it is wanted.
@@ -38,6 +41,26 @@ pub(super) fn check(setting: &Setting, given: &[String]) -> Result<Vec<Endpoint>
     Ok(endpoints)
 }
 
+/// Where metrics are served; the listener is always called [`METRICS_NAME`].
+pub(super) fn metrics(setting: &Setting, text: Option<&str>, listen: &[String]) -> Result<Option<Endpoint>, Error> {
+    const ADVICE: &str = "write ADDR, such as 127.0.0.1:9100 or unix:/run/reborn/metrics.sock";
+    let Some(text) = text.filter(|text| !text.is_empty()) else { return Ok(None) };
+    let refuse = |cause: String| setting.refuse(text, cause, ADVICE);
+    let endpoint = text.parse().and_then(|address| Endpoint::new(METRICS_NAME, address));
+    let endpoint = endpoint.map_err(|error| refuse(error.to_string()))?;
+    if !endpoint.address.is_stream() {
+        return Err(refuse("it is for datagrams, and HTTP needs connections".to_owned()));
+    }
+    let clashes = |other: Endpoint| other.address == endpoint.address || other.name == endpoint.name;
+    match listen.iter().find(|text| Endpoint::parse(text, DEFAULT_NAME).is_ok_and(clashes)) {
+        Some(other) => {
+            let cause = format!("clients are served on {other:?}");
+            Err(setting.refuse(text, cause, "give each listener an address and a name of its own"))
+        }
+        None => Ok(Some(endpoint)),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -55,6 +78,22 @@ mod tests {
         let expected = ["http=127.0.0.1:8080", "http-2=[::1]:8080", "http-3=unix:/run/a,b=c", "x=unix:@y=z"];
         assert_eq!(checked(Origin::Flag, &given).unwrap(), expected);
         assert_eq!(checked(Origin::Default, &[]).unwrap(), [""; 0]);
+    }
+
+    #[test]
+    fn metrics_have_an_address_of_their_own() {
+        let setting = Setting { id: "metrics", origin: Origin::Flag };
+        let checked = |text: &str, listen: &str| {
+            let endpoint = metrics(&setting, Some(text), &[listen.to_owned()]).map_err(|error| error.to_string())?;
+            Ok::<_, String>(endpoint.map(|endpoint| endpoint.to_string()))
+        };
+        assert_eq!(checked("127.0.0.1:9", "@x").unwrap().unwrap(), "metrics=127.0.0.1:9");
+        assert_eq!(checked("", "@x"), Ok(None));
+        let refused = [("localhost", "@x"), ("udp:127.0.0.1:1", "@x"), ("@x", "a=@x"), ("@y", "metrics=@x")];
+        for (text, listen) in refused {
+            let error = checked(text, listen).unwrap_err();
+            assert!(error.starts_with(&format!("--metrics {text:?}: ")), "{error}");
+        }
     }
 
     #[test]

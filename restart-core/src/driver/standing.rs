@@ -1,0 +1,70 @@
+//! How a generation that drains is doing, as it tells the newest one, twice a second and at its end.
+//!
+//! Each report holds all that was counted since the commit, so that a lost one is made good by the next.
+
+use async_io::Timer;
+use futures_lite::future;
+
+use super::{Driver, LAST_REPORT_TIMEOUT};
+use crate::control::DrainingReport;
+use crate::counters::since;
+use crate::handover::{Message, Report};
+
+impl Driver {
+    fn report(&self) -> Message {
+        let settings = &self.parts.settings;
+        let before = self.counted_before.clone().unwrap_or_default();
+        let standing = DrainingReport {
+            version: settings.version.clone(),
+            uptime_ms: self.uptime_ms(),
+            connections: self.parts.drain.live(),
+            memory_bytes: resident_memory(),
+            application: settings.application(),
+        };
+        Message::Report(Report { generation: self.parts.number, standing, added: since(&before, settings.counts()) })
+    }
+
+    pub(super) fn send_report(&self) {
+        self.pass_on(&self.report());
+    }
+
+    /// The last one is waited for, unless the newest generation reads nothing.
+    pub(super) async fn send_last_report(&mut self) {
+        let Some(active) = &self.successor else { return };
+        let report = self.report();
+        let late = async {
+            Timer::after(LAST_REPORT_TIMEOUT).await;
+            Ok(())
+        };
+        if let Err(error) = future::or(active.process.channel.send(&report, &[]), late).await {
+            log::debug!("{error} to the newest generation");
+        }
+    }
+
+    /// Keeps what a draining generation says; what comes to one that is not the newest any more goes on to that.
+    pub(super) fn take_report(&mut self, report: Report) {
+        if !self.main {
+            self.pass_on(&Message::Report(report));
+            return;
+        }
+        self.parts.inherited.note(report.generation, &report.added);
+        if let Some(older) = self.older.iter_mut().find(|older| older.id.generation == report.generation) {
+            older.report = Some(report.standing);
+        }
+    }
+
+    fn pass_on(&self, report: &Message) {
+        if let Some(active) = &self.successor
+            && let Err(error) = active.process.channel.try_send(report, &[])
+        {
+            log::debug!("{error} to the newest generation");
+        }
+    }
+}
+
+/// The memory that this process occupies, in bytes (`proc_pid_statm(5)`); 0 where the kernel does not tell.
+pub fn resident_memory() -> u64 {
+    let text = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages = text.split_whitespace().nth(1).and_then(|pages| pages.parse::<u64>().ok());
+    pages.unwrap_or_default() * rustix::param::page_size() as u64
+}

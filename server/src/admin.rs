@@ -1,0 +1,204 @@
+//! What is served at `--metrics`: `/metrics` for Prometheus, `/healthz` and `/readyz` for whoever watches the process.
+//!
+//! The listener is handed over like the control socket, so that the newest generation answers, with what all
+//! generations have counted: a counter never falls at a reload. Each answer closes its connection, since the next
+//! question may be another process's to answer. It counts nothing itself.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use http_types::headers::CONNECTION;
+use http_types::{Body, Method, Request, Response, StatusCode};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet, text};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::registry::{Registry, Unit};
+use restart_core::{Accepted, Counts, Drain, Inherited, Listener, resident_memory};
+use smol::Executor;
+use smol::lock::Semaphore;
+
+use crate::http::{self, Context, Handler, Start};
+use crate::metrics::{BUCKETS_US, Metrics, bucket_name};
+use crate::run::VERSION;
+
+/// So many clients are answered at a time; more wait in the accept queue.
+const CLIENTS_MAX: usize = 16;
+/// What Prometheus asks for and understands.
+const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// What answers.
+#[derive(Clone, Debug)]
+pub(crate) struct Admin {
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) inherited: Inherited,
+    pub(crate) drain: Drain,
+    pub(crate) generation: u64,
+    pub(crate) started: SystemTime,
+}
+
+/// Answers clients for as long as this is the main process.
+pub(crate) async fn serve(listener: Listener, admin: Admin, executor: &'static Executor<'static>) {
+    // Of its own: the drain of the service neither waits for these connections nor moves them.
+    let context = Arc::new(Context::new(admin, Drain::new()));
+    let room = Arc::new(Semaphore::new(CLIENTS_MAX));
+    loop {
+        let permit = room.acquire_arc().await;
+        match listener.accept().await {
+            Ok(Accepted { fd, guard, .. }) => {
+                let context = Arc::clone(&context);
+                let connection = async move {
+                    let _held = (guard, permit);
+                    http::serve(&context, Start::new(fd, None)).await;
+                };
+                executor.spawn(connection).detach();
+            }
+            Err(error) => {
+                log::error!("the listener {:?} cannot accept any more: {error}", listener.name());
+                return;
+            }
+        }
+    }
+}
+
+impl Handler for Admin {
+    async fn answer(&self, request: Request) -> http_types::Result<Response> {
+        let mut response = match request.url().path() {
+            _ if !matches!(request.method(), Method::Get | Method::Head) => {
+                plain(StatusCode::MethodNotAllowed, "this takes GET and HEAD\n")
+            }
+            "/metrics" => self.scrape(),
+            "/healthz" => plain(StatusCode::Ok, "ok\n"),
+            "/readyz" if self.drain.stop_announced() => plain(StatusCode::ServiceUnavailable, "stopping\n"),
+            "/readyz" => plain(StatusCode::Ok, "ready\n"),
+            _ => plain(StatusCode::NotFound, "there are /metrics, /healthz and /readyz\n"),
+        };
+        response.insert_header(CONNECTION, "close");
+        if request.method() == Method::Head {
+            let length = response.len();
+            response.replace_body(Body::from_reader(futures_lite::io::empty(), length));
+        }
+        Ok(response)
+    }
+}
+
+impl Admin {
+    fn scrape(&self) -> Response {
+        let mut registry = Registry::with_prefix("reborn");
+        registry.register_collector(Box::new(self.clone()));
+        let mut page = String::new();
+        // Writing to a String cannot fail.
+        _ = text::encode(&mut page, &registry);
+        let mut response = plain(StatusCode::Ok, &page);
+        response.insert_header("content-type", OPENMETRICS);
+        response
+    }
+}
+
+fn plain(status: StatusCode, text: &str) -> Response {
+    let mut response = Response::new(status);
+    response.set_body(text);
+    response
+}
+
+impl Collector for Admin {
+    fn encode(&self, encoder: DescriptorEncoder) -> fmt::Result {
+        let mut page = Page { encoder, totals: self.inherited.total(|| self.metrics.counts()) };
+        page.counter("requests", "Requests that are over", "requests/", &["method", "status"])?;
+        page.latency()?;
+        let (live, busy) = (self.drain.live(), self.metrics.in_flight());
+        let connections = [("busy", busy), ("idle", live.saturating_sub(busy))];
+        page.gauges("connections", "Live connections of the newest generation", "state", &connections)?;
+        page.counter("connections_accepted", "Connections accepted", "connections/accepted", &[])?;
+        page.counter("connections_received", "Connections taken over", "connections/received", &[])?;
+        page.counter("connections_handed_over", "Connections handed over", "connections/handed_over", &[])?;
+        page.counter("connections_closed", "Connections closed", "connections/closed/", &["by", "reason"])?;
+        page.counter("reloads", "Reloads by their outcome", "reloads/", &["outcome"])?;
+        page.stages()?;
+        page.gauge("generation", "The number of the generation that answers", None, self.generation)?;
+        let started = self.started.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let seconds = Some(&Unit::Seconds);
+        page.gauge("generation_start_time", "When it was started, since 1970", seconds, started.as_secs())?;
+        let memory = resident_memory();
+        page.gauge("process_resident_memory", "Its resident memory", Some(&Unit::Bytes), memory)?;
+        page.gauge("stopping", "1 once the service was told to stop", None, u64::from(self.drain.stop_announced()))?;
+        page.describe("build", "The program", None, MetricType::Info)?.encode_info(&[("version", VERSION)])
+    }
+}
+
+/// A page of metrics under construction.
+struct Page<'a> {
+    encoder: DescriptorEncoder<'a>,
+    totals: Counts,
+}
+
+impl Page<'_> {
+    fn describe<'s>(
+        &'s mut self,
+        name: &'s str,
+        help: &str,
+        unit: Option<&'s Unit>,
+        of_type: MetricType,
+    ) -> Result<MetricEncoder<'s>, fmt::Error> {
+        self.encoder.encode_descriptor(name, help, unit, of_type)
+    }
+
+    fn gauge(&mut self, name: &str, help: &str, unit: Option<&Unit>, value: u64) -> fmt::Result {
+        self.describe(name, help, unit, MetricType::Gauge)?.encode_gauge(&gauge(value))
+    }
+
+    fn gauges(&mut self, name: &str, help: &str, label: &str, values: &[(&str, usize)]) -> fmt::Result {
+        let mut metric = self.describe(name, help, None, MetricType::Gauge)?;
+        for (state, value) in values {
+            metric.encode_family(&[(label, *state)])?.encode_gauge(&gauge(*value as u64))?;
+        }
+        Ok(())
+    }
+
+    /// A counter for each name under `prefix`, what follows in it being its labels.
+    fn counter(&mut self, name: &str, help: &str, prefix: &str, labels: &[&str]) -> fmt::Result {
+        let totals = std::mem::take(&mut self.totals);
+        let mut metric = self.describe(name, help, None, MetricType::Counter)?;
+        if labels.is_empty() {
+            let total = totals.get(prefix).copied().unwrap_or_default();
+            metric.encode_counter::<NoLabelSet, _, u64>(&total, None)?;
+        } else {
+            for (rest, total) in totals.iter().filter_map(|(name, total)| Some((name.strip_prefix(prefix)?, total))) {
+                let values: Vec<_> = labels.iter().copied().zip(rest.splitn(labels.len(), '/')).collect();
+                metric.encode_family(&values)?.encode_counter::<NoLabelSet, _, u64>(total, None)?;
+            }
+        }
+        self.totals = totals;
+        Ok(())
+    }
+
+    fn latency(&mut self) -> fmt::Result {
+        let count = |name: &str| self.totals.get(name).copied().unwrap_or_default();
+        let bounds = BUCKETS_US.iter().map(|&us| seconds(us)).chain([f64::INFINITY]);
+        let buckets: Vec<_> = bounds.enumerate().map(|(index, bound)| (bound, count(&bucket_name(index)))).collect();
+        let (sum, number) = (seconds(count("latency_us")), buckets.iter().map(|(_, count)| count).sum());
+        let help = "From a request's first byte to its answer's last";
+        let mut metric = self.describe("request_duration", help, Some(&Unit::Seconds), MetricType::Histogram)?;
+        metric.encode_histogram::<NoLabelSet>(sum, number, &buckets, None)
+    }
+
+    fn stages(&mut self) -> fmt::Result {
+        let stages = ["spawn", "ready", "probation", "commit"];
+        let totals =
+            stages.map(|stage| seconds(self.totals.get(&format!("stages/{stage}")).copied().unwrap_or_default()));
+        let help = "How long successful reloads have taken in all";
+        let mut metric = self.describe("reload_stage", help, Some(&Unit::Seconds), MetricType::Counter)?;
+        for (stage, total) in stages.iter().zip(totals) {
+            metric.encode_family(&[("stage", *stage)])?.encode_counter::<NoLabelSet, _, u64>(&total, None)?;
+        }
+        Ok(())
+    }
+}
+
+fn gauge(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+fn seconds(us: u64) -> f64 {
+    Duration::from_micros(us).as_secs_f64()
+}

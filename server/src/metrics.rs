@@ -1,0 +1,160 @@
+//! What this generation counts: requests, their latency, and connections, under names that every generation understands.
+//!
+//! Counting is a few atomic additions a request. What other generations have counted comes on top where metrics are
+//! shown: see `admin`.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use http_types::{Request, Response};
+use restart_core::Counts;
+
+use crate::http::{Handler, Served};
+use crate::ledger::Ledger;
+
+/// Methods that are counted by name; the last stands for all others, which a client could make up without end.
+const METHODS: [&str; 9] = ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "other"];
+const CLASSES: [&str; 6] = ["other", "1xx", "2xx", "3xx", "4xx", "5xx"];
+
+/// The upper bounds of the latency histogram's buckets, in microseconds; what took longer is in one more.
+pub(crate) const BUCKETS_US: [u64; 14] = [
+    500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000, 5_000_000,
+    10_000_000,
+];
+
+/// What one generation has counted.
+#[derive(Debug, Default)]
+pub(crate) struct Metrics {
+    pub(crate) ledger: Arc<Ledger>,
+    requests: [[AtomicU64; CLASSES.len()]; METHODS.len()],
+    latency: [AtomicU64; BUCKETS_US.len() + 1],
+    latency_us: AtomicU64,
+    in_flight: AtomicUsize,
+}
+
+impl Metrics {
+    /// Counts a request that is over.
+    pub(crate) fn observe(&self, served: &Served<'_>) {
+        let name = served.line.split(|&byte| byte == b' ').next().unwrap_or_default();
+        let method = METHODS.iter().position(|method| method.as_bytes() == name).unwrap_or(METHODS.len() - 1);
+        let class = usize::from(served.status / 100);
+        let class = if class < CLASSES.len() { class } else { 0 };
+        self.requests[method][class].fetch_add(1, Ordering::Relaxed);
+        let us = u64::try_from(served.duration.as_micros()).unwrap_or(u64::MAX);
+        let bucket = BUCKETS_US.partition_point(|&bound| bound < us);
+        self.latency[bucket].fetch_add(1, Ordering::Relaxed);
+        self.latency_us.fetch_add(us, Ordering::Relaxed);
+    }
+
+    /// Requests that the handler has not answered yet.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// All counters that are not zero.
+    pub(crate) fn counts(&self) -> Counts {
+        let mut counts = Counts::new();
+        let mut put = |name: String, count: u64| {
+            if count > 0 {
+                counts.insert(name, count);
+            }
+        };
+        for (method, classes) in METHODS.iter().zip(&self.requests) {
+            for (class, count) in CLASSES.iter().zip(classes) {
+                put(format!("requests/{method}/{class}"), count.load(Ordering::Relaxed));
+            }
+        }
+        for (index, count) in self.latency.iter().enumerate() {
+            put(bucket_name(index), count.load(Ordering::Relaxed));
+        }
+        put("latency_us".to_owned(), self.latency_us.load(Ordering::Relaxed));
+        let books = self.ledger.balance();
+        put("connections/accepted".to_owned(), books.accepted);
+        put("connections/received".to_owned(), books.received);
+        put("connections/handed_over".to_owned(), books.handed_over);
+        put("connections/closed/client/".to_owned(), books.closed_by_client);
+        for (reason, count) in books.closed_by_us {
+            put(format!("connections/closed/server/{reason}"), count);
+        }
+        counts
+    }
+}
+
+/// What the bucket with this index is called among the counters.
+pub(crate) fn bucket_name(index: usize) -> String {
+    let mut name = "latency/".to_owned();
+    match BUCKETS_US.get(index) {
+        // Writing to a String cannot fail.
+        Some(bound) => _ = write!(name, "{bound}"),
+        None => name.push_str("more"),
+    }
+    name
+}
+
+/// A handler whose unanswered requests are counted.
+pub(crate) struct Counted<H> {
+    pub(crate) handler: H,
+    pub(crate) metrics: Arc<Metrics>,
+}
+
+impl<H: Handler> Handler for Counted<H> {
+    async fn answer(&self, request: Request) -> http_types::Result<Response> {
+        let _in_flight = InFlight::begin(&self.metrics.in_flight);
+        self.handler.answer(request).await
+    }
+}
+
+struct InFlight<'a>(&'a AtomicUsize);
+
+impl InFlight<'_> {
+    fn begin(count: &AtomicUsize) -> InFlight<'_> {
+        count.fetch_add(1, Ordering::Relaxed);
+        InFlight(count)
+    }
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn served(line: &str, status: u16, duration: Duration) -> Served<'_> {
+        Served {
+            listener: None,
+            peer: None,
+            line: line.as_bytes(),
+            referer: None,
+            user_agent: None,
+            status,
+            body_bytes: 0,
+            duration,
+        }
+    }
+
+    #[test]
+    fn a_request_is_counted_by_method_class_and_latency() {
+        let metrics = Metrics::default();
+        metrics.observe(&served("GET / HTTP/1.1", 200, Duration::from_micros(500)));
+        metrics.observe(&served("GET / HTTP/1.1", 200, Duration::from_micros(501)));
+        metrics.observe(&served("\u{1}\u{2}", 400, Duration::from_secs(60)));
+        metrics.ledger.accepted();
+        let expected = [
+            ("connections/accepted", 1),
+            ("latency/1000", 1),
+            ("latency/500", 1),
+            ("latency/more", 1),
+            ("latency_us", 60_001_001),
+            ("requests/GET/2xx", 2),
+            ("requests/other/4xx", 1),
+        ];
+        assert_eq!(metrics.counts(), expected.map(|(name, count)| (name.to_owned(), count)).into());
+    }
+}

@@ -1,0 +1,50 @@
+//! How far a reload has come, while `reborn reload` waits for its outcome: one line on the terminal, written anew.
+//!
+//! It asks the server for its status beside the command itself. Without a terminal on standard error it does nothing.
+
+use std::io::{self, IsTerminal, Write};
+use std::path::Path;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::Duration;
+
+use restart_core::control::Client;
+
+use crate::overview;
+
+/// How often the line is written anew.
+const EVERY: Duration = Duration::from_millis(100);
+/// Back to the line's beginning, and all of it erased.
+const ERASE: &str = "\r\x1b[2K";
+
+/// Says a line of its own on standard error.
+pub(crate) fn say(line: &str) {
+    let erase = if io::stderr().is_terminal() { ERASE } else { "" };
+    let _ = writeln!(io::stderr(), "{erase}reborn: {line}");
+}
+
+/// Does `work`, which asks the server at `path` to reload, and shows how far it has come.
+pub(crate) fn shown<T>(path: &Path, work: impl FnOnce() -> T) -> T {
+    if !io::stderr().is_terminal() {
+        return work();
+    }
+    thread::scope(|scope| {
+        let (done, over) = mpsc::channel::<()>();
+        scope.spawn(move || {
+            let mut written = false;
+            while over.recv_timeout(EVERY) == Err(RecvTimeoutError::Timeout) {
+                let status = Client::connect(path).and_then(|mut client| client.status());
+                if let Some(stage) = status.ok().as_ref().and_then(overview::stage) {
+                    written = true;
+                    let _ = write!(io::stderr(), "{ERASE}{stage}");
+                }
+            }
+            if written {
+                let _ = write!(io::stderr(), "{ERASE}");
+            }
+        });
+        let result = work();
+        drop(done);
+        result
+    })
+}

@@ -1,0 +1,182 @@
+//! What is counted goes on over all generations: a counter never falls at a reload, and its sum is what the clients
+//! sent. Health and readiness are told beside it.
+
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use smol::block_on;
+use tests::load::{Answer, Connection, Limits, Target};
+use tests::{DEADLINE, Reborn, Server, Version};
+
+type Scrape = BTreeMap<String, f64>;
+
+/// A server whose metrics are at another port of its own address.
+fn measured(reborn: Reborn) -> (Server, Target) {
+    let address = SocketAddr::new(reborn.address().ip(), reborn.address().port() + 5000);
+    let server = reborn.arg("--metrics").arg(address.to_string()).start();
+    (server, Target::Tcp(address))
+}
+
+fn get(target: &Target, path: &str) -> Answer {
+    block_on(async {
+        let limits = Limits { answer: DEADLINE, ..Limits::default() };
+        let mut connection = Connection::open(target, limits).await.unwrap();
+        connection.send(format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n").as_bytes()).await.unwrap();
+        connection.answer().await.unwrap()
+    })
+}
+
+/// Each sample of the page by its name and labels.
+fn scrape(target: &Target) -> Scrape {
+    let page = get(target, "/metrics").text();
+    assert!(page.ends_with("# EOF\n"), "{page}");
+    let samples = page.lines().filter(|line| !line.starts_with('#'));
+    samples
+        .map(|line| line.rsplit_once(' ').unwrap())
+        .map(|(name, value)| (name.to_owned(), value.parse().unwrap()))
+        .collect()
+}
+
+fn total(scrape: &Scrape, name: &str) -> f64 {
+    scrape.iter().filter(|(sample, _)| sample.split('{').next() == Some(name)).map(|(_, value)| value).sum()
+}
+
+fn is_counter(name: &str) -> bool {
+    let name = name.split('{').next().unwrap();
+    ["_total", "_bucket", "_count", "_sum"].iter().any(|end| name.ends_with(end))
+}
+
+#[track_caller]
+fn assert_nothing_fell(before: &Scrape, after: &Scrape) {
+    for (name, value) in before.iter().filter(|(name, _)| is_counter(name)) {
+        let now = after.get(name).unwrap_or_else(|| panic!("{name} is gone"));
+        assert!(now >= value, "{name} fell from {value} to {now}");
+    }
+}
+
+#[test]
+fn counters_never_fall_over_reloads_under_load_and_their_sums_are_what_the_clients_sent() {
+    let (server, metrics) = measured(Reborn::new().demo().probation_ms(0));
+    let load = server.load().paced(8, 400).new_connections_paced(8, 200).start();
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let scraper = scope.spawn(|| {
+            let (mut last, mut scrapes) = (scrape(&metrics), 0);
+            while !over.load(Ordering::Relaxed) {
+                let next = scrape(&metrics);
+                assert_nothing_fell(&last, &next);
+                (last, scrapes) = (next, scrapes + 1);
+            }
+            scrapes
+        });
+        for _ in 0..11 {
+            let new = server.reload_ok();
+            load.wait_for_pid(new, DEADLINE).unwrap();
+        }
+        over.store(true, Ordering::Relaxed);
+        let scrapes = scraper.join().unwrap();
+        assert!(scrapes > 20, "only {scrapes} scrapes");
+    });
+    let report = load.stop();
+    report.assert_no_failure();
+    let mut last = Scrape::new();
+    #[expect(clippy::cast_precision_loss, reason = "a test sends no 2^52 requests")]
+    server.wait_until("all that was sent is counted", |_| {
+        last = scrape(&metrics);
+        total(&last, "reborn_requests_total") == report.requests as f64
+    });
+    assert_eq!(last["reborn_requests_total{method=\"GET\",status=\"2xx\"}"], total(&last, "reborn_requests_total"));
+    assert_eq!(last["reborn_request_duration_seconds_count"], total(&last, "reborn_requests_total"));
+    assert_eq!(last["reborn_request_duration_seconds_bucket{le=\"+Inf\"}"], total(&last, "reborn_requests_total"));
+    assert_eq!(last["reborn_reloads_total{outcome=\"success\"}"], 11.0);
+    assert_eq!((last["reborn_generation"], last["reborn_stopping"]), (12.0, 0.0));
+    let moved = total(&last, "reborn_connections_handed_over_total");
+    assert!(moved >= 11.0 && moved == total(&last, "reborn_connections_received_total"), "{last:?}");
+    assert!(last["reborn_reload_stage_seconds_total{stage=\"ready\"}"] > 0.0);
+    assert_eq!(server.status()["reloads"].as_array().unwrap().len(), 10, "the history is bounded");
+}
+
+#[test]
+fn what_a_draining_generation_still_answers_is_counted_and_its_predecessors_too() {
+    let (server, metrics) = measured(Reborn::new().demo().probation_ms(0));
+    let (first, second) = (server.hold(), {
+        server.reload_ok();
+        server.hold()
+    });
+    server.reload_ok();
+    assert_eq!(total(&scrape(&metrics), "reborn_requests_total"), 0.0);
+    first.finish_by(server.first_pid());
+    server
+        .wait_until("the first one's request is counted", |_| total(&scrape(&metrics), "reborn_requests_total") == 1.0);
+    drop(second);
+    let single = server.wait_single();
+    server.wait_until("both are counted", |_| total(&scrape(&metrics), "reborn_requests_total") == 2.0);
+    assert_eq!(server.pid(), single);
+}
+
+#[test]
+fn a_failed_reload_is_counted_and_the_metrics_stay_with_the_old_generation() {
+    let (server, metrics) = measured(Reborn::new().demo().probation_ms(0));
+    server.ask();
+    server.replace_binary(&Version::Missing);
+    server.reload().assert_code(1);
+    let scraped = scrape(&metrics);
+    assert_eq!(scraped["reborn_reloads_total{outcome=\"failure\"}"], 1.0);
+    assert_eq!((scraped["reborn_generation"], total(&scraped, "reborn_requests_total")), (1.0, 1.0));
+}
+
+#[test]
+fn readiness_fails_first_when_a_stop_begins_and_clients_are_served_through_the_stop_delay() {
+    let (server, metrics) = measured(Reborn::new().demo().args(["--stop-delay", "5s"]));
+    assert_eq!((get(&metrics, "/readyz").status, get(&metrics, "/healthz").status), (200, 200));
+    assert_eq!(get(&metrics, "/other").status, 404);
+    let stop = server.stop_in_background();
+    server.wait_until("it is not ready any more", |_| get(&metrics, "/readyz").status == 503);
+    assert_eq!(server.ask().pid(), Some(server.first_pid()), "new clients are served meanwhile");
+    assert_eq!((get(&metrics, "/healthz").status, scrape(&metrics)["reborn_stopping"]), (200, 1.0));
+    assert!(!stop.is_finished());
+    stop.join().unwrap().assert_success();
+    server.wait_nothing_left();
+}
+
+#[test]
+fn metrics_can_be_had_on_a_unix_socket_and_are_moved_by_a_reload() {
+    let reborn = Reborn::new().demo().probation_ms(0).args(["--config", "reborn.toml"]);
+    let file = reborn.folder().join("reborn.toml");
+    let paths = [1, 2].map(|number| reborn.folder().join(format!("metrics{number}.sock")));
+    let write = |path: &Path| fs::write(&file, format!("metrics = \"unix:{}\"\n", path.display())).unwrap();
+    write(&paths[0]);
+    let server = reborn.start();
+    assert_eq!(get(&Target::Unix(paths[0].clone()), "/readyz").status, 200);
+    write(&paths[1]);
+    server.ask();
+    server.reload_ok();
+    assert_eq!(total(&scrape(&Target::Unix(paths[1].clone())), "reborn_requests_total"), 1.0);
+    assert!(!paths[0].exists(), "the old path is gone");
+    server.stop().assert_success();
+    assert!(!paths[1].exists());
+}
+
+#[test]
+fn every_metric_is_documented() {
+    let (_server, metrics) = measured(Reborn::new());
+    let documentation = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/README.md");
+    let documentation = fs::read_to_string(documentation).unwrap();
+    let page = get(&metrics, "/metrics").text();
+    let types: Vec<_> = page.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' ')).collect();
+    assert!(types.len() >= 14, "{page}");
+    for (name, of_type) in types {
+        let shown = match of_type {
+            "counter" => format!("`{name}_total"),
+            "info" => format!("`{name}_info"),
+            _ => format!("`{name}"),
+        };
+        assert!(documentation.contains(&shown), "{shown} is not in deploy/README.md");
+    }
+}
