@@ -40,7 +40,9 @@ fn configuration_page() -> String {
         bold("--config"),
         roman(" or by the variable REBORN_CONFIG. Each key is a flag of "),
         bold("reborn serve"),
-        roman(" without its dashes; a flag wins over its variable, and a variable over the file. Each generation reads"),
+        roman(
+            " without its dashes; a flag wins over its variable, and a variable over the file. Each generation reads",
+        ),
         roman(" the file afresh, so a reload changes the configuration; a file that is refused fails the reload, and"),
         roman(" nothing else. "),
         bold("reborn check --config FILE"),

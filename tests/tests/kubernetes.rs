@@ -78,11 +78,12 @@ fn the_deployment_says_what_the_program_understands() {
     let file = tempfile::NamedTempFile::new().expect("a temporary file");
     fs::write(file.path(), &text).expect("it is the test's own");
 
-    let arguments: Vec<&str> =
-        container["args"].as_array().expect("a list").iter().filter_map(Value::as_str).collect();
+    let arguments: Vec<&str> = container["args"].as_array().expect("a list").iter().filter_map(Value::as_str).collect();
     let (command, flags) = arguments.split_first().expect("there is a command");
     assert_eq!(*command, "serve");
-    let flags = flags.iter().map(|flag| if *flag == "/etc/reborn/reborn.toml" { file.path().as_os_str() } else { flag.as_ref() });
+    let flags = flags
+        .iter()
+        .map(|flag| if *flag == "/etc/reborn/reborn.toml" { file.path().as_os_str() } else { flag.as_ref() });
     let checked = CommandOutput::of(Command::new(binary::reborn()).arg("check").args(flags));
     checked.assert_success();
 
