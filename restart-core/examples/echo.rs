@@ -1,24 +1,35 @@
-//! A line echo server on smol that is replaced while it serves.
+//! A line echo server on smol whose live connections move to the next generation, each with the count of its lines.
 //!
-//! `cargo run -p restart-core --example echo -- 127.0.0.1:7000`, then `kill -HUP` it.
+//! `cargo run -p restart-core --example echo -- 127.0.0.1:7000`, talk to it with `nc 127.0.0.1 7000`, and `kill -HUP` it.
 
-use restart_core::{Accepted, Builder, Endpoint, Error, Phase};
-use smol::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use std::net::TcpStream;
+use std::os::fd::OwnedFd;
+
+use restart_core::control::Place;
+use restart_core::{Builder, Connection, Connections, Drain, Endpoint, Error, Guard, Phase};
+use smol::io::{AsyncReadExt, AsyncWriteExt};
 use smol::{Async, future};
+
+const LINE_BYTES_MAX: usize = 16 * 1024;
 
 fn main() -> Result<(), Error> {
     let address = std::env::args().skip(1).find(|arg| arg != "-g").unwrap_or("127.0.0.1:7000".to_owned());
-    let generation = Builder::new().listen(Endpoint::new("echo", address.parse()?)?).start()?;
-    let (listener, drain) = (generation.listener("echo")?, generation.drain());
-    let number = generation.number();
+    let endpoint = Endpoint::new("echo", address.parse()?)?;
+    let builder = Builder::new().listen(endpoint).control(Place::Named("echo".to_owned()));
+    let generation = builder.take_connections().start()?;
+    let listener = generation.listener("echo")?;
+    let server = Server { number: generation.number(), drain: generation.drain(), way: generation.connections() };
+    let (accepting, taking) = (server.clone(), server);
     smol::spawn(async move {
         while let Ok(accepted) = listener.accept().await {
-            let drained = drain.changed(Phase::Serving);
-            smol::spawn(future::or(echo(accepted, number), async move {
-                drained.await;
-                Ok(())
-            }))
-            .detach();
+            smol::spawn(accepting.clone().serve(accepted.fd, Client::default(), accepted.guard)).detach();
+        }
+    })
+    .detach();
+    smol::spawn(async move {
+        loop {
+            let Connection { fd, blob, guard } = taking.way.take().await;
+            smol::spawn(taking.clone().serve(fd, Client::unpack(&blob), guard)).detach();
         }
     })
     .detach();
@@ -26,14 +37,71 @@ fn main() -> Result<(), Error> {
     Ok(())
 }
 
-/// Answers each line with the generation's number and the line itself.
-async fn echo(accepted: Accepted, number: u64) -> std::io::Result<()> {
-    let (stream, _guard) = accepted.into_tcp()?;
-    let mut stream = BufReader::new(Async::new(stream)?);
-    let mut line = String::new();
-    while stream.read_line(&mut line).await? > 0 {
-        stream.get_mut().write_all(format!("{number} {line}").as_bytes()).await?;
-        line.clear();
+#[derive(Clone)]
+struct Server {
+    number: u64,
+    drain: Drain,
+    way: Connections,
+}
+
+/// What is known of a client: how many lines it has sent, and what was received of the next ones.
+#[derive(Default)]
+struct Client {
+    lines: u64,
+    unread: Vec<u8>,
+}
+
+impl Client {
+    fn pack(&self) -> Vec<u8> {
+        [&self.lines.to_le_bytes(), &*self.unread].concat()
     }
-    Ok(())
+
+    fn unpack(blob: &[u8]) -> Client {
+        blob.split_first_chunk().map_or_else(Client::default, |(lines, unread)| Client {
+            lines: u64::from_le_bytes(*lines),
+            unread: unread.to_vec(),
+        })
+    }
+}
+
+impl Server {
+    /// Serves a connection until its client ends it or it has moved on.
+    async fn serve(self, mut fd: OwnedFd, mut client: Client, mut guard: Guard) {
+        let mut seen = Phase::Serving;
+        loop {
+            let Ok(stream) = Async::new(TcpStream::from(fd)) else { return };
+            // With an error, or at its end, the connection is over; a stop ends it where it stands.
+            let Ok(Phase::Draining) = self.echo(&stream, &mut client, seen).await else { return };
+            // No event loop may watch it any more when it leaves.
+            let Ok(stream) = stream.into_inner() else { return };
+            match self.way.offer(Connection { fd: stream.into(), blob: client.pack(), guard }).await {
+                Ok(_guard) => return,
+                // Nobody takes it, so this generation serves it up to the deadline.
+                Err(back) => (fd, guard, seen) = (back.fd, back.guard, Phase::Draining),
+            }
+        }
+    }
+
+    /// Answers each line with this generation's number, the line's, and the line, until the phase is another one than
+    /// `seen`. That is looked at between two reads only, when nothing is half done.
+    async fn echo(&self, mut stream: &Async<TcpStream>, client: &mut Client, seen: Phase) -> std::io::Result<Phase> {
+        let mut part = [0; 1024];
+        loop {
+            while let Some(end) = client.unread.iter().position(|byte| *byte == b'\n') {
+                client.lines += 1;
+                let line: Vec<u8> = client.unread.drain(..=end).collect();
+                let prefix = format!("{} {} ", self.number, client.lines);
+                stream.write_all(&[prefix.as_bytes(), &line].concat()).await?;
+            }
+            let read = async { stream.read(&mut part).await.map(Ok) };
+            let changed = async { Ok(Err(self.drain.changed(seen).await)) };
+            match future::or(read, changed).await? {
+                Ok(count) if count > 0 && client.unread.len() < LINE_BYTES_MAX => {
+                    client.unread.extend_from_slice(&part[..count]);
+                }
+                Ok(_) => return Err(std::io::ErrorKind::UnexpectedEof.into()),
+                Err(phase) => return Ok(phase),
+            }
+        }
+    }
 }

@@ -56,7 +56,9 @@
 //! - Call [`Builder::start`] before any thread exists, and poll [`Generation::run`] for as long as the process serves.
 //! - Be ready to serve when it first polls it; give up with [`Generation::fail`], or with [`decline`] before the start.
 //! - Hold each connection's [`Guard`] until it ends, and end connections when [`Drain::phase`] is no longer
-//!   [`Phase::Serving`], after the request in flight.
+//!   [`Phase::Serving`], after the request in flight; all of them, at once, in [`Phase::Over`].
+//! - Or have them live on: with [`Builder::take_connections`], [`Connections::offer`] moves a connection between two
+//!   messages to the newest generation, with a description of yours, and [`Connections::take`] gets it there.
 //! - Take datagram sockets from [`Generation::socket`]; all living generations read from the same one.
 //!
 //! # Guarantees

@@ -23,6 +23,7 @@ pub(crate) fn example(name: &str) -> PathBuf {
 pub(crate) struct Service {
     pub(crate) folder: tempfile::TempDir,
     pub(crate) child: Child,
+    control: PathBuf,
 }
 
 /// A fixture's command with its control socket in a folder of its own.
@@ -49,13 +50,28 @@ impl Service {
             command.env_remove("NOTIFY_SOCKET");
         }
         let child = command.spawn().expect("the example starts");
-        let service = Service { folder, child };
+        let control = folder.path().join("control");
+        let service = Service { folder, child, control };
+        service.client();
+        service
+    }
+
+    /// An example that users read, on an address of its own choice, and with the name that it gives its control socket.
+    #[track_caller]
+    pub(crate) fn example(name: &str, control: &str) -> Service {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let mut command = Command::new(example(name));
+        command.arg("127.0.0.1:0").stdin(Stdio::null());
+        command.env("XDG_RUNTIME_DIR", folder.path()).env_remove("RUNTIME_DIRECTORY").env_remove("NOTIFY_SOCKET");
+        let child = command.spawn().expect("the example starts");
+        let control = folder.path().join(control).join("control.sock");
+        let service = Service { folder, child, control };
         service.client();
         service
     }
 
     pub(crate) fn control(&self) -> PathBuf {
-        self.folder.path().join("control")
+        self.control.clone()
     }
 
     /// Connects as soon as the service answers.

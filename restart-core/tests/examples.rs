@@ -1,0 +1,119 @@
+//! The examples keep what they show: connections live through reloads under load, none is closed, no answer is wrong.
+
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use support::{DEADLINE, Service};
+
+const CLIENTS: usize = 16;
+const RELOADS: u64 = 5;
+
+fn connect(address: &str) -> BufReader<TcpStream> {
+    let stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    BufReader::new(stream)
+}
+
+/// Has clients ask on one connection each, without a pause, while the service is replaced again and again; each asks a
+/// last time when it is over. Returns how many times they asked.
+fn ask_through_reloads(service: &Service, address: &str, ask: impl Fn(&mut BufReader<TcpStream>, u64) + Sync) -> u64 {
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let client = || {
+            let mut connection = connect(address);
+            let mut count = 0;
+            while !over.load(Ordering::Acquire) {
+                count += 1;
+                ask(&mut connection, count);
+            }
+            ask(&mut connection, count + 1);
+            count
+        };
+        let clients: Vec<_> = (0..CLIENTS).map(|_| scope.spawn(client)).collect();
+        (0..RELOADS).for_each(|_| drop(service.reload_well()));
+        over.store(true, Ordering::Release);
+        clients.into_iter().map(|client| client.join().unwrap()).sum()
+    })
+}
+
+/// The number of the generation that answered, which the answer begins with.
+fn generation(line: &str) -> u64 {
+    line.split(' ').find_map(|word| word.parse().ok()).unwrap_or_else(|| panic!("{line:?}"))
+}
+
+#[test]
+fn the_echo_examples_connections_live_through_reloads_with_their_count() {
+    let service = Service::example("echo", "echo");
+    let address = service.address("echo");
+    let (mut half, mut idle) = (connect(&address), connect(&address));
+    half.get_mut().write_all(b"one\ntw").unwrap();
+    let mut line = String::new();
+    half.read_line(&mut line).unwrap();
+    assert_eq!(line, "1 1 one\n");
+    let asked = ask_through_reloads(&service, &address, |connection, count| {
+        connection.get_mut().write_all(format!("line {count}\n").as_bytes()).unwrap();
+        let mut line = String::new();
+        connection.read_line(&mut line).unwrap();
+        assert!(line.ends_with(&format!(" {count} line {count}\n")), "{count}: {line:?}");
+    });
+    assert!(asked > 100, "{asked}");
+    for (connection, rest, answer) in [(&mut half, "o\n", "2 two"), (&mut idle, "hello\n", "1 hello")] {
+        connection.get_mut().write_all(rest.as_bytes()).unwrap();
+        let mut line = String::new();
+        connection.read_line(&mut line).unwrap();
+        assert_eq!(line, format!("{} {answer}\n", RELOADS + 1));
+    }
+}
+
+/// One request and its answer on a connection that must be kept.
+fn get(connection: &mut BufReader<TcpStream>, path: &str) -> String {
+    connection.get_mut().write_all(format!("GET {path} HTTP/1.1\r\nhost: a\r\n\r\n").as_bytes()).unwrap();
+    answer(connection)
+}
+
+fn answer(connection: &mut BufReader<TcpStream>) -> String {
+    let (mut head, mut length) = (String::new(), 0);
+    while !head.ends_with("\r\n\r\n") {
+        let start = head.len();
+        assert!(connection.read_line(&mut head).unwrap() > 0, "closed after {head:?}");
+        if let Some(value) = head[start..].strip_prefix("content-length: ") {
+            length = value.trim().parse().unwrap();
+        }
+    }
+    assert!(head.starts_with("HTTP/1.1 200") && !head.contains("connection: close"), "{head}");
+    let mut body = vec![0; length];
+    connection.read_exact(&mut body).unwrap();
+    String::from_utf8(body).unwrap()
+}
+
+#[test]
+fn the_hyper_examples_connections_live_through_reloads() {
+    let service = Service::example("hyper", "hyper-example");
+    let address = service.address("http");
+    let (mut silent, mut idle, mut half) = (connect(&address), connect(&address), connect(&address));
+    assert_eq!(generation(&get(&mut idle, "/idle")), 1);
+    get(&mut half, "/half");
+    half.get_mut().write_all(b"GET /second HTTP/1.1\r\nho").unwrap();
+    let mut busy = connect(&address);
+    busy.get_mut().write_all(b"GET /slow HTTP/1.1\r\nhost: a\r\n\r\nGET /next HTTP/1.1\r\nhost: a\r\n\r\n").unwrap();
+    let asked = ask_through_reloads(&service, &address, |connection, count| {
+        let body = get(connection, &format!("/{count}"));
+        assert!(body.ends_with(&format!(" answers /{count}\n")), "{body}");
+    });
+    assert!(asked > 100, "{asked}");
+    half.get_mut().write_all(b"st: a\r\n\r\n").unwrap();
+    let bodies = [get(&mut silent, "/silent"), get(&mut idle, "/again"), answer(&mut half)];
+    for (body, path) in bodies.iter().zip(["/silent", "/again", "/second"]) {
+        assert_eq!(*body, format!("generation {} answers {path}\n", RELOADS + 1));
+    }
+    let (slow, next) = (answer(&mut busy), answer(&mut busy));
+    assert_eq!(slow, "generation 1 answers /slow\n");
+    assert!(next.ends_with(" answers /next\n"), "by whoever had it received: {next}");
+    assert_eq!(generation(&get(&mut busy, "/last")), RELOADS + 1);
+}
