@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use async_channel::{Receiver, Sender};
 use async_io::Timer;
+use event_listener::Event;
 use futures_lite::future;
 
 use crate::drain::{Drain, Guard, Phase};
@@ -32,6 +33,10 @@ const UNACKNOWLEDGED_MAX: usize = 4;
 const ACKNOWLEDGE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Where the table of descriptors fills, so many are left for other things.
 const DESCRIPTORS_KEPT: usize = 64;
+/// How long a receiver that has not taken up a batch lets the next one wait.
+const CATCH_UP_TIMEOUT: Duration = Duration::from_millis(100);
+/// So many connections at a time are told that it is their turn to move.
+const TURN_MAX: usize = 128;
 /// How long to wait where the kernel has no room for more descriptors in flight (ETOOMANYREFS).
 const BUSY_PAUSE: Duration = Duration::from_millis(1);
 
@@ -51,6 +56,8 @@ pub struct Connection {
 pub struct Connections {
     slot: Arc<Mutex<Option<Sender<Offer>>>>,
     taken: (Sender<Connection>, Receiver<Connection>),
+    /// Notified when the application has taken all that came.
+    all_taken: Arc<Event>,
 }
 
 /// A connection on its way, and the way back for its outcome.
@@ -76,7 +83,7 @@ pub(crate) struct Acknowledgement {
 
 impl Connections {
     pub(crate) fn new() -> Connections {
-        Connections { slot: Arc::default(), taken: async_channel::unbounded() }
+        Connections { slot: Arc::default(), taken: async_channel::unbounded(), all_taken: Arc::default() }
     }
 
     /// Offers a connection to the newest generation, while this one drains.
@@ -106,12 +113,37 @@ impl Connections {
     }
 
     /// Waits for a connection that an older generation hands over. It is this process's from then on.
+    ///
+    /// Thousands may come at once. Whoever starts a task for each does well to let others run in between
+    /// (`yield_now`): what is not taken is not sent either.
     pub async fn take(&self) -> Connection {
-        match self.taken.1.recv().await {
+        let connection = match self.taken.1.recv().await {
             Ok(connection) => connection,
             // This value holds a sender itself, so the channel never closes.
             Err(_) => future::pending().await,
+        };
+        if self.taken.1.is_empty() {
+            self.all_taken.notify(usize::MAX);
         }
+        connection
+    }
+
+    /// Waits until the application has taken all that came, so that no more is acknowledged than it can take up. Not for
+    /// long: there may be more to hear than connections, and an application that takes none.
+    pub(crate) async fn caught_up(&self) {
+        let all_taken = async {
+            loop {
+                let listener = self.all_taken.listen();
+                if self.taken.1.is_empty() {
+                    return;
+                }
+                listener.await;
+            }
+        };
+        future::or(all_taken, async {
+            Timer::after(CATCH_UP_TIMEOUT).await;
+        })
+        .await;
     }
 
     /// Keeps a batch that came from an older generation, if it can be acknowledged. Nothing is awaited in between, so
@@ -151,6 +183,7 @@ impl Connections {
     pub(crate) fn open(
         &self,
         channel: Arc<Channel>,
+        drain: Drain,
     ) -> (impl Future<Output = ()> + Send + use<>, Sender<Acknowledgement>) {
         let (sender, offers) = async_channel::unbounded();
         let (acknowledge, acknowledgements) = async_channel::unbounded();
@@ -158,6 +191,7 @@ impl Connections {
         let mover = Mover {
             slot: Arc::clone(&self.slot),
             channel,
+            drain,
             offers,
             acknowledgements,
             unacknowledged: VecDeque::new(),
@@ -182,6 +216,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 struct Mover {
     slot: Arc<Mutex<Option<Sender<Offer>>>>,
     channel: Arc<Channel>,
+    drain: Drain,
     offers: Receiver<Offer>,
     acknowledgements: Receiver<Acknowledgement>,
     unacknowledged: VecDeque<Batch>,
@@ -215,18 +250,19 @@ impl Mover {
     }
 
     async fn step(&mut self) -> Step {
-        let acknowledged = async { self.acknowledgements.recv().await.map_or(Step::Over, Step::Acknowledged) };
+        let Mover { channel, drain, offers, acknowledgements, unacknowledged, carried, .. } = self;
+        let acknowledged = async { acknowledgements.recv().await.map_or(Step::Over, Step::Acknowledged) };
         let offered = async {
-            if self.unacknowledged.len() >= UNACKNOWLEDGED_MAX || self.channel.is_deaf() {
+            if unacknowledged.len() >= UNACKNOWLEDGED_MAX || channel.is_deaf() {
                 return future::pending().await;
             }
-            match self.carried.take() {
+            match carried.take() {
                 Some(offer) => Step::Offer(offer),
-                None => self.offers.recv().await.map_or(Step::Over, Step::Offer),
+                None => next_offer(offers, drain).await.map_or(Step::Over, Step::Offer),
             }
         };
         let late = async {
-            match self.unacknowledged.front().filter(|_| !self.channel.is_deaf()) {
+            match unacknowledged.front().filter(|_| !channel.is_deaf()) {
                 Some(oldest) => Timer::at(oldest.due).await,
                 None => return future::pending().await,
             };
@@ -312,6 +348,7 @@ impl Mover {
         // Closed first: an offer that comes too late is refused, and comes back to its caller at once. The slot may be a
         // later mover's already.
         self.offers.close();
+        self.drain.wake_in_turn(usize::MAX);
         lock(&self.slot).take_if(|offers| offers.is_closed());
         let sent = self.unacknowledged.drain(..).flat_map(|batch| batch.offers);
         let waiting = std::iter::from_fn(|| self.offers.try_recv().ok());
@@ -319,6 +356,23 @@ impl Mover {
             let _ = outcome.try_send(Err(connection));
         }
     }
+}
+
+/// Waits for an offer. While there is none, it is the next connections' turn to learn of the drain: all at once they
+/// would stand in the way of those that ask something now, here and at the receiver.
+async fn next_offer(offers: &Receiver<Offer>, drain: &Drain) -> Option<Offer> {
+    while offers.is_empty() && drain.wake_in_turn(TURN_MAX) > 0 {
+        let offered = async { Some(offers.recv().await.ok()) };
+        // Those that were woken may have something else to do.
+        let nothing = async {
+            Timer::after(BUSY_PAUSE).await;
+            None
+        };
+        if let Some(offer) = future::or(offered, nothing).await {
+            return offer;
+        }
+    }
+    offers.recv().await.ok()
 }
 
 #[cfg(test)]
@@ -347,10 +401,11 @@ mod tests {
         let (ours, theirs) = Channel::pair().unwrap();
         let (ours, theirs) = (Arc::new(ours), Channel::adopt(theirs).unwrap());
         let (from, to) = (Connections::new(), Connections::new());
-        let (mover, acknowledge) = from.open(Arc::clone(&ours));
+        let drain = Drain::new();
+        let (mover, acknowledge) = from.open(Arc::clone(&ours), drain.clone());
         let executor = Executor::new();
         executor.spawn(mover).detach();
-        Pair { from, to, drain: Drain::new(), ours, theirs, acknowledge: Some(acknowledge), executor }
+        Pair { from, to, drain, ours, theirs, acknowledge: Some(acknowledge), executor }
     }
 
     impl Pair {
@@ -438,6 +493,23 @@ mod tests {
             drop(or(pair.from.offer(connection), late).await.unwrap());
         }));
         assert_eq!(pair.to.taken.1.len(), 1);
+    }
+
+    #[test]
+    fn no_further_batch_is_received_before_the_application_has_taken_the_last() {
+        let pair = pair();
+        let (connection, _client) = connection(&pair.drain, b"x");
+        block_on(pair.executor.run(async {
+            let deliver = async {
+                pair.deliver().await;
+                future::pending().await
+            };
+            drop(or(pair.from.offer(connection), deliver).await.unwrap());
+            let mut caught_up = Box::pin(pair.to.caught_up());
+            assert!(future::poll_once(&mut caught_up).await.is_none());
+            drop(pair.to.take().await);
+            assert!(future::poll_once(&mut caught_up).await.is_some());
+        }));
     }
 
     #[test]

@@ -6,9 +6,9 @@
 
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use event_listener::{Event, EventListener};
+use event_listener::{Event, EventListener, IntoNotification};
 
 /// What connections have to know of their process's place in the chain of generations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -45,6 +45,8 @@ struct Shared {
     /// notification on, which must not reach one that waits for a later change.
     next: Mutex<Arc<Event>>,
     stop_announced: AtomicBool,
+    /// Notified in turn, of a change that has happened.
+    in_turn: Mutex<Arc<Event>>,
     live: AtomicUsize,
     all_gone: Event,
 }
@@ -60,7 +62,7 @@ pub struct Drain {
 
 impl Shared {
     fn next(&self) -> Arc<Event> {
-        Arc::clone(&self.next.lock().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&lock(&self.next))
     }
 
     fn changes(&self) -> usize {
@@ -144,11 +146,29 @@ impl Drain {
     ///
     /// Within a process the library does this; call it only on a handle of [`Drain::new`].
     pub fn set_phase(&self, phase: Phase) {
+        let passed = self.change(phase);
+        self.wake_in_turn(usize::MAX);
+        passed.notify(usize::MAX);
+    }
+
+    /// Sets the phase, and leaves it to [`wake_in_turn`](Drain::wake_in_turn) to wake those who wait for a change now.
+    pub(crate) fn set_phase_in_turn(&self, phase: Phase) {
+        let passed = self.change(phase);
+        self.wake_in_turn(usize::MAX);
+        *lock(&self.shared.in_turn) = passed;
+    }
+
+    /// Wakes up to so many of those whose turn it has not been yet. How many there were.
+    pub(crate) fn wake_in_turn(&self, count: usize) -> usize {
+        lock(&self.shared.in_turn).notify(count.additional())
+    }
+
+    /// Sets the phase. Returns what those wait for who have not seen it.
+    fn change(&self, phase: Phase) -> Arc<Event> {
         let next = |state: usize| Some((state | PHASE_BITS).wrapping_add(1) | phase as usize);
         // The function always gives a next state, so this cannot fail.
         let _ = self.shared.state.fetch_update(Ordering::AcqRel, Ordering::Acquire, next);
-        let passed = std::mem::take(&mut *self.shared.next.lock().unwrap_or_else(PoisonError::into_inner));
-        passed.notify(usize::MAX);
+        std::mem::take(&mut *lock(&self.shared.next))
     }
 
     /// Waits until no guard is alive.
@@ -161,6 +181,10 @@ impl Drain {
             listener.await;
         }
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// One live connection. Dropping it says that the connection has ended.
@@ -185,6 +209,23 @@ mod tests {
     use futures_lite::future::{block_on, poll_once};
 
     use super::*;
+
+    #[test]
+    fn those_who_wait_learn_of_a_change_in_turn_and_of_the_next_one_at_once() {
+        let drain = Drain::new();
+        let mut waiting: Vec<_> = (0..5).map(|_| Box::pin(drain.next_change(0))).collect();
+        let still_wait = |waiting: &mut Vec<_>| {
+            waiting.retain_mut(|one| block_on(poll_once(one)).is_none());
+            waiting.len()
+        };
+        assert_eq!(still_wait(&mut waiting), 5);
+        drain.set_phase_in_turn(Phase::Draining);
+        assert_eq!((drain.phase(), still_wait(&mut waiting)), (Phase::Draining, 5));
+        assert_eq!((drain.wake_in_turn(2), still_wait(&mut waiting)), (2, 3));
+        assert!(block_on(poll_once(drain.next_change(0))).is_some(), "who comes now sees it");
+        drain.set_phase(Phase::Stopping);
+        assert_eq!((still_wait(&mut waiting), drain.wake_in_turn(1)), (0, 0));
+    }
 
     #[test]
     fn every_waiter_learns_of_a_phase_change() {

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 use restart_core::{Accepted, Address, Connection, Connections, Exit, Generation, Guard, Listener};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use smol::Executor;
+use smol::future::yield_now;
 use smol::lock::{Semaphore, SemaphoreGuardArc};
 
 use crate::admin::{self, Admin};
@@ -162,6 +163,8 @@ async fn take<H: Handler + 'static>(shop: Arc<Shop<H>>) {
                 shop.ledger.closed_by_us(http::Reason::Failed, 0);
             }
         }
+        // Thousands may come at once, and others want something meanwhile.
+        yield_now().await;
     }
 }
 

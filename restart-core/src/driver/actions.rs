@@ -407,14 +407,13 @@ impl Driver {
         self.drain_begun = Some(Instant::now());
         let (last_call, timeout) = if phase == Phase::Stopping {
             self.listeners.iter().for_each(Listener::last_call);
+            self.parts.drain.set_phase(phase);
             (self.listeners.clone(), self.parts.settings.drain_timeout + STOP_GRACE)
         } else {
-            // The way has to be open before anyone looks for it.
-            self.open_way();
+            self.open_way_and_drain();
             self.reporting = Some(self.executor.spawn(sources::reports(REPORT_EVERY, self.inputs.clone())));
             (self.release(), self.parts.settings.drain_timeout)
         };
-        self.parts.drain.set_phase(phase);
         let number = self.next_number();
         let drain = self.parts.drain.clone();
         let watch = sources::drain(number, drain, last_call, timeout, self.inputs.clone());
@@ -423,14 +422,19 @@ impl Driver {
 }
 
 impl Driver {
-    /// Lets connections move to the successor, if it takes them.
-    fn open_way(&mut self) {
+    /// Lets connections move to the successor, each in its turn, if it takes them. The way has to be open before anyone
+    /// looks for it.
+    fn open_way_and_drain(&mut self) {
         let hello = self.record.as_ref().and_then(|record| record.hello.as_ref());
         let takes = hello.is_some_and(|hello| hello.features.contains(connections::FEATURE));
         if let Some(active) = self.successor.as_ref().filter(|_| takes) {
-            let (mover, acknowledge) = self.parts.connections.open(Arc::clone(&active.process.channel));
+            let channel = Arc::clone(&active.process.channel);
+            let (mover, acknowledge) = self.parts.connections.open(channel, self.parts.drain.clone());
+            self.parts.drain.set_phase_in_turn(Phase::Draining);
             self.executor.spawn(mover).detach();
             self.acknowledge = Some(acknowledge);
+        } else {
+            self.parts.drain.set_phase(Phase::Draining);
         }
     }
 }

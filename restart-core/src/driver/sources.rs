@@ -157,6 +157,7 @@ pub(super) async fn older(
         let what = match channel.receive().await {
             Ok(Some(received)) if matches!(received.message, Message::Connections(_)) => {
                 connections.receive(&channel, received, &drain);
+                connections.caught_up().await;
                 continue;
             }
             Ok(Some(received)) => FromOlder::Message(Box::new(received)),
