@@ -56,7 +56,7 @@ fn the_manifests_are_valid_in_the_oldest_and_the_newest_release() {
     if !has_validator() {
         return;
     }
-    assert_eq!(manifests().len(), 5, "{:?}", manifests());
+    assert_eq!(manifests().len(), 4, "{:?}", manifests());
     for release in RELEASES {
         validate(release, &manifests()).assert_success();
     }
