@@ -2,6 +2,7 @@
 //! sent. Health and readiness are told beside it.
 
 #![allow(clippy::unwrap_used)]
+#![allow(clippy::float_cmp, reason = "what is counted is whole, and below 2^53")]
 
 use std::collections::BTreeMap;
 use std::fs;

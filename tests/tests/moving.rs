@@ -182,6 +182,28 @@ fn a_busy_connection_is_finished_in_the_old_process_which_ends_with_its_last_ans
 }
 
 #[test]
+fn idle_connections_do_not_wait_for_hundreds_of_busy_ones_that_came_before_them() {
+    const BUSY: u64 = 200;
+    const IDLE: u64 = 20;
+    let server = Reborn::new().demo().probation_ms(0).args(["--log", "debug"]).start();
+    server.wait_until("no connection is left", |server| server.status()["connections"] == 0);
+    let target = own(&server);
+    let mut all: Vec<_> = (0..BUSY + IDLE).map(|already| connect(&server, &target, already)).collect();
+    let mut idle = all.split_off(usize::try_from(BUSY).unwrap());
+    for connection in &all {
+        send(connection, &slow("busy", 60_000));
+    }
+    wait_begun(&server, all.len());
+    let old = server.pid();
+    let new = server.reload_ok();
+    server.wait_until("the idle ones have moved", |server| server.status()["application"]["received"] == IDLE);
+    assert_eq!(server.generations(), [old, new], "and the busy ones are still busy");
+    for connection in &mut idle {
+        assert_eq!(ask(connection, "idle").generation(), Some(2));
+    }
+}
+
+#[test]
 fn one_connection_lives_through_fifty_generations_and_gets_every_answer_right() {
     const GENERATIONS: u64 = 50;
     let server = Reborn::new().demo().probation_ms(0).args(["--log", "debug"]).start();

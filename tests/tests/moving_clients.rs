@@ -296,7 +296,7 @@ fn peers_that_have_vanished_end_at_their_deadlines_and_keep_no_old_process() {
 #[test]
 fn reloads_back_to_back_leave_nothing_behind() {
     let reloads = 50 * scale() as u64;
-    let server = start(&["--max-draining", "20"]);
+    let server = start(&["--max-draining", "20", "--idle-timeout", "1h"]);
     let load = server.load().paced(8, 300).idle(50).start();
     load.wait_until("the load is under way", |report| report.answered > 50);
     let look = |pid: u32| {

@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{BufReader, Read};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::thread;
@@ -77,7 +77,7 @@ impl Terminal {
         let (bytes, written) = mpsc::channel();
         thread::spawn(move || {
             // The end of the last process on the terminal is an error on this side.
-            for byte in File::from(master).bytes().map_while(Result::ok) {
+            for byte in BufReader::new(File::from(master)).bytes().map_while(Result::ok) {
                 let _ = bytes.send(byte);
             }
         });

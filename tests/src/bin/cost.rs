@@ -107,10 +107,7 @@ const SCRIPTS: [Script; 3] = [
 fn main() -> ExitCode {
     let settings = Settings::parse();
     let counted = Cost { rustc: rustc(), scripts: SCRIPTS.map(|script| (script.name.into(), count(script))).into() };
-    match settings.renew {
-        true => store(&settings, &counted),
-        false => judge(&settings, &counted),
-    }
+    if settings.renew { store(&settings, &counted) } else { judge(&settings, &counted) }
 }
 
 fn store(settings: &Settings, counted: &Cost) -> ExitCode {

@@ -22,7 +22,7 @@ use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
     SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socket, socketpair,
 };
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use serde_json::Value;
 use tests::{
     DEADLINE, Process, Reborn, Server, binary,
@@ -83,11 +83,14 @@ struct Row {
 #[derive(Clone, Copy, Debug, Serialize)]
 struct Reload {
     /// The old process's own account: from the commit to its last connection.
-    moved_us: u64,
+    #[serde(rename = "moved_us", serialize_with = "micros")]
+    moved: Duration,
     /// From the beginning of the reload to the end of the old process.
-    gone_us: u64,
+    #[serde(rename = "gone_us", serialize_with = "micros")]
+    gone: Duration,
     /// The same number of descriptors through the bare loop.
-    bare_us: u64,
+    #[serde(rename = "bare_us", serialize_with = "micros")]
+    bare: Duration,
 }
 
 /// Everything that was measured.
@@ -148,10 +151,10 @@ fn measure(count: u32, settings: &Settings) -> Row {
     let mut faults = Vec::new();
     let mut reloads = Vec::new();
     for _ in 0..settings.rounds {
-        let bare_us = bare_loop(count as usize).expect("descriptors can be sent");
+        let bare = bare_loop(count as usize).expect("descriptors can be sent");
         load.mark_reload();
-        let (moved_us, gone_us) = reload(&server);
-        reloads.push(Reload { moved_us, gone_us, bare_us });
+        let (moved, gone) = reload(&server);
+        reloads.push(Reload { moved, gone, bare });
         thread::sleep(CALM);
         let received = server.status()["application"]["received"].as_u64().unwrap_or(0);
         if received < u64::from(count) {
@@ -174,12 +177,12 @@ fn described(who: &str, failed: u64, closed: u64) -> Option<String> {
 }
 
 /// One reload: the old process's own account of its drain, and how long it took until it had ended.
-fn reload(server: &Server) -> (u64, u64) {
+fn reload(server: &Server) -> (Duration, Duration) {
     let old = Process::open(server.pid()).expect("the newest process is alive");
     let started = Instant::now();
     server.reload().assert_success();
     assert!(old.wait(DEADLINE), "the old process stays\n{}", server.state());
-    let gone_us = micros(started.elapsed());
+    let gone = started.elapsed();
     let line = format!("[{}] generation", old.pid());
     let drained = |log: &str| {
         let end = log.lines().find(|words| words.contains(&line) && words.contains("(drained for "))?;
@@ -187,7 +190,7 @@ fn reload(server: &Server) -> (u64, u64) {
         time.split_once(" ms)")?.0.parse::<f64>().ok()
     };
     let moved = drained(&server.log()).unwrap_or_else(|| panic!("no account of the drain\n{}", server.state()));
-    (micros(Duration::from_secs_f64(moved / 1000.0)), gone_us)
+    (Duration::from_secs_f64(moved / 1000.0), gone)
 }
 
 /// A process that holds idle connections.
@@ -245,7 +248,7 @@ fn hold(words: &[String]) {
 }
 
 /// Sends so many descriptors to another process in batches, of which so many wait for their acknowledgement.
-fn bare_loop(count: usize) -> io::Result<u64> {
+fn bare_loop(count: usize) -> io::Result<Duration> {
     let sockets = (0..count).map(|_| socket(AddressFamily::INET, SocketType::STREAM, None));
     let mut sockets: Vec<OwnedFd> = sockets.collect::<Result<_, _>>()?;
     let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
@@ -270,7 +273,7 @@ fn bare_loop(count: usize) -> io::Result<u64> {
     for _ in 0..unacknowledged {
         acknowledged(&ours)?;
     }
-    let took = micros(started.elapsed());
+    let took = started.elapsed();
     drop(ours);
     receiver.wait()?;
     Ok(took)
@@ -302,49 +305,50 @@ fn receive() -> io::Result<()> {
     }
 }
 
-fn micros(time: Duration) -> u64 {
-    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+fn micros<S: Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_u64(u64::try_from(time.as_micros()).unwrap_or(u64::MAX))
 }
 
-/// The median, between the least and the most.
-fn spread(mut times: Vec<u64>) -> [u64; 3] {
+fn millis(time: Duration) -> f64 {
+    time.as_secs_f64() * 1000.0
+}
+
+/// The least, the median, and the most.
+fn spread(mut times: Vec<Duration>) -> [Duration; 3] {
     times.sort_unstable();
     [times[0], times[times.len() / 2], times[times.len() - 1]]
 }
 
 impl Row {
-    fn median(&self, of: impl Fn(&Reload) -> u64) -> f64 {
-        spread(self.reloads.iter().map(of).collect())[1] as f64
+    fn spread(&self, of: impl Fn(&Reload) -> Duration) -> [Duration; 3] {
+        spread(self.reloads.iter().map(of).collect())
     }
 
-    fn per_connection_us(&self) -> f64 {
-        self.median(|reload| reload.moved_us) / f64::from(self.connections)
-    }
-
-    fn bare_us(&self) -> f64 {
-        self.median(|reload| reload.bare_us) / f64::from(self.connections)
+    /// The median of a time, for each connection, in microseconds.
+    fn each_us(&self, of: impl Fn(&Reload) -> Duration) -> f64 {
+        self.spread(of)[1].as_secs_f64() * 1e6 / f64::from(self.connections)
     }
 }
 
 impl fmt::Display for Figures {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let ms = |us: u64| format!("{:.1}", us as f64 / 1000.0);
+        let ms = |us| format!("{:.1}", millis(Duration::from_micros(us)));
         writeln!(f, "hard limit of open files: {}; medians of {} reloads", self.hard_limit, self.settings.rounds)?;
         writeln!(f, "{:>11} {:>26} {:>9} {:>9} {:>6}   other clients, ms", "", "", "each, us", "bare, us", "ratio")?;
         let titles = ["p50", "p99", "p99 around", "max around"];
         write!(f, "{:>11} {:>26} {:>9} {:>9} {:>6}", "connections", "moved in, ms", "", "", "")?;
         writeln!(f, " {:>7} {:>7} {:>11} {:>11}", titles[0], titles[1], titles[2], titles[3])?;
         for row in &self.rows {
-            let [least, median, most] = spread(row.reloads.iter().map(|reload| reload.moved_us).collect());
-            let moved = format!("{} ({} to {})", ms(median), ms(least), ms(most));
-            let (each, bare) = (row.per_connection_us(), row.bare_us());
+            let [least, median, most] = row.spread(|reload| reload.moved).map(millis);
+            let moved = format!("{median:.1} ({least:.1} to {most:.1})");
+            let (each, bare) = (row.each_us(|reload| reload.moved), row.each_us(|reload| reload.bare));
             write!(f, "{:>11} {moved:>26} {each:>9.2} {bare:>9.2} {:>6.2}", row.connections, each / bare)?;
             let (other, around) = (&row.other, &row.other_around_reloads);
             write!(f, " {:>7} {:>7}", ms(other.p50_us), ms(other.p99_us))?;
             writeln!(f, " {:>11} {:>11}", ms(around.p99_us), ms(around.max_us))?;
         }
         if let [first, .., last] = &self.rows[..] {
-            let growth = last.per_connection_us() / first.per_connection_us();
+            let growth = last.each_us(|reload| reload.moved) / first.each_us(|reload| reload.moved);
             let (many, few) = (last.connections, first.connections);
             writeln!(f, "each of {many} takes {growth:.2} times as long as each of {few}")?;
         }

@@ -125,13 +125,13 @@ fn reload(server: &Server, start: Instant) -> Reload {
     let gone = start.elapsed();
     let stages = server.status()["last_reload"]["stages"].take();
     let us = |name: &str| stages.get(name).and_then(Value::as_u64).map(Duration::from_micros).expect("a stage's time");
-    let triggered = committed - us("total_us");
+    let triggered = committed.saturating_sub(us("total_us"));
     let started = triggered + us("spawn_us");
     Reload { triggered, started, ready: started + us("ready_us"), committed, gone }
 }
 
 fn draw(reload: &Reload, lanes: &[(Client, Vec<Asked>)]) -> String {
-    let height = TOP + LANE * (lanes.len() as f64 + 3.0) + 40.0;
+    let height = lane(lanes.len() + 3) + 40.0;
     let right = LEFT + WIDTH;
     let mut svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {} {height}\" font-family=\"sans-serif\" \
@@ -149,7 +149,12 @@ fn draw(reload: &Reload, lanes: &[(Client, Vec<Asked>)]) -> String {
     for (at, name, y) in moments {
         let x = x(at);
         line(&mut svg, (x, y), (x, height - 40.0), "#8b949e", 1.0);
-        text(&mut svg, (x + 4.0, y), "start", &format!("{name}, {:.0} ms", millis(at - reload.triggered)));
+        text(
+            &mut svg,
+            (x + 4.0, y),
+            "start",
+            &format!("{name}, {:.0} ms", millis(at.saturating_sub(reload.triggered))),
+        );
     }
     let processes = [(Duration::ZERO, reload.gone), (reload.started, LENGTH)];
     for (index, (from, to)) in processes.into_iter().enumerate() {
@@ -186,6 +191,7 @@ fn x(at: Duration) -> f64 {
 }
 
 /// The middle of a lane.
+#[expect(clippy::cast_precision_loss, reason = "a picture has a dozen of them")]
 fn lane(index: usize) -> f64 {
     TOP + LANE * index as f64
 }
