@@ -19,7 +19,7 @@ use event_listener::Event;
 use futures_lite::future;
 
 use crate::drain::{Drain, Guard, Phase};
-use crate::handover::{Channel, ConnectionsPart, FDS_PER_MESSAGE_MAX, Message, Received};
+use crate::handover::{Channel, ConnectionsPart, FDS_PER_MESSAGE_MAX, IN_FLIGHT_PAUSE, Message, Received};
 
 /// The feature of the handover's Hello by which a generation says that it takes connections.
 pub(crate) const FEATURE: &str = "connections";
@@ -37,8 +37,6 @@ const DESCRIPTORS_KEPT: usize = 64;
 const CATCH_UP_TIMEOUT: Duration = Duration::from_millis(100);
 /// So many connections at a time are told that it is their turn to move.
 const TURN_MAX: usize = 128;
-/// How long to wait where the kernel has no room for more descriptors in flight (ETOOMANYREFS).
-const BUSY_PAUSE: Duration = Duration::from_millis(1);
 
 /// An accepted connection that moves between generations, with what the application needs to go on with it.
 #[derive(Debug)]
@@ -295,7 +293,7 @@ impl Mover {
         let blobs = batch.offers.iter().map(|offer| offer.connection.blob.len()).collect();
         let tail: Vec<u8> = batch.offers.iter().flat_map(|offer| &offer.connection.blob).copied().collect();
         let message = Message::Connections(ConnectionsPart { batch: batch.number, blobs });
-        let number = batch.number;
+        let (number, mut waits) = (batch.number, false);
         self.unacknowledged.push_back(batch);
         loop {
             let fds: Vec<_> = self
@@ -310,8 +308,11 @@ impl Mover {
             match sent {
                 Ok(()) => return,
                 Err(error) if error.is_busy() && Instant::now() < due => {
+                    if !std::mem::replace(&mut waits, true) {
+                        log::debug!("batch {number} of connections waits: {error}");
+                    }
                     let pause = async {
-                        Timer::after(BUSY_PAUSE).await;
+                        Timer::after(IN_FLIGHT_PAUSE).await;
                         None
                     };
                     let acknowledged = async { Some(self.acknowledgements.recv().await) };
@@ -516,6 +517,37 @@ mod tests {
     fn without_a_successor_a_connection_comes_back_at_once() {
         let (connection, _client) = connection(&Drain::new(), b"");
         assert!(block_on(Connections::new().offer(connection)).is_err());
+    }
+
+    #[test]
+    fn the_largest_blob_moves_and_a_larger_one_comes_back_at_once() {
+        let pair = pair();
+        let (largest, _client) = connection(&pair.drain, &vec![7; BLOB_BYTES_MAX]);
+        let (larger, _client) = connection(&pair.drain, &vec![7; BLOB_BYTES_MAX + 1]);
+        block_on(pair.executor.run(async {
+            let deliver = async {
+                pair.deliver().await;
+                future::pending().await
+            };
+            drop(or(pair.from.offer(largest), deliver).await.unwrap());
+            assert_eq!(pair.to.take().await.blob.len(), BLOB_BYTES_MAX);
+            assert_eq!(pair.from.offer(larger).await.unwrap_err().blob.len(), BLOB_BYTES_MAX + 1);
+        }));
+    }
+
+    #[test]
+    fn a_message_full_of_descriptors_and_of_bytes_is_one_that_the_kernel_takes() {
+        let pair = pair();
+        let length = BLOBS_BYTES_MAX / FDS_PER_MESSAGE_MAX;
+        let (connections, _clients): (Vec<_>, Vec<_>) =
+            (0..FDS_PER_MESSAGE_MAX).map(|_| connection(&pair.drain, &vec![7; length])).unzip();
+        let fds: Vec<_> = connections.iter().map(|connection| connection.fd.as_fd()).collect();
+        let tail: Vec<u8> = connections.iter().flat_map(|connection| &connection.blob).copied().collect();
+        let message = Message::Connections(ConnectionsPart { batch: u64::MAX, blobs: vec![length; fds.len()] });
+        pair.ours.try_send_with_tail(&message, &tail, &fds).unwrap();
+        let received = block_on(pair.theirs.receive()).unwrap().unwrap();
+        pair.to.receive(&pair.theirs, received, &pair.drain);
+        assert_eq!(pair.to.taken.1.len(), FDS_PER_MESSAGE_MAX);
     }
 
     #[test]

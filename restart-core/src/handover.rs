@@ -6,7 +6,9 @@
 mod channel;
 mod codec;
 
-pub(crate) use channel::{Channel, Received, adopt_stdin, is_handover_socket, receive_state, state_memfd};
+pub(crate) use channel::{
+    Channel, IN_FLIGHT_PAUSE, Received, adopt_stdin, is_handover_socket, receive_state, state_memfd,
+};
 pub(crate) use codec::{
     Commit, ConnectionsPart, FDS_PER_MESSAGE_MAX, Given, Hello, LISTENERS_MAX, Legacy, Link, ListenersPart, Message,
     ReloadMark, Report, SocketEntry, StateBlob,

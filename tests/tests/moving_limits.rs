@@ -4,12 +4,14 @@
 #![allow(clippy::unwrap_used)]
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Stdio};
 
-use tests::skip::may_change_user;
-use tests::{Ended, Reborn, Server};
+use tests::skip::{NOBODY, may_change_user};
+use tests::{Ended, Reborn, Server, binary};
 
 /// A client that speaks only when it is told to.
 struct Client {
@@ -105,6 +107,61 @@ fn a_hard_limit_of_1024_carries_hundreds_of_connections_through_every_reload() {
             assert_eq!(generation(&client.ask(id).unwrap()), round);
         }
     }
+}
+
+/// Keeps so many descriptors of the server's user in flight.
+fn hold_in_flight(count: u32) -> Child {
+    let mut command = Command::new(binary::own("inflight"));
+    command.arg(count.to_string()).uid(NOBODY).gid(NOBODY).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut holder = command.spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(holder.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert_eq!(line, format!("{count} in flight\n"));
+    holder
+}
+
+fn release(mut holder: Child) {
+    drop(holder.stdin.take());
+    assert!(holder.wait().unwrap().success());
+}
+
+#[test]
+fn a_reload_waits_until_the_kernel_has_room_for_its_listeners_in_flight() {
+    if !may_change_user() {
+        return;
+    }
+    let server = Reborn::new().demo().probation_ms(0).as_nobody().prelude("ulimit -n 1024").start();
+    let holder = hold_in_flight(1100);
+    let reload = server.reload_in_background();
+    server.wait_until("there is a successor", |server| server.generations().len() == 2);
+    release(holder);
+    reload.join().unwrap().assert_success();
+    assert_eq!(server.generation(), 2);
+}
+
+#[test]
+fn a_kernel_without_room_for_descriptors_in_flight_slows_the_move_and_closes_nothing() {
+    const CONNECTIONS: usize = 900;
+    if !may_change_user() {
+        return;
+    }
+    let server =
+        Reborn::new().demo().probation_ms(0).as_nobody().prelude("ulimit -n 1024").args(["--log", "debug"]).start();
+    let mut clients = open(&server, CONNECTIONS);
+    // So many that one batch fits beside them, and a second only when the first has been received.
+    let holder = hold_in_flight(1000);
+    let old = server.pid();
+    server.reload_ok();
+    assert_eq!(server.wait_end(old), Ended::Code(0));
+    release(holder);
+    let log = server.log();
+    assert!(log.contains("of connections waits: ") && log.contains("Too many references"), "{log}");
+    assert_eq!(number(&server, "received"), CONNECTIONS as u64);
+    for (id, client) in clients.iter_mut().enumerate() {
+        let answer = client.ask(id).unwrap();
+        assert_eq!((generation(&answer), is_last(&answer)), (2, false), "{answer}");
+    }
+    assert!(!log.contains("WARN") && !log.contains("ERROR"), "{log}");
 }
 
 /// Puts a version at the path of the server's program that has room for so many descriptors only.

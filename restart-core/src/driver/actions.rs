@@ -5,6 +5,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use async_io::Timer as IoTimer;
+use futures_lite::future;
+
 use super::record::{Record, signal_id};
 use super::{Active, Driver, Line, Older, REPORT_EVERY, sources};
 use crate::connections;
@@ -25,6 +28,8 @@ const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
 const REAP_TIMEOUT: Duration = Duration::from_secs(5);
 /// The service manager has to have read everything by then, or the commit goes out without its word.
 const BARRIER_TIMEOUT: Duration = Duration::from_secs(5);
+/// Commit has to be on its way by then; descriptors of the same user in flight may be in its way for a moment.
+const COMMIT_TIMEOUT: Duration = Duration::from_secs(1);
 /// The successor has to have taken over by then, or the reload is answered without its word.
 const COMMITTED_TIMEOUT: Duration = Duration::from_secs(1);
 /// What the service manager is asked to wait beyond our own deadlines.
@@ -71,7 +76,7 @@ impl Driver {
             Action::SendPing => self.tell_successor(&Message::Ping),
             Action::Announce => self.announce().await,
             Action::AwaitBarrier => self.await_barrier(),
-            Action::SendCommit { settled, reload } => self.send_commit(settled, reload),
+            Action::SendCommit { settled, reload } => self.send_commit(settled, reload).await,
             Action::SendSettled => self.tell_successor(&Message::Settled),
             Action::ForwardReload => self.tell_successor(&Message::Reload),
             Action::ForwardStop => self.tell_successor(&Message::Stop),
@@ -285,8 +290,8 @@ impl Driver {
         }
     }
 
-    fn send_commit(&mut self, settled: bool, reload: bool) {
-        let event = match self.commit(settled, reload) {
+    async fn send_commit(&mut self, settled: bool, reload: bool) {
+        let event = match self.commit(settled, reload).await {
             Ok(()) => Event::CommitSent,
             Err(error) => {
                 log::warn!("{error}");
@@ -297,7 +302,7 @@ impl Driver {
         self.immediate.push_back(event);
     }
 
-    fn commit(&mut self, settled: bool, reload: bool) -> Result<(), Error> {
+    async fn commit(&mut self, settled: bool, reload: bool) -> Result<(), Error> {
         let own = self.id();
         let (Some(active), Some(record)) = (&self.successor, &mut self.record) else {
             return Err(Error::handover("there is no successor to commit"));
@@ -315,7 +320,11 @@ impl Driver {
         self.counted_before = Some(counted);
         let fds: Vec<BorrowedFd<'_>> = self.older.iter().map(|older| older.line.as_fd()).collect();
         let commit = Message::Commit(Commit { settled, reload, older, outcome });
-        active.process.channel.try_send(&commit, &fds)
+        let late = async {
+            IoTimer::after(COMMIT_TIMEOUT).await;
+            Err(Error::handover(format!("there was no room for Commit and its descriptors within {COMMIT_TIMEOUT:?}")))
+        };
+        future::or(active.process.channel.send(&commit, &fds), late).await
     }
 
     fn tell_successor(&self, message: &Message) {

@@ -7,8 +7,9 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
-use async_io::Async;
+use async_io::{Async, Timer};
 use rustix::event::epoll;
 use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::io::Errno;
@@ -23,6 +24,9 @@ use crate::sys;
 
 /// The application's state may be this long.
 pub(crate) const STATE_BYTES_MAX: u64 = 256 * 1024 * 1024;
+
+/// How long to wait where the kernel has no room for more descriptors in flight; nothing tells when it has.
+pub(crate) const IN_FLIGHT_PAUSE: Duration = Duration::from_millis(1);
 
 /// One end of a handover socket.
 #[derive(Debug)]
@@ -60,13 +64,15 @@ impl Channel {
         self.socket.get_ref().try_clone()
     }
 
-    /// Sends a message, waiting for room.
+    /// Sends a message, waiting for room in the socket, and for room for its descriptors among those that the kernel allows
+    /// a user to have in flight (`unix(7)`, ETOOMANYREFS).
     pub(crate) async fn send(&self, message: &Message, fds: &[BorrowedFd<'_>]) -> Result<(), Error> {
         let packet = message.encode(&[])?;
         let failed = |error| Error::handover_io(format!("cannot send {}", message.kind()), error);
         loop {
             match send_packet(self.socket.get_ref(), &packet, fds) {
                 Err(Errno::AGAIN) => self.socket.writable().await.map_err(failed)?,
+                Err(Errno::TOOMANYREFS) => drop(Timer::after(IN_FLIGHT_PAUSE).await),
                 result => return result.map_err(|error| failed(error.into())),
             }
         }
