@@ -237,6 +237,15 @@ pub struct ServeArgs {
     #[arg(long, env = "REBORN_LOG", value_name = "LEVEL", help_heading = "Logging")]
     pub log: Option<String>,
 
+    /// Write a line for each request to this file, or with - to standard error; a reload opens the file anew
+    #[arg(long, env = "REBORN_ACCESS_LOG", value_name = "PATH", help_heading = "Logging")]
+    pub access_log: Option<OsString>,
+
+    /// How the access log looks: common or json
+    #[arg(long, env = "REBORN_ACCESS_LOG_FORMAT", value_name = "FORMAT", help_heading = "Logging")]
+    #[arg(default_value = "common")]
+    pub access_log_format: String,
+
     /// Where each value came from.
     #[arg(skip)]
     pub origins: Origins,
@@ -538,10 +547,9 @@ mod tests {
             assert_eq!(flag.get_env().unwrap().to_str().unwrap(), Origin::Variable.name(id));
             assert_eq!(format!("--{}", flag.get_long().unwrap()), Origin::Flag.name(id));
             let text = flag.get_help().unwrap().to_string();
-            let off =
-                ["config", "root", "follow_symlinks", "demo", "pid_file", "reload_signal", "foreground"].contains(&id);
+            let off = ["config", "root", "follow_symlinks", "demo", "pid_file", "reload_signal", "foreground", "access_log"];
             let has_default = !flag.get_default_values().is_empty() || text.contains("[default: ");
-            assert!(has_default != off, "{id}: {text}");
+            assert!(has_default != off.contains(&id), "{id}: {text}");
         }
     }
 

@@ -4,6 +4,7 @@
 //! drain, limits and log. The modules are public for those who want a part of it: [`http`] serves one connection, and
 //! [`app`] is what `reborn` answers by itself.
 
+mod access;
 pub mod app;
 pub mod cli;
 pub mod config;

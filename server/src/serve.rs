@@ -15,23 +15,24 @@ use smol::Executor;
 use smol::lock::{Semaphore, SemaphoreGuardArc};
 
 use crate::config::Config;
-use crate::http::{self, Context, Decorate, End, Handler, Start};
+use crate::http::{self, Context, Decorate, End, Handler, Observe, Start};
 use crate::ledger::Ledger;
 use crate::moving::{Card, Luggage};
 
 /// How many descriptors are not for connections that are accepted.
 const DESCRIPTORS_KEPT: usize = 64;
 
-/// What answers requests.
+/// What answers requests, and who is told of them.
 pub(crate) struct Service<H> {
     pub(crate) handler: H,
     /// Headers for every response.
     pub(crate) decorate: Option<Decorate>,
+    pub(crate) observers: Vec<Observe>,
 }
 
 impl<H: Handler> Service<H> {
     pub(crate) fn new(handler: H) -> Service<H> {
-        Service { handler, decorate: None }
+        Service { handler, decorate: None, observers: Vec::new() }
     }
 }
 
@@ -63,7 +64,7 @@ pub(crate) fn serve<H: Handler + 'static>(
             drain: drain.clone(),
             parks: true,
             decorate: service.decorate,
-            observers: Vec::new(),
+            observers: service.observers,
         },
         connections: generation.connections(),
         ledger: Arc::clone(ledger),

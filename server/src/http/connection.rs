@@ -512,7 +512,7 @@ impl<'a, H: Handler> Connection<'a, H> {
     fn open_account(&mut self, ago: Duration) {
         if !self.context.observers.is_empty() {
             let now = Instant::now();
-            self.account = Some(Account::begun(now.checked_sub(ago).unwrap_or(now)));
+            self.account = Some(Box::new(Account::begun(now.checked_sub(ago).unwrap_or(now))));
         }
     }
 

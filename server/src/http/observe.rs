@@ -45,16 +45,8 @@ pub(super) struct Account {
 
 impl Account {
     /// The account of a request of which the first byte came at `began`.
-    pub(super) fn begun(began: Instant) -> Box<Account> {
-        Box::new(Account {
-            began,
-            line: Vec::new(),
-            referer: None,
-            user_agent: None,
-            status: 0,
-            sent_bytes: 0,
-            head_bytes: 0,
-        })
+    pub(super) fn begun(began: Instant) -> Account {
+        Account { began, line: Vec::new(), referer: None, user_agent: None, status: 0, sent_bytes: 0, head_bytes: 0 }
     }
 
     /// Takes down what is told of a head: the `bytes` of it that have come, and its header lines if it has passed.
