@@ -209,6 +209,10 @@ pub struct ServeArgs {
     #[arg(default_value = "16384")]
     pub connections: String,
 
+    /// The most requests that are handled at a time; further ones are answered with 503 [default: no limit]
+    #[arg(long, env = "REBORN_REQUESTS", value_name = "N", help_heading = "Limits")]
+    pub requests: Option<String>,
+
     /// Worker threads [default: one for each core]
     #[arg(long, env = "REBORN_THREADS", value_name = "N", help_heading = "Limits")]
     pub threads: Option<String>,

@@ -106,6 +106,8 @@ pub struct Reload {
 pub struct Limits {
     /// The most connections at a time.
     pub connections: usize,
+    /// The most requests that are handled at a time; without it there is no such bound.
+    pub requests: Option<usize>,
     /// What each connection is held to.
     pub http: http::Limits,
 }
@@ -175,7 +177,14 @@ impl Limits {
             body_timeout: setting(args, "body_timeout").duration(&args.body_timeout, DURATION_MIN)?,
             write_timeout: setting(args, "write_timeout").duration(&args.write_timeout, DURATION_MIN)?,
         };
-        Ok(Self { connections: setting(args, "connections").number(&args.connections, 1..=1_000_000)?, http })
+        Ok(Self {
+            connections: setting(args, "connections").number(&args.connections, 1..=1_000_000)?,
+            requests: match non_empty(args.requests.as_ref()) {
+                Some(text) => Some(setting(args, "requests").number(text, 1..=1_000_000)?),
+                None => None,
+            },
+            http,
+        })
     }
 }
 
@@ -390,7 +399,7 @@ mod tests {
                 signal: None,
             }
         );
-        assert_eq!(config.limits, Limits { connections: 16_384, http: http::Limits::default() });
+        assert_eq!(config.limits, Limits { connections: 16_384, requests: None, http: http::Limits::default() });
     }
 
     #[test]
@@ -402,6 +411,7 @@ mod tests {
             "--head-bytes=32 kib",
             "--body-bytes=5000",
             "--connections=7",
+            "--requests=5",
             "--threads=3",
             "--log=warn,server::http=trace",
             "--pid-file=run/reborn.pid",
@@ -412,7 +422,7 @@ mod tests {
         assert_eq!(config.reload.probation, Duration::ZERO);
         assert_eq!(config.reload.drain_timeout, Duration::from_millis(300));
         assert_eq!((config.limits.http.head_bytes, config.limits.http.body_bytes), (32 * 1024, 5000));
-        assert_eq!((config.limits.connections, config.threads), (7, 3));
+        assert_eq!((config.limits.connections, config.limits.requests, config.threads), (7, Some(5), 3));
         assert_eq!(config.log.as_deref(), Some("warn,server::http=trace"));
         assert_eq!(config.pid_file.as_deref(), Some(Path::new("run/reborn.pid")));
         assert_eq!(config.control.as_deref(), Some(Path::new("control.sock")));
@@ -484,6 +494,7 @@ mod tests {
             "--threads=",
             "--log=",
             "--access-log=",
+            "--requests=",
         ]);
         assert_eq!(config, self::config(&[]));
     }

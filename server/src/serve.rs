@@ -10,17 +10,23 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use restart_core::{Accepted, Address, Connection, Connections, Exit, Generation, Guard, Listener};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use smol::Executor;
+use smol::future::FutureExt;
 use smol::lock::{Semaphore, SemaphoreGuardArc};
+use smol::{Executor, Timer};
 
 use crate::config::Config;
-use crate::http::{self, Context, Decorate, End, Handler, Observe, Start};
+use crate::http::{self, Capacity, Context, Decorate, End, Handler, Observe, Start};
 use crate::ledger::Ledger;
 use crate::moving::{Card, Luggage};
 
 /// How many descriptors are not for connections that are accepted.
 const DESCRIPTORS_KEPT: usize = 64;
+
+/// How many idle connections are asked to make room where there is none, and how often.
+const ASKED_FOR_ROOM: usize = 64;
+const ASKING_PAUSE: Duration = Duration::from_millis(50);
 
 /// What answers requests, and who is told of them.
 pub(crate) struct Service<H> {
@@ -61,6 +67,7 @@ pub(crate) fn serve<H: Handler + 'static>(
         context: Context {
             handler: service.handler,
             limits: config.limits.http.clone(),
+            capacity: Capacity::new(config.limits.requests.unwrap_or(usize::MAX)),
             drain: drain.clone(),
             parks: true,
             decorate: service.decorate,
@@ -96,7 +103,7 @@ pub(crate) fn serve<H: Handler + 'static>(
 async fn accept<H: Handler + 'static>(shop: Arc<Shop<H>>, listener: Listener) {
     let name: Option<Arc<str>> = Some(listener.name().into());
     loop {
-        let permit = shop.room.acquire_arc().await;
+        let permit = permit(&shop, &listener).await;
         match listener.accept().await {
             Ok(Accepted { fd, peer, guard }) => {
                 shop.ledger.accepted();
@@ -111,6 +118,26 @@ async fn accept<H: Handler + 'static>(shop: Arc<Shop<H>>, listener: Listener) {
                 log::error!("the listener {:?} cannot accept any more: {error}", listener.name());
                 return;
             }
+        }
+    }
+}
+
+/// Waits for room for another connection. While a client waits for it, too, idle connections are asked to make room.
+async fn permit<H>(shop: &Shop<H>, listener: &Listener) -> SemaphoreGuardArc {
+    loop {
+        if let Some(permit) = shop.room.try_acquire_arc() {
+            return permit;
+        }
+        let (mut polled, now) = ([PollFd::new(listener, PollFlags::IN)], Timespec { tv_sec: 0, tv_nsec: 0 });
+        if poll(&mut polled, Some(&now)).is_ok_and(|ready| ready > 0) {
+            shop.context.capacity.make_room(ASKED_FOR_ROOM);
+        }
+        let pause = async {
+            Timer::after(ASKING_PAUSE).await;
+            None
+        };
+        if let Some(permit) = async { Some(shop.room.acquire_arc().await) }.or(pause).await {
+            return permit;
         }
     }
 }
