@@ -98,6 +98,10 @@ test-clients:
 bench *args:
     tests/bench/run {{ args }}
 
+# Clients that want all of a server's memory, at full size: what each of them took.
+abuse:
+    REBORN_TEST_ABUSE=full cargo test --release --package tests --test abuse -- --nocapture --test-threads 1
+
 # The units under a real systemd: the machine's own, or a Debian release's (`just test-systemd trixie`).
 test-systemd release="host":
     #!/usr/bin/env bash
