@@ -32,17 +32,35 @@ const VARIABLE_PREFIX: &str = "REBORN_";
 /// The error holds what to print and its exit code, also for `--help` and `--version`: `error.exit()` does it all.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, clap::Error> {
     let arguments = with_default_command(arguments);
-    let mut matches = command().try_get_matches_from(&arguments)?;
-    let (plain, mut file) = (command(), None);
-    if let Some((name, path)) = configuration(&matches)
-        && let Some(serve) = plain.find_subcommand(&name)
-    {
-        let read = File::read(Path::new(&path), serve);
-        let read = read.map_err(|reason| clap::Error::raw(ErrorKind::ValueValidation, reason + "\n"))?;
-        matches = plain.mut_subcommand(name, |serve| read.applied(serve)).try_get_matches_from(arguments)?;
-        file = Some(read);
+    let matches = command().try_get_matches_from(&arguments)?;
+    match configuration(&matches) {
+        Some((name, path)) => with_file(&arguments, name, |serve| File::read(Path::new(&path), serve)),
+        None => understood(&matches, None),
     }
-    let mut command = Cli::from_arg_matches(&matches)?.command;
+}
+
+/// Reads the command line `reborn serve` with a configuration file of this text.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn parse_with_file(text: &str) -> Result<Command, clap::Error> {
+    with_file(&["reborn".into(), "serve".into()], "serve".into(), |serve| File::parse("reborn.toml", text, serve))
+}
+
+/// Reads a command line anew, with a configuration file for the command of this name.
+fn with_file(
+    arguments: &[OsString],
+    name: String,
+    read: impl FnOnce(&Clap) -> Result<File, String>,
+) -> Result<Command, clap::Error> {
+    let plain = command();
+    let file = read(plain.find_subcommand(&name).expect("clap has matched it"));
+    let file = file.map_err(|reason| clap::Error::raw(ErrorKind::ValueValidation, reason + "\n"))?;
+    let matches = plain.mut_subcommand(name, |serve| file.applied(serve)).try_get_matches_from(arguments)?;
+    understood(&matches, Some(file))
+}
+
+/// The command, which knows where its values came from.
+fn understood(matches: &ArgMatches, file: Option<File>) -> Result<Command, clap::Error> {
+    let mut command = Cli::from_arg_matches(matches)?.command;
     if let (Command::Serve(serve) | Command::Check(serve), Some((_, given))) = (&mut command, matches.subcommand()) {
         serve.origins = Origins { matches: given.clone(), file };
         if serve.origins.get("listen") == Origin::Variable {
@@ -551,7 +569,8 @@ mod tests {
             assert_eq!(flag.get_env().unwrap().to_str().unwrap(), Origin::Variable.name(id));
             assert_eq!(format!("--{}", flag.get_long().unwrap()), Origin::Flag.name(id));
             let text = flag.get_help().unwrap().to_string();
-            let off = ["config", "root", "follow_symlinks", "demo", "pid_file", "reload_signal", "foreground", "access_log"];
+            let off =
+                ["config", "root", "follow_symlinks", "demo", "pid_file", "reload_signal", "foreground", "access_log"];
             let has_default = !flag.get_default_values().is_empty() || text.contains("[default: ");
             assert!(has_default != off.contains(&id), "{id}: {text}");
         }

@@ -16,7 +16,7 @@ mod connection;
 mod limits;
 mod observe;
 mod upgrade;
-mod wire;
+pub(crate) mod wire;
 
 use std::fmt;
 use std::future::Future;
