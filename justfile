@@ -98,6 +98,25 @@ test-clients:
 bench *args:
     tests/bench/run {{ args }}
 
+# Clients that want all of a server's memory, at full size: what each of them took.
+abuse:
+    REBORN_TEST_ABUSE=full cargo test --release --package tests --test abuse -- --nocapture --test-threads 1
+
+# Fuzz each target for so many minutes; what is found goes to target/fuzz.
+fuzz minutes="10":
+    #!/usr/bin/env bash
+    set -euo pipefail
+    export RUSTC_BOOTSTRAP=1    # The fuzzer's instrumentation is an unstable flag of a stable compiler.
+    command -v cargo-fuzz >/dev/null || cargo install cargo-fuzz --locked --root target/tools
+    for crate in restart-core server; do
+        for target in $(cargo fuzz list --fuzz-dir "$crate/fuzz"); do
+            corpus=target/fuzz/corpus/$target
+            mkdir -p "$corpus"
+            cargo fuzz run --fuzz-dir "$crate/fuzz" --target-dir target/fuzz --sanitizer none "$target" "$corpus" \
+                "$crate/fuzz/seeds/$target" -- "-max_total_time=$(({{ minutes }} * 60))" -max_len=4096 -timeout=10
+        done
+    done
+
 # The units under a real systemd: the machine's own, or a Debian release's (`just test-systemd trixie`).
 test-systemd release="host":
     #!/usr/bin/env bash

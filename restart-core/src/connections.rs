@@ -149,28 +149,25 @@ impl Connections {
     /// back, and have died within an answer.
     pub(crate) fn receive(&self, channel: &Channel, received: Received, drain: &Drain) {
         let Received { message, tail, fds, truncated } = received;
-        let Message::Connections(ConnectionsPart { batch, blobs }) = message else { return };
-        let fitting = blobs.iter().sum::<usize>() == tail.len();
-        let count = match (fitting, truncated) {
+        let Message::Connections(part) = message else { return };
+        let (batch, all, came) = (part.batch, part.blobs.len(), fds.len());
+        let blobs = part.split(&tail);
+        let count = match (&blobs, truncated) {
             // This process ends, and nobody would take them up.
             _ if drain.phase() == Phase::Over => 0,
-            (true, false) if fds.len() == blobs.len() => fds.len(),
+            (Some(_), false) if came == all => all,
             // The table of descriptors is full, and must not stay so: there is more to do than to serve connections.
-            (true, true) => fds.len().min(blobs.len()).saturating_sub(DESCRIPTORS_KEPT),
+            (Some(_), true) => came.min(all).saturating_sub(DESCRIPTORS_KEPT),
             _ => 0,
         };
-        if count < blobs.len() {
-            let (all, came) = (blobs.len(), fds.len());
+        if count < all {
             log::warn!("of a batch of {all} connections {} were declined: {came} descriptors arrived", all - count);
         }
         if let Err(error) = channel.try_send(&Message::Taken { batch, count }, &[]) {
             log::warn!("{count} connections stay with the process that sent them, or went with it: {error}");
             return;
         }
-        let mut rest = tail.as_slice();
-        for (length, fd) in blobs.into_iter().zip(fds).take(count) {
-            let (blob, more) = rest.split_at(length);
-            rest = more;
+        for (blob, fd) in blobs.unwrap_or_default().into_iter().zip(fds).take(count) {
             let connection = Connection { fd, blob: blob.to_vec(), guard: drain.guard() };
             let _ = self.taken.0.try_send(connection);
         }
@@ -366,7 +363,7 @@ async fn next_offer(offers: &Receiver<Offer>, drain: &Drain) -> Option<Offer> {
         let offered = async { Some(offers.recv().await.ok()) };
         // Those that were woken may have something else to do.
         let nothing = async {
-            Timer::after(BUSY_PAUSE).await;
+            Timer::after(IN_FLIGHT_PAUSE).await;
             None
         };
         if let Some(offer) = future::or(offered, nothing).await {

@@ -4,7 +4,7 @@
 //! `SOCK_SEQPACKET` socket. Neither knows in which order messages make sense; `lifecycle` does.
 
 mod channel;
-mod codec;
+pub(crate) mod codec;
 
 pub(crate) use channel::{
     Channel, IN_FLIGHT_PAUSE, Received, adopt_stdin, is_handover_socket, receive_state, state_memfd,

@@ -79,6 +79,8 @@ mod drain;
 mod driver;
 mod environment;
 mod error;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod generation;
 mod handover;
 mod lifecycle;

@@ -5,7 +5,7 @@
 
 mod accept;
 mod bind;
-mod inherited;
+pub(crate) mod inherited;
 
 use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;

@@ -32,17 +32,35 @@ const VARIABLE_PREFIX: &str = "REBORN_";
 /// The error holds what to print and its exit code, also for `--help` and `--version`: `error.exit()` does it all.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, clap::Error> {
     let arguments = with_default_command(arguments);
-    let mut matches = command().try_get_matches_from(&arguments)?;
-    let (plain, mut file) = (command(), None);
-    if let Some((name, path)) = configuration(&matches)
-        && let Some(serve) = plain.find_subcommand(&name)
-    {
-        let read = File::read(Path::new(&path), serve);
-        let read = read.map_err(|reason| clap::Error::raw(ErrorKind::ValueValidation, reason + "\n"))?;
-        matches = plain.mut_subcommand(name, |serve| read.applied(serve)).try_get_matches_from(arguments)?;
-        file = Some(read);
+    let matches = command().try_get_matches_from(&arguments)?;
+    match configuration(&matches) {
+        Some((name, path)) => with_file(&arguments, name, |serve| File::read(Path::new(&path), serve)),
+        None => understood(&matches, None),
     }
-    let mut command = Cli::from_arg_matches(&matches)?.command;
+}
+
+/// Reads the command line `reborn serve` with a configuration file of this text.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn parse_with_file(text: &str) -> Result<Command, clap::Error> {
+    with_file(&["reborn".into(), "serve".into()], "serve".into(), |serve| File::parse("reborn.toml", text, serve))
+}
+
+/// Reads a command line anew, with a configuration file for the command of this name.
+fn with_file(
+    arguments: &[OsString],
+    name: String,
+    read: impl FnOnce(&Clap) -> Result<File, String>,
+) -> Result<Command, clap::Error> {
+    let plain = command();
+    let file = read(plain.find_subcommand(&name).expect("clap has matched it"));
+    let file = file.map_err(|reason| clap::Error::raw(ErrorKind::ValueValidation, reason + "\n"))?;
+    let matches = plain.mut_subcommand(name, |serve| file.applied(serve)).try_get_matches_from(arguments)?;
+    understood(&matches, Some(file))
+}
+
+/// The command, which knows where its values came from.
+fn understood(matches: &ArgMatches, file: Option<File>) -> Result<Command, clap::Error> {
+    let mut command = Cli::from_arg_matches(matches)?.command;
     if let (Command::Serve(serve) | Command::Check(serve), Some((_, given))) = (&mut command, matches.subcommand()) {
         serve.origins = Origins { matches: given.clone(), file };
         if serve.origins.get("listen") == Origin::Variable {
@@ -218,6 +236,10 @@ pub struct ServeArgs {
     #[arg(default_value = "16384")]
     pub connections: String,
 
+    /// The most requests that are handled at a time; further ones are answered with 503 [default: no limit]
+    #[arg(long, env = "REBORN_REQUESTS", value_name = "N", help_heading = "Limits")]
+    pub requests: Option<String>,
+
     /// Worker threads [default: one for each core]
     #[arg(long, env = "REBORN_THREADS", value_name = "N", help_heading = "Limits")]
     pub threads: Option<String>,
@@ -245,6 +267,15 @@ pub struct ServeArgs {
     /// Log from off, error, warn, info, debug, trace on, or by module: info,server=debug [default: info]
     #[arg(long, env = "REBORN_LOG", value_name = "LEVEL", help_heading = "Logging")]
     pub log: Option<String>,
+
+    /// Write a line for each request to this file, or with - to standard error; a reload opens the file anew
+    #[arg(long, env = "REBORN_ACCESS_LOG", value_name = "PATH", help_heading = "Logging")]
+    pub access_log: Option<OsString>,
+
+    /// How the access log looks: common or json
+    #[arg(long, env = "REBORN_ACCESS_LOG_FORMAT", value_name = "FORMAT", help_heading = "Logging")]
+    #[arg(default_value = "common")]
+    pub access_log_format: String,
 
     /// Where each value came from.
     #[arg(skip)]
@@ -551,11 +582,19 @@ mod tests {
             assert_eq!(flag.get_env().unwrap().to_str().unwrap(), Origin::Variable.name(id));
             assert_eq!(format!("--{}", flag.get_long().unwrap()), Origin::Flag.name(id));
             let text = flag.get_help().unwrap().to_string();
-            let off =
-                ["config", "root", "follow_symlinks", "demo", "metrics", "pid_file", "reload_signal", "foreground"];
-            let off = off.contains(&id);
+            let off = [
+                "config",
+                "root",
+                "follow_symlinks",
+                "demo",
+                "metrics",
+                "pid_file",
+                "reload_signal",
+                "foreground",
+                "access_log",
+            ];
             let has_default = !flag.get_default_values().is_empty() || text.contains("[default: ");
-            assert!(has_default != off, "{id}: {text}");
+            assert!(has_default != off.contains(&id), "{id}: {text}");
         }
     }
 

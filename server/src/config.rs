@@ -66,6 +66,26 @@ pub struct Config {
     pub threads: usize,
     /// What is logged; without it `RUST_LOG` decides, and without that [`crate::logging::FILTER_DEFAULT`].
     pub log: Option<String>,
+    /// The access log, if there is one.
+    pub access_log: Option<AccessLogConfig>,
+}
+
+/// Where the access log goes, and how it looks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AccessLogConfig {
+    /// The file; without it standard error.
+    pub path: Option<PathBuf>,
+    /// How a line looks.
+    pub format: AccessLogFormat,
+}
+
+/// How a line of the access log looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AccessLogFormat {
+    /// The Common Log Format: `host - - [date] "request" status bytes`.
+    Common,
+    /// A JSON object with all that is known.
+    Json,
 }
 
 /// How a reload goes.
@@ -90,6 +110,8 @@ pub struct Reload {
 pub struct Limits {
     /// The most connections at a time.
     pub connections: usize,
+    /// The most requests that are handled at a time; without it there is no such bound.
+    pub requests: Option<usize>,
     /// What each connection is held to.
     pub http: http::Limits,
 }
@@ -113,6 +135,23 @@ impl Config {
                 None => thread::available_parallelism().map_or(1, usize::from),
             },
             log: setting(args, "log").log_filter(args.log.as_ref())?,
+            access_log: AccessLogConfig::new(args)?,
+        })
+    }
+}
+
+impl AccessLogConfig {
+    fn new(args: &ServeArgs) -> Result<Option<Self>, Error> {
+        let format = match args.access_log_format.as_str() {
+            "common" => AccessLogFormat::Common,
+            "json" => AccessLogFormat::Json,
+            other => {
+                return Err(setting(args, "access_log_format").refuse(other, "unknown", "write common or json"));
+            }
+        };
+        Ok(match args.access_log.as_deref() {
+            Some(path) if path == "-" => Some(Self { path: None, format }),
+            path => setting(args, "access_log").file_path(path)?.map(|path| Self { path: Some(path), format }),
         })
     }
 }
@@ -144,7 +183,14 @@ impl Limits {
             body_timeout: setting(args, "body_timeout").duration(&args.body_timeout, DURATION_MIN)?,
             write_timeout: setting(args, "write_timeout").duration(&args.write_timeout, DURATION_MIN)?,
         };
-        Ok(Self { connections: setting(args, "connections").number(&args.connections, 1..=1_000_000)?, http })
+        Ok(Self {
+            connections: setting(args, "connections").number(&args.connections, 1..=1_000_000)?,
+            requests: match non_empty(args.requests.as_ref()) {
+                Some(text) => Some(setting(args, "requests").number(text, 1..=1_000_000)?),
+                None => None,
+            },
+            http,
+        })
     }
 }
 
@@ -346,7 +392,7 @@ mod tests {
         let seconds = Duration::from_secs;
         let config = config(&[]).unwrap();
         assert_eq!((config.files, config.demo, config.graceful, config.log), (None, false, false, None));
-        assert_eq!((config.control, config.pid_file), (None, None));
+        assert_eq!((config.control, config.pid_file, config.access_log), (None, None, None));
         assert!(config.listen.is_empty());
         assert!(config.threads >= 1);
         assert_eq!(
@@ -360,7 +406,7 @@ mod tests {
                 signal: None,
             }
         );
-        assert_eq!(config.limits, Limits { connections: 16_384, http: http::Limits::default() });
+        assert_eq!(config.limits, Limits { connections: 16_384, requests: None, http: http::Limits::default() });
     }
 
     #[test]
@@ -372,6 +418,7 @@ mod tests {
             "--head-bytes=32 kib",
             "--body-bytes=5000",
             "--connections=7",
+            "--requests=5",
             "--threads=3",
             "--log=warn,server::http=trace",
             "--pid-file=run/reborn.pid",
@@ -382,7 +429,7 @@ mod tests {
         assert_eq!(config.reload.probation, Duration::ZERO);
         assert_eq!(config.reload.drain_timeout, Duration::from_millis(300));
         assert_eq!((config.limits.http.head_bytes, config.limits.http.body_bytes), (32 * 1024, 5000));
-        assert_eq!((config.limits.connections, config.threads), (7, 3));
+        assert_eq!((config.limits.connections, config.limits.requests, config.threads), (7, Some(5), 3));
         assert_eq!(config.log.as_deref(), Some("warn,server::http=trace"));
         assert_eq!(config.pid_file.as_deref(), Some(Path::new("run/reborn.pid")));
         assert_eq!(config.control.as_deref(), Some(Path::new("control.sock")));
@@ -390,7 +437,7 @@ mod tests {
 
     #[test]
     fn a_refusal_names_flag_value_and_cause() {
-        let cases: [(&[&str], &str); 24] = [
+        let cases: [(&[&str], &str); 26] = [
             (&["--idle-timeout", "10"], r#"--idle-timeout "10": not a duration (time unit needed"#),
             (&["--idle-timeout", "x"], r#"--idle-timeout "x": not a duration"#),
             (&["--idle-timeout", ""], r#"--idle-timeout "": not a duration"#),
@@ -415,6 +462,8 @@ mod tests {
             (&["--control", "made/of/"], r#"--control "made/of/": a directory"#),
             (&["--log", "inf"], r#"--log "inf": "inf" is no level"#),
             (&["--log", "info,server=loud"], r#"--log "info,server=loud": "loud" is no level"#),
+            (&["--access-log", "/"], r#"--access-log "/": a directory; give the path of a file"#),
+            (&["--access-log-format", "xml"], r#"--access-log-format "xml": unknown; write common or json"#),
         ];
         for (arguments, expected) in cases {
             assert_refused(arguments, expected);
@@ -422,6 +471,15 @@ mod tests {
         let long = "x".repeat(108);
         assert_refused(&["--control", &long], &format!("--control {long:?}: has 108 bytes"));
         assert!(config(&["--control", &long[1..]]).is_ok());
+    }
+
+    #[test]
+    fn the_access_log_goes_to_a_file_or_to_standard_error() {
+        let config = |arguments| config(arguments).unwrap().access_log.unwrap();
+        let (path, format) = (Some(PathBuf::from("a.log")), AccessLogFormat::Common);
+        assert_eq!(config(&["--access-log=a.log"]), AccessLogConfig { path, format });
+        let format = AccessLogFormat::Json;
+        assert_eq!(config(&["--access-log=-", "--access-log-format=json"]), AccessLogConfig { path: None, format });
     }
 
     #[test]
@@ -434,7 +492,17 @@ mod tests {
 
     #[test]
     fn an_empty_value_of_an_optional_flag_is_none() {
-        let config = config(&["--root=", "--control", "", "--pid-file=", "--reload-signal=", "--threads=", "--log="]);
+        let config = config(&[
+            "--root=",
+            "--control",
+            "",
+            "--pid-file=",
+            "--reload-signal=",
+            "--threads=",
+            "--log=",
+            "--access-log=",
+            "--requests=",
+        ]);
         assert_eq!(config, self::config(&[]));
     }
 

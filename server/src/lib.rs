@@ -4,11 +4,14 @@
 //! drain, limits and log. The modules are public for those who want a part of it: [`http`] serves one connection, and
 //! [`app`] is what `reborn` answers by itself.
 
+mod access;
 mod admin;
 pub mod app;
 pub mod cli;
 pub mod config;
 pub mod exit;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod http;
 mod ledger;
 pub mod logging;

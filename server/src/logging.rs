@@ -2,20 +2,20 @@
 //!
 //! One thread writes; nobody else ever waits for standard error. A stopped terminal or a full pipe therefore costs log
 //! lines, which are counted and reported later, and never a request. Several generations share one standard error: it
-//! is never made non-blocking, and no write is longer than a pipe takes in one piece, so that their lines do not mix.
-//! [`Logs::install`] starts no thread, because signal handlers are installed before any thread exists.
+//! is never made non-blocking. [`Logs::install`] starts no thread, because signal handlers are installed before any
+//! thread exists.
+
+mod queue;
 
 use std::fmt::{self, Write as _};
 use std::io::{self, Write};
 use std::os::fd::AsFd;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
-use std::{env, panic, process, thread};
+use std::{env, panic, process};
 
 use env_logger::Target;
 use log::Level;
-use rustix::event::{PollFd, PollFlags, poll};
-use rustix::io::Errno;
+pub(crate) use queue::{Lost, Patient, Queue, WRITE_BYTES_MAX};
 
 /// What is logged where neither `--log` nor `RUST_LOG` says otherwise.
 pub const FILTER_DEFAULT: &str = "info";
@@ -25,9 +25,6 @@ pub const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What waits to be written; beyond it lines are dropped and counted.
 const QUEUE_BYTES_MAX: usize = 1024 * 1024;
-
-/// The longest line, and the longest write: `PIPE_BUF` on Linux, up to which a write to a pipe is atomic.
-const WRITE_BYTES_MAX: usize = 4096;
 
 /// What stands at the end of a line that was cut to [`WRITE_BYTES_MAX`].
 const CUT_MARK: &str = " [cut]\n";
@@ -46,13 +43,13 @@ impl Logs {
     /// is logged like any other error, so that the report of one cannot block the event loop either. Where the program
     /// has installed a logger of its own already, that one stays.
     pub fn install(filter: Option<&str>) -> Self {
-        let logs = Self { queue: Queue::default(), style: Style::of_this_process() };
+        let logs = Self { queue: Queue::new(QUEUE_BYTES_MAX, Duration::ZERO), style: Style::of_this_process() };
         let style = logs.style;
         let from_environment = env::var("RUST_LOG").ok().filter(|value| !value.is_empty());
         let filter = filter.or(from_environment.as_deref()).unwrap_or(FILTER_DEFAULT);
         let installed = env_logger::Builder::new()
             .parse_filters(filter)
-            .target(Target::Pipe(Box::new(logs.queue.clone())))
+            .target(Target::Pipe(Box::new(Records(logs.queue.clone()))))
             .format(move |buffer, record| {
                 let line = style.line(SystemTime::now(), record.level(), *record.args());
                 buffer.write_all(line.as_bytes())
@@ -66,7 +63,7 @@ impl Logs {
 
     /// Starts the one thread that writes. From here on lines reach standard error.
     pub fn start_writer(&self) -> io::Result<()> {
-        self.queue.start(self.style, StandardError)
+        self.queue.start("log", Patient(io::stderr()), reporter(self.style))
     }
 
     /// Waits until all lines queued so far are written, at most for `timeout`; says whether they were.
@@ -152,134 +149,23 @@ impl fmt::Write for Line {
     }
 }
 
-/// The bounded buffer between those who log and the one who writes.
-#[derive(Clone, Default)]
-struct Queue(Arc<Shared>);
-
-#[derive(Default)]
-struct Shared {
-    state: Mutex<State>,
-    /// Notified when there is something to write.
-    filled: Condvar,
-    /// Notified when all is written.
-    drained: Condvar,
-}
-
-#[derive(Default)]
-struct State {
-    lines: Vec<u8>,
-    dropped: u64,
-    /// The writer holds lines that are not written yet.
-    writing: bool,
-    started: bool,
-}
-
-impl State {
-    fn has_work(&self) -> bool {
-        !self.lines.is_empty() || self.dropped > 0
-    }
-}
-
-impl Queue {
-    /// Starts the thread that writes to `sink`, once.
-    fn start(&self, style: Style, sink: impl Write + Send + 'static) -> io::Result<()> {
-        let mut state = self.lock();
-        if state.started {
-            return Ok(());
+/// Says in the log itself that lines found no room. That the log cannot be written has nowhere to be reported to.
+fn reporter<S: Write>(style: Style) -> impl FnMut(&mut S, &Lost) + Send {
+    move |sink, lost| {
+        if lost.error.is_none() {
+            let text = format_args!("{} log lines dropped: standard error did not take them in time", lost.lines);
+            _ = sink.write_all(style.line(SystemTime::now(), Level::Warn, text).as_bytes());
         }
-        let queue = self.clone();
-        thread::Builder::new().name("log".to_owned()).spawn(move || queue.write_for_ever(style, sink))?;
-        state.started = true;
-        Ok(())
-    }
-
-    /// Appends a line, or counts it as dropped. Never waits for the writer.
-    fn push(&self, line: &[u8]) {
-        let mut state = self.lock();
-        if state.lines.len() + line.len() <= QUEUE_BYTES_MAX {
-            state.lines.extend_from_slice(line);
-        } else {
-            state.dropped += 1;
-        }
-        self.0.filled.notify_one();
-    }
-
-    /// Waits until nothing is left to write, at most for `timeout`.
-    fn flush(&self, timeout: Duration) -> bool {
-        let busy = |state: &mut State| state.has_work() || state.writing;
-        let waited = self.0.drained.wait_timeout_while(self.lock(), timeout, busy);
-        let (_state, outcome) = waited.unwrap_or_else(PoisonError::into_inner);
-        !outcome.timed_out()
-    }
-
-    /// The writer's whole life. A sink that fails loses the lines: there is nowhere to report it to.
-    fn write_for_ever(&self, style: Style, mut sink: impl Write) {
-        loop {
-            let (lines, dropped) = self.take();
-            for piece in pieces(&lines) {
-                _ = sink.write_all(piece);
-            }
-            if dropped > 0 {
-                let report = format_args!("{dropped} log lines dropped: standard error did not take them in time");
-                _ = sink.write_all(style.line(SystemTime::now(), Level::Warn, report).as_bytes());
-            }
-            self.lock().writing = false;
-            self.0.drained.notify_all();
-        }
-    }
-
-    /// Waits for work, and takes all of it.
-    fn take(&self) -> (Vec<u8>, u64) {
-        let waited = self.0.filled.wait_while(self.lock(), |state| !state.has_work());
-        let mut state = waited.unwrap_or_else(PoisonError::into_inner);
-        state.writing = true;
-        (std::mem::take(&mut state.lines), std::mem::take(&mut state.dropped))
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // A thread that panicked with the lock held can have left nothing half done: each change is one assignment.
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// `env_logger` hands each record over in one call, as one line.
-impl Write for Queue {
+struct Records(Queue);
+
+impl Write for Records {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        self.push(line);
+        self.0.push(line);
         Ok(line.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// Cuts the lines into pieces that each fit one atomic write, and end where a line ends.
-fn pieces(lines: &[u8]) -> impl Iterator<Item = &[u8]> {
-    let mut rest = lines;
-    std::iter::from_fn(move || {
-        let window = &rest[..rest.len().min(WRITE_BYTES_MAX)];
-        let end = window.iter().rposition(|&byte| byte == b'\n').map_or(window.len(), |last| last + 1);
-        let (piece, after) = rest.split_at(end);
-        rest = after;
-        (!piece.is_empty()).then_some(piece)
-    })
-}
-
-/// Standard error without the standard library's lock, which a blocked write would hold for everybody.
-struct StandardError;
-
-impl Write for StandardError {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let stderr = io::stderr();
-        match rustix::io::write(&stderr, bytes) {
-            // Another process made it non-blocking. Waiting is right here: this thread has nothing else to do.
-            Err(Errno::AGAIN) => {
-                poll(&mut [PollFd::new(&stderr, PollFlags::OUT)], None)?;
-                Err(io::ErrorKind::Interrupted.into())
-            }
-            outcome => Ok(outcome?),
-        }
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -291,39 +177,10 @@ impl Write for StandardError {
 mod tests {
     use std::fs::File;
     use std::os::unix::fs::MetadataExt;
-    use std::sync::mpsc;
 
     use super::*;
 
     const STYLE: Style = Style { journal: false, pid: 7 };
-    const LONG: Duration = Duration::from_secs(30);
-
-    /// A sink that takes each write only when the test lets it, and shows it to the test.
-    struct Gate {
-        open: mpsc::Receiver<()>,
-        seen: mpsc::Sender<Vec<u8>>,
-    }
-
-    impl Write for Gate {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            // A closed gate stands open: the test is over or wants all of it.
-            _ = self.open.recv();
-            _ = self.seen.send(bytes.to_vec());
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
-    fn gated(queue: &Queue) -> (mpsc::Sender<()>, mpsc::Receiver<Vec<u8>>) {
-        let (opener, open) = mpsc::channel();
-        let (seen, shown) = mpsc::channel();
-        queue.start(STYLE, Gate { open, seen }).unwrap();
-        (opener, shown)
-    }
-
     #[test]
     fn a_line_has_time_level_pid_and_message() {
         let time = SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_042);
@@ -352,77 +209,6 @@ mod tests {
             let line = STYLE.line(SystemTime::UNIX_EPOCH, Level::Info, message);
             assert!(line.len() <= WRITE_BYTES_MAX && line.len() > WRITE_BYTES_MAX - 10, "{}", line.len());
             assert!(line.ends_with(CUT_MARK));
-        }
-    }
-
-    #[test]
-    fn pieces_end_at_line_ends_and_fit_an_atomic_write() {
-        let lines = (0..1_000).map(|number| "x".repeat(number % 90)).collect::<Vec<_>>().join("\n") + "\n";
-        let pieces = pieces(lines.as_bytes()).collect::<Vec<_>>();
-        assert_eq!(pieces.concat(), lines.as_bytes());
-        assert!(pieces.iter().all(|piece| piece.len() <= WRITE_BYTES_MAX && piece.ends_with(b"\n")));
-        assert!(pieces.len() < 30, "lines are written together: {}", pieces.len());
-    }
-
-    #[test]
-    fn lines_queued_before_the_writer_starts_are_written() {
-        let queue = Queue::default();
-        queue.push(b"early\n");
-        let (opener, shown) = gated(&queue);
-        drop(opener);
-        assert_eq!(shown.recv_timeout(LONG).unwrap(), b"early\n");
-        assert!(queue.flush(LONG));
-    }
-
-    #[test]
-    fn a_blocked_writer_costs_lines_but_never_the_caller() {
-        let queue = Queue::default();
-        let (opener, shown) = gated(&queue);
-        let line = [&[b'x'; 1023][..], b"\n"].concat();
-        let pushed = 5 * QUEUE_BYTES_MAX / line.len();
-        for _ in 0..pushed {
-            queue.push(&line);
-        }
-        drop(opener);
-        assert!(queue.flush(LONG));
-        let written = shown.try_iter().collect::<Vec<_>>().concat();
-        let kept = written.split(|&byte| byte == b'\n').filter(|shown| shown.starts_with(b"xx")).count();
-        let text = String::from_utf8(written).unwrap();
-        let dropped: usize = text
-            .lines()
-            .filter_map(|shown| shown.split_once("WARN  [7] ")?.1.split_once(" log lines dropped"))
-            .map(|(count, _)| count.parse::<usize>().unwrap())
-            .sum();
-        assert!(dropped >= 3 * QUEUE_BYTES_MAX / line.len(), "{dropped}");
-        assert_eq!(kept + dropped, pushed);
-    }
-
-    #[test]
-    fn flush_gives_up_at_its_deadline() {
-        let queue = Queue::default();
-        let (opener, _shown) = gated(&queue);
-        queue.push(b"stuck\n");
-        assert!(!queue.flush(Duration::from_millis(20)));
-        opener.send(()).unwrap();
-        assert!(queue.flush(LONG));
-    }
-
-    #[test]
-    fn the_writer_survives_a_sink_that_fails() {
-        struct Broken;
-        impl Write for Broken {
-            fn write(&mut self, _: &[u8]) -> io::Result<usize> {
-                Err(io::ErrorKind::BrokenPipe.into())
-            }
-            fn flush(&mut self) -> io::Result<()> {
-                Ok(())
-            }
-        }
-        let queue = Queue::default();
-        queue.start(STYLE, Broken).unwrap();
-        for _ in 0..3 {
-            queue.push(b"lost\n");
-            assert!(queue.flush(LONG));
         }
     }
 

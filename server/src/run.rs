@@ -16,6 +16,7 @@ use http_types::{Request, Response};
 use restart_core::control::{self, Answer, Client, Place, Status};
 use restart_core::{Builder, Generation};
 
+use crate::access::AccessLog;
 use crate::app::{App, AppConfig, Identity};
 use crate::cli::{self, ClientArgs, Command, ReloadArgs, ServeArgs, StatusArgs};
 use crate::config::{Config, DEFAULT_LISTEN};
@@ -201,13 +202,13 @@ fn start_application<H: Handler + 'static>(
         // Without its thread the log is silent; that is no reason not to serve.
         eprintln!("reborn: the log cannot be written: {error}");
     }
-    match application(config, &generation) {
-        Ok(service) => {
-            if serve(config, generation, service, metrics).success {
-                exit::OK
-            } else {
-                exit::FAILED
-            }
+    let opened = application(config, &generation).and_then(|service| Ok((service, access_log(config, &generation)?)));
+    match opened {
+        Ok((mut service, access_log)) => {
+            service.observers.extend(access_log.iter().map(AccessLog::observer));
+            let exit = serve(config, generation, service, metrics);
+            access_log.inspect(|log| log.flush(FLUSH_TIMEOUT));
+            if exit.success { exit::OK } else { exit::FAILED }
         }
         Err(error) => {
             log::error!("cannot serve: {error}");
@@ -215,6 +216,10 @@ fn start_application<H: Handler + 'static>(
             exit::FAILED
         }
     }
+}
+
+fn access_log(config: &Config, generation: &Generation) -> io::Result<Option<AccessLog>> {
+    config.access_log.as_ref().map(|config| AccessLog::open(config, generation.number())).transpose()
 }
 
 fn builder(config: &Config, metrics: &Arc<Metrics>) -> Builder {

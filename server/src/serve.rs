@@ -10,14 +10,15 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use restart_core::{Accepted, Address, Connection, Connections, Exit, Generation, Guard, Listener};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use smol::Executor;
-use smol::future::yield_now;
+use smol::future::{FutureExt, yield_now};
 use smol::lock::{Semaphore, SemaphoreGuardArc};
+use smol::{Executor, Timer};
 
 use crate::admin::{self, Admin};
 use crate::config::{Config, METRICS_NAME};
-use crate::http::{self, Context, Decorate, End, Handler, Observe, Start};
+use crate::http::{self, Capacity, Context, Decorate, End, Handler, Observe, Start};
 use crate::ledger::Ledger;
 use crate::metrics::{Counted, Metrics};
 use crate::moving::{Card, Luggage};
@@ -25,16 +26,21 @@ use crate::moving::{Card, Luggage};
 /// How many descriptors are not for connections that are accepted.
 const DESCRIPTORS_KEPT: usize = 64;
 
-/// What answers requests.
+/// How many idle connections are asked to make room where there is none, and how often.
+const ASKED_FOR_ROOM: usize = 64;
+const ASKING_PAUSE: Duration = Duration::from_millis(50);
+
+/// What answers requests, and who is told of them.
 pub(crate) struct Service<H> {
     pub(crate) handler: H,
     /// Headers for every response.
     pub(crate) decorate: Option<Decorate>,
+    pub(crate) observers: Vec<Observe>,
 }
 
 impl<H: Handler> Service<H> {
     pub(crate) fn new(handler: H) -> Service<H> {
-        Service { handler, decorate: None }
+        Service { handler, decorate: None, observers: Vec::new() }
     }
 }
 
@@ -63,10 +69,11 @@ pub(crate) fn serve<H: Handler + 'static>(
         context: Context {
             handler: Counted { handler: service.handler, metrics: Arc::clone(metrics) },
             limits: config.limits.http.clone(),
+            capacity: Capacity::new(config.limits.requests.unwrap_or(usize::MAX)),
             drain: drain.clone(),
             parks: true,
             decorate: service.decorate,
-            observers: observers(config, metrics),
+            observers: observers(config, metrics, service.observers),
         },
         connections: generation.connections(),
         ledger: Arc::clone(&metrics.ledger),
@@ -104,9 +111,8 @@ pub(crate) fn serve<H: Handler + 'static>(
     exit
 }
 
-/// Who is told of each request that is over.
-fn observers(config: &Config, metrics: &Arc<Metrics>) -> Vec<Observe> {
-    let mut observers: Vec<Observe> = vec![];
+/// Who is told of each request that is over: whoever was before, and the metrics, where somebody can read them.
+fn observers(config: &Config, metrics: &Arc<Metrics>, mut observers: Vec<Observe>) -> Vec<Observe> {
     if config.metrics.is_some() {
         let metrics = Arc::clone(metrics);
         observers.push(Box::new(move |served| metrics.observe(served)));
@@ -118,7 +124,7 @@ fn observers(config: &Config, metrics: &Arc<Metrics>) -> Vec<Observe> {
 async fn accept<H: Handler + 'static>(shop: Arc<Shop<H>>, listener: Listener) {
     let name: Option<Arc<str>> = Some(listener.name().into());
     loop {
-        let permit = shop.room.acquire_arc().await;
+        let permit = permit(&shop, &listener).await;
         match listener.accept().await {
             Ok(Accepted { fd, peer, guard }) => {
                 shop.ledger.accepted();
@@ -133,6 +139,26 @@ async fn accept<H: Handler + 'static>(shop: Arc<Shop<H>>, listener: Listener) {
                 log::error!("the listener {:?} cannot accept any more: {error}", listener.name());
                 return;
             }
+        }
+    }
+}
+
+/// Waits for room for another connection. While a client waits for it, too, idle connections are asked to make room.
+async fn permit<H>(shop: &Shop<H>, listener: &Listener) -> SemaphoreGuardArc {
+    loop {
+        if let Some(permit) = shop.room.try_acquire_arc() {
+            return permit;
+        }
+        let (mut polled, now) = ([PollFd::new(listener, PollFlags::IN)], Timespec { tv_sec: 0, tv_nsec: 0 });
+        if poll(&mut polled, Some(&now)).is_ok_and(|ready| ready > 0) {
+            shop.context.capacity.make_room(ASKED_FOR_ROOM);
+        }
+        let pause = async {
+            Timer::after(ASKING_PAUSE).await;
+            None
+        };
+        if let Some(permit) = async { Some(shop.room.acquire_arc().await) }.or(pause).await {
+            return permit;
         }
     }
 }

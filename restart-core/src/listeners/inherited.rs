@@ -26,9 +26,7 @@ pub(crate) fn from_listen_fds(
     mut spare: impl Iterator<Item = String>,
 ) -> Result<Vec<Socket>, Error> {
     let Some(text) = &environment.listen_fds else { return Ok(vec![]) };
-    let count: usize = text.parse().ok().filter(|&count| count <= LISTEN_FDS_MAX).ok_or_else(|| {
-        Error::inherited(format!("LISTEN_FDS is {text:?}, which is no number from 0 to {LISTEN_FDS_MAX}"))
-    })?;
+    let count = count(text)?;
     if count == 0 {
         return Ok(vec![]);
     }
@@ -69,8 +67,15 @@ fn own_pidfd_inode() -> Option<String> {
     (rustix::fs::fstatfs(&pidfd).ok()?.f_type == PIDFS_MAGIC).then_some(inode)
 }
 
+/// The number in LISTEN_FDS.
+pub(crate) fn count(text: &str) -> Result<usize, Error> {
+    text.parse().ok().filter(|&count| count <= LISTEN_FDS_MAX).ok_or_else(|| {
+        Error::inherited(format!("LISTEN_FDS is {text:?}, which is no number from 0 to {LISTEN_FDS_MAX}"))
+    })
+}
+
 /// The names of LISTEN_FDNAMES, one for each descriptor; `unknown` is what systemd writes for none.
-fn names(text: Option<&str>, count: usize) -> Result<Vec<Option<String>>, Error> {
+pub(crate) fn names(text: Option<&str>, count: usize) -> Result<Vec<Option<String>>, Error> {
     let Some(text) = text else { return Ok(vec![None; count]) };
     let names: Vec<&str> = text.split(':').collect();
     if names.len() != count {

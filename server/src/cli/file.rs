@@ -46,7 +46,7 @@ impl File {
         File::parse(&shown.to_string(), &text, serve)
     }
 
-    fn parse(path: &str, text: &str, serve: &Clap) -> Result<File, String> {
+    pub(super) fn parse(path: &str, text: &str, serve: &Clap) -> Result<File, String> {
         let path: Arc<str> = path.into();
         let place = |at: usize| Place { path: Arc::clone(&path), line: 1 + text[..at].matches('\n').count() };
         let table = DeTable::parse(text).map_err(|error| {

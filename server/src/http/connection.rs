@@ -24,12 +24,15 @@ use std::sync::Arc;
 use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
+use event_listener::EventListener;
 use futures_lite::FutureExt;
 use futures_lite::future::{poll_once, yield_now};
+use http_types::headers::RETRY_AFTER;
 use http_types::upgrade::{Connection as Stream, Sender as StreamSender};
 use http_types::{Method, Request, Response, StatusCode};
 use restart_core::{Drain, Phase};
 
+use super::capacity;
 use super::observe::Account;
 use super::upgrade::{self, Offer, Upgraded};
 use super::wire::buffer;
@@ -123,6 +126,8 @@ enum Wake {
     Readable,
     Late,
     Phase,
+    /// Other clients wait for room.
+    Crowded,
 }
 
 struct Connection<'a, H> {
@@ -233,8 +238,9 @@ impl<'a, H: Handler> Connection<'a, H> {
     /// Waits for a request to begin.
     async fn idle(&mut self) -> State {
         let timeout = self.context.limits.idle_timeout;
-        self.begin_wait(timeout, self.fresh);
-        let mut stopping = false;
+        self.begin_wait(timeout.min(capacity::IDLE_MIN), self.fresh);
+        let (mut stopping, mut crowded) = (false, false);
+        let mut call = None;
         loop {
             if self.is_to_park() {
                 return State::HandedOver;
@@ -245,8 +251,8 @@ impl<'a, H: Handler> Connection<'a, H> {
                 Err(refusal) => return self.refuse(refusal),
             }
             let noticed = !stopping && self.drain_phase() == Phase::Stopping;
-            let attempt = std::mem::take(&mut self.fresh) || noticed;
-            let wake = if attempt { Ok(Wake::Readable) } else { self.wait().await };
+            let attempt = std::mem::take(&mut self.fresh) || noticed || crowded;
+            let wake = if attempt { Ok(Wake::Readable) } else { self.wait(call.as_mut()).await };
             match wake {
                 Ok(Wake::Readable) => match self.wire.receive() {
                     Ok(0) => return State::Closed(Closed::ByClient),
@@ -254,7 +260,9 @@ impl<'a, H: Handler> Connection<'a, H> {
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                         // That was the last look: no request has reached us, so none is lost. Only a client that has
                         // just connected has its first one on the way for certain.
-                        if noticed && self.requests > 0 {
+                        if crowded {
+                            return State::Closed(Closed::AtOnce(Reason::Crowded));
+                        } else if noticed && self.requests > 0 {
                             return State::Closed(Closed::AtOnce(Reason::Stopping));
                         } else if noticed {
                             stopping = true;
@@ -264,7 +272,13 @@ impl<'a, H: Handler> Connection<'a, H> {
                     Err(_) => return State::Closed(Closed::ByClient),
                 },
                 Ok(Wake::Late) if stopping => return State::Closed(Closed::AtOnce(Reason::Stopping)),
+                Ok(Wake::Late) if call.is_none() && timeout > capacity::IDLE_MIN => {
+                    // From now on it has to make room when it is called to, after those that are idle longer.
+                    call = Some(self.context.capacity.call());
+                    self.deadline.set(timeout.saturating_sub(self.waited + self.waits_since.elapsed()));
+                }
                 Ok(Wake::Late) => return State::Closed(Closed::AtOnce(Reason::IdleTimeout)),
+                Ok(Wake::Crowded) => crowded = true,
                 Ok(Wake::Phase) => {}
                 Err(_) => return State::Closed(Closed::AtOnce(Reason::Failed)),
             }
@@ -310,7 +324,7 @@ impl<'a, H: Handler> Connection<'a, H> {
                 return State::HandedOver;
             }
             self.wire.inbound().buffer.settle();
-            match self.wait().await {
+            match self.wait(None).await {
                 Ok(Wake::Readable) => match self.wire.receive() {
                     Ok(0) => return self.refuse(Refusal::bad("the connection was closed within the head")),
                     Ok(_) => {}
@@ -320,7 +334,7 @@ impl<'a, H: Handler> Connection<'a, H> {
                 Ok(Wake::Late) => {
                     return self.refuse(Refusal::new(StatusCode::RequestTimeout, "the head took too long"));
                 }
-                Ok(Wake::Phase) => {}
+                Ok(Wake::Phase | Wake::Crowded) => {}
                 Err(_) => return State::Closed(Closed::AtOnce(Reason::Failed)),
             }
         }
@@ -360,8 +374,22 @@ impl<'a, H: Handler> Connection<'a, H> {
             // A handler may take long; without a body to read, no memory waits with it.
             self.wire.inbound().buffer.settle();
         }
+        let Some(entry) = self.context.capacity.enter() else {
+            // What the client sends of its body is treated as if a handler had left it unread.
+            drop(request);
+            self.requests += 1;
+            let close = if keep_alive { None } else { Some(Reason::Asked) };
+            return State::Response(Box::new(Answer {
+                response: overloaded(),
+                manner,
+                close,
+                decoration,
+                offer: None,
+            }));
+        };
         let handler = &self.context.handler;
         let answered = AssertUnwindSafe(async { handler.answer(request).await }).catch_unwind().await;
+        drop(entry);
         self.requests += 1;
         let fault = self.fault();
         let response = match answered {
@@ -562,8 +590,8 @@ impl<'a, H: Handler> Connection<'a, H> {
         }
     }
 
-    /// Waits for bytes, for the deadline, or for a change of phase, whichever comes first.
-    async fn wait(&mut self) -> io::Result<Wake> {
+    /// Waits for bytes, for a call for room, for the deadline, or for a change of phase, whichever comes first.
+    async fn wait(&mut self, mut call: Option<&mut EventListener>) -> io::Result<Wake> {
         let Connection { wire, heeded, deadline, context: Context { drain, .. }, .. } = self;
         poll_fn(|task| {
             // `Watch` wakes this task for it.
@@ -575,6 +603,9 @@ impl<'a, H: Handler> Connection<'a, H> {
             }
             if let Poll::Ready(readable) = wire.poll_readable(task) {
                 return Poll::Ready(readable.map(|()| Wake::Readable));
+            }
+            if call.as_mut().is_some_and(|call| Pin::new(call).poll(task).is_ready()) {
+                return Poll::Ready(Ok(Wake::Crowded));
             }
             deadline.poll(task).map(|()| Ok(Wake::Late))
         })
@@ -650,6 +681,13 @@ fn failed(error: &http_types::Error) -> Response {
     log::error!("the handler failed: {error}");
     let status = if status.is_server_error() { status } else { StatusCode::InternalServerError };
     plain(status, "the request could not be answered")
+}
+
+/// The answer to a request that finds no room.
+fn overloaded() -> Response {
+    let mut response = plain(StatusCode::ServiceUnavailable, "too many requests are being answered");
+    response.insert_header(RETRY_AFTER, "1");
+    response
 }
 
 /// What is answered when a request's body could not be read.

@@ -11,11 +11,12 @@
 //! lasts until it drops the stream, or until the drain's deadline, where the stream ends; the request's `ext` has the
 //! [`Drain`] by which it learns of both. It is never handed over, and none of the [`Limits`] holds for it any more.
 
+mod capacity;
 mod connection;
 mod limits;
 mod observe;
 mod upgrade;
-mod wire;
+pub(crate) mod wire;
 
 use std::fmt;
 use std::future::Future;
@@ -26,6 +27,7 @@ use std::time::Duration;
 use http_types::headers::{HeaderName, HeaderValue};
 use http_types::{Request, Response};
 
+pub use capacity::Capacity;
 pub use connection::serve;
 pub use limits::{LEAST_BYTES_PER_SECOND, Limits};
 pub use observe::{Observe, Served};
@@ -44,6 +46,8 @@ pub struct Context<H> {
     pub handler: H,
     /// The bounds that connections are held to.
     pub limits: Limits,
+    /// How many requests are handled at a time.
+    pub capacity: Capacity,
     /// Where the process stands: serving, draining or stopping.
     pub drain: Drain,
     /// Whether idle connections end as [`End::Parked`] once the process drains, to be handed over. Otherwise they stay,
@@ -57,9 +61,18 @@ pub struct Context<H> {
 }
 
 impl<H> Context<H> {
-    /// A context with default limits, which parks and decorates nothing, and tells nobody.
+    /// A context with default limits and room for any number of requests, which parks and decorates nothing, and
+    /// tells nobody.
     pub fn new(handler: H, drain: Drain) -> Context<H> {
-        Context { handler, limits: Limits::default(), drain, parks: false, decorate: None, observers: Vec::new() }
+        Context {
+            handler,
+            limits: Limits::default(),
+            capacity: Capacity::new(usize::MAX),
+            drain,
+            parks: false,
+            decorate: None,
+            observers: Vec::new(),
+        }
     }
 }
 
@@ -144,6 +157,8 @@ pub enum Reason {
     Upgraded,
     /// Nothing was requested for too long.
     IdleTimeout,
+    /// It was idle, and other clients waited for room.
+    Crowded,
     /// The client took its response too slowly, or no byte of it for too long.
     WriteTimeout,
     /// A request was refused with this status: malformed, over a limit, or too slow (408).
@@ -167,6 +182,7 @@ impl fmt::Display for Reason {
             Reason::DrainDeadline => "drain deadline",
             Reason::Upgraded => "upgraded",
             Reason::IdleTimeout => "idle timeout",
+            Reason::Crowded => "made room",
             Reason::WriteTimeout => "write timeout",
             Reason::Refused(status) => return write!(out, "refused {status}"),
             Reason::Unread => "unread body",

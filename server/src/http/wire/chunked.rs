@@ -163,46 +163,47 @@ impl Chunked {
     }
 }
 
+/// Reads `input` in the given pieces: the data, the trailers and the bytes left over, or the status of the error.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn read_in_pieces(input: &[u8], cuts: &[usize], limit: u64) -> Result<(Vec<u8>, Vec<u8>, usize), u16> {
+    let mut chunked = Chunked::new(limit);
+    let mut data = Vec::new();
+    let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut % (input.len() + 1)).collect();
+    cuts.push(input.len());
+    cuts.sort_unstable();
+    let (mut at, mut end) = (0, 0);
+    for cut in cuts {
+        end = end.max(cut);
+        loop {
+            let (used, next) = chunked.advance(&input[at..end]).map_err(|refusal| u16::from(refusal.status))?;
+            at += used;
+            match next {
+                Next::End => return Ok((data, chunked.into_trailers(), input.len() - at)),
+                Next::More => break,
+                Next::Data(left) => {
+                    let count = usize::try_from(left).expect("small").min(end - at);
+                    if count == 0 {
+                        break;
+                    }
+                    data.extend_from_slice(&input[at..at + count]);
+                    at += count;
+                    chunked.took(count as u64);
+                }
+            }
+        }
+    }
+    Err(0)
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
 
-    /// Reads `input` in the given pieces: the data, the trailers and the bytes left over, or the status of the error.
-    fn read(input: &[u8], cuts: &[usize], limit: u64) -> Result<(Vec<u8>, Vec<u8>, usize), u16> {
-        let mut chunked = Chunked::new(limit);
-        let mut data = Vec::new();
-        let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut % (input.len() + 1)).collect();
-        cuts.push(input.len());
-        cuts.sort_unstable();
-        let (mut at, mut end) = (0, 0);
-        for cut in cuts {
-            end = end.max(cut);
-            loop {
-                let (used, next) = chunked.advance(&input[at..end]).map_err(|refusal| u16::from(refusal.status))?;
-                at += used;
-                match next {
-                    Next::End => return Ok((data, chunked.into_trailers(), input.len() - at)),
-                    Next::More => break,
-                    Next::Data(left) => {
-                        let count = usize::try_from(left).expect("small").min(end - at);
-                        if count == 0 {
-                            break;
-                        }
-                        data.extend_from_slice(&input[at..at + count]);
-                        at += count;
-                        chunked.took(count as u64);
-                    }
-                }
-            }
-        }
-        Err(0)
-    }
-
     fn whole(input: &str) -> Result<(String, String, usize), u16> {
         let utf8 = |bytes| String::from_utf8(bytes).expect("text");
-        read(input.as_bytes(), &[], 100).map(|(data, trailers, left)| (utf8(data), utf8(trailers), left))
+        read_in_pieces(input.as_bytes(), &[], 100).map(|(data, trailers, left)| (utf8(data), utf8(trailers), left))
     }
 
     #[test]
@@ -256,7 +257,7 @@ mod tests {
         let extension = format!("1;{}\r\n", "x".repeat(EXTENSION_BYTES_MAX));
         assert_eq!(whole(&extension), Err(400));
         let many = "1;x\r\na\r\n".repeat(EXTENSION_BYTES_MAX);
-        assert_eq!(read(many.as_bytes(), &[], u64::MAX), Err(400), "their sum is what counts");
+        assert_eq!(read_in_pieces(many.as_bytes(), &[], u64::MAX), Err(400), "their sum is what counts");
         let trailers = format!("0\r\nx: {}\r\n\r\n", "x".repeat(TRAILER_BYTES_MAX));
         assert_eq!(whole(&trailers), Err(400));
     }
@@ -271,7 +272,7 @@ mod tests {
             cuts in proptest::collection::vec(any::<usize>(), 0..20),
         ) {
             let input = input.concat();
-            prop_assert_eq!(read(&input, &cuts, 20), read(&input, &[], 20));
+            prop_assert_eq!(read_in_pieces(&input, &cuts, 20), read_in_pieces(&input, &[], 20));
         }
 
         #[test]
@@ -286,7 +287,7 @@ mod tests {
                 input.extend_from_slice(b"\r\n");
             }
             input.extend_from_slice(b"0\r\nTrailer: x\r\n\r\nnext");
-            let (data, trailers, left) = read(&input, &cuts, 1000).expect("valid");
+            let (data, trailers, left) = read_in_pieces(&input, &cuts, 1000).expect("valid");
             prop_assert_eq!(data, chunks.concat());
             prop_assert_eq!(trailers, b"Trailer: x\r\n\r\n");
             prop_assert_eq!(left, 4, "nothing of the next message may be used");

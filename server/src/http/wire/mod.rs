@@ -7,7 +7,7 @@
 
 pub(crate) mod body;
 pub(crate) mod buffer;
-mod chunked;
+pub(crate) mod chunked;
 pub(crate) mod deadline;
 pub(crate) mod decode;
 pub(crate) mod encode;

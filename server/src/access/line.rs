@@ -1,0 +1,247 @@
+//! A line of the access log, in the Common Log Format or as a JSON object.
+//!
+//! Whatever a client sends, a line is one line of printable ASCII with the fields that its format has, no longer than one
+//! atomic write. Bytes that are not printable ASCII, quotes and backslashes are written as `\xHH`; a part of a request
+//! that is too long is cut and ends in `...`. Pure.
+
+use std::fmt::Write;
+use std::net::SocketAddr;
+use std::process;
+use std::time::SystemTime;
+
+use crate::config::AccessLogFormat;
+use crate::http::Served;
+
+/// How long the parts of a line may be, escaped.
+const TARGET_BYTES_MAX: usize = 2048;
+const VALUE_BYTES_MAX: usize = 512;
+const WORD_BYTES_MAX: usize = 64;
+
+const CUT_MARK: &str = "...";
+
+const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+
+/// What all lines of one generation have in common.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Writer {
+    format: AccessLogFormat,
+    generation: u64,
+    pid: u32,
+}
+
+impl Writer {
+    pub(super) fn new(format: AccessLogFormat, generation: u64) -> Writer {
+        Writer { format, generation, pid: process::id() }
+    }
+
+    /// The line of a request that was over at `now`, with its line feed.
+    pub(super) fn line(self, served: &Served<'_>, now: SystemTime) -> String {
+        let began = now.checked_sub(served.duration).unwrap_or(now).max(SystemTime::UNIX_EPOCH);
+        let mut line = Line { text: String::with_capacity(256), backslash: "\\" };
+        match self.format {
+            AccessLogFormat::Common => line.common(served, began),
+            AccessLogFormat::Json => {
+                line.backslash = "\\\\";
+                line.json(served, began, self);
+            }
+        }
+        line.text.push('\n');
+        line.text
+    }
+}
+
+/// A line under construction.
+struct Line {
+    text: String,
+    /// What a backslash of an escape is written as.
+    backslash: &'static str,
+}
+
+impl Line {
+    /// `host ident authuser [date] "request" status bytes`, as NCSA's server wrote it. The date is in UTC.
+    fn common(&mut self, served: &Served<'_>, began: SystemTime) {
+        let host = served.peer.and_then(|peer| peer.parse::<SocketAddr>().ok());
+        match host {
+            Some(address) => self.add(format_args!("{}", address.ip().to_canonical())),
+            None => self.text.push('-'),
+        }
+        let time = humantime::format_rfc3339_seconds(began).to_string();
+        let month = time[5..7].parse::<usize>().ok().and_then(|month| MONTHS.get(month.wrapping_sub(1)));
+        let (year, month, day, clock) = (&time[..4], month.unwrap_or(&"Jan"), &time[8..10], &time[11..19]);
+        self.add(format_args!(" - - [{day}/{month}/{year}:{clock} +0000] \""));
+        let parts = parts(served.line);
+        for (number, (part, bytes_max)) in parts.into_iter().flatten().zip(PART_BYTES_MAX).enumerate() {
+            self.text.push_str(if number > 0 { " " } else { "" });
+            self.escaped(part, bytes_max);
+        }
+        if served.line.is_empty() {
+            self.text.push('-');
+        }
+        self.add(format_args!("\" {} ", served.status));
+        match served.body_bytes {
+            0 => self.text.push('-'),
+            bytes => self.add(format_args!("{bytes}")),
+        }
+    }
+
+    fn json(&mut self, served: &Served<'_>, began: SystemTime, writer: Writer) {
+        let Writer { generation, pid, .. } = writer;
+        let time = humantime::format_rfc3339_millis(began);
+        self.add(format_args!("{{\"time\":\"{time}\",\"generation\":{generation},\"pid\":{pid}"));
+        self.field("listener", served.listener.map(str::as_bytes), WORD_BYTES_MAX);
+        self.field("peer", served.peer.map(str::as_bytes), WORD_BYTES_MAX);
+        let names = ["method", "target", "version"];
+        for (part, (name, bytes_max)) in parts(served.line).into_iter().zip(names.into_iter().zip(PART_BYTES_MAX)) {
+            self.field(name, part, bytes_max);
+        }
+        self.field("referer", served.referer, VALUE_BYTES_MAX);
+        self.field("user_agent", served.user_agent, VALUE_BYTES_MAX);
+        let (status, bytes, us) = (served.status, served.body_bytes, served.duration.as_micros());
+        self.add(format_args!(",\"status\":{status},\"body_bytes\":{bytes},\"duration_us\":{us}}}"));
+    }
+
+    fn field(&mut self, name: &str, value: Option<&[u8]>, bytes_max: usize) {
+        self.add(format_args!(",\"{name}\":"));
+        if let Some(value) = value {
+            self.text.push('"');
+            self.escaped(value, bytes_max);
+            self.text.push('"');
+        } else {
+            self.text.push_str("null");
+        }
+    }
+
+    fn escaped(&mut self, value: &[u8], bytes_max: usize) {
+        let end = self.text.len() + bytes_max - CUT_MARK.len();
+        for byte in value {
+            if self.text.len() >= end {
+                self.text.push_str(CUT_MARK);
+                return;
+            }
+            match byte {
+                b'"' | b'\\' => self.hex(*byte),
+                b' '..=b'~' => self.text.push(char::from(*byte)),
+                _ => self.hex(*byte),
+            }
+        }
+    }
+
+    fn hex(&mut self, byte: u8) {
+        let backslash = self.backslash;
+        self.add(format_args!("{backslash}x{byte:02X}"));
+    }
+
+    fn add(&mut self, arguments: std::fmt::Arguments<'_>) {
+        // Writing to a String cannot fail.
+        _ = self.text.write_fmt(arguments);
+    }
+}
+
+/// How long method, target and version may be.
+const PART_BYTES_MAX: [usize; 3] = [WORD_BYTES_MAX, TARGET_BYTES_MAX, WORD_BYTES_MAX];
+
+/// Method, target and version of a request line; fewer of one that was malformed or not received whole.
+fn parts(line: &[u8]) -> [Option<&[u8]>; 3] {
+    let mut parts = line.splitn(3, |byte| *byte == b' ').filter(|_| !line.is_empty());
+    [parts.next(), parts.next(), parts.next()]
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+    use serde_json::Value;
+
+    use super::*;
+    use crate::logging::WRITE_BYTES_MAX;
+
+    const REQUEST: Served<'_> = Served {
+        listener: Some("web"),
+        peer: Some("[::ffff:192.0.2.7]:4711"),
+        line: b"GET /a?b=c HTTP/1.1",
+        referer: Some(b"http://example.org/"),
+        user_agent: Some(b"curl/8.0"),
+        status: 200,
+        body_bytes: 2326,
+        duration: Duration::from_micros(1_500),
+    };
+
+    fn written(format: AccessLogFormat, served: &Served<'_>) -> String {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_micros(1_700_000_000_001_500);
+        Writer { format, generation: 7, pid: 4121 }.line(served, now)
+    }
+
+    fn common(served: &Served<'_>) -> String {
+        written(AccessLogFormat::Common, served)
+    }
+
+    fn json(served: &Served<'_>) -> Value {
+        serde_json::from_str(&written(AccessLogFormat::Json, served)).expect("JSON")
+    }
+
+    #[test]
+    fn a_common_line_is_what_the_format_says() {
+        let expected = "192.0.2.7 - - [14/Nov/2023:22:13:20 +0000] \"GET /a?b=c HTTP/1.1\" 200 2326\n";
+        assert_eq!(common(&REQUEST), expected);
+        let refused = Served { peer: None, line: b"", status: 408, body_bytes: 0, ..REQUEST };
+        assert_eq!(common(&refused), "- - - [14/Nov/2023:22:13:20 +0000] \"-\" 408 -\n");
+    }
+
+    #[test]
+    fn a_json_line_says_all_that_is_known() {
+        let expected = serde_json::json!({
+            "time": "2023-11-14T22:13:20.000Z", "generation": 7, "pid": 4121, "listener": "web",
+            "peer": "[::ffff:192.0.2.7]:4711", "method": "GET", "target": "/a?b=c", "version": "HTTP/1.1",
+            "referer": "http://example.org/", "user_agent": "curl/8.0",
+            "status": 200, "body_bytes": 2326, "duration_us": 1500,
+        });
+        assert_eq!(json(&REQUEST), expected);
+        let refused = json(&Served { line: b"GET /x", referer: None, ..REQUEST });
+        assert_eq!((&refused["target"], &refused["version"]), (&Value::from("/x"), &Value::Null));
+        assert_eq!(refused["referer"], Value::Null);
+        assert_eq!(json(&Served { line: b"", ..REQUEST })["method"], Value::Null);
+    }
+
+    #[test]
+    fn what_a_client_sends_cannot_look_like_something_else() {
+        let hostile =
+            Served { line: b"GET /\"\\\x1b[31m\r\n\x7f\xe9 HTTP/1.1", user_agent: Some(b"\"}\n{"), ..REQUEST };
+        let line = common(&hostile);
+        assert!(line.contains("\"GET /\\x22\\x5C\\x1B[31m\\x0D\\x0A\\x7F\\xE9 HTTP/1.1\" 200"), "{line}");
+        assert_eq!(json(&hostile)["target"], "/\\x22\\x5C\\x1B[31m\\x0D\\x0A\\x7F\\xE9");
+        assert_eq!(json(&hostile)["user_agent"], "\\x22}\\x0A{");
+    }
+
+    #[test]
+    fn long_parts_are_cut_and_the_rest_of_the_line_stays() {
+        let line = [b"GET /", &[b'"'; 10_000][..], b" HTTP/1.1"].concat();
+        let long = Served { line: &line, user_agent: Some(&line), referer: Some(&line), ..REQUEST };
+        assert!(common(&long).ends_with("... HTTP/1.1\" 200 2326\n"));
+        let json = json(&long);
+        assert_eq!((&json["version"], &json["status"]), (&Value::from("HTTP/1.1"), &Value::from(200)));
+        assert!(json["target"].as_str().expect("text").ends_with("..."));
+    }
+
+    proptest! {
+        #[test]
+        fn any_request_is_one_line_that_fits_an_atomic_write(
+            line in proptest::collection::vec(any::<u8>(), 0..5000),
+            value in proptest::collection::vec(any::<u8>(), 0..5000),
+            name in ".{0,200}", status: u16, body_bytes: u64, us: u32,
+        ) {
+            let served = Served {
+                listener: Some(&name), peer: Some(&name), line: &line, referer: Some(&value), user_agent: Some(&value),
+                status, body_bytes, duration: Duration::from_micros(us.into()),
+            };
+            for format in [AccessLogFormat::Common, AccessLogFormat::Json] {
+                let text = written(format, &served);
+                prop_assert!(text.len() <= WRITE_BYTES_MAX);
+                prop_assert!(text.trim_end_matches('\n').bytes().all(|byte| (b' '..=b'~').contains(&byte)));
+                prop_assert_eq!(text.matches('\n').count(), 1);
+            }
+            prop_assert_eq!(&json(&served)["status"], &Value::from(status));
+            prop_assert_eq!(common(&served).matches('"').count(), 2);
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! What must hold for any input at all, as functions that panic where it does not.
+//!
+//! The fuzz targets in `server/fuzz` call them with what the fuzzer makes up, the tests below with the seeds from there,
+//! changed at random. Only tests and fuzzers see this module; it is no part of the library.
+#![allow(clippy::missing_panics_doc, reason = "each panics where its property does not hold: that is its purpose")]
+
+use std::ffi::OsString;
+use std::mem;
+
+use http_types::Request;
+
+use crate::cli::{self, Command};
+use crate::config::Config;
+use crate::http::Limits;
+use crate::http::wire::chunked;
+use crate::http::wire::decode;
+use crate::http::wire::head::{self, Found, Head};
+use crate::moving::Luggage;
+
+/// Any bytes are a head that async-h1 reads as we do, or the beginning of one, or refused; in pieces as in one.
+pub fn head(bytes: &[u8]) {
+    let limits = Limits { head_bytes: 1024, headers: 16, ..Limits::default() };
+    let whole = head::find(bytes, 0, &limits);
+    let mut scanned = 0;
+    let mut pieces =
+        (1..=bytes.len()).map(|length| head::find(&bytes[..length], mem::replace(&mut scanned, length), &limits));
+    let first = pieces.find(|found| !matches!(found, Ok(Found::Partial { .. })));
+    match (&whole, &first) {
+        // What is wrong first may differ.
+        (Err(_), Some(Err(_))) | (Ok(Found::Partial { .. }), None) => {}
+        (whole, first) => assert_eq!(Some(whole), first.as_ref(), "whole and byte by byte"),
+    }
+    let Ok(Found::Complete(length)) = whole else { return };
+    assert!(bytes[..length].ends_with(b"\r\n\r\n"), "a head ends with an empty line");
+    if let Ok(head) = head::check(&bytes[..length], &limits) {
+        assert!(head.fields.len() <= limits.headers && length <= limits.head_bytes);
+        if let Ok(request) = decode::request(&head, &bytes[..length]) {
+            agrees(&head, &request);
+        }
+    }
+}
+
+/// Whether a request says what its head says.
+fn agrees(head: &Head<'_>, request: &Request) {
+    let is_other = |name: &str| !name.eq_ignore_ascii_case("host");
+    let values = |name: &str| request.header(name).map_or(0, |values| values.iter().count());
+    assert_eq!(request.method(), head.method);
+    for (name, _) in head.fields.iter().filter(|(name, _)| is_other(name)) {
+        let sent = head.fields.iter().filter(|(other, _)| other.eq_ignore_ascii_case(name)).count();
+        assert_eq!(values(name), sent, "{name} of {head:?}");
+    }
+    let names = request.header_names().filter(|name| is_other(name.as_str()));
+    let made_up: Vec<_> =
+        names.filter(|name| !head.fields.iter().any(|(other, _)| other.eq_ignore_ascii_case(name.as_str()))).collect();
+    assert!(made_up.is_empty(), "{made_up:?} was never sent");
+    assert_eq!(values("host"), usize::from(head.host.is_some()), "the hosts of {head:?}");
+}
+
+/// A chunked body is read the same in pieces (as long as the first byte says) as whole, and never beyond its end.
+pub fn chunked(bytes: &[u8]) {
+    let Some((&piece, input)) = bytes.split_first() else { return };
+    let cuts: Vec<usize> = (0..input.len()).step_by(1 + usize::from(piece) % 16).collect();
+    let limit = 1000;
+    let whole = chunked::read_in_pieces(input, &[], limit);
+    assert_eq!(whole, chunked::read_in_pieces(input, &cuts, limit), "whole and in pieces");
+    if let Ok((data, trailers, left)) = whole {
+        assert!(data.len() as u64 <= limit && data.len() + trailers.len() + left <= input.len());
+        assert!(trailers.ends_with(b"\r\n"));
+    }
+}
+
+/// What travels with a connection is read or refused, and what was read is written back the same.
+pub fn luggage(bytes: &[u8]) {
+    if let Ok(luggage) = Luggage::unpack(bytes) {
+        assert_eq!(Luggage::unpack(&luggage.pack()), Ok(luggage));
+    }
+}
+
+/// A command line, a line for each argument, is a configuration or refused in one line that says what would be right.
+pub fn flags(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    // A file's contents are another matter, and only one of many texts that name one.
+    if text.contains("--config") {
+        return;
+    }
+    let arguments = ["reborn", "serve"].into_iter().chain(text.lines()).map(OsString::from);
+    if let Ok(Command::Serve(args)) = cli::parse(arguments) {
+        configured(Config::new(&args).map_err(|error| error.to_string()));
+    }
+}
+
+/// A configuration file is a configuration or refused in one line that says what would be right.
+pub fn configuration_file(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    match cli::parse_with_file(&text) {
+        Ok(Command::Serve(args)) => configured(Config::new(&args).map_err(|error| error.to_string())),
+        Ok(other) => panic!("{other} was never asked for"),
+        Err(_) => {}
+    }
+}
+
+fn configured(config: Result<Config, String>) {
+    match config {
+        Ok(config) => assert!(config.threads > 0 && config.limits.connections > 0),
+        Err(error) => assert!(error.lines().count() == 1 && error.contains("; "), "{error}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use proptest::prelude::*;
+
+    /// The seeds of a fuzz target, each changed in one place, and any bytes at all.
+    fn input(target: &str) -> impl Strategy<Value = Vec<u8>> + use<> {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds").join(target);
+        let files = fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+        let seeds: Vec<_> = files.map(|file| fs::read(file.unwrap().path()).unwrap()).collect();
+        let some = || proptest::collection::vec(any::<u8>(), 0..4);
+        let changed = (proptest::sample::select(seeds), any::<prop::sample::Index>(), 0..4_usize, some());
+        let changed = changed.prop_map(|(mut seed, at, removed, added)| {
+            let at = at.index(seed.len() + 1);
+            seed.splice(at..seed.len().min(at + removed), added);
+            seed
+        });
+        prop_oneof![9 => changed, 1 => proptest::collection::vec(any::<u8>(), 0..200)]
+    }
+
+    macro_rules! holds_for_changed_seeds {
+        ($($target:ident)*) => {
+            proptest! {
+                $(#[test]
+                fn $target(bytes in input(stringify!($target))) {
+                    super::$target(&bytes);
+                })*
+            }
+        };
+    }
+
+    holds_for_changed_seeds!(head chunked luggage flags configuration_file);
+}

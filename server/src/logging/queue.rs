@@ -1,0 +1,322 @@
+//! Lines on their way to where they are kept: a bounded buffer between those who have them and the one thread that writes.
+//!
+//! Nobody who has a line ever waits for the one who writes. What finds no room, or cannot be written, is counted and
+//! reported. Several processes may write to the same place at the same time: a write ends where a line ends, and is no
+//! longer than a pipe takes in one piece, so that their lines do not mix. What the lines say is not its matter.
+
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+
+/// The longest line, and the longest write: `PIPE_BUF` on Linux, up to which a write to a pipe is atomic.
+pub(crate) const WRITE_BYTES_MAX: usize = 4096;
+
+/// So many bytes are worth a write before the writer's pause is over.
+const BATCH_BYTES: usize = 64 * 1024;
+
+/// The buffer. Clones share it.
+#[derive(Clone)]
+pub(crate) struct Queue(Arc<Shared>);
+
+struct Shared {
+    state: Mutex<State>,
+    /// Notified when there is something to write.
+    filled: Condvar,
+    /// Notified when all is written.
+    drained: Condvar,
+    bytes_max: usize,
+    pause: Duration,
+}
+
+#[derive(Default)]
+struct State {
+    lines: Vec<u8>,
+    dropped: u64,
+    /// The writer holds lines that are not written yet.
+    writing: bool,
+    /// Somebody waits for all to be written.
+    hurried: bool,
+    started: bool,
+}
+
+/// Lines that were not written.
+#[derive(Debug)]
+pub(crate) struct Lost {
+    pub(crate) lines: u64,
+    /// Why they could not be written; without it they found no room.
+    pub(crate) error: Option<io::Error>,
+}
+
+impl State {
+    fn has_work(&self) -> bool {
+        !self.lines.is_empty() || self.dropped > 0
+    }
+}
+
+impl Queue {
+    /// A buffer of so many bytes, whose writer lets lines gather for `pause` to write them together.
+    pub(crate) fn new(bytes_max: usize, pause: Duration) -> Queue {
+        let (state, filled, drained) = (Mutex::default(), Condvar::new(), Condvar::new());
+        Queue(Arc::new(Shared { state, filled, drained, bytes_max, pause }))
+    }
+
+    /// Starts the thread that writes to `sink`, once; what is lost is told to `report`, within that thread.
+    pub(crate) fn start<S: Write + Send + 'static>(
+        &self,
+        name: &str,
+        sink: S,
+        report: impl FnMut(&mut S, &Lost) + Send + 'static,
+    ) -> io::Result<()> {
+        let mut state = self.lock();
+        if state.started {
+            return Ok(());
+        }
+        let queue = self.clone();
+        thread::Builder::new().name(name.to_owned()).spawn(move || queue.write_for_ever(sink, report))?;
+        state.started = true;
+        Ok(())
+    }
+
+    /// Appends a line, with its line feed, or counts it as dropped. Never waits for the writer.
+    pub(crate) fn push(&self, line: &[u8]) {
+        let mut state = self.lock();
+        let before = state.lines.len();
+        if before + line.len() <= self.0.bytes_max {
+            state.lines.extend_from_slice(line);
+        } else {
+            state.dropped += 1;
+        }
+        // A notification is a system call, and only these find the writer waiting for one.
+        if before == 0 || (before < BATCH_BYTES && state.lines.len() >= BATCH_BYTES) {
+            self.0.filled.notify_one();
+        }
+    }
+
+    /// Waits until nothing is left to write, at most for `timeout`; says whether that is so.
+    pub(crate) fn flush(&self, timeout: Duration) -> bool {
+        let mut state = self.lock();
+        state.hurried = true;
+        self.0.filled.notify_one();
+        let busy = |state: &mut State| state.has_work() || state.writing;
+        let waited = self.0.drained.wait_timeout_while(state, timeout, busy);
+        let (mut state, outcome) = waited.unwrap_or_else(PoisonError::into_inner);
+        state.hurried = false;
+        !outcome.timed_out()
+    }
+
+    /// The writer's whole life.
+    fn write_for_ever<S: Write>(&self, mut sink: S, mut report: impl FnMut(&mut S, &Lost)) {
+        loop {
+            let (lines, dropped) = self.take();
+            if dropped > 0 {
+                report(&mut sink, &Lost { lines: dropped, error: None });
+            }
+            let mut failed = Lost { lines: 0, error: None };
+            for piece in pieces(&lines) {
+                if let Err(error) = sink.write_all(piece) {
+                    failed.lines += piece.split_inclusive(|byte| *byte == b'\n').count() as u64;
+                    failed.error = Some(error);
+                }
+            }
+            if failed.lines > 0 {
+                report(&mut sink, &failed);
+            }
+            self.lock().writing = false;
+            self.0.drained.notify_all();
+        }
+    }
+
+    /// Waits for work, lets it gather, and takes all of it.
+    fn take(&self) -> (Vec<u8>, u64) {
+        let waited = self.0.filled.wait_while(self.lock(), |state| !state.has_work());
+        let mut state = waited.unwrap_or_else(PoisonError::into_inner);
+        if !self.0.pause.is_zero() {
+            let few = |state: &mut State| !state.hurried && state.lines.len() < BATCH_BYTES;
+            let waited = self.0.filled.wait_timeout_while(state, self.0.pause, few);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        state.writing = true;
+        (std::mem::take(&mut state.lines), std::mem::take(&mut state.dropped))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A thread that panicked with the lock held can have left nothing half done: each change is one assignment.
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Cuts the lines into pieces that each fit one atomic write, and end where a line ends.
+fn pieces(lines: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = lines;
+    std::iter::from_fn(move || {
+        let window = &rest[..rest.len().min(WRITE_BYTES_MAX)];
+        let end = window.iter().rposition(|&byte| byte == b'\n').map_or(window.len(), |last| last + 1);
+        let (piece, after) = rest.split_at(end);
+        rest = after;
+        (!piece.is_empty()).then_some(piece)
+    })
+}
+
+/// A descriptor that is written to without a lock of the standard library, which a blocked write would hold for
+/// everybody, and that is waited for where somebody made it non-blocking.
+pub(crate) struct Patient<F>(pub(crate) F);
+
+impl<F: AsFd> Write for Patient<F> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match rustix::io::write(&self.0, bytes) {
+            // Waiting is right here: the writer's thread has nothing else to do.
+            Err(Errno::AGAIN) => {
+                poll(&mut [PollFd::new(&self.0, PollFlags::OUT)], None)?;
+                Err(io::ErrorKind::Interrupted.into())
+            }
+            outcome => Ok(outcome?),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(30);
+    const BYTES_MAX: usize = 1024 * 1024;
+
+    fn queue() -> Queue {
+        Queue::new(BYTES_MAX, Duration::ZERO)
+    }
+
+    /// A sink that takes each write only when the test lets it, and shows it to the test.
+    struct Gate {
+        open: mpsc::Receiver<()>,
+        seen: mpsc::Sender<Vec<u8>>,
+    }
+
+    impl Write for Gate {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            // A closed gate stands open: the test is over or wants all of it.
+            _ = self.open.recv();
+            _ = self.seen.send(bytes.to_vec());
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn gated(queue: &Queue) -> (mpsc::Sender<()>, mpsc::Receiver<Vec<u8>>) {
+        let (opener, open) = mpsc::channel();
+        let (seen, shown) = mpsc::channel();
+        queue.start("test", Gate { open, seen }, reported).unwrap();
+        (opener, shown)
+    }
+
+    /// Writes the report of a loss where the lines went.
+    fn reported(sink: &mut impl Write, lost: &Lost) {
+        _ = writeln!(sink, "{} lost", lost.lines);
+    }
+
+    #[test]
+    fn pieces_end_at_line_ends_and_fit_an_atomic_write() {
+        let lines = (0..1_000).map(|number| "x".repeat(number % 90)).collect::<Vec<_>>().join("\n") + "\n";
+        let pieces = pieces(lines.as_bytes()).collect::<Vec<_>>();
+        assert_eq!(pieces.concat(), lines.as_bytes());
+        assert!(pieces.iter().all(|piece| piece.len() <= WRITE_BYTES_MAX && piece.ends_with(b"\n")));
+        assert!(pieces.len() < 30, "lines are written together: {}", pieces.len());
+    }
+
+    #[test]
+    fn lines_queued_before_the_writer_starts_are_written() {
+        let queue = queue();
+        queue.push(b"early\n");
+        let (opener, shown) = gated(&queue);
+        drop(opener);
+        assert_eq!(shown.recv_timeout(LONG).unwrap(), b"early\n");
+        assert!(queue.flush(LONG));
+    }
+
+    #[test]
+    fn a_blocked_writer_costs_lines_but_never_the_caller() {
+        let queue = queue();
+        let (opener, shown) = gated(&queue);
+        let line = [&[b'x'; 1023][..], b"\n"].concat();
+        let pushed = 5 * BYTES_MAX / line.len();
+        for _ in 0..pushed {
+            queue.push(&line);
+        }
+        drop(opener);
+        assert!(queue.flush(LONG));
+        let written = shown.try_iter().collect::<Vec<_>>().concat();
+        let kept = written.split(|&byte| byte == b'\n').filter(|shown| shown.starts_with(b"xx")).count();
+        let text = String::from_utf8(written).unwrap();
+        let dropped: usize = text
+            .lines()
+            .filter_map(|shown| shown.strip_suffix(" lost"))
+            .map(|count| count.parse::<usize>().unwrap())
+            .sum();
+        assert!(dropped >= 3 * BYTES_MAX / line.len(), "{dropped}");
+        assert_eq!(kept + dropped, pushed);
+    }
+
+    #[test]
+    fn flush_gives_up_at_its_deadline() {
+        let queue = queue();
+        let (opener, _shown) = gated(&queue);
+        queue.push(b"stuck\n");
+        assert!(!queue.flush(Duration::from_millis(20)));
+        opener.send(()).unwrap();
+        assert!(queue.flush(LONG));
+    }
+
+    #[test]
+    fn lines_that_a_sink_refuses_are_reported_and_the_writer_goes_on() {
+        struct Broken;
+        impl Write for Broken {
+            fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+                Err(io::ErrorKind::BrokenPipe.into())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let queue = queue();
+        let (teller, told) = mpsc::channel();
+        let report =
+            move |_: &mut Broken, lost: &Lost| teller.send((lost.lines, lost.error.as_ref().unwrap().kind())).unwrap();
+        queue.start("test", Broken, report).unwrap();
+        for _ in 0..3 {
+            queue.push(b"one\ntwo\n");
+            assert!(queue.flush(LONG));
+            assert_eq!(told.try_recv(), Ok((2, io::ErrorKind::BrokenPipe)));
+        }
+    }
+
+    #[test]
+    fn lines_gather_until_the_pause_is_over_or_somebody_waits_for_them() {
+        let queue = Queue::new(BYTES_MAX, Duration::from_secs(3600));
+        let (opener, shown) = gated(&queue);
+        drop(opener);
+        queue.push(b"one\n");
+        queue.push(b"two\n");
+        assert!(queue.flush(LONG), "whoever waits does not wait for the pause");
+        assert_eq!(shown.recv_timeout(LONG).unwrap(), b"one\ntwo\n");
+        queue.push(&[vec![b'x'; BATCH_BYTES], vec![b'\n']].concat());
+        assert!(shown.recv_timeout(LONG).is_ok(), "nor do so many lines");
+        let queue = Queue::new(BYTES_MAX, Duration::from_millis(20));
+        let (opener, shown) = gated(&queue);
+        drop(opener);
+        queue.push(b"one\n");
+        assert_eq!(shown.recv_timeout(LONG).unwrap(), b"one\n");
+    }
+}

@@ -1,0 +1,96 @@
+//! More clients than there is room for: those beyond the limit of connections wait and are served, idle ones make room,
+//! and requests beyond their limit are told to come again.
+
+#![allow(clippy::unwrap_used)]
+
+use std::time::Duration;
+
+use smol::block_on;
+use tests::{
+    Reborn, Server,
+    load::{Connection, Request},
+};
+
+fn open(server: &Server, count: usize) -> Vec<Connection> {
+    let connections: Vec<_> = (0..count).map(|_| server.connect()).collect();
+    server.wait_until("all are accepted", |server| server.status()["connections"] == count);
+    connections
+}
+
+fn begin(connection: &Connection, id: &str, pause: Duration) {
+    block_on(connection.send(Request::slow(id, pause).head().as_bytes())).unwrap();
+}
+
+#[test]
+fn clients_beyond_the_limit_of_connections_wait_and_are_served_in_turn() {
+    let server = Reborn::new().demo().args(["--connections", "4"]).start();
+    let mut busy = open(&server, 4);
+    for (id, connection) in busy.iter().enumerate() {
+        begin(connection, &format!("busy{id}"), Duration::from_secs(2));
+    }
+    let mut late = server.connect();
+    block_on(late.send(Request::fast("late").last().head().as_bytes())).unwrap();
+    let mut answers = block_on(async {
+        let mut answers = vec![];
+        for connection in &mut busy {
+            answers.push(connection.answer().await.unwrap().status);
+        }
+        answers
+    });
+    drop(busy);
+    answers.push(block_on(late.answer()).unwrap().status);
+    assert_eq!(answers, [200; 5], "no request under way made room, and nobody was refused");
+    assert_eq!(server.status()["application"]["closed_by_us"]["made room"], serde_json::Value::Null);
+}
+
+#[test]
+fn idle_connections_do_not_lock_others_out() {
+    let server =
+        Reborn::new().demo().args(["--connections", "32", "--idle-timeout", "1h", "--head-timeout", "1h"]).start();
+    let mut idle = open(&server, 32);
+    begin(&idle[0], "busy", Duration::from_secs(3));
+    let answers: Vec<_> = (0..40).map(|_| server.ask().status).collect();
+    assert_eq!(answers, [200; 40]);
+    assert_eq!(block_on(idle[0].answer()).unwrap().status, 200, "a request under way is not idle");
+    let made_room = server.status()["application"]["closed_by_us"]["made room"].as_u64().unwrap();
+    assert!((1..32).contains(&made_room), "{made_room}");
+}
+
+#[test]
+fn nobody_makes_room_while_nobody_waits_for_it() {
+    let server = Reborn::new().demo().args(["--connections", "3"]).start();
+    let mut idle = open(&server, 2);
+    begin(&idle[0], "first", Duration::from_millis(2_500));
+    let third = server.connect();
+    block_on(idle[0].answer()).unwrap();
+    for connection in &mut idle {
+        block_on(connection.exchange(&Request::fast("again"))).unwrap();
+    }
+    drop(third);
+}
+
+#[test]
+fn requests_beyond_their_limit_are_told_to_come_again_and_keep_their_connection() {
+    let server = Reborn::new().demo().args(["--requests", "2"]).start();
+    let mut busy = open(&server, 2);
+    for (id, connection) in busy.iter().enumerate() {
+        begin(connection, &format!("busy{id}"), Duration::from_secs(3));
+    }
+    let mut client = server.connect();
+    let mut refused = 0;
+    server.wait_until("a request is refused", |_| {
+        block_on(client.send(Request::echo("body", vec![b'x'; 1000], 1, Duration::ZERO).head().as_bytes())).unwrap();
+        block_on(client.send(&[b'x'; 1000])).unwrap();
+        let answer = block_on(client.answer()).unwrap();
+        if answer.status == 503 {
+            assert_eq!((answer.header("retry-after"), answer.header("connection")), (Some("1"), None));
+            refused += 1;
+        }
+        refused == 2
+    });
+    for connection in &mut busy {
+        assert_eq!(block_on(connection.answer()).unwrap().status, 200);
+    }
+    block_on(client.exchange(&Request::fast("again"))).unwrap();
+    assert_eq!(server.log().matches("further ones answered with 503").count(), 1, "it is said once in a while");
+}
