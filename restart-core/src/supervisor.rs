@@ -63,6 +63,8 @@ struct Supervisor {
     wakes: UnixStream,
     flags: Vec<(i32, Arc<AtomicBool>)>,
     main: Option<Pid>,
+    /// Who said that it is ready while another process was the main one: it has noticed that one's end before we do.
+    heir: Option<Pid>,
     /// How the last main process ended, and since when nobody has taken its place.
     ended: Option<(u8, Instant)>,
 }
@@ -87,7 +89,7 @@ impl Supervisor {
         }
         let (socket, path) = bind_notify_socket()?;
         rustix::net::sockopt::set_socket_passcred(&socket, true)?;
-        Ok(Supervisor { socket, path, wakes, flags, main: None, ended: None })
+        Ok(Supervisor { socket, path, wakes, flags, main: None, heir: None, ended: None })
     }
 
     fn follow(&mut self) -> io::Result<u8> {
@@ -142,9 +144,9 @@ impl Supervisor {
 
     /// Believes the main process, and, where that has died, whoever says that it is ready.
     fn heed(&mut self, sender: Pid, text: &str, fds: &[OwnedFd]) {
-        if self.main.is_none() && text.lines().any(|line| line == "READY=1") {
-            self.main = Some(sender);
-            self.ended = None;
+        if self.main != Some(sender) && text.lines().any(|line| line == "READY=1") {
+            self.heir = Some(sender);
+            self.succeed();
         }
         if self.main != Some(sender) {
             return;
@@ -175,10 +177,22 @@ impl Supervisor {
     /// Reaps whoever has ended: generations, and orphans that they left.
     fn reap(&mut self) {
         while let Ok(Some((pid, status))) = rustix::process::wait(WaitOptions::NOHANG) {
+            if self.heir == Some(pid) {
+                self.heir = None;
+            }
             if self.main == Some(pid) {
                 self.main = None;
                 self.ended = Some((code_of(status), Instant::now()));
+                self.succeed();
             }
+        }
+    }
+
+    /// Where there is no main process, the one that has said so is it.
+    fn succeed(&mut self) {
+        if self.main.is_none() && self.heir.is_some() {
+            self.main = self.heir.take();
+            self.ended = None;
         }
     }
 }
