@@ -63,7 +63,7 @@ fn every_request_stands_in_the_log_once_through_reloads_under_load() {
 #[test]
 fn the_last_lines_before_an_end_are_written() {
     let (reborn, path) = logging("common");
-    let server = reborn.args(["--drain-timeout", "0s"]).start();
+    let server = reborn.start();
     let mut connection = server.connect();
     for round in 1..=3 {
         block_on(connection.exchange(&Request::fast(format!("{round}")))).unwrap();

@@ -308,7 +308,7 @@ fn g_on_a_handover_socket_where_nobody_speaks_ends_in_time() {
 }
 
 #[test]
-fn listening_sockets_without_a_listen_pid_are_taken_and_anothers_are_not() {
+fn listening_sockets_without_a_listen_pid_are_taken_and_anothers_are_refused_by_name() {
     let reborn = Reborn::new().demo().probation_ms(0).without_own_address();
     let address = reborn.address().to_string();
     let server = reborn.launch(["--socket", &address, "--listen-pid", "none", "--names", "web"]).start();
@@ -320,10 +320,9 @@ fn listening_sockets_without_a_listen_pid_are_taken_and_anothers_are_not() {
     let environment = fs::read(format!("/proc/{new}/environ")).unwrap();
     assert!(!environment.windows(7).any(|part| part == b"LISTEN_"), "LISTEN_* is about one process only");
 
-    // Of another process: the sockets stay alone, and the server binds its own address.
     let reborn = Reborn::new().demo();
     let path = reborn.folder().join("anothers").display().to_string();
-    let server = reborn.launch(["--socket", &path, "--listen-pid", "1"]).start();
-    assert_eq!(server.status()["listeners"].as_array().unwrap().len(), 1);
-    assert_eq!(server.status()["listeners"][0]["origin"], "bound");
+    let server = reborn.launch(["--socket", &path, "--listen-pid", "1"]).spawn();
+    assert_eq!(server.wait_end(server.first_pid()), Ended::Code(1));
+    assert!(server.log().contains("LISTEN_PID=1 says that the sockets of LISTEN_FDS are for another process"));
 }

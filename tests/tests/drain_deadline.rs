@@ -153,7 +153,7 @@ fn connections_on_their_way_to_a_successor_that_does_not_answer_end_at_the_deadl
     assert_eq!(server.booked(old, "handed over"), 0);
     server.signal_to(stopped, Signal::CONT);
     server.wait_until("the continued one drops what it cannot own", |server| {
-        server.log().contains("stays with its owner")
+        server.log().contains("stay with the process that sent them")
     });
     server.stop().assert_success();
     assert_eq!(server.booked(stopped, "received"), 0);

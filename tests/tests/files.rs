@@ -357,6 +357,18 @@ fn a_site_that_is_published_by_a_link_is_seen_whole_after_the_reload_and_not_bef
                 scope.spawn(move || read_the_site(server, client, stop, answers))
             })
             .collect();
+        let wait_for_answers = || {
+            let (before, end) = (answers.load(Ordering::Relaxed), Instant::now() + DEADLINE);
+            while answers.load(Ordering::Relaxed) < before + 40 {
+                assert!(
+                    Instant::now() < end && !clients.iter().any(thread::ScopedJoinHandle::is_finished),
+                    "{}",
+                    server.state()
+                );
+                thread::sleep(Duration::from_millis(1));
+            }
+        };
+        wait_for_answers();
         for n in 2..=12 {
             publish(server.folder(), n);
             assert_eq!(
@@ -368,15 +380,7 @@ fn a_site_that_is_published_by_a_link_is_seen_whole_after_the_reload_and_not_bef
                 get(&mut connect(&server), "/index.html", &[]).text().lines().next(),
                 Some(&*format!("site {n}"))
             );
-            let (before, end) = (answers.load(Ordering::Relaxed), Instant::now() + DEADLINE);
-            while answers.load(Ordering::Relaxed) < before + 40 {
-                assert!(
-                    Instant::now() < end && !clients.iter().any(thread::ScopedJoinHandle::is_finished),
-                    "{}",
-                    server.state()
-                );
-                thread::sleep(Duration::from_millis(1));
-            }
+            wait_for_answers();
         }
         stop.store(true, Ordering::Relaxed);
         clients.into_iter().flat_map(|client| client.join().unwrap()).collect()

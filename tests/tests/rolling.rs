@@ -7,7 +7,7 @@ use std::{
 };
 
 use tests::{
-    Process, Signal, Version,
+    Version,
     lab::{DEADLINE, Lab, PROGRAM},
     load::{Load, Target},
     skip::skip,
@@ -47,28 +47,27 @@ fn lay_cables(lab: &Lab) {
     assert!(said.status.success(), "{said:#?}");
 }
 
-/// One instance: the process that was started, which is the server itself once `ip netns exec` has become it.
+/// One instance.
 struct Instance {
+    /// What has entered the lab for it, and ends with its exit status.
     child: Child,
+    control: String,
 }
 
 impl Instance {
     fn start(lab: &Lab, number: u8) -> Self {
         let address = |port: u16| format!("10.77.{number}.2:{port}");
-        let (listen, metrics, control) =
-            (format!("http={}", address(8080)), address(9180), format!("/run/instance{number}.sock"));
-        let words = ["ip", "netns", "exec", &format!("host{number}"), PROGRAM, "serve", "--demo", "--listen", &listen]
-            .map(str::to_owned)
-            .into_iter()
-            .chain(["--metrics", &metrics, "--control", &control, "--stop-delay", "1s"].map(str::to_owned));
-        Self { child: lab.spawn(words) }
+        let (host, listen, metrics) = (format!("host{number}"), format!("http={}", address(8080)), address(9180));
+        let control = format!("/run/instance{number}.sock");
+        let place = ["ip", "netns", "exec", &host, PROGRAM, "serve", "--demo", "--stop-delay", "1s"];
+        let flags = ["--listen", &listen, "--metrics", &metrics, "--control", &control];
+        Self { child: lab.spawn(place.into_iter().chain(flags)), control }
     }
 
-    /// Stops it as an orchestrator does, and waits for its end.
+    /// Stops it: it says that it is not ready, serves on for its delay, finishes its requests, and ends.
     fn stop(mut self, lab: &Lab) {
-        let process = Process::open(self.child.id()).expect("it runs");
-        assert!(process.signal(Signal::TERM), "it runs");
-        assert!(process.wait(DEADLINE), "it ends after its drain\n{}", lab.state());
+        let said = lab.exec([PROGRAM, "stop", "--control", &self.control]);
+        assert!(said.status.success(), "{said:#?}");
         let status = self.child.wait().expect("it was started here");
         assert!(status.success(), "a stop is no failure: {status}");
     }

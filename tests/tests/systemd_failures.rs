@@ -15,7 +15,7 @@ const VERSIONS: [Version; 6] = [
     Version { name: "is killed", script: "kill -9 $$", reason: "SIGKILL" },
     Version { name: "hangs", script: "exec sleep 1000", reason: "ready" },
     Version { name: "is no server", script: "exec cat /proc/self/status", reason: "status 0" },
-    Version { name: "refuses its flags", script: "exec $good \"$@\" --no-such-flag", reason: "status 2" },
+    Version { name: "refuses its flags", script: "exec $good \"$@\" --no-such-flag", reason: "'--no-such-flag'" },
 ];
 
 /// Asserts that the failure is explained where an operator looks: in the journal and in the status.

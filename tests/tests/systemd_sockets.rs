@@ -81,7 +81,8 @@ fn a_second_socket_unit_is_served_under_its_own_name() {
     let new = service.reload_well();
     assert!(load.wait_for_pid(new, DEADLINE).is_some());
     let status = lab.exec(["reborn", "status"]).stdout;
-    assert!(status.contains("listener http: ") && status.contains("listener local: 127.0.0.1:81"), "{status}");
+    let is_listed = |name, address| status.lines().any(|line| line.starts_with(name) && line.contains(address));
+    assert!(is_listed("http ", "[::]:80") && is_listed("local ", "127.0.0.1:81"), "{status}");
     load.stop().assert_no_failure();
     assert_eq!(lab.show(UNIT, "MainPID"), new.to_string());
 }
