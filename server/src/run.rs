@@ -15,6 +15,9 @@ use std::time::{Duration, Instant, SystemTime};
 use http_types::{Request, Response};
 use restart_core::control::{self, Answer, Client, Place, Status};
 use restart_core::{Builder, Generation};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::access::AccessLog;
 use crate::app::{App, AppConfig, Identity};
@@ -103,7 +106,7 @@ fn program<H: Handler + 'static>(
             Err(reason) => refuse(&reason),
         },
         Ok(Command::Check(args)) => check(&args, verify),
-        Ok(Command::Reload(ReloadArgs { client, wait })) => client_command(&client, |client| reload(client, wait)),
+        Ok(Command::Reload(args)) => reload_command(&args),
         Ok(Command::Status(StatusArgs { client, watch: true, .. })) => client_command(&client, watch),
         Ok(Command::Status(StatusArgs { client, json, .. })) => client_command(&client, |client| status(client, json)),
         Ok(Command::Stop(args)) => client_command(&args, stop),
@@ -267,6 +270,30 @@ fn client_command(args: &ClientArgs, talk: impl FnOnce(&mut Client) -> Result<u8
             eprintln!("reborn: {error}");
             if error.is_not_running() { exit::NOT_RUNNING } else { exit::FAILED }
         }
+    }
+}
+
+fn reload_command(args: &ReloadArgs) -> u8 {
+    let code = client_command(&args.client, |client| reload(client, args.wait));
+    // A stop that overtakes a reload must not make the unit fail: not either where the server has ended already.
+    if code == exit::NOT_RUNNING && has_main_process_ended() {
+        say_outcome(&"the service has stopped; there is nothing to reload");
+        return exit::OK;
+    }
+    code
+}
+
+/// Whether the process that systemd wants reloaded (MAINPID, systemd.exec(5)) has ended, or ends within a moment: it
+/// removes its control socket first.
+fn has_main_process_ended() -> bool {
+    let named = std::env::var("MAINPID").ok().and_then(|text| Pid::from_raw(text.parse().ok()?));
+    match named.map(|pid| pidfd_open(pid, PidfdFlags::empty())) {
+        Some(Ok(process)) => {
+            let moment = Timespec { tv_sec: 1, tv_nsec: 0 };
+            poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&moment)).is_ok_and(|ended| ended > 0)
+        }
+        Some(Err(cause)) => cause == Errno::SRCH,
+        None => false,
     }
 }
 

@@ -376,3 +376,16 @@ fn a_reload_waits_for_the_service_manager_at_most_for_a_while_and_the_next_one_u
     assert_eq!(server.wait_end(old), Ended::Code(0));
     server.wait_until("the next reload works", |server| server.reload().is_success());
 }
+
+#[test]
+fn a_reload_that_a_stop_has_overtaken_is_no_failure_of_the_unit() {
+    let server = Reborn::new().demo().start();
+    let (main, control) = (server.pid(), server.control().expect("it has one of its own").to_owned());
+    server.stop().assert_success();
+    let reload = |main: u32| {
+        let mut command = Command::new(server.program());
+        CommandOutput::of(command.args(["reload", "--control"]).arg(&control).env("MAINPID", main.to_string()))
+    };
+    reload(main).assert_success();
+    reload(std::process::id()).assert_code(3).assert_stderr("run/control");
+}
