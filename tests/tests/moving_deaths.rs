@@ -178,12 +178,14 @@ fn a_successor_killed_at_any_message_takes_only_what_it_had_acknowledged() {
         return;
     }
     let [_, kinds] = messages();
-    let (pong, first) = (position(&kinds, "pong"), position(&kinds, "taken"));
+    let pong = position(&kinds, "pong");
     for (message, edge) in stops(&kinds, "taken") {
         let mut scene = scene(Stop::Successor(message, edge));
         scene.tracers[1].wait_stopped();
-        assert_eq!(scene.tracers[1].kinds()[message], kinds[message]);
-        let acknowledged = (message + usize::from(edge == Edge::After)).saturating_sub(first);
+        // Committed and the first acknowledgement come from different tasks, in either order.
+        let said = scene.tracers[1].kinds();
+        let acknowledged =
+            said[..message + usize::from(edge == Edge::After)].iter().filter(|kind| *kind == "taken").count();
         scene.tracers[1].kill();
         scene.server.wait_until("the predecessor serves again", |server| {
             server.generations() == [scene.old]
@@ -191,7 +193,7 @@ fn a_successor_killed_at_any_message_takes_only_what_it_had_acknowledged() {
                 && server.status()["state"] == "serving"
         });
         let fates = ask_all(&mut scene, 1);
-        println!("the successor dies {edge:?} {} ({message}): {fates:?}", kinds[message]);
+        println!("the successor dies {edge:?} {} ({message}): {fates:?}", said[message]);
         assert_eq!(fates.gone, booked(&scene.server, "handed_over"), "{}", scene.server.state());
         assert_eq!((fates.gone > 0, fates.answered > 0), (acknowledged > 0, true), "{fates:?}");
         let reload = assert_service_goes_on(scene);
@@ -209,13 +211,14 @@ fn what_nobody_had_acknowledged_when_the_predecessor_was_killed_went_with_it() {
     let [_, kinds] = messages();
     let mut scene = scene(Stop::Successor(position(&kinds, "committed"), Edge::After));
     scene.tracers[1].wait_stopped();
+    let has_acknowledged = scene.tracers[1].kinds().iter().any(|kind| kind == "taken");
     scene.tracers[0].wait_sent("connections", BATCHES);
     scene.tracers[0].kill();
     scene.tracers[1].release();
     scene.server.wait_until("the successor serves", |server| server.command(["status", "--json"]).is_success());
     // The sender may have taken a batch back and answered on it before it died: nobody can tell, so nobody takes it.
-    assert_eq!(ask_all(&mut scene, 2).gone, CONNECTIONS);
-    assert_eq!(booked(&scene.server, "received"), 0);
+    let (gone, received) = (ask_all(&mut scene, 2).gone, booked(&scene.server, "received"));
+    assert_eq!((gone + received, received > 0), (CONNECTIONS, has_acknowledged));
     assert!(scene.server.log().contains("or went with it"), "{}", scene.server.log());
     assert_service_goes_on(scene);
 }
