@@ -119,7 +119,7 @@ fn idle_silent_half_spoken_and_pipelined_connections_go_on_in_the_next_generatio
     assert_eq!(server.wait_end(old), Ended::Code(0));
     assert_eq!(server.status()["application"]["live"], live, "{}", server.status());
     assert_eq!(server.booked(old, "handed over"), live);
-    assert_eq!(server.status()["application"]["received"], live);
+    server.wait_until("all are taken up", |server| server.status()["application"]["received"] == live);
     drop(connections);
     server.wait_until("all are closed", |server| server.status()["connections"] == 0);
     server.stop().assert_success();
