@@ -488,15 +488,7 @@ impl Driver {
         }
         self.stop_askers.clear();
         self.record = None;
-        let answered = async {
-            while self.clients.load(Ordering::Acquire) > 0 {
-                IoTimer::after(Duration::from_millis(1)).await;
-            }
-        };
-        future::or(answered, async {
-            IoTimer::after(ANSWER_TIMEOUT).await;
-        })
-        .await;
+        self.see_clients_off().await;
         let exit = Exit {
             generation: self.parts.number,
             successor: self.newest.take(),
@@ -505,6 +497,29 @@ impl Driver {
         };
         log::info!("{exit}{}", self.drain_time());
         exit
+    }
+
+    /// Waits until those who asked have their answers. Whoever asks now gets none, and asks again whoever serves by then;
+    /// but for a reload, which is asked for only once.
+    async fn see_clients_off(&mut self) {
+        let received = self.received.clone();
+        let gone = async {
+            while self.clients.load(Ordering::Acquire) > 0 {
+                IoTimer::after(Duration::from_millis(1)).await;
+            }
+        };
+        let turned_away = async {
+            while let Ok(input) = received.recv().await {
+                if let Input::Command(Command { request: Request::Reload { .. }, reply }) = input {
+                    let reason = format!("generation {} has just ended; ask again", self.parts.number);
+                    let _ = reply.try_send(Reply::Refused { reason });
+                }
+            }
+        };
+        let late = async {
+            IoTimer::after(ANSWER_TIMEOUT).await;
+        };
+        future::or(gone, future::or(turned_away, late)).await;
     }
 
     /// Tells all connections that they end now, takes back those that are on their way to a successor that has not

@@ -55,11 +55,18 @@ impl Client {
     }
 
     /// Asks how the service is doing. Waits for at most 30 s.
+    ///
+    /// Where the generation that was asked ends without an answer, since it has just been replaced, its successor is
+    /// asked, for at most 10 s.
     pub fn status(&mut self) -> Result<Status, Error> {
-        self.ask(&Request::Status)?;
-        match self.answer()? {
-            Some(Reply::Status(status)) => Ok(*status),
-            other => Err(unexpected(other)),
+        let end = Instant::now() + RECONNECT;
+        loop {
+            self.ask(&Request::Status)?;
+            match self.answer()? {
+                Some(Reply::Status(status)) => return Ok(*status),
+                None if Instant::now() < end => *self = Client::connect(&self.path)?,
+                other => return Err(unexpected(other)),
+            }
         }
     }
 
