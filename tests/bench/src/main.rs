@@ -70,6 +70,7 @@ fn main() -> ExitCode {
 
 fn run(settings: &Settings) -> Result<(), Box<dyn Error>> {
     let file = settings.folder.join("bench/results.json");
+    fs::create_dir_all(settings.folder.join("bench/figures"))?;
     let mut results = Results::load(&file)?;
     let peers: Vec<Peer> = Peer::ALL.into_iter().filter(|peer| is_asked_for(settings, *peer)).collect();
     let all: Vec<Scenario> = Scenario::value_variants().iter().copied().filter(|s| *s != Scenario::Page).collect();
@@ -102,9 +103,7 @@ fn measure(settings: &Settings, scenario: Scenario, results: &mut Results, peers
 }
 
 fn write_page(results: &Results, folder: &Path) -> Result<(), Box<dyn Error>> {
-    let figures = folder.join("bench/figures");
-    fs::create_dir_all(&figures)?;
-    plot::draw(results, &figures)?;
+    plot::draw(results, &folder.join("bench/figures"))?;
     fs::write(folder.join("BENCHMARKS.md"), page::page(results))?;
     Ok(())
 }
