@@ -15,12 +15,12 @@ use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet, 
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 use restart_core::{Accepted, Counts, Drain, Inherited, Listener, resident_memory};
-use smol::Executor;
 use smol::lock::Semaphore;
 
 use crate::http::{self, Context, Handler, Start};
 use crate::metrics::{BUCKETS_US, Metrics, bucket_name};
 use crate::run::VERSION;
+use crate::workers::Workers;
 
 /// So many clients are answered at a time; more wait in the accept queue.
 const CLIENTS_MAX: usize = 16;
@@ -38,7 +38,7 @@ pub(crate) struct Admin {
 }
 
 /// Answers clients for as long as this is the main process.
-pub(crate) async fn serve(listener: Listener, admin: Admin, executor: &'static Executor<'static>) {
+pub(crate) async fn serve(listener: Listener, admin: Admin, workers: Arc<Workers>) {
     // Of its own: the drain of the service neither waits for these connections nor moves them.
     let context = Arc::new(Context::new(admin, Drain::new()));
     let room = Arc::new(Semaphore::new(CLIENTS_MAX));
@@ -51,7 +51,7 @@ pub(crate) async fn serve(listener: Listener, admin: Admin, executor: &'static E
                     let _held = (guard, permit);
                     http::serve(&context, Start::new(fd, None)).await;
                 };
-                executor.spawn(connection).detach();
+                workers.spawn_on_main(connection);
             }
             Err(error) => {
                 log::error!("the listener {:?} cannot accept any more: {error}", listener.name());

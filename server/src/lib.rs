@@ -18,8 +18,10 @@ pub mod logging;
 mod metrics;
 mod moving;
 mod overview;
+mod poller;
 mod progress;
 mod run;
 mod serve;
+mod workers;
 
 pub use run::{VERSION, run, run_default};

@@ -30,6 +30,7 @@ use crate::metrics::Metrics;
 use crate::overview::Overview;
 use crate::progress;
 use crate::serve::{Service, serve};
+use crate::workers::Workers;
 
 /// The name of the control socket's folder.
 const SERVICE_NAME: &str = "reborn";
@@ -205,11 +206,12 @@ fn start_application<H: Handler + 'static>(
         // Without its thread the log is silent; that is no reason not to serve.
         eprintln!("reborn: the log cannot be written: {error}");
     }
-    let opened = application(config, &generation).and_then(|service| Ok((service, access_log(config, &generation)?)));
+    let opened = application(config, &generation)
+        .and_then(|service| Ok((service, access_log(config, &generation)?, Workers::start(config.threads)?)));
     match opened {
-        Ok((mut service, access_log)) => {
+        Ok((mut service, access_log, workers)) => {
             service.observers.extend(access_log.iter().map(AccessLog::observer));
-            let exit = serve(config, generation, service, metrics);
+            let exit = serve(config, generation, workers, service, metrics);
             access_log.inspect(|log| log.flush(FLUSH_TIMEOUT));
             if exit.success { exit::OK } else { exit::FAILED }
         }

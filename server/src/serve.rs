@@ -1,12 +1,10 @@
-//! One generation at work: threads, accept loops and connections, from the accept or the hand-over to their end.
+//! One generation at work: accept loops and connections, from the accept or the hand-over to their end.
 //!
 //! It knows neither the command line nor what answers a request. Which connections it may accept, and when it has to
 //! end, is the generation's matter; what happens on a connection, the HTTP layer's. Here each connection is booked in
 //! the ledger, and offered to the next generation when the HTTP layer parks it.
 
-use std::future;
 use std::sync::Arc;
-use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use restart_core::{Accepted, Address, Connection, Connections, Exit, Generation, Guard, Listener};
@@ -14,7 +12,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use smol::future::{FutureExt, yield_now};
 use smol::lock::{Semaphore, SemaphoreGuardArc};
-use smol::{Executor, Timer};
+use smol::Timer;
 
 use crate::admin::{self, Admin};
 use crate::config::{Config, METRICS_NAME};
@@ -22,6 +20,7 @@ use crate::http::{self, Capacity, Context, Decorate, End, Handler, Observe, Star
 use crate::ledger::Ledger;
 use crate::metrics::{Counted, Metrics};
 use crate::moving::{Card, Luggage};
+use crate::workers::Workers;
 
 /// How many descriptors are not for connections that are accepted.
 const DESCRIPTORS_KEPT: usize = 64;
@@ -51,19 +50,19 @@ struct Shop<H> {
     ledger: Arc<Ledger>,
     /// Room for connections.
     room: Arc<Semaphore>,
-    executor: &'static Executor<'static>,
+    workers: Arc<Workers>,
 }
 
 /// Serves until this process has nothing left to do. `metrics` are those that the generation's status shows.
 pub(crate) fn serve<H: Handler + 'static>(
     config: &Config,
     generation: Generation,
+    workers: Workers,
     service: Service<H>,
     metrics: &Arc<Metrics>,
 ) -> Exit {
     raise_file_limit();
-    // The threads outlive this function, until the process ends.
-    let executor: &'static Executor<'static> = Box::leak(Box::new(Executor::new()));
+    let workers = Arc::new(workers);
     let drain = generation.drain();
     let shop = Arc::new(Shop {
         context: Context {
@@ -78,12 +77,12 @@ pub(crate) fn serve<H: Handler + 'static>(
         connections: generation.connections(),
         ledger: Arc::clone(&metrics.ledger),
         room: Arc::new(Semaphore::new(room(config.limits.connections))),
-        executor,
+        workers: Arc::clone(&workers),
     });
     for listener in generation.listeners() {
-        executor.spawn(accept(Arc::clone(&shop), listener.clone())).detach();
+        workers.spawn_on_main(accept(Arc::clone(&shop), listener.clone()));
     }
-    executor.spawn(take(Arc::clone(&shop))).detach();
+    workers.spawn_on_main(take(Arc::clone(&shop)));
     if let Ok(listener) = generation.listener(METRICS_NAME) {
         let admin = Admin {
             metrics: Arc::clone(metrics),
@@ -92,16 +91,9 @@ pub(crate) fn serve<H: Handler + 'static>(
             generation: generation.number(),
             started: SystemTime::now(),
         };
-        executor.spawn(admin::serve(listener, admin, executor)).detach();
+        workers.spawn_on_main(admin::serve(listener, admin, Arc::clone(&workers)));
     }
-    for number in 1..config.threads {
-        let thread = thread::Builder::new().name(format!("reborn-{number}"));
-        if let Err(error) = thread.spawn(move || smol::block_on(executor.run(future::pending::<()>()))) {
-            log::warn!("only {number} threads serve: {error}");
-            break;
-        }
-    }
-    let exit = smol::block_on(executor.run(generation.run()));
+    let exit = workers.run(generation.run());
     let balance = metrics.ledger.balance();
     if balance.is_closed() {
         log::debug!("connections: {balance}");
@@ -194,7 +186,7 @@ async fn take<H: Handler + 'static>(shop: Arc<Shop<H>>) {
     }
 }
 
-/// Serves a connection, which was accepted at `since`, in a task of its own.
+/// Serves a connection, which was accepted at `since`, in a task of its own on one of the threads.
 fn open<H: Handler + 'static>(
     shop: &Arc<Shop<H>>,
     since: Instant,
@@ -207,7 +199,7 @@ fn open<H: Handler + 'static>(
         connection(&owned, since, start, guard).await;
         drop(permit);
     };
-    shop.executor.spawn(connection).detach();
+    shop.workers.spawn(connection);
 }
 
 /// Serves a connection until it ends here, for good or by moving on. The guard lives until the end is booked, so that

@@ -252,9 +252,9 @@ impl<'a, H: Handler> Connection<'a, H> {
             }
             let noticed = !stopping && self.drain_phase() == Phase::Stopping;
             let attempt = std::mem::take(&mut self.fresh) || noticed || crowded;
-            let wake = if attempt { Ok(Wake::Readable) } else { self.wait(call.as_mut()).await };
+            let wake = if attempt { Wake::Readable } else { self.wait(call.as_mut()).await };
             match wake {
-                Ok(Wake::Readable) => match self.wire.receive() {
+                Wake::Readable => match self.wire.receive() {
                     Ok(0) => return State::Closed(Closed::ByClient),
                     Ok(_) => {}
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -271,16 +271,15 @@ impl<'a, H: Handler> Connection<'a, H> {
                     }
                     Err(_) => return State::Closed(Closed::ByClient),
                 },
-                Ok(Wake::Late) if stopping => return State::Closed(Closed::AtOnce(Reason::Stopping)),
-                Ok(Wake::Late) if call.is_none() && timeout > capacity::IDLE_MIN => {
+                Wake::Late if stopping => return State::Closed(Closed::AtOnce(Reason::Stopping)),
+                Wake::Late if call.is_none() && timeout > capacity::IDLE_MIN => {
                     // From now on it has to make room when it is called to, after those that are idle longer.
                     call = Some(self.context.capacity.call());
                     self.deadline.set(timeout.saturating_sub(self.waited + self.waits_since.elapsed()));
                 }
-                Ok(Wake::Late) => return State::Closed(Closed::AtOnce(Reason::IdleTimeout)),
-                Ok(Wake::Crowded) => crowded = true,
-                Ok(Wake::Phase) => {}
-                Err(_) => return State::Closed(Closed::AtOnce(Reason::Failed)),
+                Wake::Late => return State::Closed(Closed::AtOnce(Reason::IdleTimeout)),
+                Wake::Crowded => crowded = true,
+                Wake::Phase => {}
             }
         }
     }
@@ -325,17 +324,16 @@ impl<'a, H: Handler> Connection<'a, H> {
             }
             self.wire.inbound().buffer.settle();
             match self.wait(None).await {
-                Ok(Wake::Readable) => match self.wire.receive() {
+                Wake::Readable => match self.wire.receive() {
                     Ok(0) => return self.refuse(Refusal::bad("the connection was closed within the head")),
                     Ok(_) => {}
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                     Err(_) => return State::Closed(Closed::ByClient),
                 },
-                Ok(Wake::Late) => {
+                Wake::Late => {
                     return self.refuse(Refusal::new(StatusCode::RequestTimeout, "the head took too long"));
                 }
-                Ok(Wake::Phase | Wake::Crowded) => {}
-                Err(_) => return State::Closed(Closed::AtOnce(Reason::Failed)),
+                Wake::Phase | Wake::Crowded => {}
             }
         }
     }
@@ -578,7 +576,7 @@ impl<'a, H: Handler> Connection<'a, H> {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     let (wire, deadline) = (&self.wire, &mut self.deadline);
                     let readable = poll_fn(|context| match wire.poll_readable(context) {
-                        Poll::Ready(readable) => Poll::Ready(readable.is_ok()),
+                        Poll::Ready(()) => Poll::Ready(true),
                         Poll::Pending => deadline.poll(context).map(|()| false),
                     });
                     if !readable.await {
@@ -591,23 +589,23 @@ impl<'a, H: Handler> Connection<'a, H> {
     }
 
     /// Waits for bytes, for a call for room, for the deadline, or for a change of phase, whichever comes first.
-    async fn wait(&mut self, mut call: Option<&mut EventListener>) -> io::Result<Wake> {
+    async fn wait(&mut self, mut call: Option<&mut EventListener>) -> Wake {
         let Connection { wire, heeded, deadline, context: Context { drain, .. }, .. } = self;
         poll_fn(|task| {
             // `Watch` wakes this task for it.
             let changes = drain.changes();
             match heeded.replace(changes) {
-                Some(before) if before != changes => return Poll::Ready(Ok(Wake::Phase)),
-                None if drain.phase() != Phase::Serving => return Poll::Ready(Ok(Wake::Phase)),
+                Some(before) if before != changes => return Poll::Ready(Wake::Phase),
+                None if drain.phase() != Phase::Serving => return Poll::Ready(Wake::Phase),
                 Some(_) | None => {}
             }
-            if let Poll::Ready(readable) = wire.poll_readable(task) {
-                return Poll::Ready(readable.map(|()| Wake::Readable));
+            if wire.poll_readable(task).is_ready() {
+                return Poll::Ready(Wake::Readable);
             }
             if call.as_mut().is_some_and(|call| Pin::new(call).poll(task).is_ready()) {
-                return Poll::Ready(Ok(Wake::Crowded));
+                return Poll::Ready(Wake::Crowded);
             }
-            deadline.poll(task).map(|()| Ok(Wake::Late))
+            deadline.poll(task).map(|()| Wake::Late)
         })
         .await
     }

@@ -82,7 +82,7 @@ impl AsyncRead for Upgraded {
         }
         loop {
             match wire.receive_into(into) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready!(wire.poll_readable(context))?,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready!(wire.poll_readable(context)),
                 received => return Poll::Ready(received),
             }
         }
@@ -93,7 +93,7 @@ impl AsyncWrite for Upgraded {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         loop {
             match self.wire.send(bytes) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready!(self.wire.poll_writable(context))?,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready!(self.wire.poll_writable(context)),
                 sent => return Poll::Ready(sent),
             }
         }

@@ -8,8 +8,7 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
-use async_io::Async;
-use rustix::net::{RecvFlags, SendFlags, Shutdown};
+use rustix::net::Shutdown;
 
 use super::buffer::Buffer;
 use super::chunked::{Chunked, Next};
@@ -17,6 +16,7 @@ use super::deadline::Deadline;
 use super::framing::Framing;
 use super::pace::Pace;
 use super::refusal::Refusal;
+use super::socket::Socket;
 use crate::http::Limits;
 
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
@@ -24,7 +24,7 @@ const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 /// A connection's socket and what has come in on it.
 #[derive(Debug)]
 pub(crate) struct Wire {
-    socket: Async<OwnedFd>,
+    socket: Socket,
     inbound: Mutex<Inbound>,
 }
 
@@ -216,12 +216,10 @@ impl Inbound {
 pub(crate) type Trailers = Vec<u8>;
 
 impl Wire {
-    /// Registers a socket with the reactor.
+    /// A connection whose first bytes were received elsewhere.
     pub(crate) fn new(socket: OwnedFd, read_ahead: Vec<u8>) -> io::Result<Wire> {
-        // Fails on Unix sockets, which delay nothing.
-        let _ = rustix::net::sockopt::set_tcp_nodelay(&socket, true);
         let inbound = Inbound { buffer: Buffer::with(read_ahead), ..Inbound::default() };
-        Ok(Wire { socket: Async::new(socket)?, inbound: Mutex::new(inbound) })
+        Ok(Wire { socket: Socket::new(socket)?, inbound: Mutex::new(inbound) })
     }
 
     /// The bytes received. The lock is never held across a wait.
@@ -230,21 +228,21 @@ impl Wire {
         self.inbound.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes the wire apart: the socket, no longer registered, and the bytes received and not yet used. Gives it back if
+    /// Takes the wire apart: the socket, which no poller knows any more, and the bytes received and not yet used. Gives it back if
     /// somebody else (a body reader, this very moment) holds it too.
     pub(crate) fn into_parts(self: Arc<Self>) -> Result<io::Result<(OwnedFd, Vec<u8>)>, Arc<Self>> {
         let mut wire = Arc::try_unwrap(self)?;
         let waiting = wire.inbound.get_mut().unwrap_or_else(PoisonError::into_inner).buffer.take();
-        Ok(wire.socket.into_inner().map(|socket| (socket, waiting)))
+        Ok(wire.socket.into_fd().map(|socket| (socket, waiting)))
     }
 
     /// Waits until the socket can be read.
-    pub(crate) fn poll_readable(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+    pub(crate) fn poll_readable(&self, context: &mut Context<'_>) -> Poll<()> {
         self.socket.poll_readable(context)
     }
 
     /// Waits until the socket can be written to.
-    pub(crate) fn poll_writable(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+    pub(crate) fn poll_writable(&self, context: &mut Context<'_>) -> Poll<()> {
         self.socket.poll_writable(context)
     }
 
@@ -261,34 +259,22 @@ impl Wire {
 
     /// Receives once, without waiting, into `room`.
     pub(crate) fn receive_into(&self, room: &mut [u8]) -> io::Result<usize> {
-        loop {
-            match rustix::net::recv(self.socket.get_ref(), &mut *room, RecvFlags::empty()) {
-                Err(rustix::io::Errno::INTR) => {}
-                received => return Ok(received?.0.min(room.len())),
-            }
-        }
+        self.socket.receive(room)
     }
 
     /// Sends once, without waiting.
     pub(crate) fn send(&self, bytes: &[u8]) -> io::Result<usize> {
-        loop {
-            match rustix::net::send(self.socket.get_ref(), bytes, SendFlags::NOSIGNAL) {
-                Err(rustix::io::Errno::INTR) => {}
-                sent => return Ok(sent?),
-            }
-        }
+        self.socket.send(bytes)
     }
 
     /// Says to the client that nothing more will be sent.
     pub(crate) fn shut_down_sending(&self) {
-        // It fails only where the connection is gone already.
-        let _ = rustix::net::shutdown(self.socket.get_ref(), Shutdown::Write);
+        self.socket.shut_down(Shutdown::Write);
     }
 
     /// Ends both directions, also for whoever else holds the wire.
     pub(crate) fn shut_down(&self) {
-        // It fails only where the connection is gone already.
-        let _ = rustix::net::shutdown(self.socket.get_ref(), Shutdown::Both);
+        self.socket.shut_down(Shutdown::Both);
     }
 
     /// Reads bytes of the body of message `message`. Returns 0 at its end, once with the raw trailers of a chunked body.
@@ -378,8 +364,8 @@ impl Wire {
 
     /// Waits for the socket to become readable, up to the body's deadline.
     fn poll_more(&self, context: &mut Context<'_>, body: &mut Body) -> Poll<Result<(), Fault>> {
-        if let Poll::Ready(readable) = self.socket.poll_readable(context) {
-            return Poll::Ready(readable.map_err(|error| Fault::Failed(error.kind())));
+        if self.socket.poll_readable(context).is_ready() {
+            return Poll::Ready(Ok(()));
         }
         body.poll_late(context)
     }
@@ -391,9 +377,7 @@ impl Wire {
                 Ok(count) if count == left.len() => body.interim = Continue::Settled,
                 Ok(count) => body.interim = Continue::Wanted { left: &left[count..] },
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    if let Poll::Ready(writable) = self.socket.poll_writable(context) {
-                        writable.map_err(|error| Fault::Failed(error.kind()))?;
-                    } else {
+                    if self.socket.poll_writable(context).is_pending() {
                         return body.poll_late(context);
                     }
                 }

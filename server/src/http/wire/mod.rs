@@ -17,4 +17,5 @@ pub(crate) mod inbound;
 pub(crate) mod outbound;
 pub(crate) mod pace;
 pub(crate) mod refusal;
+mod socket;
 pub(crate) mod target;

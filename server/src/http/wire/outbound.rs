@@ -161,11 +161,10 @@ async fn send(
                 // The kernel reports a socket as writable only when a third of its buffer is free, which a slow client
                 // may take longer for than it has. What it did take is seen by sending once more when it is late.
                 late = poll_fn(|context| match wire.poll_writable(context) {
-                    Poll::Ready(writable) => Poll::Ready(writable.map(|()| false)),
-                    Poll::Pending => deadline.poll(context).map(|()| Ok(true)),
+                    Poll::Ready(()) => Poll::Ready(false),
+                    Poll::Pending => deadline.poll(context).map(|()| true),
                 })
-                .await
-                .map_err(Failure::Failed)?;
+                .await;
             }
             Err(error) => return Err(Failure::Failed(error)),
         }

@@ -1,0 +1,418 @@
+//! How a thread learns that its connections can be read or written: an epoll of its own, edge-triggered, in which a
+//! socket is entered once and never armed again. A request then takes a receive, a send, and its part of a wait.
+//!
+//! A [`Source`] is the readiness of one socket as it was last reported. It belongs to the poller of the thread that
+//! entered it, and may be used from any thread. A poller waits in one of two ways: [`Poller::block_on`] for a thread
+//! that has nothing else to wait for, [`Poller::drive`] as a task beside others in async-io. It owns no socket.
+
+use std::cell::RefCell;
+use std::future::Future;
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::pin::pin;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread;
+
+use async_io::Async;
+use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
+use rustix::event::{EventfdFlags, Timespec, eventfd};
+use slab::Slab;
+
+/// How many events one wait brings at most. Others get their turn after these.
+const EVENTS_MAX: usize = 128;
+
+/// What wakes the thread, and no socket: no slot has this number.
+const BELL: u64 = u64::MAX;
+
+const BOTH_WAYS: EventFlags = EventFlags::IN.union(EventFlags::OUT).union(EventFlags::RDHUP).union(EventFlags::ET);
+
+thread_local! {
+    static CURRENT: RefCell<Option<Arc<Poller>>> = const { RefCell::new(None) };
+}
+
+/// The poller of threads that have none of their own.
+static SHARED: Mutex<Option<Arc<Poller>>> = Mutex::new(None);
+
+/// A thread's epoll, and what was entered in it.
+#[derive(Debug)]
+pub(crate) struct Poller {
+    epoll: OwnedFd,
+    bell: OwnedFd,
+    /// One of `AWAKE`, `ASLEEP`, `CALLED`.
+    state: AtomicU8,
+    slots: Mutex<Slots>,
+}
+
+/// The thread works, and will look for work before it sleeps only if it is called.
+const AWAKE: u8 = 0;
+/// The thread sleeps, or is about to: calling it takes the bell.
+const ASLEEP: u8 = 1;
+/// The thread has been called since it began its work.
+const CALLED: u8 = 2;
+
+#[derive(Debug, Default)]
+struct Slots {
+    sources: Slab<Arc<Readiness>>,
+    /// Counts those that were entered, so that an event for one that is gone is not taken for its heir's.
+    entered: u32,
+}
+
+impl Poller {
+    pub(crate) fn new() -> io::Result<Arc<Poller>> {
+        let epoll = epoll::create(CreateFlags::CLOEXEC)?;
+        let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        // Edge-triggered: each ring is an event, and nobody has to read the bell.
+        epoll::add(&epoll, &bell, EventData::new_u64(BELL), EventFlags::IN | EventFlags::ET)?;
+        Ok(Arc::new(Poller { epoll, bell, state: AtomicU8::new(AWAKE), slots: Mutex::default() }))
+    }
+
+    /// Makes it the present thread's: [`Source::enter`] uses it from now on.
+    pub(crate) fn adopt_thread(self: &Arc<Self>) {
+        CURRENT.set(Some(Arc::clone(self)));
+    }
+
+    /// The present thread's, else one with a thread of its own, which all such threads share.
+    fn current() -> io::Result<Arc<Poller>> {
+        if let Some(own) = CURRENT.with_borrow(Clone::clone) {
+            return Ok(own);
+        }
+        let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(shared) = &*shared {
+            return Ok(Arc::clone(shared));
+        }
+        let poller = Poller::new()?;
+        let own = Arc::clone(&poller);
+        thread::Builder::new().name("poller".to_owned()).spawn(move || own.block_on(std::future::pending::<()>()))?;
+        Ok(Arc::clone(shared.insert(poller)))
+    }
+
+    /// Adopts the present thread and runs a future to its end; sleeps while there is nothing to do.
+    pub(crate) fn block_on<T>(self: &Arc<Self>, future: impl Future<Output = T>) -> T {
+        self.adopt_thread();
+        let mut future = pin!(future);
+        let waker = Waker::from(Arc::clone(self));
+        let mut context = Context::from_waker(&waker);
+        loop {
+            // Whatever called it before is looked at now.
+            self.state.store(AWAKE, Ordering::SeqCst);
+            if let Poll::Ready(done) = future.as_mut().poll(&mut context) {
+                return done;
+            }
+            let sleeps = self.state.compare_exchange(AWAKE, ASLEEP, Ordering::SeqCst, Ordering::SeqCst).is_ok();
+            self.dispatch(sleeps);
+        }
+    }
+
+    /// Reports what happens, for as long as it is polled, on a thread that waits in async-io.
+    pub(crate) async fn drive(self: Arc<Self>) -> io::Result<()> {
+        let epoll = Async::new_nonblocking(self)?;
+        loop {
+            epoll.readable().await?;
+            epoll.get_ref().dispatch(false);
+        }
+    }
+
+    /// Takes what has happened, after waiting for something if it `sleeps`, and wakes who waits for it.
+    fn dispatch(&self, sleeps: bool) {
+        let mut room = [MaybeUninit::<Event>::uninit(); EVENTS_MAX];
+        let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let waited = epoll::wait(&self.epoll, &mut room, if sleeps { None } else { Some(&at_once) });
+        // What is woken below needs no bell.
+        self.state.store(AWAKE, Ordering::SeqCst);
+        // It fails only with EINTR: then there is nothing to report yet.
+        let Ok((events, _)) = waited else { return };
+        for event in events {
+            let key = event.data.u64();
+            let source = if key == BELL { None } else { self.slots().find(key) };
+            if let Some(source) = source {
+                source.report(event.flags);
+            }
+        }
+    }
+
+    fn slots(&self) -> MutexGuard<'_, Slots> {
+        // Nothing panics while it is held.
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl AsFd for Poller {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.epoll.as_fd()
+    }
+}
+
+impl Wake for Poller {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        if self.state.swap(CALLED, Ordering::SeqCst) == ASLEEP {
+            // It fails only if the bell was rung 2^64 times.
+            let _ = rustix::io::write(&self.bell, &1_u64.to_ne_bytes());
+        }
+    }
+}
+
+impl Slots {
+    /// Finds what an event is about, if it is still there.
+    fn find(&self, key: u64) -> Option<Arc<Readiness>> {
+        let slot = usize::try_from(key & u64::from(u32::MAX)).ok()?;
+        self.sources.get(slot).filter(|source| u64::from(source.number) == key >> 32).cloned()
+    }
+}
+
+/// One socket's entry in a poller. The socket has to be closed after it, or be taken out with [`Source::leave`].
+#[derive(Debug)]
+pub(crate) struct Source {
+    poller: Arc<Poller>,
+    slot: usize,
+    readiness: Arc<Readiness>,
+}
+
+#[derive(Debug)]
+struct Readiness {
+    /// Which entry of its poller this was.
+    number: u32,
+    now: Mutex<Now>,
+}
+
+/// What was reported of a socket, and not yet found to be over.
+#[derive(Debug, Default)]
+struct Now {
+    /// Counts the reports.
+    reports: u64,
+    readable: bool,
+    writable: bool,
+    /// The other end has closed, or the connection has failed: reading never blocks again.
+    ended: bool,
+    reader: Option<Waker>,
+    writer: Option<Waker>,
+}
+
+/// How many reports there were before something was tried. What fails or falls short afterwards is news only if there
+/// was no report meanwhile.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Before(u64);
+
+impl Source {
+    /// Enters a socket in the present thread's poller, with nothing known of it yet.
+    pub(crate) fn enter(socket: impl AsFd) -> io::Result<Source> {
+        let poller = Poller::current()?;
+        let (slot, readiness) = {
+            let slots = &mut *poller.slots();
+            slots.entered = slots.entered.wrapping_add(1);
+            // A socket can be written to until it says otherwise.
+            let now = Mutex::new(Now { writable: true, ..Now::default() });
+            let readiness = Arc::new(Readiness { number: slots.entered, now });
+            (slots.sources.insert(Arc::clone(&readiness)), readiness)
+        };
+        let key = u64::from(readiness.number) << 32 | slot as u64;
+        // From here on its drop frees the slot.
+        let source = Source { poller, slot, readiness };
+        epoll::add(&source.poller.epoll, socket, EventData::new_u64(key), BOTH_WAYS)?;
+        Ok(source)
+    }
+
+    /// Takes the socket out, so that another process can go on with it.
+    pub(crate) fn leave(self, socket: impl AsFd) -> io::Result<()> {
+        Ok(epoll::delete(&self.poller.epoll, socket)?)
+    }
+
+    /// Waits until reading is worth a try.
+    pub(crate) fn poll_readable(&self, context: &mut Context<'_>) -> Poll<()> {
+        let now = &mut *self.readiness.now();
+        if now.readable {
+            return Poll::Ready(());
+        }
+        wait(&mut now.reader, context)
+    }
+
+    /// Waits until writing is worth a try.
+    pub(crate) fn poll_writable(&self, context: &mut Context<'_>) -> Poll<()> {
+        let now = &mut *self.readiness.now();
+        if now.writable {
+            return Poll::Ready(());
+        }
+        wait(&mut now.writer, context)
+    }
+
+    /// To be called before something is tried.
+    pub(crate) fn before(&self) -> Before {
+        Before(self.readiness.now().reports)
+    }
+
+    /// Says that all there was has been read.
+    pub(crate) fn emptied(&self, before: Before) {
+        let now = &mut *self.readiness.now();
+        now.readable &= now.reports != before.0 || now.ended;
+    }
+
+    /// Says that nothing more can be written.
+    pub(crate) fn filled(&self, before: Before) {
+        let now = &mut *self.readiness.now();
+        now.writable &= now.reports != before.0;
+    }
+}
+
+impl Drop for Source {
+    fn drop(&mut self) {
+        self.poller.slots().sources.remove(self.slot);
+    }
+}
+
+impl Readiness {
+    /// Takes note of an event, and wakes who waits for it.
+    fn report(&self, flags: EventFlags) {
+        let ended = flags.intersects(EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR);
+        let (reader, writer) = {
+            let now = &mut *self.now();
+            now.reports += 1;
+            now.ended |= ended;
+            now.readable |= ended || flags.contains(EventFlags::IN);
+            now.writable |= flags.intersects(EventFlags::OUT | EventFlags::HUP | EventFlags::ERR);
+            (now.reader.take_if(|_| now.readable), now.writer.take_if(|_| now.writable))
+        };
+        reader.into_iter().chain(writer).for_each(Waker::wake);
+    }
+
+    fn now(&self) -> MutexGuard<'_, Now> {
+        // Nothing panics while it is held.
+        self.now.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn wait(waiter: &mut Option<Waker>, context: &Context<'_>) -> Poll<()> {
+    match waiter {
+        Some(waker) => waker.clone_from(context.waker()),
+        None => *waiter = Some(context.waker().clone()),
+    }
+    Poll::Pending
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+    use std::sync::mpsc;
+
+    use super::*;
+
+    /// A poller with a thread of its own, and what it is to do.
+    fn on_a_thread<T: Send + 'static>(work: impl FnOnce(Arc<Poller>) -> T + Send + 'static) -> T {
+        let (sender, receiver) = mpsc::channel();
+        thread::spawn(move || {
+            let poller = Poller::new().expect("a poller");
+            poller.adopt_thread();
+            sender.send(work(poller))
+        });
+        receiver.recv_timeout(std::time::Duration::from_secs(20)).expect("it ends")
+    }
+
+    fn pair() -> (UnixStream, UnixStream) {
+        let (ours, theirs) = UnixStream::pair().expect("a pair");
+        ours.set_nonblocking(true).expect("a socket");
+        (ours, theirs)
+    }
+
+    #[test]
+    fn every_byte_is_reported_once_and_reading_it_all_waits_for_the_next() {
+        let read = on_a_thread(|poller| {
+            let (mut ours, mut theirs) = pair();
+            let source = Source::enter(&ours).expect("an entry");
+            let mut read = Vec::new();
+            let mut room = [0; 16];
+            for byte in 0..100_u8 {
+                let pending = poller.block_on(poll_fn(|context| Poll::Ready(source.poll_readable(context).is_pending())));
+                assert!(pending, "{byte}");
+                theirs.write_all(&[byte]).expect("room");
+                poller.block_on(poll_fn(|context| source.poll_readable(context)));
+                let before = source.before();
+                assert_eq!(ours.read(&mut room).expect("a byte"), 1);
+                source.emptied(before);
+                read.push(room[0]);
+            }
+            read
+        });
+        assert_eq!(read, (0..100).collect::<Vec<u8>>());
+    }
+
+    #[test]
+    fn what_is_reported_while_something_is_tried_is_not_forgotten() {
+        on_a_thread(|poller| {
+            let (ours, mut theirs) = pair();
+            let source = Source::enter(&ours).expect("an entry");
+            let before = source.before();
+            theirs.write_all(b"a").expect("room");
+            poller.dispatch(true);
+            source.emptied(before);
+            source.filled(before);
+            poller.block_on(poll_fn(|context| source.poll_readable(context)));
+            poller.block_on(poll_fn(|context| source.poll_writable(context)));
+        });
+    }
+
+    #[test]
+    fn a_connection_that_has_ended_stays_readable() {
+        on_a_thread(|poller| {
+            let (mut ours, theirs) = pair();
+            let source = Source::enter(&ours).expect("an entry");
+            drop(theirs);
+            poller.block_on(poll_fn(|context| source.poll_readable(context)));
+            source.emptied(source.before());
+            poller.block_on(poll_fn(|context| source.poll_readable(context)));
+            assert_eq!(ours.read(&mut [0; 1]).expect("the end"), 0);
+        });
+    }
+
+    #[test]
+    fn an_entry_that_is_gone_leaves_nothing_to_its_heir() {
+        on_a_thread(|poller| {
+            let (ours, mut theirs) = pair();
+            let first = Source::enter(&ours).expect("an entry");
+            theirs.write_all(b"a").expect("room");
+            drop(first);
+            let (other, _end) = pair();
+            let heir = Source::enter(&other).expect("an entry");
+            assert_eq!(heir.slot, 0, "it has the slot of the first");
+            poller.dispatch(false);
+            let pending = poller.block_on(poll_fn(|context| Poll::Ready(heir.poll_readable(context).is_pending())));
+            assert!(pending);
+            heir.leave(&other).expect("it was there");
+            assert!(poller.slots().sources.is_empty());
+        });
+    }
+
+    #[test]
+    fn a_sleeping_thread_is_woken_from_any_other_whichever_way_it_waits() {
+        for nested in [false, true] {
+            on_a_thread(move |poller| {
+                let (ours, mut theirs) = pair();
+                let source = Source::enter(&ours).expect("an entry");
+                let (bell, rung) = smol::channel::bounded(1);
+                let other = thread::spawn(move || {
+                    bell.send_blocking(()).expect("it waits");
+                    theirs.write_all(b"a").expect("room");
+                    theirs
+                });
+                let waiting = async {
+                    rung.recv().await.expect("it rings");
+                    poll_fn(|context| source.poll_readable(context)).await;
+                };
+                if nested {
+                    smol::block_on(smol::future::or(waiting, async {
+                        poller.clone().drive().await.expect("it drives");
+                    }));
+                } else {
+                    poller.block_on(waiting);
+                }
+                drop(other.join());
+            });
+        }
+    }
+}
