@@ -1,22 +1,26 @@
-//! From a response to the bytes of its head: what a handler may not say is refused or taken out, what HTTP asks for is
-//! put in, and async-h1 writes it down.
+//! From a response to the bytes of its head: what a handler may not say is refused or left out, and what HTTP asks for
+//! is put in.
 //!
-//! async-h1's encoder writes header values as they are and frames every response as if it had a body. So the response
-//! is checked before it gets there, and the few heads that it writes wrongly (101, 204, 304, HTTP/1.0) are corrected after.
+//! Heads of responses whose length is not known, and the chunks after them, are written by async-h1. It frames every
+//! response as if it had a body, for HTTP/1.1, and copies each header three times, so all other heads are written here.
 
+use std::cell::Cell;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use async_h1::server::Encoder;
 use futures_lite::AsyncRead;
-use http_types::headers::{
-    CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue, TRANSFER_ENCODING, UPGRADE,
-};
+use http_types::headers::{CONNECTION, HeaderName, HeaderValue};
 use http_types::{Body, Method, Response, StatusCode};
+use httpdate::HttpDate;
 
 use super::buffer;
 use super::head::is_token;
+
+/// How messages and connections end is not the handler's to say.
+const OURS: [&str; 5] = ["connection", "content-length", "keep-alive", "proxy-connection", "transfer-encoding"];
 
 /// What of the request and the connection decides on how a response is written.
 #[derive(Clone, Copy, Debug)]
@@ -70,21 +74,14 @@ impl Outbox {
         buffer::give_back(std::mem::replace(&mut self.bytes, bytes));
     }
 
-    /// Takes out the lines for which `drop` says so (their names are lower case), and sets the status line.
-    fn rewrite(&mut self, status_line: Option<&[u8]>, drop: &[&[u8]]) {
-        let mut rewritten = Vec::with_capacity(self.filled);
-        for (number, line) in self.filled().split_inclusive(|byte| *byte == b'\n').enumerate() {
-            match status_line {
-                Some(status_line) if number == 0 => rewritten.extend_from_slice(status_line),
-                _ if drop.iter().any(|name| line.starts_with(name)) => {}
-                _ => rewritten.extend_from_slice(line),
-            }
+    /// Adds bytes, in larger memory if need be.
+    fn extend(&mut self, bytes: &[u8]) {
+        let end = self.filled + bytes.len();
+        if end > self.room(false).len() + self.filled {
+            self.replace(vec![0; end.next_power_of_two()]);
         }
-        if rewritten.len() > self.bytes.len() {
-            self.bytes.resize(rewritten.len(), 0);
-        }
-        self.bytes[..rewritten.len()].copy_from_slice(&rewritten);
-        self.filled = rewritten.len();
+        self.bytes[self.filled..end].copy_from_slice(bytes);
+        self.filled = end;
     }
 }
 
@@ -143,37 +140,101 @@ pub(crate) fn check_header(name: &HeaderName, value: &HeaderValue) -> Result<(),
 /// Writes the head of a checked response into `out`. Returns where its body comes from.
 pub(crate) fn head(mut response: Response, manner: Manner, out: &mut Outbox) -> io::Result<Source> {
     let status = response.status();
-    let declared = take_framing(&mut response);
-    if let Some(options) = connection_options(&response, manner) {
-        response.insert_header(CONNECTION, options);
-    }
-    if status == StatusCode::ResetContent {
-        replace_body(&mut response, Body::empty());
-    }
     let bodiless = manner.method == Method::Head || is_bodiless(status);
-    if bodiless && declared.is_some() && response.len().is_none_or(|length| length == 0) {
-        // What a GET would have had, as the handler of a HEAD may say it; 304 likewise.
-        replace_body(&mut response, Body::from_reader(futures_lite::io::empty(), declared));
-    }
-    let length = response.len();
+    let length = if status == StatusCode::ResetContent { Some(0) } else { response.len() };
     if length.is_none() && !bodiless && !manner.old {
-        let mut encoder = Box::new(Encoder::new(response, manner.method));
-        read_head(&mut encoder, out)?;
-        return Ok(Source::Chunks(encoder));
+        return chunked(response, manner, out);
     }
-    let body = replace_body(&mut response, Body::from_reader(futures_lite::io::empty(), length));
-    read_head(&mut Encoder::new(response, Method::Head), out)?;
-    correct(status, manner, declared.is_some(), length.is_none(), out);
+    let declared = write_head(&response, manner, out);
+    // What a GET would have had, as the handler of a HEAD may say it; 304 likewise.
+    let shown = declared.filter(|_| bodiless && length.is_none_or(|length| length == 0)).or(length);
+    match shown {
+        _ if matches!(status, StatusCode::SwitchingProtocols | StatusCode::NoContent) => {}
+        _ if status == StatusCode::NotModified && declared.is_none() => {}
+        Some(length) => write_line(out, "content-length", itoa::Buffer::new().format(length).as_bytes()),
+        None if !manner.old => write_line(out, "transfer-encoding", b"chunked"),
+        None => {}
+    }
+    out.extend(b"\r\n");
     Ok(match length {
         _ if bodiless => Source::Empty,
-        Some(length) => Source::Length { body, left: length as u64 },
-        None => Source::Rest(body),
+        Some(0) if status == StatusCode::ResetContent => Source::Empty,
+        Some(length) => Source::Length { body: response.take_body(), left: length as u64 },
+        None => Source::Rest(response.take_body()),
     })
 }
 
+/// Writes all of a head but its framing and its end. Returns the length that the handler declared.
+fn write_head(response: &Response, manner: Manner, out: &mut Outbox) -> Option<usize> {
+    let status = response.status();
+    // http-types has another word for 304.
+    let reason = if status == StatusCode::NotModified { "Not Modified" } else { status.canonical_reason() };
+    for part in ["HTTP/1.1 ", itoa::Buffer::new().format(u16::from(status)), " ", reason, "\r\n"] {
+        out.extend(part.as_bytes());
+    }
+    let (mut declared, mut dated, mut upgrades) = (None, false, false);
+    for (name, values) in response {
+        let name = name.as_str();
+        if name == "content-length" {
+            declared = values.last().as_str().parse().ok();
+        }
+        if OURS.contains(&name) {
+            continue;
+        }
+        dated |= name == "date";
+        upgrades |= name == "upgrade";
+        for value in values {
+            write_line(out, name, value.as_str().as_bytes());
+        }
+    }
+    if !dated {
+        write_line(out, "date", &now());
+    }
+    if let Some(options) = connection_options(upgrades, manner) {
+        write_line(out, "connection", options.as_bytes());
+    }
+    declared
+}
+
+fn write_line(out: &mut Outbox, name: &str, value: &[u8]) {
+    for part in [name.as_bytes(), b": ", value, b"\r\n"] {
+        out.extend(part);
+    }
+}
+
+/// The present time as HTTP writes it (RFC 9110 section 5.6.7). It is made once a second for each thread.
+fn now() -> [u8; 29] {
+    thread_local! {
+        static LAST: Cell<(u64, [u8; 29])> = const { Cell::new((0, *b"Thu, 01 Jan 1970 00:00:00 GMT")) };
+    }
+    let time = SystemTime::now();
+    let seconds = time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let (mut last, mut text) = LAST.get();
+    if last != seconds {
+        last = seconds;
+        text.copy_from_slice(HttpDate::from(time).to_string().as_bytes());
+        LAST.set((last, text));
+    }
+    text
+}
+
+/// Has async-h1 write the head of a response whose length is not known, and afterwards the chunks.
+fn chunked(mut response: Response, manner: Manner, out: &mut Outbox) -> io::Result<Source> {
+    for name in OURS {
+        response.remove_header(name);
+    }
+    let upgrades = response.header("upgrade").is_some();
+    if let Some(options) = connection_options(upgrades, manner) {
+        response.insert_header(CONNECTION, options);
+    }
+    let mut encoder = Box::new(Encoder::new(response, manner.method));
+    read_head(&mut encoder, out)?;
+    Ok(Source::Chunks(encoder))
+}
+
 /// What the Connection header says, if there has to be one: how it goes on, and that Upgrade concerns this connection.
-fn connection_options(response: &Response, manner: Manner) -> Option<&'static str> {
-    match (manner.close, manner.old, response.header(UPGRADE).is_some()) {
+fn connection_options(upgrades: bool, manner: Manner) -> Option<&'static str> {
+    match (manner.close, manner.old, upgrades) {
         (true, _, false) => Some("close"),
         (true, _, true) => Some("close, upgrade"),
         (false, true, false) => Some("keep-alive"),
@@ -188,32 +249,7 @@ fn is_bodiless(status: StatusCode) -> bool {
     matches!(status, StatusCode::SwitchingProtocols | StatusCode::NoContent | StatusCode::NotModified)
 }
 
-/// Takes out the headers that say how messages and connections end: they are not the handler's to set. Returns the
-/// length that it declared.
-fn take_framing(response: &mut Response) -> Option<usize> {
-    for name in [CONNECTION, TRANSFER_ENCODING] {
-        response.remove_header(name);
-    }
-    for name in ["keep-alive", "proxy-connection"] {
-        // A look-up by name costs an allocation, and nearly no response has these.
-        if response.header_names().any(|other| other.as_str() == name) {
-            response.remove_header(HeaderName::from(name));
-        }
-    }
-    response.remove_header(CONTENT_LENGTH).and_then(|values| values.last().as_str().parse().ok())
-}
-
-/// Replaces the body without the side effect that `http_types` has: a made-up Content-Type.
-fn replace_body(response: &mut Response, body: Body) -> Body {
-    let typed = response.header(CONTENT_TYPE).is_some();
-    let before = response.replace_body(body);
-    if !typed {
-        response.remove_header(CONTENT_TYPE);
-    }
-    before
-}
-
-/// Has async-h1 write the head. It is in memory: no wait, and nothing of the body is read yet.
+/// Reads the head from async-h1. It is in memory: no wait, and nothing of the body is read yet.
 fn read_head(encoder: &mut Encoder, out: &mut Outbox) -> io::Result<()> {
     let mut context = Context::from_waker(Waker::noop());
     loop {
@@ -228,19 +264,6 @@ fn read_head(encoder: &mut Encoder, out: &mut Outbox) -> io::Result<()> {
         if out.filled().ends_with(b"\r\n\r\n") {
             return Ok(());
         }
-    }
-}
-
-/// Corrects the heads that async-h1 writes wrongly.
-fn correct(status: StatusCode, manner: Manner, declared: bool, unknown: bool, out: &mut Outbox) {
-    const LENGTH: &[u8] = b"content-length:";
-    const ENCODING: &[u8] = b"transfer-encoding:";
-    match status {
-        StatusCode::SwitchingProtocols | StatusCode::NoContent => out.rewrite(None, &[LENGTH, ENCODING]),
-        StatusCode::NotModified if declared => out.rewrite(Some(b"HTTP/1.1 304 Not Modified\r\n"), &[ENCODING]),
-        StatusCode::NotModified => out.rewrite(Some(b"HTTP/1.1 304 Not Modified\r\n"), &[LENGTH, ENCODING]),
-        _ if manner.old && unknown => out.rewrite(None, &[ENCODING]),
-        _ => {}
     }
 }
 
