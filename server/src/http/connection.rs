@@ -207,8 +207,8 @@ impl<'a, H: Handler> Connection<'a, H> {
         match state {
             State::Idle => self.idle().await,
             State::Head => self.head().await,
-            State::Request(message) => Box::pin(self.request(*message)).await,
-            State::Response(answer) => Box::pin(self.response(*answer)).await,
+            State::Request(message) => Box::pin(self.request(message)).await,
+            State::Response(answer) => Box::pin(self.response(answer)).await,
             State::Upgraded(sender) => Box::pin(self.upgraded(sender)).await,
             State::Closed(Closed::Lingering(reason)) => {
                 self.linger().await;
@@ -298,7 +298,9 @@ impl<'a, H: Handler> Connection<'a, H> {
         let buffer = &mut self.wire.inbound().buffer;
         let skipped = head::empty_lines(buffer.filled())?;
         buffer.consume(skipped);
-        buffer.settle();
+        if buffer.is_empty() {
+            buffer.settle();
+        }
         Ok(!buffer.is_empty())
     }
 
@@ -360,8 +362,8 @@ impl<'a, H: Handler> Connection<'a, H> {
     }
 
     /// Has the handler answer.
-    async fn request(&mut self, message: Message) -> State {
-        let Message { mut request, keep_alive, framing, expects_continue, manner, offer } = message;
+    async fn request(&mut self, message: Box<Message>) -> State {
+        let Message { mut request, keep_alive, framing, expects_continue, manner, offer } = *message;
         request.set_peer_addr(self.peer.as_deref());
         if offer.is_some() {
             request.ext_mut().insert(self.context.drain.clone());
@@ -406,8 +408,8 @@ impl<'a, H: Handler> Connection<'a, H> {
     }
 
     /// Sends an answer, and decides whether another request may follow.
-    async fn response(&mut self, answer: Answer) -> State {
-        let Answer { response, mut manner, mut close, decoration, offer } = answer;
+    async fn response(&mut self, answer: Box<Answer>) -> State {
+        let Answer { response, mut manner, mut close, decoration, offer } = *answer;
         let mut response = checked(response, offer.as_ref());
         let switches = response.status() == StatusCode::SwitchingProtocols;
         let stream = switches.then(|| response.send_upgrade());

@@ -7,7 +7,12 @@ use std::process::ExitCode;
 use bench::answer::{Fixed, TEXT, fixed, tagged};
 use futures_lite::io::Cursor;
 use http_types::{Body, Request, Response, StatusCode};
+use mimalloc::MiMalloc;
 use server::http::Target;
+
+/// As `reborn` itself has it.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
     let is_first = !std::env::args().any(|argument| argument == "-g");
