@@ -328,7 +328,8 @@ mod tests {
             let mut read = Vec::new();
             let mut room = [0; 16];
             for byte in 0..100_u8 {
-                let pending = poller.block_on(poll_fn(|context| Poll::Ready(source.poll_readable(context).is_pending())));
+                let pending =
+                    poller.block_on(poll_fn(|context| Poll::Ready(source.poll_readable(context).is_pending())));
                 assert!(pending, "{byte}");
                 theirs.write_all(&[byte]).expect("room");
                 poller.block_on(poll_fn(|context| source.poll_readable(context)));

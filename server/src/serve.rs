@@ -10,9 +10,9 @@ use std::time::{Duration, Instant, SystemTime};
 use restart_core::{Accepted, Address, Connection, Connections, Exit, Generation, Guard, Listener};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use smol::Timer;
 use smol::future::{FutureExt, yield_now};
 use smol::lock::{Semaphore, SemaphoreGuardArc};
-use smol::Timer;
 
 use crate::admin::{self, Admin};
 use crate::config::{Config, METRICS_NAME};

@@ -92,7 +92,7 @@ impl AsyncRead for Upgraded {
 impl AsyncWrite for Upgraded {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         loop {
-            match self.wire.send(bytes) {
+            match self.wire.send([bytes, b""]) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready!(self.wire.poll_writable(context)),
                 sent => return Poll::Ready(sent),
             }

@@ -21,6 +21,9 @@ use smol::Task;
 /// What the pool reads at once where the kernel has nothing in memory.
 const PIECE_BYTES: u64 = 128 * 1024;
 
+/// How much of what the kernel has in memory is shown at a time to somebody who only wants to see it.
+const SHOWN_BYTES: usize = 16 * 1024;
+
 /// A part of a body.
 #[derive(Debug)]
 pub(super) enum Piece {
@@ -138,7 +141,8 @@ impl AsyncRead for Content {
         if let Some(outcome) = self.read_at_once(into) {
             return Poll::Ready(outcome);
         }
-        let bytes = ready!(self.as_mut().poll_fill_buf(context))?;
+        ready!(self.poll_more(context))?;
+        let bytes = &self.read[self.used..];
         let count = bytes.len().min(into.len());
         into[..count].copy_from_slice(&bytes[..count]);
         self.consume(count);
@@ -149,6 +153,13 @@ impl AsyncRead for Content {
 impl AsyncBufRead for Content {
     fn poll_fill_buf(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
         let content = self.get_mut();
+        if content.used == content.read.len() {
+            let mut room = vec![0; SHOWN_BYTES];
+            if let Some(count) = content.read_at_once(&mut room).transpose()? {
+                room.truncate(count);
+                (content.read, content.used) = (room, 0);
+            }
+        }
         ready!(content.poll_more(context))?;
         Poll::Ready(Ok(&content.read[content.used..]))
     }

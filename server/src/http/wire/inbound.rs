@@ -262,9 +262,9 @@ impl Wire {
         self.socket.receive(room)
     }
 
-    /// Sends once, without waiting.
-    pub(crate) fn send(&self, bytes: &[u8]) -> io::Result<usize> {
-        self.socket.send(bytes)
+    /// Sends once, without waiting: of the first bytes and then of the second.
+    pub(crate) fn send(&self, parts: [&[u8]; 2]) -> io::Result<usize> {
+        self.socket.send(parts)
     }
 
     /// Says to the client that nothing more will be sent.
@@ -373,7 +373,7 @@ impl Wire {
     /// Sends the 100 that the client waits for, if it does.
     fn poll_continue(&self, context: &mut Context<'_>, body: &mut Body) -> Poll<Result<(), Fault>> {
         while let Continue::Wanted { left } = body.interim {
-            match self.send(left) {
+            match self.send([left, b""]) {
                 Ok(count) if count == left.len() => body.interim = Continue::Settled,
                 Ok(count) => body.interim = Continue::Wanted { left: &left[count..] },
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {

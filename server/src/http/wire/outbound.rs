@@ -1,6 +1,6 @@
 //! Sends a response: head and small body in one write, large bodies in large pieces.
 //!
-//! Whatever a body gives without waiting is gathered; when it has to be waited for, what was gathered leaves first, so
+//! What a body has in memory is sent from there. Whatever else it gives without waiting is gathered; when it has to be waited for, what was gathered leaves first, so
 //! that a stream reaches the client as it is made. A client that takes too little is given up. A body that is not what
 //! its head said is an error, after which the connection cannot be kept.
 
@@ -19,6 +19,12 @@ use super::deadline::Deadline;
 use super::encode::{Outbox, Source};
 use super::inbound::Wire;
 use super::pace::Pace;
+
+/// A body that has so many bytes at hand, or all that are left of it, is not copied before it is sent.
+const AT_HAND_BYTES_MIN: usize = 64 * 1024;
+
+/// After so many bytes others get their turn.
+const AT_HAND_BYTES_MAX: usize = 128 * 1024;
 
 /// With less room than this the gathered bytes leave before more are asked for.
 const ROOM_BYTES_MIN: usize = 1024;
@@ -56,6 +62,9 @@ impl Sending<'_> {
     /// Sends head and body.
     pub(crate) async fn run(mut self) -> Result<(), Failure> {
         let mut large = matches!(self.source, Source::Length { left, .. } if left > BUFFER_BYTES as u64 / 2);
+        if large {
+            self.send_at_hand().await?;
+        }
         while !matches!(self.source, Source::Empty) {
             let room = self.out.room(large).len();
             if room < ROOM_BYTES_MIN && !self.out.filled().is_empty() {
@@ -73,21 +82,55 @@ impl Sending<'_> {
             };
             match outcome {
                 Ok(count) => self.took(count)?,
-                Err(error) if self.begun => return Err(Failure::Broken(error)),
-                Err(error) => return Err(Failure::Unsent(error)),
+                Err(error) => return Err(self.failed(error)),
             }
         }
         self.flush().await?;
         if self.long { Err(Failure::Long) } else { Ok(()) }
     }
 
-    /// Accounts for `count` bytes of the source, 0 at its end.
+    /// Sends the body from where it is, after what was gathered, for as long as it has much at hand.
+    async fn send_at_hand(&mut self) -> Result<(), Failure> {
+        loop {
+            let Source::Length { body, left } = &mut self.source else { return Ok(()) };
+            let bytes = match peek(body) {
+                Poll::Ready(Ok(bytes)) => bytes,
+                Poll::Ready(Err(error)) => return Err(self.failed(error)),
+                Poll::Pending => return Ok(()),
+            };
+            if bytes.len() < AT_HAND_BYTES_MIN && (bytes.len() as u64) < *left {
+                return Ok(());
+            }
+            if !self.begun {
+                self.begin().await?;
+                continue;
+            }
+            let most = usize::try_from(*left).map_or(AT_HAND_BYTES_MAX, |left| left.min(AT_HAND_BYTES_MAX));
+            let bytes = &bytes[..bytes.len().min(most)];
+            send(self.wire, self.deadline, &mut self.pace, [self.out.filled(), bytes], self.sent).await?;
+            let count = bytes.len();
+            self.out.clear();
+            Pin::new(body).consume(count);
+            self.account(count)?;
+            yield_now().await;
+        }
+    }
+
+    fn failed(&self, error: io::Error) -> Failure {
+        if self.begun { Failure::Broken(error) } else { Failure::Unsent(error) }
+    }
+
+    /// Takes `count` bytes of the source, 0 at its end, as gathered.
     fn took(&mut self, count: usize) -> Result<(), Failure> {
         self.out.added(count);
+        self.account(count)
+    }
+
+    /// Accounts for `count` bytes of the source, 0 at its end.
+    fn account(&mut self, count: usize) -> Result<(), Failure> {
         match &mut self.source {
             Source::Length { left, .. } if count == 0 && *left > 0 => {
-                let error = io::Error::other("it is shorter than it declared");
-                return Err(if self.begun { Failure::Broken(error) } else { Failure::Unsent(error) });
+                return Err(self.failed(io::Error::other("it is shorter than it declared")));
             }
             Source::Length { left, .. } if *left > count as u64 => *left -= count as u64,
             Source::Length { body, .. } => {
@@ -109,7 +152,7 @@ impl Sending<'_> {
             Source::Length { body, .. } | Source::Rest(body) => Pin::new(body).poll_read(context, room),
             Source::Chunks(encoder) => Pin::new(encoder).poll_read(context, room),
         }));
-        let polled = polled.unwrap_or_else(|_| Poll::Ready(Err(io::Error::other("the body of the response panicked"))));
+        let polled = polled.unwrap_or_else(|_| Poll::Ready(Err(panicked())));
         if polled.is_pending() {
             self.out.settle();
         }
@@ -119,41 +162,53 @@ impl Sending<'_> {
     /// Sends what was gathered.
     async fn flush(&mut self) -> Result<(), Failure> {
         if !self.begun && !self.out.filled().is_empty() {
-            self.begun = true;
-            let interim = self.wire.inbound().body.as_mut().map_or(&b""[..], super::inbound::Body::response_begins);
-            send(self.wire, self.deadline, &mut self.pace, interim, &mut 0).await?;
+            self.begin().await?;
         }
-        send(self.wire, self.deadline, &mut self.pace, self.out.filled(), self.sent).await?;
+        send(self.wire, self.deadline, &mut self.pace, [self.out.filled(), b""], self.sent).await?;
         self.out.clear();
         Ok(())
     }
+
+    /// Says that the response begins, which rules out a 100; one that was partly sent is completed.
+    async fn begin(&mut self) -> Result<(), Failure> {
+        self.begun = true;
+        let interim = self.wire.inbound().body.as_mut().map_or(&b""[..], super::inbound::Body::response_begins);
+        send(self.wire, self.deadline, &mut self.pace, [interim, b""], &mut 0).await
+    }
+}
+
+/// What a body has at hand, without waiting.
+fn peek(body: &mut Body) -> Poll<io::Result<&[u8]>> {
+    let mut context = Context::from_waker(Waker::noop());
+    let peeked = catch_unwind(AssertUnwindSafe(move || Pin::new(body).poll_fill_buf(&mut context)));
+    peeked.unwrap_or_else(|_| Poll::Ready(Err(panicked())))
 }
 
 /// Whether a body has more to give right now.
 fn goes_on(body: &mut Body) -> bool {
-    let mut context = Context::from_waker(Waker::noop());
-    let peeked = catch_unwind(AssertUnwindSafe(|| match Pin::new(body).poll_fill_buf(&mut context) {
-        Poll::Ready(Ok(more)) => !more.is_empty(),
-        Poll::Ready(Err(_)) | Poll::Pending => false,
-    }));
-    peeked.unwrap_or(true)
+    matches!(peek(body), Poll::Ready(Ok(more)) if !more.is_empty())
 }
 
-/// Sends all of `bytes`, giving up on a client that is slower than its pace. What was sent is added to `sent`.
+fn panicked() -> io::Error {
+    io::Error::other("the body of the response panicked")
+}
+
+/// Sends all bytes, giving up on a client that is slower than its pace. What was sent is added to `sent`.
 async fn send(
     wire: &Wire,
     deadline: &mut Deadline,
     pace: &mut Pace,
-    mut bytes: &[u8],
+    [mut first, mut second]: [&[u8]; 2],
     sent: &mut u64,
 ) -> Result<(), Failure> {
     let mut late = false;
-    while !bytes.is_empty() {
-        match wire.send(bytes) {
+    while !first.is_empty() || !second.is_empty() {
+        match wire.send([first, second]) {
             Ok(count) => {
                 pace.moved(count);
                 *sent += count as u64;
-                (bytes, late) = (&bytes[count..], false);
+                let of_first = count.min(first.len());
+                (first, second, late) = (&first[of_first..], &second[count - of_first..], false);
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock && late => return Err(Failure::Late),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {

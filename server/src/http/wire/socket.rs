@@ -3,12 +3,12 @@
 //! A receive that brings less than there was room for has emptied the socket, so that the next one waits for a report
 //! instead of failing first (epoll(7), "Questions and answers"). It knows nothing of what the bytes mean.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::os::fd::OwnedFd;
 use std::task::{Context, Poll};
 
 use rustix::io::{Errno, retry_on_intr};
-use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
+use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, recv, send, sendmsg, shutdown};
 
 use crate::poller::Source;
 
@@ -53,10 +53,15 @@ impl Socket {
         Ok(received?)
     }
 
-    /// Sends once.
-    pub(crate) fn send(&self, bytes: &[u8]) -> io::Result<usize> {
+    /// Sends once, of the first bytes and then of the second.
+    pub(crate) fn send(&self, [first, second]: [&[u8]; 2]) -> io::Result<usize> {
+        const FLAGS: SendFlags = SendFlags::NOSIGNAL.union(SendFlags::DONTWAIT);
         let before = self.source.before();
-        let sent = retry_on_intr(|| send(&self.fd, bytes, SendFlags::NOSIGNAL | SendFlags::DONTWAIT));
+        let both = [IoSlice::new(first), IoSlice::new(second)];
+        let sent = retry_on_intr(|| match (first, second) {
+            (one, []) | ([], one) => send(&self.fd, one, FLAGS),
+            _ => sendmsg(&self.fd, &both, &mut SendAncillaryBuffer::default(), FLAGS),
+        });
         if sent == Err(Errno::AGAIN) {
             self.source.filled(before);
         }
