@@ -24,6 +24,7 @@ fmt-check:
 # Clippy on everything, warnings denied.
 lint:
     cargo clippy --workspace --all-targets --locked -- -D warnings
+    cargo clippy --manifest-path tests/bench/Cargo.toml --target-dir target --all-targets --locked -- -D warnings
 
 # Documentation, warnings denied.
 doc:

@@ -222,12 +222,15 @@ mod tests {
         }
     }
 
+    /// How long the child may take to write what it has: so long that a busy machine does not matter.
+    const GENEROUS_MS: &str = "20000";
+
     /// Runs one of the children below as a process of its own, with this standard error.
-    fn child(name: &str, stderr: impl Into<process::Stdio>) -> process::Child {
+    fn child(name: &str, flush_ms: &str, stderr: impl Into<process::Stdio>) -> process::Child {
         let name = format!("logging::tests::{name}");
         process::Command::new(env::current_exe().unwrap())
             .args(["--exact", &name, "--ignored", "--nocapture"])
-            .env("TEST_CHILD", "yes")
+            .env("TEST_CHILD", flush_ms)
             .env_remove("RUST_LOG")
             .stdin(process::Stdio::null())
             .stdout(process::Stdio::piped())
@@ -236,9 +239,9 @@ mod tests {
             .unwrap()
     }
 
-    /// Whether this process was started by [`child`], and not by somebody who runs all ignored tests.
-    fn is_child() -> bool {
-        env::var_os("TEST_CHILD").is_some()
+    /// How long a process that was started by [`child`] may take to write; nothing if somebody runs all ignored tests.
+    fn child_flush() -> Option<Duration> {
+        env::var("TEST_CHILD").ok().map(|milliseconds| Duration::from_millis(milliseconds.parse().unwrap()))
     }
 
     const CHILD_LINES: usize = 5_000;
@@ -246,14 +249,14 @@ mod tests {
     #[test]
     #[ignore = "other tests run it in a process of its own"]
     fn child_that_logs() {
-        if is_child() {
+        if let Some(flush) = child_flush() {
             let logs = Logs::install(None);
             logs.start_writer().unwrap();
             log::debug!("not wanted");
             for number in 0..CHILD_LINES {
                 log::info!("line {number} {}", "x".repeat(60));
             }
-            println!("QUICK {}", logs.flush(Duration::from_millis(50)));
+            println!("QUICK {}", logs.flush(flush));
             drop(logs);
             println!("ENDED");
         }
@@ -262,7 +265,7 @@ mod tests {
     #[test]
     #[ignore = "other tests run it in a process of its own"]
     fn child_that_panics_without_a_writer() {
-        if is_child() {
+        if child_flush().is_some() {
             let _logs = Logs::install(Some("error"));
             log::info!("not wanted");
             panic!("the reason");
@@ -272,7 +275,7 @@ mod tests {
     #[test]
     fn a_full_pipe_delays_the_end_by_its_deadline_only_and_mixes_no_lines() {
         let (mut reader, writer) = io::pipe().unwrap();
-        let output = child("child_that_logs", writer).wait_with_output().unwrap();
+        let output = child("child_that_logs", "50", writer).wait_with_output().unwrap();
         let stdout = String::from_utf8(output.stdout).unwrap();
         assert!(stdout.contains("QUICK false") && stdout.contains("ENDED"), "{stdout}");
         let mut text = String::new();
@@ -285,7 +288,7 @@ mod tests {
     fn a_standard_error_that_others_made_non_blocking_loses_nothing() {
         let (mut reader, writer) = io::pipe().unwrap();
         rustix::io::ioctl_fionbio(&writer, true).unwrap();
-        let child = child("child_that_logs", writer);
+        let child = child("child_that_logs", GENEROUS_MS, writer);
         let mut text = String::new();
         io::Read::read_to_string(&mut reader, &mut text).unwrap();
         assert!(child.wait_with_output().unwrap().status.success());
@@ -296,13 +299,13 @@ mod tests {
     fn a_closed_standard_error_does_no_harm() {
         let (reader, writer) = io::pipe().unwrap();
         drop(reader);
-        let output = child("child_that_logs", writer).wait_with_output().unwrap();
+        let output = child("child_that_logs", GENEROUS_MS, writer).wait_with_output().unwrap();
         assert!(String::from_utf8(output.stdout).unwrap().contains("QUICK true"));
         let shell = r#"exec "$0" --exact logging::tests::child_that_logs --ignored --nocapture 2>&-"#;
         let output = process::Command::new("sh")
             .args(["-c", shell])
             .arg(env::current_exe().unwrap())
-            .env("TEST_CHILD", "yes")
+            .env("TEST_CHILD", GENEROUS_MS)
             .output()
             .unwrap();
         assert!(String::from_utf8(output.stdout).unwrap().contains("QUICK true"));
@@ -310,7 +313,9 @@ mod tests {
 
     #[test]
     fn the_report_of_a_panic_is_a_log_line_and_is_not_lost_at_an_early_end() {
-        let output = child("child_that_panics_without_a_writer", process::Stdio::piped()).wait_with_output().unwrap();
+        let output = child("child_that_panics_without_a_writer", GENEROUS_MS, process::Stdio::piped())
+            .wait_with_output()
+            .unwrap();
         let text = String::from_utf8(output.stderr).unwrap();
         assert!(text.lines().any(|line| line.contains("ERROR [") && line.contains("the reason")), "{text}");
         assert!(!text.contains("not wanted"));

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use mimalloc::MiMalloc;
 
-/// A request makes some fifty small allocations, nearly all of them in `http-types`.
+/// A request makes some forty small allocations, nearly all of them in `http-types`.
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
 

@@ -114,6 +114,7 @@ fn a_message_that_ends_early_is_an_error() {
     assert!(client.until("abc\r\n").starts_with("HTTP/1.1 200"));
     client.finish_sending();
     assert_eq!(client.rest(), "", "a response that is under way is cut, without the last chunk");
+    assert!(matches!(server.end(), End::Client { .. }), "which is the client's doing");
 }
 
 #[test]

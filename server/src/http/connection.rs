@@ -434,7 +434,7 @@ impl<'a, H: Handler> Connection<'a, H> {
         };
         self.close_account();
         match (sent, stream, close) {
-            (Err(failure), ..) => closed_by(&failure),
+            (Err(failure), ..) => closed_by(&failure, self.fault()),
             (Ok(()), Some(stream), _) => State::Upgraded(stream),
             (Ok(()), None, Some(reason)) => State::Closed(Closed::Lingering(reason)),
             (Ok(()), None, None) => self.next().await,
@@ -703,9 +703,16 @@ fn reason_of(fault: Fault) -> Reason {
     Reason::Refused(refusal_of(fault).status.into())
 }
 
-/// How a connection closes after a response that did not reach its proper end.
-fn closed_by(failure: &Failure) -> State {
+/// How a connection closes after a response that did not reach its proper end, which may be due to the request's body.
+fn closed_by(failure: &Failure, fault: Option<Fault>) -> State {
     State::Closed(match failure {
+        Failure::Unsent(error) | Failure::Broken(error) if fault.is_some() => {
+            log::debug!("the body of a response failed with that of its request: {error}; the response is cut");
+            match fault {
+                Some(fault @ (Fault::Refused(_) | Fault::Late)) => Closed::Lingering(reason_of(fault)),
+                Some(Fault::Cut | Fault::Failed(_)) | None => Closed::ByClient,
+            }
+        }
         Failure::Unsent(error) | Failure::Broken(error) => {
             log::error!("the body of a response failed: {error}; the response is cut");
             Closed::Lingering(Reason::Broken)
