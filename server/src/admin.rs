@@ -103,7 +103,12 @@ fn plain(status: StatusCode, text: &str) -> Response {
 
 impl Collector for Admin {
     fn encode(&self, encoder: DescriptorEncoder) -> fmt::Result {
-        let mut page = Page { encoder, totals: self.inherited.total(|| self.metrics.counts()) };
+        let mut totals = self.inherited.total(|| self.metrics.counts());
+        // Prometheus sees an increase only where there was a number before.
+        for outcome in ["success", "failure"] {
+            totals.entry(format!("reloads/{outcome}")).or_default();
+        }
+        let mut page = Page { encoder, totals };
         page.counter("requests", "Requests that are over", "requests/", &["method", "status"])?;
         page.latency()?;
         let (live, busy) = (self.drain.live(), self.metrics.in_flight());

@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used)]
 #![allow(clippy::float_cmp, reason = "what is counted is whole, and below 2^53")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -125,10 +125,12 @@ fn what_a_draining_generation_still_answers_is_counted_and_its_predecessors_too(
 fn a_failed_reload_is_counted_and_the_metrics_stay_with_the_old_generation() {
     let (server, metrics) = measured(Reborn::new().demo().probation_ms(0));
     server.ask();
+    let failures = "reborn_reloads_total{outcome=\"failure\"}";
+    assert_eq!(scrape(&metrics)[failures], 0.0, "so that the first one is an increase");
     server.replace_binary(&Version::Missing);
     server.reload().assert_code(1);
     let scraped = scrape(&metrics);
-    assert_eq!(scraped["reborn_reloads_total{outcome=\"failure\"}"], 1.0);
+    assert_eq!(scraped[failures], 1.0);
     assert_eq!((scraped["reborn_generation"], total(&scraped, "reborn_requests_total")), (1.0, 1.0));
 }
 
@@ -164,20 +166,80 @@ fn metrics_can_be_had_on_a_unix_socket_and_are_moved_by_a_reload() {
     assert!(!paths[1].exists());
 }
 
+/// What Prometheus can ask for of the page: each sample's name, with the family that it belongs to.
+fn samples(page: &str) -> BTreeMap<String, String> {
+    let types: Vec<_> = page.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' ')).collect();
+    assert!(types.len() >= 14, "{page}");
+    let of_family = |(family, of_type): (&str, &str)| {
+        let ends: &[&str] = match of_type {
+            "counter" => &["_total"],
+            "info" => &["_info"],
+            "histogram" => &["_bucket", "_count", "_sum"],
+            _ => &[""],
+        };
+        let family = family.to_owned();
+        ends.iter().map(|end| (format!("{family}{end}"), family.clone())).collect::<Vec<_>>()
+    };
+    types.into_iter().flat_map(of_family).collect()
+}
+
+fn deployed(path: &str) -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy").join(path)).unwrap()
+}
+
 #[test]
 fn every_metric_is_documented() {
     let (_server, metrics) = measured(Reborn::new());
-    let documentation = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/README.md");
-    let documentation = fs::read_to_string(documentation).unwrap();
-    let page = get(&metrics, "/metrics").text();
-    let types: Vec<_> = page.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' ')).collect();
-    assert!(types.len() >= 14, "{page}");
-    for (name, of_type) in types {
-        let shown = match of_type {
-            "counter" => format!("`{name}_total"),
-            "info" => format!("`{name}_info"),
-            _ => format!("`{name}"),
-        };
-        assert!(documentation.contains(&shown), "{shown} is not in deploy/README.md");
+    let documentation = deployed("README.md");
+    for (sample, family) in samples(&get(&metrics, "/metrics").text()) {
+        let said = [&sample, &family]
+            .iter()
+            .any(|name| documentation.contains(&format!("`{name}`")) || documentation.contains(&format!("`{name}{{")));
+        assert!(said, "{sample} is not in deploy/README.md");
     }
+}
+
+/// The metrics that an expression of the dashboard names. Each is followed by the choice of a job that the dashboard
+/// offers.
+#[track_caller]
+fn metrics_in(expression: &str) -> Vec<&str> {
+    let chosen = expression.match_indices("{job=~\"$job\"");
+    let word =
+        |before: &'_ str| before.len() - before.trim_end_matches(|c: char| c.is_alphanumeric() || c == '_').len();
+    let names: Vec<_> = chosen.map(|(at, _)| &expression[at - word(&expression[..at])..at]).collect();
+    let marks = [expression.matches('{').count(), expression.matches("reborn_").count()];
+    assert!(!names.is_empty() && marks == [names.len(); 2], "something is asked for without its job: {expression}");
+    names
+}
+
+/// All expressions in the dashboard: of its panels and annotations, with where they stand.
+fn expressions(dashboard: &serde_json::Value) -> Vec<(String, String)> {
+    let of = |list: &serde_json::Value| list.as_array().unwrap().clone();
+    let text = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
+    let mut found = vec![];
+    for panel in of(&dashboard["panels"]).iter().filter(|panel| panel["type"] != "row") {
+        let targets = of(&panel["targets"]);
+        assert!(!targets.is_empty(), "{panel}");
+        found.extend(targets.iter().map(|target| (text(&panel["title"]), text(&target["expr"]))));
+    }
+    for annotation in of(&dashboard["annotations"]["list"]) {
+        found.push((text(&annotation["name"]), text(&annotation["expr"])));
+    }
+    found
+}
+
+#[test]
+fn the_dashboard_asks_for_what_is_exported_and_shows_all_of_it() {
+    let (_server, metrics) = measured(Reborn::new());
+    let exported = samples(&get(&metrics, "/metrics").text());
+    let dashboard = serde_json::from_str(&deployed("grafana/reborn.json")).unwrap();
+    let mut shown = BTreeSet::new();
+    for (place, expression) in expressions(&dashboard) {
+        for name in metrics_in(&expression) {
+            let family = exported.get(name).unwrap_or_else(|| panic!("{place}: nothing is called {name:?}"));
+            shown.insert(family.clone());
+        }
+    }
+    let all: BTreeSet<_> = exported.into_values().collect();
+    assert_eq!(all.difference(&shown).collect::<Vec<_>>(), Vec::<&String>::new(), "no panel shows these");
 }
