@@ -21,7 +21,7 @@ use std::{
 
 use crate::{network, skip::skip};
 
-pub use service::{PROGRAM, Service, UNIT};
+pub use service::{PROGRAM, Service, UNIT, install};
 
 /// The exit status with which the script says that the machine does not permit a lab.
 const NOT_PERMITTED: i32 = 77;
@@ -142,6 +142,14 @@ impl Lab {
     /// Runs a command to its end, however it ends.
     pub fn exec(&self, words: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Said {
         Said::from(self.command(words).output().expect("nsenter can be started"))
+    }
+
+    /// Runs a command line as it would be typed, which must succeed, and gives what it printed.
+    #[track_caller]
+    pub fn sh(&self, line: &str) -> String {
+        let said = self.exec(["sh", "-c", line]);
+        assert!(said.status.success(), "{line}: {said:#?}\n{}", self.state());
+        said.stdout
     }
 
     /// Starts a command and leaves it running; its output is piped.

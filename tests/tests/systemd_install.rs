@@ -3,19 +3,10 @@
 use std::{path::Path, process::Command};
 
 use tests::{
-    CommandOutput, DEADLINE, Version, binary,
-    lab::{Lab, UNIT},
+    CommandOutput, DEADLINE,
+    lab::{Lab, UNIT, install},
     load::{Load, Target},
 };
-
-/// Runs the script on the binary under test, as `just install` and `just uninstall` do on a release build.
-fn install(destination: &Path, words: &[&str]) -> CommandOutput {
-    let built = tempfile::tempdir().expect("a temporary folder");
-    std::fs::create_dir(built.path().join("release")).expect("a folder in the test's own");
-    Version::File(binary::reborn().to_owned()).put(&built.path().join("release/reborn"));
-    let mut command = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/install"));
-    CommandOutput::of(command.args(words).env("DESTDIR", destination).env("CARGO_TARGET_DIR", built.path()))
-}
 
 /// All that is below a folder, folders not.
 fn files(folder: &Path) -> Vec<String> {
@@ -87,4 +78,14 @@ fn what_was_installed_serves_is_upgraded_and_is_removed_without_a_trace() {
     assert_eq!(lab.show(UNIT, "LoadState"), "not-found");
     let left = lab.exec(["find", "/usr/local", "/etc/systemd/system", "-name", "reborn*", "!", "-name", "*.d"]).stdout;
     assert_eq!(left, "");
+}
+
+#[test]
+fn units_below_a_prefix_of_ones_own_are_linked() {
+    let Some(lab) = Lab::boot() else { return };
+    install(&lab.path("/"), &["/opt/reborn"]).assert_success();
+    let link = "systemctl link PREFIX/lib/systemd/system/reborn.*".replace("PREFIX", "/opt/reborn");
+    lab.sh(&link);
+    lab.systemctl(["start", "reborn.socket"]);
+    assert!(lab.sh("curl --silent --fail http://127.0.0.1/").contains("reborn"));
 }

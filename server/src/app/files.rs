@@ -266,6 +266,14 @@ mod tests {
             Self { directory, files }
         }
 
+        /// One whose paths the kernel resolves, and one where it does not.
+        fn both() -> [Self; 2] {
+            let walked = Self::new();
+            let mut root = Root::open(&walked.root(), false).unwrap();
+            root.has_openat2 = false;
+            [Self::new(), Self { files: Files(Arc::new(root)), ..walked }]
+        }
+
         fn root(&self) -> PathBuf {
             self.directory.path().join("root")
         }
@@ -332,77 +340,79 @@ mod tests {
 
     #[test]
     fn files_are_served_with_their_types() {
-        let site = Site::new();
-        for (path, content, kind) in [
-            ("/a.txt", "a text", "text/plain; charset=utf-8"),
-            ("/page.html", "<p>", "text/html; charset=utf-8"),
-            ("/", "the index", "text/html; charset=utf-8"),
-            ("/index.html", "the index", "text/html; charset=utf-8"),
-            ("/dir/", "a directory's index", "text/html; charset=utf-8"),
-            ("/dir/deep/b.svg", "<svg/>", "image/svg+xml"),
-            ("/with%20space%20%C3%A9.bin", "unusual", "application/octet-stream"),
-            ("/%61.txt", "a text", "text/plain; charset=utf-8"),
-            ("/100%25.txt", "percent", "text/plain; charset=utf-8"),
-            ("/.well-known/security.txt", "Contact:", "text/plain; charset=utf-8"),
-            ("/no-bytes", "", "application/octet-stream"),
-        ] {
-            let answer = site.get(path, &[]);
-            assert_eq!((answer.status, answer.text(), answer.header("content-type")), (200, content, Some(kind)));
-            assert_eq!(answer.header("accept-ranges"), Some("bytes"));
-            assert_eq!(answer.header("vary"), Some("accept-encoding"));
-            assert_eq!(answer.header("x-content-type-options"), Some("nosniff"));
-            assert!(answer.header("etag").is_some() && answer.header("last-modified").is_some());
+        for site in Site::both() {
+            for (path, content, kind) in [
+                ("/a.txt", "a text", "text/plain; charset=utf-8"),
+                ("/page.html", "<p>", "text/html; charset=utf-8"),
+                ("/", "the index", "text/html; charset=utf-8"),
+                ("/index.html", "the index", "text/html; charset=utf-8"),
+                ("/dir/", "a directory's index", "text/html; charset=utf-8"),
+                ("/dir/deep/b.svg", "<svg/>", "image/svg+xml"),
+                ("/with%20space%20%C3%A9.bin", "unusual", "application/octet-stream"),
+                ("/%61.txt", "a text", "text/plain; charset=utf-8"),
+                ("/100%25.txt", "percent", "text/plain; charset=utf-8"),
+                ("/.well-known/security.txt", "Contact:", "text/plain; charset=utf-8"),
+                ("/no-bytes", "", "application/octet-stream"),
+            ] {
+                let answer = site.get(path, &[]);
+                assert_eq!((answer.status, answer.text(), answer.header("content-type")), (200, content, Some(kind)));
+                assert_eq!(answer.header("accept-ranges"), Some("bytes"));
+                assert_eq!(answer.header("vary"), Some("accept-encoding"));
+                assert_eq!(answer.header("x-content-type-options"), Some("nosniff"));
+                assert!(answer.header("etag").is_some() && answer.header("last-modified").is_some());
+            }
         }
     }
 
     #[test]
     fn there_is_no_way_out_and_nothing_but_files() {
-        let site = Site::new();
-        let long = format!("/{}", "x".repeat(300));
-        let deep = "/x".repeat(4_000);
-        for path in [
-            "/missing",
-            "/../secret.txt",
-            "/dir/../../secret.txt",
-            "/%2e%2e/secret.txt",
-            "/..%2fsecret.txt",
-            "/%252e%252e/secret.txt",
-            "/..%5csecret.txt",
-            "/..;/secret.txt",
-            "//etc/passwd",
-            "/%2fetc/passwd",
-            "/a.txt%00",
-            "/outside",
-            "/absolute",
-            "/up/secret.txt",
-            "/up/root/a.txt",
-            "/up",
-            "/loop",
-            "/dangling",
-            "/magic",
-            "/device",
-            "/inside",
-            "/linked",
-            "/linked/",
-            "/linked/index.html",
-            "/fifo",
-            "/socket",
-            "/.git/config",
-            "/..hidden",
-            "/a.txt/",
-            "/a.txt/x",
-            "/empty/",
-            "/odd/",
-            "*",
-            "/A.TXT",
-            &long,
-            &deep,
-        ] {
-            let answer = site.get(path, &[]);
-            assert_eq!((answer.status, answer.text()), (404, "not found\n"), "{path}");
-        }
-        for path in ["/%", "/a%2", "/100%.txt"] {
-            assert_eq!(site.get(path, &[]).status, 400, "{path}");
+        for site in Site::both() {
+            let long = format!("/{}", "x".repeat(300));
+            let deep = "/x".repeat(4_000);
+            for path in [
+                "/missing",
+                "/../secret.txt",
+                "/dir/../../secret.txt",
+                "/%2e%2e/secret.txt",
+                "/..%2fsecret.txt",
+                "/%252e%252e/secret.txt",
+                "/..%5csecret.txt",
+                "/..;/secret.txt",
+                "//etc/passwd",
+                "/%2fetc/passwd",
+                "/a.txt%00",
+                "/outside",
+                "/absolute",
+                "/up/secret.txt",
+                "/up/root/a.txt",
+                "/up",
+                "/loop",
+                "/dangling",
+                "/magic",
+                "/device",
+                "/inside",
+                "/linked",
+                "/linked/",
+                "/linked/index.html",
+                "/fifo",
+                "/socket",
+                "/.git/config",
+                "/..hidden",
+                "/a.txt/",
+                "/a.txt/x",
+                "/empty/",
+                "/odd/",
+                "*",
+                "/A.TXT",
+                &long,
+                &deep,
+            ] {
+                let answer = site.get(path, &[]);
+                assert_eq!((answer.status, answer.text()), (404, "not found\n"), "{path}");
+            }
+            for path in ["/%", "/a%2", "/100%.txt"] {
+                assert_eq!(site.get(path, &[]).status, 400, "{path}");
+            }
         }
     }
 
@@ -426,22 +436,23 @@ mod tests {
 
     #[test]
     fn a_directory_without_its_slash_redirects_to_itself_and_nowhere_else() {
-        let site = Site::new();
-        for (target, location) in [
-            ("/dir", "/dir/"),
-            ("/dir?a=b&c", "/dir/?a=b&c"),
-            ("/dir?", "/dir/?"),
-            ("/dir/deep", "/dir/deep/"),
-            ("/%64ir", "/dir/"),
-            ("/empty", "/empty/"),
-            ("/\\evil.example", "/%5Cevil.example/"),
-            ("/odd/index.html", "/odd/index.html/"),
-        ] {
-            let answer = site.get(target, &[]);
-            assert_eq!((answer.status, answer.header("location")), (301, Some(location)), "{target}");
-        }
-        for target in ["//dir", "//evil.example/dir", "/%2fdir", "/dir//deep"] {
-            assert_eq!(site.get(target, &[]).status, 404, "{target}");
+        for site in Site::both() {
+            for (target, location) in [
+                ("/dir", "/dir/"),
+                ("/dir?a=b&c", "/dir/?a=b&c"),
+                ("/dir?", "/dir/?"),
+                ("/dir/deep", "/dir/deep/"),
+                ("/%64ir", "/dir/"),
+                ("/empty", "/empty/"),
+                ("/\\evil.example", "/%5Cevil.example/"),
+                ("/odd/index.html", "/odd/index.html/"),
+            ] {
+                let answer = site.get(target, &[]);
+                assert_eq!((answer.status, answer.header("location")), (301, Some(location)), "{target}");
+            }
+            for target in ["//dir", "//evil.example/dir", "/%2fdir", "/dir//deep"] {
+                assert_eq!(site.get(target, &[]).status, 404, "{target}");
+            }
         }
     }
 

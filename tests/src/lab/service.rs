@@ -3,11 +3,11 @@
 //!
 //! It knows the product only by what an operator knows: the units, the program's path, systemd's words.
 
-use std::{fs, process::Command, time::Duration};
+use std::{fs, path::Path, process::Command, time::Duration};
 
 use super::{DEADLINE, Lab, Said};
 use crate::{
-    Version,
+    CommandOutput, Version, binary,
     load::{Load, Running, Target},
 };
 
@@ -21,6 +21,16 @@ pub const UNIT: &str = "reborn.service";
 const ADDRESS: &str = "127.0.0.1:80";
 /// What a Debian release's systemd says of a message that it does not accept.
 const REFUSED: &str = "reception only permitted";
+
+/// Runs `deploy/install` on the binary under test, as `just install` and `just uninstall` do on a release build, below the
+/// folder `destination`.
+pub fn install(destination: &Path, words: &[&str]) -> CommandOutput {
+    let built = tempfile::tempdir().expect("a temporary folder");
+    fs::create_dir(built.path().join("release")).expect("a folder in the test's own");
+    Version::File(binary::reborn().to_owned()).put(&built.path().join("release/reborn"));
+    let mut command = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/install"));
+    CommandOutput::of(command.args(words).env("DESTDIR", destination).env("CARGO_TARGET_DIR", built.path()))
+}
 
 /// A running service, with its lab.
 #[derive(Debug)]

@@ -2,13 +2,15 @@
 //!
 //! The directory is opened once. Every file is opened beneath it by openat2(2): `RESOLVE_BENEATH` and
 //! `RESOLVE_NO_SYMLINKS` hold whatever is renamed or linked meanwhile. With `--follow-symlinks` links lead wherever they
-//! point, as whoever made them wanted; the path itself has no `..`, so nothing else leads out. What is opened is looked
-//! at before it is read, and only regular files are files.
+//! point, as whoever made them wanted; the path itself has no `..`, so nothing else leads out. Where there is no openat2
+//! (systemd takes it from each service with `DynamicUser=` or `RestrictSUIDSGID=`, systemd.exec(5)), a path is walked name
+//! by name without following any link, which comes to the same. What is opened is looked at before it is read, and only
+//! regular files are files.
 
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, Stat};
@@ -45,6 +47,7 @@ pub(super) struct Root {
     directory: OwnedFd,
     follows_symlinks: bool,
     is_local: bool,
+    pub(super) has_openat2: bool,
 }
 
 /// How long an opening may take.
@@ -91,18 +94,23 @@ impl Root {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let directory = rustix::fs::open(path, flags, Mode::empty()).map_err(|cause| named(cause, ""))?;
         let magic = rustix::fs::fstatfs(&directory).map_err(|cause| named(cause, ""))?.f_type;
-        let root = Self { directory, follows_symlinks, is_local: LOCAL.contains(&magic) };
-        root.open_beneath(Path::new("."), OFlags::PATH, Patience::Blocking).map_err(|cause| {
-            let needs = "openat2, which keeps clients inside it, does not work (it needs Linux 5.6, and a seccomp filter \
-                         that lets it through): ";
-            named(cause, needs)
-        })?;
+        let mut root = Self { directory, follows_symlinks, is_local: LOCAL.contains(&magic), has_openat2: true };
+        match root.resolve(Path::new("."), OFlags::PATH, Patience::Blocking) {
+            Ok(_) => {}
+            Err(Errno::NOSYS | Errno::PERM) if !follows_symlinks => root.has_openat2 = false,
+            Err(cause @ (Errno::NOSYS | Errno::PERM)) => {
+                let needs = "to follow symlinks takes openat2, which is not permitted here (by systemd not with \
+                             DynamicUser= or RestrictSUIDSGID=): ";
+                return Err(named(cause, needs));
+            }
+            Err(cause) => return Err(named(cause, "")),
+        }
         Ok(root)
     }
 
     /// Finds what the kernel has in memory; nothing where it would have to wait, or where it may have to.
     pub(super) fn find_at_once(&self, wanted: &Wanted) -> Option<Result<Found, Errno>> {
-        if !self.is_local {
+        if !self.is_local || !self.has_openat2 {
             return None;
         }
         match self.look(wanted, Patience::None) {
@@ -170,6 +178,11 @@ impl Root {
     }
 
     fn open_beneath(&self, path: &Path, flags: OFlags, patience: Patience) -> Result<OwnedFd, Errno> {
+        if self.has_openat2 { self.resolve(path, flags, patience) } else { self.walk(path, flags) }
+    }
+
+    /// Has the kernel resolve the path.
+    fn resolve(&self, path: &Path, flags: OFlags, patience: Patience) -> Result<OwnedFd, Errno> {
         let mut resolve = ResolveFlags::NO_MAGICLINKS;
         if !self.follows_symlinks {
             resolve |= ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
@@ -187,6 +200,22 @@ impl Root {
                 outcome => return outcome,
             }
         }
+    }
+
+    /// Resolves the path a name at a time; what is no plain name leads nowhere, and neither does a link.
+    fn walk(&self, path: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
+        let mut folder: Option<OwnedFd> = None;
+        let mut names = path.components().peekable();
+        while let Some(Component::Normal(name)) = names.next() {
+            let flags = if names.peek().is_some() { OFlags::PATH | OFlags::DIRECTORY } else { flags };
+            let at = folder.as_ref().unwrap_or(&self.directory);
+            let opened = rustix::fs::openat(at, name, flags | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+            if names.peek().is_none() {
+                return Ok(opened);
+            }
+            folder = Some(opened);
+        }
+        Err(Errno::NOENT)
     }
 }
 
