@@ -124,9 +124,14 @@ fn an_upgrade_of_the_package_reloads_under_load_and_a_removal_leaves_nothing() {
     assert!(service.status().contains("exited with status 9"), "the reason is in the status: {}", service.status());
     service.assert_serves(second);
 
+    service.lab.sh("cp --remove-destination /opt/reborn /usr/bin/reborn");
+    service.lab.sh("dpkg --configure reborn");
+    let mended = service.main_pid();
+    assert_ne!(mended, second, "the cause is mended, and the reload made up for");
+
     let repaired = install(&service.lab, &package.version(4, |program| [&*program, b"a third build"].concat()));
     assert_success(&repaired, &service.lab);
-    assert_ne!(service.main_pid(), second, "the next upgrade works");
+    assert_ne!(service.main_pid(), mended, "the next upgrade works");
     load.stop().assert_no_failure().assert_no_close();
 
     let Service { lab } = service;

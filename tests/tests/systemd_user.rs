@@ -30,7 +30,7 @@ impl User {
         lab.unit("manager.service", MANAGER);
         lab.systemctl(["start", "manager.service"]);
         let user = User(lab);
-        user.systemctl(&["start", "reborn.socket"]);
+        user.systemctl(&["enable", "--now", "reborn.socket"]);
         Some(user)
     }
 

@@ -1,0 +1,261 @@
+//! README.md and deploy/README.md say nothing that was not tried: each command in them is run by a test, or the page
+//! itself says what was tried in its place.
+//!
+//! An indented block of a page holds commands, with `$ ` before each where their output is shown as well; a block between
+//! fences holds a file. Words between backticks that begin with a program's name are a command, too. The command lines of
+//! `reborn` are run here; where each of the others is run stands in [`PROOFS`], unless one of the tests with systemd has it
+//! between quotes.
+
+use std::{collections::BTreeSet, fs, path::Path, process::Command};
+
+use tests::{CommandOutput, Reborn, binary};
+
+/// The programs whose names begin a command.
+const PROGRAMS: [&str; 14] = [
+    "apt-get",
+    "cargo",
+    "dpkg",
+    "journalctl",
+    "just",
+    "kill",
+    "kubectl",
+    "ln",
+    "mv",
+    "podman",
+    "reborn",
+    "systemctl",
+    "systemd-analyze",
+    "systemfd",
+];
+
+/// Why a command is taken for tried.
+enum Proof {
+    /// This file has this text, which runs it, or is the name of the test that does.
+    In(&'static str, &'static str),
+    /// It is not run, and the page says so in these words.
+    Said(&'static str),
+}
+use Proof::{In, Said};
+
+const PROOFS: [(&str, Proof); 26] = [
+    ("apt-get install ./target/debian/reborn_*.deb", Said("with `dpkg --install` in the place of `apt-get install`")),
+    ("apt-get install", Said("with `dpkg --install` in the place of `apt-get install`")),
+    ("dpkg --install", In("tests/tests/systemd_package.rs", r#""dpkg", "--force-confold", "--install""#)),
+    ("cargo build --release", In("justfile", "cargo build --release --locked --bin reborn")),
+    ("cargo doc --open -p restart-core", In("justfile", "cargo doc --workspace --no-deps --locked")),
+    ("cargo install cargo-deb", In(".ci/run", "need_tool cargo-deb")),
+    ("cargo run --release", In("tests/tests/documentation.rs", "fn cargo_run_starts_reborn()")),
+    ("cargo test --workspace", In("justfile", "cargo test --workspace")),
+    ("just abuse", In("tests/tests/abuse.rs", "REBORN_TEST_ABUSE")),
+    ("just ci", In(".ci/run", "exec just ci")),
+    ("just deb", In("tests/tests/systemd_package.rs", "fn an_upgrade_of_the_package_reloads_under_load_and_")),
+    ("just dev", In("tests/tests/dev.rs", "fn a_change_that_builds_takes_over_and_one_that_does_not_changes_")),
+    ("just install", In("tests/tests/systemd_install.rs", "fn what_was_installed_serves_is_upgraded_and_is_removed_")),
+    ("just install /usr", In("tests/tests/systemd_install.rs", "fn a_prefix_gets_the_binary_and_units_that_name_it_")),
+    ("just test-systemd trixie", Said("which `just ci` leaves out")),
+    ("just uninstall", In("tests/tests/systemd_install.rs", "fn a_prefix_gets_the_binary_and_units_that_name_it_")),
+    ("kill -9", In("tests/tests/deaths.rs", "Signal::KILL")),
+    ("kill -HUP", In("tests/tests/systemd_reload.rs", "fn a_plain_hangup_signal_reloads_as_well()")),
+    ("kubectl apply --filename deploy/kubernetes/", Said("they are not run by the tests, which have no cluster")),
+    ("kubectl exec POD -- /reborn reload", Said("they are not run by the tests, which have no cluster")),
+    ("kubectl rollout restart deployment/reborn", Said("they are not run by the tests, which have no cluster")),
+    ("ln -sfn releases/42 /srv/www.new", In("tests/tests/files.rs", "fn a_site_that_is_published_by_a_link_is_seen_")),
+    ("mv -T /srv/www.new /srv/www", In("tests/tests/files.rs", "fn a_site_that_is_published_by_a_link_is_seen_")),
+    ("podman", Said("These commands are not run by the project's tests")),
+    ("systemctl --user", In("tests/tests/systemd_user.rs", r#"["enable", "--now", "reborn.socket"]"#)),
+    (
+        "systemfd --no-pid",
+        In("tests/tests/dev.rs", "fn a_change_that_builds_takes_over_and_one_that_does_not_changes_"),
+    ),
+];
+
+fn read(path: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path);
+    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// A page: its text and the blocks between fences, each with its language in its first line.
+struct Page {
+    text: String,
+    files: Vec<String>,
+}
+
+fn pages() -> [Page; 2] {
+    ["README.md", "deploy/README.md"].map(|path| {
+        let page = read(path);
+        let parts: Vec<_> = page.split("\n```").map(str::to_owned).collect();
+        assert!(parts.len() % 2 == 1, "{path}: a fence is open");
+        let texts = parts.iter().step_by(2).cloned();
+        Page { text: texts.collect::<Vec<_>>().join("\n\n"), files: parts.iter().skip(1).step_by(2).cloned().collect() }
+    })
+}
+
+impl Page {
+    fn commands(&self) -> BTreeSet<String> {
+        let mut found = BTreeSet::new();
+        for paragraph in self.text.split("\n\n") {
+            let lines: Vec<_> = paragraph.lines().filter(|line| !line.is_empty()).collect();
+            if lines.iter().all(|line| line.starts_with("    ")) {
+                typed(&lines, &mut found);
+            } else {
+                quoted(paragraph, &mut found);
+            }
+        }
+        found
+    }
+
+    fn says(&self, words: &str) -> bool {
+        self.text.split_whitespace().collect::<Vec<_>>().join(" ").contains(words)
+    }
+}
+
+/// The commands of an indented block.
+fn typed(lines: &[&str], found: &mut BTreeSet<String>) {
+    let has_output = lines.iter().any(|line| line.trim().starts_with("$ "));
+    for line in lines.iter().map(|line| line.trim()) {
+        let Some(line) = (if has_output { line.strip_prefix("$ ") } else { Some(line) }) else { continue };
+        let (commands, comment) = line.split_once("  ").map_or((line, ""), |(commands, comment)| (commands, comment));
+        quoted(comment, found);
+        for command in commands.split(" && ").map(|command| command.trim_end_matches(" &")) {
+            let command = command.strip_prefix("./target/release/").unwrap_or(command);
+            let program = command.split(' ').next().unwrap_or_default();
+            assert!(PROGRAMS.contains(&program), "is this a command? {line}");
+            found.insert(command.to_owned());
+        }
+    }
+}
+
+/// The commands between backticks.
+fn quoted(text: &str, found: &mut BTreeSet<String>) {
+    let spans: Vec<_> = text.split('`').collect();
+    assert!(spans.len() % 2 == 1, "a backtick is open: {text}");
+    for span in spans.iter().skip(1).step_by(2) {
+        let words: Vec<_> = span.split_whitespace().collect();
+        if words.len() > 1 && PROGRAMS.contains(&words[0]) {
+            found.insert(words.join(" "));
+        }
+    }
+}
+
+/// The tests of systemd, which run commands as they stand in the pages.
+fn systemd_tests() -> String {
+    ["page", "install", "package"].map(|name| read(&format!("tests/tests/systemd_{name}.rs"))).concat()
+}
+
+#[test]
+fn every_command_in_the_pages_is_run_or_said_not_to_be() {
+    let systemd = systemd_tests();
+    let mut used = BTreeSet::new();
+    for page in pages() {
+        for command in page.commands().iter().filter(|command| !command.starts_with("reborn ")) {
+            if systemd.contains(&format!("\"{command}")) {
+                continue;
+            }
+            let is_of = |name: &str| {
+                command == name || ["podman", "systemctl --user"].contains(&name) && command.starts_with(name)
+            };
+            let Some((name, proof)) = PROOFS.iter().find(|(name, _)| is_of(name)) else {
+                panic!("nothing runs `{command}`: add a test and a line to PROOFS");
+            };
+            used.insert(*name);
+            match proof {
+                In(file, text) => assert!(read(file).contains(text), "`{command}`: {text:?} is not in {file}"),
+                Said(words) => assert!(page.says(words), "`{command}` is not run, but its page does not say {words:?}"),
+            }
+        }
+    }
+    for (name, _) in PROOFS {
+        assert!(used.contains(name), "no page has `{name}`");
+    }
+}
+
+#[test]
+fn every_recipe_in_the_pages_exists() {
+    let recipes = read("justfile");
+    for command in pages().iter().flat_map(Page::commands) {
+        let Some(name) = command.strip_prefix("just ").and_then(|rest| rest.split(' ').next()) else { continue };
+        let starts = [format!("\n{name}:"), format!("\n{name} ")];
+        assert!(starts.iter().any(|start| recipes.contains(start)), "there is no recipe {name:?}");
+    }
+}
+
+/// A folder in which the files that the pages speak of have their place.
+struct Place(tempfile::TempDir);
+
+impl Place {
+    fn new() -> Place {
+        let place = Place(tempfile::tempdir().expect("a temporary folder"));
+        fs::create_dir(place.0.path().join("www")).expect("the test's own folder");
+        place
+    }
+
+    /// The text with the places in it changed to those in this folder.
+    fn moved(&self, text: &str) -> String {
+        let folder = self.0.path().to_str().expect("a temporary folder's name is text");
+        let text = text.replace("/srv/www", "DIR").replace("DIR", &format!("{folder}/www"));
+        text.replace("/etc/reborn.toml", &format!("{folder}/reborn.toml"))
+    }
+
+    #[track_caller]
+    fn check(&self, words: &str) {
+        let words = self.moved(words);
+        CommandOutput::of(Command::new(binary::reborn()).arg("check").args(words.split_whitespace())).assert_success();
+    }
+
+    /// Has each configuration of the pages checked; the last one stays.
+    fn check_configurations(&self) -> usize {
+        let pages = pages();
+        let texts = pages.iter().flat_map(|page| &page.files).filter_map(|file| file.strip_prefix("toml\n"));
+        let check = |text: &str| {
+            fs::write(self.0.path().join("reborn.toml"), self.moved(text)).expect("the test's own folder");
+            self.check("--config /etc/reborn.toml");
+        };
+        texts.map(check).count()
+    }
+}
+
+#[test]
+fn reborn_understands_its_command_lines_and_configurations_in_the_pages() {
+    let place = Place::new();
+    assert_eq!(place.check_configurations(), 2);
+    let server = Reborn::new().demo().probation_ms(0).start();
+    let (mut asked, mut checked) = (0, 0);
+    let commands: BTreeSet<_> = pages().iter().flat_map(Page::commands).collect();
+    for line in commands.iter().filter_map(|command| command.strip_prefix("reborn ")) {
+        match line.split(' ').next().unwrap_or_default() {
+            "stop" => {} // comes last
+            "reload" | "status" => {
+                server.command(line.split(' ')).assert_success();
+                asked += 1;
+            }
+            "help" => _ = CommandOutput::of(Command::new(binary::reborn()).args(line.split(' '))).assert_success(),
+            name @ ("serve" | "check") => place.check(&line[name.len()..]),
+            _ => {
+                place.check(line);
+                checked += 1;
+            }
+        }
+    }
+    assert!(asked >= 4 && checked >= 3, "{commands:?}");
+    server.command(["stop"]).assert_success();
+}
+
+#[test]
+fn the_handler_in_readme_is_the_one_that_the_documentation_compiles() {
+    let page = &pages()[0];
+    let code = page.files.iter().find_map(|file| file.strip_prefix("rust,no_run\n")).expect("README has a handler");
+    let documented: Vec<String> =
+        code.trim_end().lines().map(|line| format!("/// {line}").trim_end().to_owned()).collect();
+    assert!(read("server/src/run.rs").contains(&documented.join("\n")), "{code}");
+}
+
+#[test]
+fn cargo_run_starts_reborn() {
+    let (target, profile) = binary::build_place();
+    binary::reborn();
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| env!("CARGO").into()));
+    command.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).args(["run", "--quiet", "--profile", &profile]);
+    command.arg("--target-dir").arg(target).args(["--", "check", "--demo"]);
+    let output = CommandOutput::within(std::time::Duration::from_secs(600), &mut command);
+    assert!(output.assert_success().stdout.contains("demo = true"), "{output}");
+}
