@@ -30,14 +30,14 @@ const PROGRAMS: [&str; 14] = [
 
 /// Why a command is taken for tried.
 enum Proof {
-    /// This file has this text, which runs it, or is the name of the test that does.
+    /// This file has this text: it runs it, is the name of the test that does, or was made by it.
     In(&'static str, &'static str),
     /// It is not run, and the page says so in these words.
     Said(&'static str),
 }
 use Proof::{In, Said};
 
-const PROOFS: [(&str, Proof); 26] = [
+const PROOFS: [(&str, Proof); 27] = [
     ("apt-get install ./target/debian/reborn_*.deb", Said("with `dpkg --install` in the place of `apt-get install`")),
     ("apt-get install", Said("with `dpkg --install` in the place of `apt-get install`")),
     ("dpkg --install", In("tests/tests/systemd_package.rs", r#""dpkg", "--force-confold", "--install""#)),
@@ -53,6 +53,7 @@ const PROOFS: [(&str, Proof); 26] = [
     ("just install", In("tests/tests/systemd_install.rs", "fn what_was_installed_serves_is_upgraded_and_is_removed_")),
     ("just install /usr", In("tests/tests/systemd_install.rs", "fn a_prefix_gets_the_binary_and_units_that_name_it_")),
     ("just test-systemd trixie", Said("which `just ci` leaves out")),
+    ("just timeline", In("tests/timeline.svg", "<title>One reload")),
     ("just uninstall", In("tests/tests/systemd_install.rs", "fn a_prefix_gets_the_binary_and_units_that_name_it_")),
     ("kill -9", In("tests/tests/deaths.rs", "Signal::KILL")),
     ("kill -HUP", In("tests/tests/systemd_reload.rs", "fn a_plain_hangup_signal_reloads_as_well()")),

@@ -139,11 +139,11 @@ fn draw(reload: &Reload, lanes: &[(Client, Vec<Asked>)]) -> String {
          stay open</title>\n<rect width=\"100%\" height=\"100%\" rx=\"8\" fill=\"#ffffff\"/>\n",
         right + 20.0
     );
+    // Each may lie close to the one before, so their words stand in two rows in turn.
     let moments = [
         (reload.triggered, "reload", 36.0),
-        (reload.ready, "ready", 36.0),
+        (reload.ready, "ready", 20.0),
         (reload.committed, "committed", 36.0),
-        // It may lie close to the one before, so its words stand in a row of their own.
         (reload.gone, "old process gone", 20.0),
     ];
     for (at, name, y) in moments {
