@@ -7,8 +7,8 @@ export PATH := justfile_directory() / "target/tools/bin:" + env("PATH")
 default:
     @just --list --unsorted
 
-# All that a change must pass: format, lints, documentation, tests, licences and bans. The same as `.ci/run`.
-ci: fmt-check lint doc test cost deny
+# All that a change must pass: format, lints, documentation, tests, package, licences and bans. The same as `.ci/run`.
+ci: fmt-check lint doc test package cost deny
 
 # `ci` with what takes longer: the newer systemd, Chromium and the storm.
 ci-full: ci (test-systemd "trixie") test-clients storm
@@ -33,6 +33,10 @@ doc:
 # All tests.
 test:
     cargo test --workspace
+
+# The library as it would be published, which builds on its own.
+package:
+    cargo package --package restart-core --locked --allow-dirty
 
 # Instructions and system calls a request, against tests/cost.json; `just cost --renew` stores what it counts.
 cost *args:

@@ -1,7 +1,8 @@
 //! A Linux server that replaces itself while it serves, so that nobody on the other end of a connection can tell.
 //!
 //! On SIGHUP, SIGUSR2 or a command on its control socket the process starts its program anew, hands its sockets over,
-//! waits until the new generation is ready, and finishes what it has. It needs no particular executor.
+//! waits until the new generation is ready, and finishes what it has. It needs no particular executor. The [`guide`]
+//! goes from `main` to a test that replaces the server.
 //!
 //! ```no_run
 //! use restart_core::{Builder, Endpoint, Error, Phase};
@@ -71,6 +72,11 @@
 //! Not guaranteed: a process killed with SIGKILL takes its connections with it; what still runs at the drain's deadline
 //! is cut; clients that connect in the instant in which a listener that is no longer wanted is closed may be reset.
 
+// What README shows compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 mod address;
 mod connections;
 pub mod control;
@@ -82,6 +88,7 @@ mod error;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 mod generation;
+pub mod guide;
 mod handover;
 mod lifecycle;
 mod listeners;

@@ -1,0 +1,195 @@
+//! How to make a server of your own reloadable: a walk from `main` to a test that replaces the server.
+//!
+//! This module is documentation only. The two servers in it are this crate's examples as they stand, which its tests
+//! reload under load; the smaller pieces are compiled.
+//!
+//! # The order in `main`
+//!
+//! 1. Read the command line. A reload starts the same program with the same arguments and `-g` in front of them: accept
+//!    `-g` as a flag that means nothing to you. What is wrong with the configuration goes to [`decline`](crate::decline).
+//! 2. [`Builder::start`](crate::Builder::start), before any thread exists, so before a runtime is made: it adopts what was
+//!    inherited, and signals must reach handlers that stand.
+//! 3. Take listeners, state, and the [`Drain`](crate::Drain); start the application and its accept loops. They accept
+//!    nothing yet.
+//! 4. Poll [`Generation::run`](crate::Generation::run). Its first poll says that you are ready, and it is what serves
+//!    signals, commands and the service manager from then on. When it returns, return from `main`.
+//!
+//! # An axum server, on tokio
+//!
+//! ```no_run
+#![doc = include_str!("../examples/axum.rs")]
+//! ```
+//!
+//! For hyper by itself, whose idle connections move to the new process, see `examples/hyper.rs`; it serves an axum
+//! `Router` as well.
+//!
+//! # A protocol of your own, on smol, whose connections live on
+//!
+//! Between two messages a connection is a descriptor and what you know of it. [`Connections::offer`] sends both to the
+//! newest generation, where [`Connections::take`] gets them; the blob's format is yours, and so is reading that of an
+//! older version. Whatever your process has read and not used must be in it. An offer that comes back is yours to serve on.
+//!
+//! ```no_run
+#![doc = include_str!("../examples/echo.rs")]
+//! ```
+//!
+//! # Ready, or failed
+//!
+//! Do what can fail before the first poll of `run`: read files, connect to the database, fill the cache. Until then the old
+//! process serves everybody, for at most the ready timeout. If it fails, say why; whoever asked for the reload reads it.
+//!
+//! ```no_run
+//! use std::process::ExitCode;
+//! use restart_core::Builder;
+//!
+//! fn main() -> ExitCode {
+//!     let Ok(settings) = std::fs::read_to_string("settings") else {
+//!         restart_core::decline("cannot read the file settings"); // nobody to tell at a first start
+//!         return ExitCode::FAILURE;
+//!     };
+//!     let generation = match Builder::new().start() {
+//!         Ok(generation) => generation,
+//!         Err(error) => {
+//!             eprintln!("{error}"); // a predecessor has been told
+//!             return ExitCode::FAILURE;
+//!         }
+//!     };
+//!     if settings.is_empty() {
+//!         generation.fail("the file settings is empty");
+//!         return ExitCode::FAILURE;
+//!     }
+//!     let exit = smol::block_on(generation.run());
+//!     ExitCode::from(u8::from(!exit.success))
+//! }
+//! ```
+//!
+//! # Draining
+//!
+//! | [`Phase`](crate::Phase) | what a connection does |
+//! |---|---|
+//! | `Serving` | serves |
+//! | `Draining` | finishes its request; then moves ([`Connections::offer`]) or closes |
+//! | `Stopping` | finishes its request, then closes |
+//! | `Over` | ends at once: the deadline has passed, and the process ends a second later |
+//!
+//! Hold each connection's [`Guard`](crate::Guard) for as long as it lives: the process ends when the last one is dropped.
+//! Wait for a change together with the next read ([`Drain::changed`](crate::Drain::changed)). `Draining` may become
+//! `Serving` again, where the new process dies while this one still drains.
+//!
+//! # State that is handed over
+//!
+//! ```no_run
+//! use std::sync::{Arc, Mutex};
+//! use restart_core::{Builder, Error, State};
+//!
+//! fn main() -> Result<(), Error> {
+//!     let visitors = Arc::new(Mutex::new(0_u64));
+//!     let saved = Arc::clone(&visitors);
+//!     let save = move || saved.lock().map_or(vec![], |count| count.to_le_bytes().to_vec());
+//!     let mut generation = Builder::new().save_state(1, save).start()?;
+//!     match generation.take_state() {
+//!         Some(State { format: 1, bytes }) => {
+//!             *visitors.lock().unwrap() = u64::from_le_bytes(bytes.try_into().unwrap_or_default());
+//!         }
+//!         Some(State { format, .. }) => eprintln!("the state has the unknown format {format}: starting without it"),
+//!         None => {}
+//!     }
+//!     smol::block_on(generation.run());
+//!     Ok(())
+//! }
+//! ```
+//!
+//! It is saved when the new process is started, and the old one serves on until the commit: what changes in between is not
+//! in it. Totals that must not lose a count are [`Builder::count`](crate::Builder::count)'s; what must survive a crash
+//! belongs into a file.
+//!
+//! # Commands of your own
+//!
+//! With [`Builder::control`](crate::Builder::control) the service takes commands from the same user and root:
+//!
+//! ```no_run
+//! use restart_core::control::{self, Answer, Client};
+//!
+//! fn reload() -> Result<(), Box<dyn std::error::Error>> {
+//!     match Client::connect(&control::find(None, "my-server")?)?.reload()? {
+//!         Answer::Outcome(outcome) if outcome.failure.is_none() => println!("{outcome}"),
+//!         Answer::Outcome(outcome) => return Err(outcome.to_string().into()),
+//!         Answer::Refused(reason) => return Err(reason.into()),
+//!         other => println!("nothing was reloaded: {other:?}"),
+//!     }
+//!     Ok(())
+//! }
+//! # fn main() { let _ = reload(); }
+//! ```
+//!
+//! SIGHUP and SIGUSR2 reload without telling the outcome, SIGTERM and SIGINT stop. A SIGHUP that was ignored at the start
+//! (`nohup`) stays ignored.
+//!
+//! # Under systemd, and under others
+//!
+//! ```ini
+//! [Service]
+//! Type=notify
+//! NotifyAccess=main
+//! ExecStart=/usr/bin/my-server
+//! ExecReload=/usr/bin/my-server reload
+//! RuntimeDirectory=my-server
+//! ```
+//!
+//! The library sends READY, RELOADING, MAINPID, STOPPING, STATUS and the watchdog's pings; there is nothing else to do.
+//! Sockets of a socket unit are found by their `FileDescriptorName=`, which is the endpoint's name. Those that the service
+//! binds itself survive a crash with `FileDescriptorStoreMax=`.
+//!
+//! Where somebody follows one pid (a terminal, a container, runit, s6), start as a supervisor of yourself: call
+//! [`supervise`](crate::supervise) with arguments that make the program serve, and exit with what it returns.
+//!
+//! # Testing it
+//!
+//! Start the real program, and reload it while clients are at work:
+//!
+//! ```no_run
+//! use restart_core::control::{Answer, Client};
+//! use std::{io::Read, net::TcpStream, path::Path, process::Command};
+//!
+//! # fn wait_until_it_answers(_: &Path) {}
+//! let control = Path::new("/tmp/my-test/control.sock"); // Builder::control(Place::Path(..)), by a flag of yours
+//! let mut server = Command::new("target/debug/my-server").arg("--control").arg(control).spawn().unwrap();
+//! wait_until_it_answers(control);
+//! let mut busy = TcpStream::connect("127.0.0.1:7000").unwrap();
+//! let Answer::Outcome(outcome) = Client::connect(control).unwrap().reload().unwrap() else { panic!("refused") };
+//! assert_eq!(outcome.failure, None);
+//! busy.read_exact(&mut [0; 1]).unwrap(); // still answered
+//! Client::connect(control).unwrap().stop().unwrap();
+//! server.wait().unwrap();
+//! ```
+//!
+//! Then test what must not work: put a version at the program's path that exits, hangs, or dies right after it is ready,
+//! and see that `failure` gives the reason and the old process answers.
+//!
+//! # Pitfalls
+//!
+//! - **Two processes live side by side.** What only one may hold (a lock file, a database that is opened exclusively, a
+//!   timed job) is given up by the old one in `Draining`, and waited for by the new one behind its first poll of `run`.
+//! - **The path is the program.** A reload runs what lies at the path by which the service was started: replace the file
+//!   by rename. A symlink that is switched to another release is followed.
+//! - **The environment is inherited**, with what you changed in it, and so is the working directory: relative paths in
+//!   arguments mean something else after a `chdir`. Settings that a reload is to change belong into a file.
+//! - **Standard output may be gone.** `println!` panics when the terminal or the pipe behind it is closed, maybe hours
+//!   later; log with something that does not, and never block on it.
+//! - **Standard input is not yours.** It is `/dev/null` in each generation but the first.
+//! - **Descriptors stay yours.** A successor gets the sockets and nothing else. Never make a handed socket blocking:
+//!   `O_NONBLOCK` belongs to the socket, which both processes have open.
+//! - **Do not block the executor** that polls `run`: the watchdog, the ping at the end of the probation and everything
+//!   that a reload waits for are answered there.
+//! - **An accept loop that ends is not started again.** [`Listener::accept`](crate::Listener::accept) waits by itself
+//!   where there is no descriptor left; go on after an error, with a pause, unless you mean to stop.
+//!
+//! # Versions
+//!
+//! Semantic versioning: within `0.x` a new minor version may change the interface, a patch does not. Two generations of
+//! different versions understand each other as long as their handover protocols overlap; a reload between two that do not
+//! fails with that reason, and nothing else happens. The minimum Rust version is `rust-version` in `Cargo.toml`; raising it
+//! takes a minor version, and it stays at least two releases behind the newest stable one.
+//!
+//! [`Connections::offer`]: crate::Connections::offer
+//! [`Connections::take`]: crate::Connections::take
