@@ -108,10 +108,13 @@ pub enum Command {
     #[command(after_help = CHECK_FOOTER)]
     Check(Box<ServeArgs>),
     /// Replace the running server by the program that is now on disk, and tell the outcome
+    #[command(after_help = [RELOAD_FOOTER, CLIENT_FOOTER].concat())]
     Reload(ReloadArgs),
-    /// Show what runs: generations, listeners, the last reload
+    /// Show what runs: generations, listeners, the last reloads
+    #[command(after_help = [STATUS_FOOTER, CLIENT_FOOTER].concat())]
     Status(StatusArgs),
     /// Stop the running server gracefully
+    #[command(after_help = [STOP_FOOTER, CLIENT_FOOTER].concat())]
     Stop(ClientArgs),
 }
 
@@ -138,8 +141,36 @@ Examples:
   REBORN_DEMO=true REBORN_DRAIN_TIMEOUT=1m reborn serve";
 
 const CHECK_FOOTER: &str = "\
-It takes what `reborn serve` takes; run it with the new program before a reload. What it prints is a configuration
+It takes what `reborn serve` takes; run it with the new program before a reload. What it prints is a configuration \
 file: each value, and behind it the flag, the variable or the line of the file that it came from.";
+
+const RELOAD_FOOTER: &str = "\
+The program is the file at the path by which the server was started: put the new one there by rename, and reload. \
+Until it is ready and has lived through its probation, every failure leaves the old one serving.
+
+It prints one line and exits with 0 when the new version serves; with 1 and the reason when the old one still does. \
+The signals HUP and USR2 reload as well; their outcome is in the log and in `reborn status`.
+
+";
+
+const STATUS_FOOTER: &str = "\
+STATE        draining: it was replaced, and finishes what it has
+CONNECTIONS  live ones
+IN FLIGHT    requests that are being handled
+HANDED OVER  connections that went on in the next generation
+FROM         bound: by the server itself; activated: by systemd or systemfd
+
+";
+
+const STOP_FOOTER: &str = "\
+Requests in flight are finished, for at most --drain-timeout; it returns when the server has ended. \
+The signals TERM and INT stop it as well.
+
+";
+
+const CLIENT_FOOTER: &str = "\
+The server is looked for at --control, else in $RUNTIME_DIRECTORY, $XDG_RUNTIME_DIR/reborn, /run/reborn and \
+/tmp/reborn-UID; it obeys its own user and root. Where none is found, the exit code is 3.";
 
 /// The flags of `serve`, as typed.
 #[derive(Args, Debug)]

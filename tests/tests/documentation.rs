@@ -242,6 +242,49 @@ fn reborn_understands_its_command_lines_and_configurations_in_the_pages() {
 }
 
 #[test]
+fn every_field_of_the_status_is_explained() {
+    let server = Reborn::new().demo().probation_ms(0).start();
+    server.reload_ok();
+    let status = server.status();
+    let page = &pages()[1];
+    let keys = |value: &serde_json::Value| value.as_object().expect("an object").keys().cloned().collect::<Vec<_>>();
+    for key in [keys(&status), keys(&status["application"]), keys(&status["listeners"][0])].concat() {
+        assert!(page.says(&format!("`{key}`")) || page.says(&format!("`application.{key}`")), "{key}");
+    }
+}
+
+/// All Rust sources below a folder of the repository.
+fn sources(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).expect("the folder exists").map(|entry| entry.expect("it is readable").path());
+    let of = |path: std::path::PathBuf| match path.extension() {
+        _ if path.is_dir() => sources(&path),
+        Some(extension) if extension == "rs" => vec![fs::read_to_string(path).expect("a source is text")],
+        _ => vec![],
+    };
+    entries.flat_map(of).collect()
+}
+
+/// The first fixed words of each warning and error that a source logs.
+fn complaints(source: &str) -> Vec<&str> {
+    let calls = ["log::warn!(", "log::error!("].iter().flat_map(|call| source.split(call).skip(1));
+    let texts = calls.filter_map(|call| call.trim_start().strip_prefix('"')?.split_once('"')).map(|(text, _)| text);
+    let fixed =
+        texts.filter_map(|text| text.split(['{', '}']).step_by(2).map(str::trim).find(|part| part.contains(' ')));
+    fixed.filter_map(|part| part.split([':', ';']).next()).collect()
+}
+
+#[test]
+fn every_warning_and_error_in_the_log_is_explained() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let sources = ["server/src", "restart-core/src"].map(|folder| sources(&root.join(folder))).concat();
+    let complaints: BTreeSet<_> = sources.iter().flat_map(|source| complaints(source)).collect();
+    assert!(complaints.len() > 25, "{complaints:?}");
+    let page = &pages()[1];
+    let missing: Vec<_> = complaints.iter().filter(|complaint| !page.says(complaint)).collect();
+    assert!(missing.is_empty(), "deploy/README.md does not say what to do about these: {missing:#?}");
+}
+
+#[test]
 fn the_handler_in_readme_is_the_one_that_the_documentation_compiles() {
     let page = &pages()[0];
     let code = page.files.iter().find_map(|file| file.strip_prefix("rust,no_run\n")).expect("README has a handler");
