@@ -16,6 +16,9 @@
 //!
 //! # An axum server, on tokio
 //!
+//! It takes `axum`, and `tokio` with the features `rt-multi-thread` and `net`. A request in flight finishes where it began;
+//! idle connections close at a reload.
+//!
 //! ```no_run
 #![doc = include_str!("../examples/axum.rs")]
 //! ```

@@ -37,13 +37,11 @@ enum Proof {
 }
 use Proof::{In, Said};
 
-const PROOFS: [(&str, Proof); 27] = [
-    ("apt-get install ./target/debian/reborn_*.deb", Said("with `dpkg --install` in the place of `apt-get install`")),
-    ("apt-get install", Said("with `dpkg --install` in the place of `apt-get install`")),
-    ("dpkg --install", In("tests/tests/systemd_package.rs", r#""dpkg", "--force-confold", "--install""#)),
+const PROOFS: [(&str, Proof); 25] = [
     ("cargo build --release", In("justfile", "cargo build --release --locked --bin reborn")),
     ("cargo doc --open -p restart-core", In("justfile", "cargo doc --workspace --no-deps --locked")),
     ("cargo install cargo-deb", In(".ci/run", "need_tool cargo-deb")),
+    ("cargo install just", In(".ci/run", "need_tool just")),
     ("cargo run --release", In("tests/tests/documentation.rs", "fn cargo_run_starts_reborn()")),
     ("cargo test --workspace", In("justfile", "cargo test --workspace")),
     ("just abuse", In("tests/tests/abuse.rs", "REBORN_TEST_ABUSE")),

@@ -1,5 +1,5 @@
 //! The Debian package on a real systemd: installed, configured, upgraded under load, broken, repaired and removed, as an
-//! operator does it with dpkg.
+//! operator does it with apt-get and dpkg.
 
 use std::{
     fs,
@@ -92,9 +92,11 @@ fn an_upgrade_of_the_package_reloads_under_load_and_a_removal_leaves_nothing() {
     let Some(lab) = Lab::boot() else { return };
     let before = left_over(&lab);
 
-    let said = install(&lab, &package.version(1, |program| program));
-    assert_success(&said, &lab);
-    assert!(said.stdout.contains("systemctl enable --now reborn.socket"), "it says what to do next: {said:?}");
+    let first = fs::read(package.version(1, |program| program)).expect("the package was built");
+    lab.write("/root/target/debian/reborn_0.0.1-1_any.deb", first);
+    let command = "apt-get install ./target/debian/reborn_*.deb";
+    let said = lab.sh(&format!("cd /root && DEBIAN_FRONTEND=noninteractive {command}"));
+    assert!(said.contains("systemctl enable --now reborn.socket"), "it says what to do next: {said}");
     let idle = lab.exec(["systemctl", "is-active", "reborn.socket", UNIT]).stdout;
     assert_eq!(idle, "inactive\ninactive", "nothing is started that nobody asked for");
     let shown = lab.exec([PROGRAM, "check", "--config", CONFIGURATION]);
