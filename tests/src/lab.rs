@@ -19,7 +19,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{network, skip::skip};
+use crate::{
+    load::{Connection, Limits, Target},
+    network,
+    skip::skip,
+};
 
 pub use service::{PROGRAM, Service, UNIT, install};
 
@@ -204,6 +208,20 @@ impl Lab {
     /// (files, pids) is the host's.
     pub fn inside<T: Send>(&self, function: impl FnOnce() -> T + Send) -> T {
         network::inside(self.init, function)
+    }
+
+    /// One GET from inside, on a connection of its own: the body of the answer, or nothing where none came.
+    pub fn get(&self, target: &Target, path: &str) -> Option<String> {
+        let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n");
+        let exchange = || {
+            smol::block_on(async {
+                let limits = Limits { answer: DEADLINE, ..Limits::default() };
+                let mut connection = Connection::open(target, limits).await.ok()?;
+                connection.send(request.as_bytes()).await.ok()?;
+                connection.answer().await.ok()
+            })
+        };
+        self.inside(exchange).map(|answer| answer.text().trim_end().to_owned())
     }
 
     /// Everything that helps to understand a failure: what runs, and the journal.

@@ -87,5 +87,6 @@ fn units_below_a_prefix_of_ones_own_are_linked() {
     let link = "systemctl link PREFIX/lib/systemd/system/reborn.*".replace("PREFIX", "/opt/reborn");
     lab.sh(&link);
     lab.systemctl(["start", "reborn.socket"]);
-    assert!(lab.sh("curl --silent --fail http://127.0.0.1/").contains("reborn"));
+    let target: Target = "127.0.0.1:80".parse().expect("an address");
+    assert!(lab.get(&target, "/").expect("it serves").contains("reborn"));
 }
