@@ -41,6 +41,7 @@ package:
 # Instructions and system calls a request, against tests/cost.json; `just cost --renew` stores what it counts.
 cost *args:
     cargo build --release --locked --bin reborn
+    cargo run --release --locked -- --version
     REBORN_TEST_BINARY=target/release/reborn cargo run --quiet --package tests --bin cost -- {{ args }}
 
 # Licences, bans and sources of the dependencies (cargo-deny; `.ci/run` installs it).
