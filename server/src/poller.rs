@@ -17,6 +17,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
 
 use async_io::Async;
+use futures_lite::future::yield_now;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::event::{EventfdFlags, Timespec, eventfd};
 use slab::Slab;
@@ -111,26 +112,31 @@ impl Poller {
         let epoll = Async::new_nonblocking(self)?;
         loop {
             epoll.readable().await?;
-            epoll.get_ref().dispatch(false);
+            // While much happens, more is asked for after it was dealt with, without the way through async-io.
+            while epoll.get_ref().dispatch(false) > 1 {
+                yield_now().await;
+            }
         }
     }
 
-    /// Takes what has happened, after waiting for something if it `sleeps`, and wakes who waits for it.
-    fn dispatch(&self, sleeps: bool) {
+    /// Takes what has happened, after waiting for something if it `sleeps`, and wakes who waits for it. Returns how much
+    /// it was.
+    fn dispatch(&self, sleeps: bool) -> usize {
         let mut room = [MaybeUninit::<Event>::uninit(); EVENTS_MAX];
         let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
         let waited = epoll::wait(&self.epoll, &mut room, if sleeps { None } else { Some(&at_once) });
         // What is woken below needs no bell.
         self.state.store(AWAKE, Ordering::SeqCst);
         // It fails only with EINTR: then there is nothing to report yet.
-        let Ok((events, _)) = waited else { return };
-        for event in events {
+        let Ok((events, _)) = waited else { return 0 };
+        for event in &*events {
             let key = event.data.u64();
             let source = if key == BELL { None } else { self.slots().find(key) };
             if let Some(source) = source {
                 source.report(event.flags);
             }
         }
+        events.len()
     }
 
     fn slots(&self) -> MutexGuard<'_, Slots> {

@@ -279,6 +279,11 @@ async fn answered(mut request: Request) -> http_types::Result<Response> {
         }
         "/never" => std::future::pending().await,
         "/big" => response.set_body(vec![b'x'; 1_000_000]),
+        "/large" => response.set_body(vec![b'x'; 100_000]),
+        "/buffered" => {
+            let few_at_hand = smol::io::BufReader::new(smol::io::Cursor::new(vec![b'x'; 1_000_000]));
+            response.set_body(Body::from_reader(few_at_hand, Some(1_000_000)));
+        }
         "/chunked" => response.set_body(Body::from_reader(smol::io::Cursor::new(vec![b'c'; 300_000]), None)),
         "/short" => response.set_body(Body::from_reader(&b"abc"[..], Some(10))),
         "/cut" => response.set_body(Body::from_reader(smol::io::Cursor::new(vec![b'c'; 100_000]), Some(200_000))),

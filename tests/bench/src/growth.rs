@@ -107,7 +107,7 @@ fn connections() -> Vec<Series> {
     raise_fd_limit().expect("the limit of open files can be raised to its maximum");
     let (mut moved, mut bare) = (Vec::new(), Vec::new());
     for count in [0_u32, 1000, 2500, 5000, 10_000, 19_000] {
-        let server = Reborn::new().demo().probation_ms(0).arg("--max-connections").arg("20000").start();
+        let server = Reborn::new().demo().probation_ms(0).arg("--connections").arg("20000").start();
         let load = server.load().idle(count).sources(4).at_most(Duration::from_secs(300)).start();
         load.wait_until("every client has had an answer", |report| report.answered >= count.into());
         let measured: Vec<Reloaded> = (0..REPEATS).map(|_| reload(&server)).collect();

@@ -24,7 +24,7 @@ use super::pace::Pace;
 const AT_HAND_BYTES_MIN: usize = 64 * 1024;
 
 /// After so many bytes others get their turn.
-const AT_HAND_BYTES_MAX: usize = 128 * 1024;
+const AT_HAND_BYTES_MAX: usize = 1024 * 1024;
 
 /// With less room than this the gathered bytes leave before more are asked for.
 const ROOM_BYTES_MIN: usize = 1024;
