@@ -37,7 +37,7 @@ enum Proof {
 }
 use Proof::{In, Said};
 
-const PROOFS: [(&str, Proof); 25] = [
+const PROOFS: [(&str, Proof); 26] = [
     ("cargo build --release", In("justfile", "cargo build --release --locked --bin reborn")),
     ("cargo doc --open -p restart-core", In("justfile", "cargo doc --workspace --no-deps --locked")),
     ("cargo install cargo-deb", In(".ci/run", "need_tool cargo-deb")),
@@ -45,6 +45,7 @@ const PROOFS: [(&str, Proof); 25] = [
     ("cargo run --release", In("justfile", "cargo run --release --locked -- --version")),
     ("cargo test --workspace", In("justfile", "cargo test --workspace")),
     ("just abuse", In("tests/tests/abuse.rs", "REBORN_TEST_ABUSE")),
+    ("just bench", In("tests/BENCHMARKS.md", "`just bench throughput")),
     ("just ci", In(".ci/run", "exec just ci")),
     ("just deb", In("tests/tests/systemd_package.rs", "fn an_upgrade_of_the_package_reloads_under_load_and_")),
     ("just dev", In("tests/tests/dev.rs", "fn a_change_that_builds_takes_over_and_one_that_does_not_changes_")),
