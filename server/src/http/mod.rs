@@ -194,6 +194,9 @@ impl fmt::Display for Reason {
 
 /// What a handler is: any function from request to response that can be shared between threads.
 ///
+/// Under [`run`](crate::run) each thread has its own connections, which wait while a handler blocks it: what takes long
+/// without waiting belongs into `smol::unblock`.
+///
 /// It is implemented for every `Fn(Request) -> impl Future<Output = http_types::Result<Response>> + Send`.
 pub trait Handler: Send + Sync {
     /// Answers a request.

@@ -31,9 +31,11 @@ const REPEATS: usize = 3;
 /// The descriptors in one message, as the handover sends them.
 const BATCH: usize = 253;
 
+type Measure = fn() -> Vec<Series>;
+
 /// Everything, each to the limit that is asked for or that the machine has.
 pub fn growth(results: &mut Results, only: Option<&str>) {
-    let all: [(&str, fn() -> Vec<Series>); 5] = [
+    let all: [(&str, Measure); 5] = [
         ("memory", memory),
         ("connections", connections),
         ("listeners", listeners),
@@ -108,7 +110,7 @@ fn connections() -> Vec<Series> {
     let (mut moved, mut bare) = (Vec::new(), Vec::new());
     for count in [0_u32, 1000, 2500, 5000, 10_000, 19_000] {
         let server = Reborn::new().demo().probation_ms(0).arg("--connections").arg("20000").start();
-        let load = server.load().idle(count).sources(4).at_most(Duration::from_secs(300)).start();
+        let load = server.load().idle(count).sources(4).at_most(Duration::from_mins(5)).start();
         load.wait_until("every client has had an answer", |report| report.answered >= count.into());
         let measured: Vec<Reloaded> = (0..REPEATS).map(|_| reload(&server)).collect();
         load.stop();
@@ -186,7 +188,7 @@ fn requests() -> Vec<Series> {
 fn generations() -> Vec<Series> {
     let server = Reborn::new().demo().probation_ms(0).start();
     let load: Load = server.load();
-    let load = load.paced(4, 100).at_most(Duration::from_secs(300)).start();
+    let load = load.paced(4, 100).at_most(Duration::from_mins(5)).start();
     let points = (1..=60_u32).map(|number| (number.into(), median([reload(&server).gone]))).collect();
     load.stop().assert_no_failure();
     let y = "command to the end of the old process, ms";

@@ -53,7 +53,7 @@ impl Clients {
     }
 
     fn load(self, running: &Running) -> Load {
-        let load = Load::new(running.address).at_most(Duration::from_secs(120));
+        let load = Load::new(running.address).at_most(Duration::from_mins(2));
         match self {
             Self::Paced => load.paced(32, 2000).new_connections_paced(8, 200).sparse(100).blind(100),
             Self::Full => load.full_speed(48).new_connections(8),

@@ -101,7 +101,7 @@ pub fn memory(results: &mut Results, peers: &[Peer]) {
         let running = peer.start();
         let at_rest = settled(&running);
         results.add("memory", "memory at rest, MB", peer.name(), at_rest as f64 / 1e6);
-        let load = Load::new(running.address).idle(IDLE).at_most(Duration::from_secs(120)).start();
+        let load = Load::new(running.address).idle(IDLE).at_most(Duration::from_mins(2)).start();
         load.wait_until("every client has had an answer", |report| report.answered >= IDLE.into());
         let added = settled(&running).saturating_sub(at_rest);
         load.stop().assert_no_failure();
