@@ -9,6 +9,8 @@ use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use support::{DEADLINE, Service};
 
 const CLIENTS: usize = 16;
@@ -21,7 +23,8 @@ fn connect(address: &str) -> BufReader<TcpStream> {
 }
 
 /// Has clients ask on one connection each, without a pause, while the service is replaced again and again; each asks a
-/// last time when it is over. Returns how many times they asked.
+/// last time when it is over. Returns how many times they asked, when the last process that was replaced has ended: by
+/// then all connections have moved.
 fn ask_through_reloads(service: &Service, address: &str, ask: impl Fn(&mut BufReader<TcpStream>, u64) + Sync) -> u64 {
     let over = AtomicBool::new(false);
     thread::scope(|scope| {
@@ -36,10 +39,20 @@ fn ask_through_reloads(service: &Service, address: &str, ask: impl Fn(&mut BufRe
             count
         };
         let clients: Vec<_> = (0..CLIENTS).map(|_| scope.spawn(client)).collect();
-        (0..RELOADS).for_each(|_| drop(service.reload_well()));
+        let replaced = (0..RELOADS).fold(0, |_, _| service.reload_well().from.pid);
         over.store(true, Ordering::Release);
-        clients.into_iter().map(|client| client.join().unwrap()).sum()
+        let asked = clients.into_iter().map(|client| client.join().unwrap()).sum();
+        wait_for_end(replaced);
+        asked
     })
+}
+
+fn wait_for_end(pid: u32) {
+    let pid = Pid::from_raw(pid.try_into().unwrap()).unwrap();
+    let Ok(process) = pidfd_open(pid, PidfdFlags::empty()) else { return };
+    let deadline = Timespec::try_from(DEADLINE).unwrap();
+    let ended = poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&deadline)).unwrap();
+    assert_eq!(ended, 1, "process {pid:?} does not end");
 }
 
 /// The number of the generation that answered, which the answer begins with.
