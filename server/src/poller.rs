@@ -47,7 +47,7 @@ pub(crate) struct Poller {
     slots: Mutex<Slots>,
 }
 
-/// The thread works, and will look for work before it sleeps only if it is called.
+/// The thread works, and nobody has called it since it began.
 const AWAKE: u8 = 0;
 /// The thread sleeps, or is about to: calling it takes the bell.
 const ASLEEP: u8 = 1;

@@ -153,7 +153,7 @@ impl AsyncRead for Content {
 impl AsyncBufRead for Content {
     fn poll_fill_buf(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
         let content = self.get_mut();
-        if content.used == content.read.len() {
+        if content.used == content.read.len() && matches!(content.next(), Some(Piece::File(_))) {
             let mut room = vec![0; SHOWN_BYTES];
             if let Some(count) = content.read_at_once(&mut room).transpose()? {
                 room.truncate(count);

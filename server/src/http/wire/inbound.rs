@@ -228,8 +228,8 @@ impl Wire {
         self.inbound.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes the wire apart: the socket, which no poller knows any more, and the bytes received and not yet used. Gives it back if
-    /// somebody else (a body reader, this very moment) holds it too.
+    /// Takes the wire apart: the socket, which no poller knows any more, and the bytes received and not yet used. Gives it
+    /// back if somebody else (a body reader, this very moment) holds it too.
     pub(crate) fn into_parts(self: Arc<Self>) -> Result<io::Result<(OwnedFd, Vec<u8>)>, Arc<Self>> {
         let mut wire = Arc::try_unwrap(self)?;
         let waiting = wire.inbound.get_mut().unwrap_or_else(PoisonError::into_inner).buffer.take();

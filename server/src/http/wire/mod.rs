@@ -2,8 +2,8 @@
 //!
 //! Inbound: [`head`] finds and checks a head, [`framing`] decides how long its body is, [`target`] reads what it asks
 //! for, [`decode`] hands it to async-h1, [`inbound`] and [`chunked`] read the body for [`body`], which the application
-//! holds. Outbound: [`encode`] checks a response and has async-h1 write its head, [`outbound`] sends it. The modules
-//! below know nothing of connections, phases or handlers; `http::connection` drives them.
+//! holds. Outbound: [`encode`] checks a response and writes its head, [`outbound`] sends it. Both go through [`socket`].
+//! The modules below know nothing of connections, phases or handlers; `http::connection` drives them.
 
 pub(crate) mod body;
 pub(crate) mod buffer;

@@ -9,6 +9,7 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
+use std::thread;
 
 use futures_lite::future::{poll_once, yield_now};
 use futures_lite::{AsyncBufRead, AsyncRead};
@@ -93,7 +94,7 @@ impl Sending<'_> {
     async fn send_at_hand(&mut self) -> Result<(), Failure> {
         loop {
             let Source::Length { body, left } = &mut self.source else { return Ok(()) };
-            let bytes = match peek(body) {
+            let bytes = match peek(body).unwrap_or_else(|_| Poll::Ready(Err(panicked()))) {
                 Poll::Ready(Ok(bytes)) => bytes,
                 Poll::Ready(Err(error)) => return Err(self.failed(error)),
                 Poll::Pending => return Ok(()),
@@ -112,7 +113,9 @@ impl Sending<'_> {
             self.out.clear();
             Pin::new(body).consume(count);
             self.account(count)?;
-            yield_now().await;
+            if !matches!(self.source, Source::Empty) {
+                yield_now().await;
+            }
         }
     }
 
@@ -177,16 +180,15 @@ impl Sending<'_> {
     }
 }
 
-/// What a body has at hand, without waiting.
-fn peek(body: &mut Body) -> Poll<io::Result<&[u8]>> {
+/// What a body has at hand, without waiting. An error if it panics.
+fn peek(body: &mut Body) -> thread::Result<Poll<io::Result<&[u8]>>> {
     let mut context = Context::from_waker(Waker::noop());
-    let peeked = catch_unwind(AssertUnwindSafe(move || Pin::new(body).poll_fill_buf(&mut context)));
-    peeked.unwrap_or_else(|_| Poll::Ready(Err(panicked())))
+    catch_unwind(AssertUnwindSafe(move || Pin::new(body).poll_fill_buf(&mut context)))
 }
 
-/// Whether a body has more to give right now.
+/// Whether a body has more to give right now. One that panics cannot be trusted to have ended.
 fn goes_on(body: &mut Body) -> bool {
-    matches!(peek(body), Poll::Ready(Ok(more)) if !more.is_empty())
+    peek(body).map_or(true, |peeked| matches!(peeked, Poll::Ready(Ok(more)) if !more.is_empty()))
 }
 
 fn panicked() -> io::Error {
