@@ -2,22 +2,19 @@
 //! socket is entered once and never armed again. A request then takes a receive, a send, and its part of a wait.
 //!
 //! A [`Source`] is the readiness of one socket as it was last reported. It belongs to the poller of the thread that
-//! entered it, and may be used from any thread. A poller waits in one of two ways: [`Poller::block_on`] for a thread
-//! that has nothing else to wait for, [`Poller::drive`] as a task beside others in async-io. It owns no socket.
+//! entered it, and may be used from any thread. It owns no socket.
 
 use std::cell::RefCell;
 use std::future::Future;
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::pin::pin;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
 
-use async_io::Async;
-use futures_lite::future::yield_now;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::event::{EventfdFlags, Timespec, eventfd};
 use slab::Slab;
@@ -107,28 +104,15 @@ impl Poller {
         }
     }
 
-    /// Reports what happens, for as long as it is polled, on a thread that waits in async-io.
-    pub(crate) async fn drive(self: Arc<Self>) -> io::Result<()> {
-        let epoll = Async::new_nonblocking(self)?;
-        loop {
-            epoll.readable().await?;
-            // While much happens, more is asked for after it was dealt with, without the way through async-io.
-            while epoll.get_ref().dispatch(false) > 1 {
-                yield_now().await;
-            }
-        }
-    }
-
-    /// Takes what has happened, after waiting for something if it `sleeps`, and wakes who waits for it. Returns how much
-    /// it was.
-    fn dispatch(&self, sleeps: bool) -> usize {
+    /// Takes what has happened, after waiting for something if it `sleeps`, and wakes who waits for it.
+    fn dispatch(&self, sleeps: bool) {
         let mut room = [MaybeUninit::<Event>::uninit(); EVENTS_MAX];
         let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
         let waited = epoll::wait(&self.epoll, &mut room, if sleeps { None } else { Some(&at_once) });
         // What is woken below needs no bell.
         self.state.store(AWAKE, Ordering::SeqCst);
         // It fails only with EINTR: then there is nothing to report yet.
-        let Ok((events, _)) = waited else { return 0 };
+        let Ok((events, _)) = waited else { return };
         for event in &*events {
             let key = event.data.u64();
             let source = if key == BELL { None } else { self.slots().find(key) };
@@ -136,18 +120,11 @@ impl Poller {
                 source.report(event.flags);
             }
         }
-        events.len()
     }
 
     fn slots(&self) -> MutexGuard<'_, Slots> {
         // Nothing panics while it is held.
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl AsFd for Poller {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.epoll.as_fd()
     }
 }
 
@@ -396,30 +373,29 @@ mod tests {
     }
 
     #[test]
-    fn a_sleeping_thread_is_woken_from_any_other_whichever_way_it_waits() {
-        for nested in [false, true] {
-            on_a_thread(move |poller| {
-                let (ours, mut theirs) = pair();
-                let source = Source::enter(&ours).expect("an entry");
-                let (bell, rung) = smol::channel::bounded(1);
-                let other = thread::spawn(move || {
-                    bell.send_blocking(()).expect("it waits");
-                    theirs.write_all(b"a").expect("room");
-                    theirs
-                });
-                let waiting = async {
-                    rung.recv().await.expect("it rings");
-                    poll_fn(|context| source.poll_readable(context)).await;
-                };
-                if nested {
-                    smol::block_on(smol::future::or(waiting, async {
-                        poller.clone().drive().await.expect("it drives");
-                    }));
-                } else {
-                    poller.block_on(waiting);
-                }
-                drop(other.join());
+    fn a_sleeping_thread_is_woken_from_any_other() {
+        on_a_thread(|poller| {
+            let (ours, mut theirs) = pair();
+            let source = Source::enter(&ours).expect("an entry");
+            let (bell, rung) = smol::channel::bounded(1);
+            let other = thread::spawn(move || {
+                bell.send_blocking(()).expect("it waits");
+                theirs.write_all(b"a").expect("room");
+                theirs
             });
-        }
+            poller.block_on(async {
+                rung.recv().await.expect("it rings");
+                poll_fn(|context| source.poll_readable(context)).await;
+            });
+            drop(other.join());
+        });
+    }
+
+    #[test]
+    fn a_thread_that_has_no_poller_has_one_all_the_same() {
+        let (ours, mut theirs) = pair();
+        let source = Source::enter(&ours).expect("an entry");
+        theirs.write_all(b"a").expect("room");
+        smol::block_on(poll_fn(|context| source.poll_readable(context)));
     }
 }

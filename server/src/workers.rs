@@ -1,7 +1,8 @@
 //! The threads that serve. Each has an executor and a poller of its own, and keeps the connections that it was given:
 //! nothing of a request is then passed from one thread to another.
 //!
-//! The first of them is the main thread, which also waits in async-io for everything that is no connection.
+//! The main thread serves nobody. It waits in async-io for everything that is no connection, so that a reload is not held
+//! up by requests.
 
 use std::future::{Future, pending};
 use std::io;
@@ -15,9 +16,9 @@ use crate::poller::Poller;
 
 #[derive(Debug)]
 pub(crate) struct Workers {
-    main: Arc<Poller>,
-    /// The main thread's first.
-    all: Vec<Arc<Worker>>,
+    main: Executor<'static>,
+    first: Arc<Worker>,
+    others: Vec<Arc<Worker>>,
 }
 
 #[derive(Debug, Default)]
@@ -27,52 +28,52 @@ struct Worker {
 }
 
 impl Workers {
-    /// Starts `threads` less one threads, which outlive the value, until the process ends. Fewer if there can be no more.
+    /// Starts threads, which outlive the value, until the process ends. Fewer if there can be no more, but never none.
     pub(crate) fn start(threads: usize) -> io::Result<Workers> {
-        let mut workers = Workers { main: Poller::new()?, all: vec![Arc::default()] };
+        let mut workers = Workers { main: Executor::new(), first: Worker::start(0)?, others: vec![] };
         for number in 1..threads {
-            let worker = Arc::<Worker>::default();
-            let own = Arc::clone(&worker);
-            let started = Poller::new().and_then(|poller| {
-                let run = move || poller.block_on(own.executor.run(pending::<()>()));
-                thread::Builder::new().name(format!("reborn-{number}")).spawn(run)
-            });
-            if let Err(error) = started {
-                log::warn!("only {number} threads serve: {error}");
-                break;
+            match Worker::start(number) {
+                Ok(worker) => workers.others.push(worker),
+                Err(error) => {
+                    log::warn!("only {number} threads serve: {error}");
+                    break;
+                }
             }
-            workers.all.push(worker);
         }
         Ok(workers)
     }
 
-    /// Runs a future, and the main thread's part of the work, on this thread, until the future ends.
+    /// Runs a future, and what is no connection, on the main thread, until the future ends.
     pub(crate) fn run<T>(&self, future: impl Future<Output = T>) -> T {
-        self.main.adopt_thread();
-        let poller = Arc::clone(&self.main);
-        self.spawn_on_main(async move {
-            if let Err(error) = poller.drive().await {
-                log::error!("the main thread learns nothing of its connections any more: {error}");
-            }
-        });
-        smol::block_on(self.all[0].executor.run(future))
+        smol::block_on(self.main.run(future))
     }
 
     /// Adds work that is no connection.
     pub(crate) fn spawn_on_main(&self, task: impl Future<Output = ()> + Send + 'static) {
-        self.all[0].executor.spawn(task).detach();
+        self.main.spawn(task).detach();
     }
 
     /// Adds a connection, to the thread that has the fewest.
     pub(crate) fn spawn(&self, connection: impl Future<Output = ()> + Send + 'static) {
-        let fewest = self.all.iter().min_by_key(|worker| worker.connections.load(Ordering::Relaxed));
-        let worker = fewest.unwrap_or(&self.all[0]);
+        let load = |worker: &Arc<Worker>| worker.connections.load(Ordering::Relaxed);
+        let worker =
+            self.others.iter().fold(&self.first, |least, next| if load(next) < load(least) { next } else { least });
         let counted = Counted::new(worker);
         let task = async move {
             let _counted = counted;
             connection.await;
         };
         worker.executor.spawn(task).detach();
+    }
+}
+
+impl Worker {
+    fn start(number: usize) -> io::Result<Arc<Worker>> {
+        let worker = Arc::<Worker>::default();
+        let (own, poller) = (Arc::clone(&worker), Poller::new()?);
+        let run = move || poller.block_on(own.executor.run(pending::<()>()));
+        thread::Builder::new().name(format!("reborn-{number}")).spawn(run)?;
+        Ok(worker)
     }
 }
 
@@ -127,7 +128,12 @@ mod tests {
         let thirty = spawn(30);
         assert_eq!(served_by(30).into_values().collect::<Vec<_>>(), [10, 10, 10]);
         drop(thirty);
-        let emptied = || workers.all.iter().all(|worker| worker.connections.load(Ordering::Relaxed) == 0);
+        let emptied = || {
+            [&workers.first]
+                .into_iter()
+                .chain(&workers.others)
+                .all(|worker| worker.connections.load(Ordering::Relaxed) == 0)
+        };
         workers.run(async {
             while !emptied() {
                 smol::future::yield_now().await;
