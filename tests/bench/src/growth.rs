@@ -2,7 +2,9 @@
 //! generations. Each point is the median of some reloads by command, without probation.
 
 use std::{
+    collections::BTreeMap,
     io::{IoSlice, IoSliceMut},
+    iter,
     mem::MaybeUninit,
     os::fd::{AsFd, OwnedFd},
     os::unix::net::UnixStream,
@@ -27,6 +29,9 @@ use crate::{
 
 /// Reloads at each point.
 const REPEATS: usize = 3;
+
+/// The same, of a process that has filled its memory: one spawn of each, which takes a fraction of a millisecond.
+const MEMORY_ROUNDS: usize = 9;
 
 /// The descriptors in one message, as the handover sends them.
 const BATCH: usize = 253;
@@ -85,12 +90,17 @@ fn series(title: &str, file: &str, x: &str, y: &str, points: Vec<(f64, f64)>) ->
 fn memory() -> Vec<Series> {
     let exe = std::env::current_exe().expect("a process knows its program").with_file_name("peer-reborn");
     let room = available_mebibytes() * 7 / 10;
-    let (mut spawns, mut reloads) = (Vec::new(), Vec::new());
-    for mebibytes in [10_u32, 512, 1024, 2048, 4096, 8192].into_iter().filter(|mebibytes| *mebibytes <= room) {
-        let measured: Vec<Reloaded> = (0..REPEATS).map(|_| of_ballast(&exe, mebibytes)).collect();
-        spawns.push((mebibytes.into(), median(measured.iter().map(|reloaded| reloaded.spawn))));
-        reloads.push((mebibytes.into(), median(measured.iter().map(|reloaded| reloaded.returned))));
+    let sizes: Vec<u32> =
+        [10, 512, 1024, 2048, 4096, 8192].into_iter().filter(|mebibytes| *mebibytes <= room).collect();
+    // In turn, so that what the machine does meanwhile falls on all sizes alike.
+    let mut measured = BTreeMap::<u32, Vec<Reloaded>>::new();
+    for mebibytes in iter::repeat_n(&sizes, MEMORY_ROUNDS).flatten() {
+        measured.entry(*mebibytes).or_default().push(of_ballast(&exe, *mebibytes));
     }
+    let points = |part: fn(&Reloaded) -> Duration| {
+        measured.iter().map(|(mebibytes, all)| ((*mebibytes).into(), median(all.iter().map(part)))).collect()
+    };
+    let (spawns, reloads) = (points(|one| one.spawn), points(|one| one.returned));
     let x = "resident memory, MiB";
     vec![
         series("The spawn, as memory grows", "growth-memory-spawn", x, "spawn, ms", spawns),
