@@ -5,12 +5,11 @@
 
 use std::fmt::Write as _;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use http_types::{Request, Response};
 use restart_core::Counts;
 
-use crate::http::{Handler, Served};
+use crate::http::{Capacity, Served};
 use crate::ledger::Ledger;
 
 /// Methods that are counted by name; the last stands for all others, which a client could make up without end.
@@ -27,13 +26,19 @@ pub(crate) const BUCKETS_US: [u64; 14] = [
 #[derive(Debug, Default)]
 pub(crate) struct Metrics {
     pub(crate) ledger: Arc<Ledger>,
+    /// Knows how many requests are being handled.
+    pub(crate) capacity: Arc<Capacity>,
     requests: [[AtomicU64; CLASSES.len()]; METHODS.len()],
     latency: [AtomicU64; BUCKETS_US.len() + 1],
     latency_us: AtomicU64,
-    in_flight: AtomicUsize,
 }
 
 impl Metrics {
+    /// Nothing counted yet, by a server of this capacity.
+    pub(crate) fn new(capacity: Capacity) -> Metrics {
+        Metrics { capacity: Arc::new(capacity), ..Metrics::default() }
+    }
+
     /// Counts a request that is over.
     pub(crate) fn observe(&self, served: &Served<'_>) {
         let name = served.line.split(|&byte| byte == b' ').next().unwrap_or_default();
@@ -49,7 +54,7 @@ impl Metrics {
 
     /// Requests that the handler has not answered yet.
     pub(crate) fn in_flight(&self) -> usize {
-        self.in_flight.load(Ordering::Relaxed)
+        self.capacity.requests()
     }
 
     /// All counters that are not zero.
@@ -90,34 +95,6 @@ pub(crate) fn bucket_name(index: usize) -> String {
         None => name.push_str("more"),
     }
     name
-}
-
-/// A handler whose unanswered requests are counted.
-pub(crate) struct Counted<H> {
-    pub(crate) handler: H,
-    pub(crate) metrics: Arc<Metrics>,
-}
-
-impl<H: Handler> Handler for Counted<H> {
-    async fn answer(&self, request: Request) -> http_types::Result<Response> {
-        let _in_flight = InFlight::begin(&self.metrics.in_flight);
-        self.handler.answer(request).await
-    }
-}
-
-struct InFlight<'a>(&'a AtomicUsize);
-
-impl InFlight<'_> {
-    fn begin(count: &AtomicUsize) -> InFlight<'_> {
-        count.fetch_add(1, Ordering::Relaxed);
-        InFlight(count)
-    }
-}
-
-impl Drop for InFlight<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
 }
 
 #[cfg(test)]

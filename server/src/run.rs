@@ -24,7 +24,7 @@ use crate::app::{App, AppConfig, Identity};
 use crate::cli::{self, ClientArgs, Command, ReloadArgs, ServeArgs, StatusArgs};
 use crate::config::{Config, DEFAULT_LISTEN};
 use crate::exit;
-use crate::http::Handler;
+use crate::http::{Capacity, Handler};
 use crate::logging::{Logs, is_to_journal};
 use crate::metrics::Metrics;
 use crate::overview::Overview;
@@ -165,7 +165,8 @@ fn serve_command<H: Handler + 'static>(
         return supervise();
     }
     let logs = Logs::install(config.log.as_deref());
-    let metrics = Arc::new(Metrics::default());
+    let capacity = Capacity::new(config.limits.requests.unwrap_or(usize::MAX));
+    let metrics = Arc::new(Metrics::new(capacity));
     let code = match builder(config, &metrics).start() {
         Ok(generation) => start_application(config, generation, &logs, &metrics, application),
         Err(error) => {

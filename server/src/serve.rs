@@ -16,9 +16,9 @@ use smol::lock::{Semaphore, SemaphoreGuardArc};
 
 use crate::admin::{self, Admin};
 use crate::config::{Config, METRICS_NAME};
-use crate::http::{self, Capacity, Context, Decorate, End, Handler, Observe, Start};
+use crate::http::{self, Context, Decorate, End, Handler, Observe, Start};
 use crate::ledger::Ledger;
-use crate::metrics::{Counted, Metrics};
+use crate::metrics::Metrics;
 use crate::moving::{Card, Luggage};
 use crate::workers::Workers;
 
@@ -45,7 +45,7 @@ impl<H: Handler> Service<H> {
 
 /// What all connections of this generation share.
 struct Shop<H> {
-    context: Context<Counted<H>>,
+    context: Context<H>,
     connections: Connections,
     ledger: Arc<Ledger>,
     /// Room for connections.
@@ -66,9 +66,9 @@ pub(crate) fn serve<H: Handler + 'static>(
     let drain = generation.drain();
     let shop = Arc::new(Shop {
         context: Context {
-            handler: Counted { handler: service.handler, metrics: Arc::clone(metrics) },
+            handler: service.handler,
             limits: config.limits.http.clone(),
-            capacity: Capacity::new(config.limits.requests.unwrap_or(usize::MAX)),
+            capacity: Arc::clone(&metrics.capacity),
             drain: drain.clone(),
             parks: true,
             decorate: service.decorate,

@@ -35,6 +35,13 @@ impl Drop for Entry<'_> {
     }
 }
 
+impl Default for Capacity {
+    /// Room for any number of requests.
+    fn default() -> Capacity {
+        Capacity::new(usize::MAX)
+    }
+}
+
 impl Capacity {
     /// Room for so many requests at a time.
     pub fn new(requests_max: usize) -> Capacity {

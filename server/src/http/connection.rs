@@ -202,13 +202,20 @@ impl<'a, H: Handler> Connection<'a, H> {
         End::Server { reason, requests: self.requests }
     }
 
-    /// Goes from one state to the next. What serves a request is boxed, so that an idle connection is small.
+    /// Goes from one state to the next, from a request right through its response. What serves them is boxed, so that an
+    /// idle connection is small.
     async fn step(&mut self, state: State) -> State {
         match state {
             State::Idle => self.idle().await,
             State::Head => self.head().await,
-            State::Request(message) => Box::pin(self.request(message)).await,
-            State::Response(answer) => Box::pin(self.response(answer)).await,
+            State::Request(message) => {
+                Box::pin(async {
+                    let answer = self.request(*message).await;
+                    self.response(answer).await
+                })
+                .await
+            }
+            State::Response(answer) => Box::pin(self.response(*answer)).await,
             State::Upgraded(sender) => Box::pin(self.upgraded(sender)).await,
             State::Closed(Closed::Lingering(reason)) => {
                 self.linger().await;
@@ -362,8 +369,8 @@ impl<'a, H: Handler> Connection<'a, H> {
     }
 
     /// Has the handler answer.
-    async fn request(&mut self, message: Box<Message>) -> State {
-        let Message { mut request, keep_alive, framing, expects_continue, manner, offer } = *message;
+    async fn request(&mut self, message: Message) -> Answer {
+        let Message { mut request, keep_alive, framing, expects_continue, manner, offer } = message;
         request.set_peer_addr(self.peer.as_deref());
         if offer.is_some() {
             request.ext_mut().insert(self.context.drain.clone());
@@ -379,13 +386,7 @@ impl<'a, H: Handler> Connection<'a, H> {
             drop(request);
             self.requests += 1;
             let close = if keep_alive { None } else { Some(Reason::Asked) };
-            return State::Response(Box::new(Answer {
-                response: overloaded(),
-                manner,
-                close,
-                decoration,
-                offer: None,
-            }));
+            return Answer { response: overloaded(), manner, close, decoration, offer: None };
         };
         let handler = &self.context.handler;
         let answered = AssertUnwindSafe(async { handler.answer(request).await }).catch_unwind().await;
@@ -404,12 +405,12 @@ impl<'a, H: Handler> Connection<'a, H> {
             }
         };
         let close = if keep_alive { fault.map(reason_of) } else { Some(Reason::Asked) };
-        State::Response(Box::new(Answer { response, manner, close, decoration, offer }))
+        Answer { response, manner, close, decoration, offer }
     }
 
     /// Sends an answer, and decides whether another request may follow.
-    async fn response(&mut self, answer: Box<Answer>) -> State {
-        let Answer { response, mut manner, mut close, decoration, offer } = *answer;
+    async fn response(&mut self, answer: Answer) -> State {
+        let Answer { response, mut manner, mut close, decoration, offer } = answer;
         let mut response = checked(response, offer.as_ref());
         let switches = response.status() == StatusCode::SwitchingProtocols;
         let stream = switches.then(|| response.send_upgrade());

@@ -47,7 +47,7 @@ pub struct Context<H> {
     /// The bounds that connections are held to.
     pub limits: Limits,
     /// How many requests are handled at a time.
-    pub capacity: Capacity,
+    pub capacity: Arc<Capacity>,
     /// Where the process stands: serving, draining or stopping.
     pub drain: Drain,
     /// Whether idle connections end as [`End::Parked`] once the process drains, to be handed over. Otherwise they stay,
@@ -67,7 +67,7 @@ impl<H> Context<H> {
         Context {
             handler,
             limits: Limits::default(),
-            capacity: Capacity::new(usize::MAX),
+            capacity: Arc::default(),
             drain,
             parks: false,
             decorate: None,

@@ -77,11 +77,20 @@ impl Outbox {
     /// Adds bytes, in larger memory if need be.
     fn extend(&mut self, bytes: &[u8]) {
         let end = self.filled + bytes.len();
-        if end > self.room(false).len() + self.filled {
-            self.replace(vec![0; end.next_power_of_two()]);
+        if end > self.bytes.len() {
+            self.grow(end);
         }
         self.bytes[self.filled..end].copy_from_slice(bytes);
         self.filled = end;
+    }
+
+    /// Makes room for so many bytes in all.
+    #[cold]
+    fn grow(&mut self, end: usize) {
+        self.room(false);
+        if end > self.bytes.len() {
+            self.replace(vec![0; end.next_power_of_two()]);
+        }
     }
 }
 
@@ -106,7 +115,8 @@ pub(crate) enum Source {
 
 /// Whether the handler asks, by `Connection: close`, for the connection to be closed.
 pub(crate) fn asks_to_close(response: &Response) -> bool {
-    response.header(CONNECTION).is_some_and(|values| {
+    // A look-up by name costs an allocation, and nearly no response has it.
+    response.iter().filter(|(name, _)| **name == CONNECTION).any(|(_, values)| {
         values.iter().any(|value| value.as_str().split(',').any(|token| token.trim().eq_ignore_ascii_case("close")))
     })
 }
