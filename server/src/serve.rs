@@ -4,6 +4,7 @@
 //! end, is the generation's matter; what happens on a connection, the HTTP layer's. Here each connection is booked in
 //! the ledger, and offered to the next generation when the HTTP layer parks it.
 
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -80,10 +81,12 @@ pub(crate) fn serve<H: Handler + 'static>(
         workers: Arc::clone(&workers),
     });
     for listener in generation.listeners() {
+        delay_nothing(listener);
         workers.spawn_on_main(accept(Arc::clone(&shop), listener.clone()));
     }
     workers.spawn_on_main(take(Arc::clone(&shop)));
     if let Ok(listener) = generation.listener(METRICS_NAME) {
+        delay_nothing(&listener);
         let admin = Admin {
             metrics: Arc::clone(metrics),
             inherited: generation.inherited(),
@@ -101,6 +104,13 @@ pub(crate) fn serve<H: Handler + 'static>(
         log::error!("the ledger does not balance: {balance}");
     }
     exit
+}
+
+/// Has a listener's connections send at once (`TCP_NODELAY`): Linux gives each what its listener has, and it stays with
+/// those that move.
+fn delay_nothing(listener: impl AsFd) {
+    // Fails on Unix sockets, which delay nothing.
+    let _ = rustix::net::sockopt::set_tcp_nodelay(listener, true);
 }
 
 /// Who is told of each request that is over: whoever was before, and the metrics, where somebody can read them.
@@ -255,5 +265,24 @@ fn raise_file_limit() {
         && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })
     {
         log::warn!("the limit of open files stays at {current:?}: {error}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    #[test]
+    fn connections_delay_nothing_because_their_listener_does_not() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let connect = || {
+            let _client = TcpStream::connect(listener.local_addr().expect("an address")).expect("a connection");
+            listener.accept().expect("it waits").0.nodelay().expect("a TCP socket")
+        };
+        assert!(!connect());
+        delay_nothing(&listener);
+        assert!(connect());
     }
 }

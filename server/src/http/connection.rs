@@ -141,7 +141,7 @@ struct Connection<'a, H> {
     /// How often the phase had been set when it was last heeded; never, at first.
     heeded: Option<usize>,
     deadline: Deadline,
-    /// Whether nothing was received yet: then bytes are likely to be there already.
+    /// Whether nothing was received here yet.
     fresh: bool,
     /// How long the wait that goes on here has lasted elsewhere.
     waited: Duration,
@@ -258,7 +258,8 @@ impl<'a, H: Handler> Connection<'a, H> {
                 Err(refusal) => return self.refuse(refusal),
             }
             let noticed = !stopping && self.drain_phase() == Phase::Stopping;
-            let attempt = std::mem::take(&mut self.fresh) || noticed || crowded;
+            // A client that has just connected has sent its first request; others are waited for.
+            let attempt = (std::mem::take(&mut self.fresh) && self.requests == 0) || noticed || crowded;
             let wake = if attempt { Wake::Readable } else { self.wait(call.as_mut()).await };
             match wake {
                 Wake::Readable => match self.wire.receive() {

@@ -90,7 +90,7 @@ impl<H> fmt::Debug for Context<H> {
 /// A connection that is to be served: newly accepted, or parked before.
 #[derive(Debug)]
 pub struct Start {
-    /// A connected stream socket, TCP or Unix.
+    /// A connected stream socket, TCP or Unix. A TCP one wants `TCP_NODELAY`, or the ends of long responses are late.
     pub stream: OwnedFd,
     /// Who is at the other end, for the request's `peer_addr`.
     pub peer: Option<String>,

@@ -22,8 +22,6 @@ pub(crate) struct Socket {
 impl Socket {
     /// Enters a connected stream socket in the poller of this thread.
     pub(crate) fn new(fd: OwnedFd) -> io::Result<Socket> {
-        // Fails on Unix sockets, which delay nothing.
-        let _ = rustix::net::sockopt::set_tcp_nodelay(&fd, true);
         Ok(Socket { source: Source::enter(&fd)?, fd })
     }
 
