@@ -8,6 +8,7 @@ use std::mem::MaybeUninit;
 use std::str::FromStr;
 
 use http_types::{Method, StatusCode};
+use memchr::memchr_iter;
 
 use super::framing::{Framing, Lines};
 use super::refusal::Refusal;
@@ -77,13 +78,11 @@ pub(crate) fn find(bytes: &[u8], scanned: usize, limits: &Limits) -> Result<Foun
     if bytes.first().is_some_and(|byte| !is_token(*byte) && *byte != b'\r') {
         return Err(Refusal::bad("what was sent is not an HTTP request"));
     }
-    let mut at = scanned;
-    while let Some(offset) = bytes[at..].iter().position(|byte| *byte == b'\n') {
-        let line_feed = at + offset;
+    for line_feed in memchr_iter(b'\n', &bytes[scanned..]).map(|offset| scanned + offset) {
         if line_feed == 0 || bytes[line_feed - 1] != b'\r' {
             return Err(Refusal::bad("a line that ends in LF without CR"));
         }
-        at = line_feed + 1;
+        let at = line_feed + 1;
         if bytes[..line_feed - 1].ends_with(b"\n") {
             return if at > limits.head_bytes { Err(too_large(bytes, limits)) } else { Ok(Found::Complete(at)) };
         }
