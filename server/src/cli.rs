@@ -228,7 +228,7 @@ pub struct ServeArgs {
     #[arg(default_value = "1s")]
     pub probation: String,
 
-    /// An old version may finish its requests for this long; 0s cuts them
+    /// An old version may finish its requests for this long; 0s cuts them, and whoever has not moved yet
     #[arg(long, env = "REBORN_DRAIN_TIMEOUT", value_name = "DURATION", help_heading = "Reloading")]
     #[arg(default_value = "20s")]
     pub drain_timeout: String,
