@@ -7,6 +7,7 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use async_io::{Async, Timer};
@@ -32,6 +33,8 @@ pub(crate) const IN_FLIGHT_PAUSE: Duration = Duration::from_millis(1);
 #[derive(Debug)]
 pub(crate) struct Channel {
     socket: Async<OwnedFd>,
+    /// Where packets arrive, with room for the longest. It is made when one is first waited for.
+    room: Mutex<Vec<u8>>,
     deaf: AtomicBool,
 }
 
@@ -56,7 +59,7 @@ impl Channel {
 
     /// Takes over an end that came from elsewhere.
     pub(crate) fn adopt(socket: OwnedFd) -> io::Result<Channel> {
-        Ok(Channel { socket: Async::new(socket)?, deaf: AtomicBool::new(false) })
+        Ok(Channel { socket: Async::new(socket)?, room: Mutex::default(), deaf: AtomicBool::new(false) })
     }
 
     /// Another descriptor of the same end, registered nowhere.
@@ -119,7 +122,12 @@ impl Channel {
     pub(crate) async fn receive(&self) -> Result<Option<Received>, Error> {
         let failed = |error| Error::handover_io("cannot receive", error);
         loop {
-            match receive_packet(self.socket.get_ref()) {
+            let received = {
+                let mut room = self.room.lock().unwrap_or_else(PoisonError::into_inner);
+                room.resize(MESSAGE_BYTES_MAX, 0);
+                receive_packet(self.socket.get_ref(), &mut room)
+            };
+            match received {
                 Err(Errno::AGAIN) => self.socket.readable().await.map_err(failed)?,
                 // The peer closed with something of ours unread. What it sent before is still to be read.
                 Err(Errno::CONNRESET | Errno::INTR) => {}
@@ -172,12 +180,11 @@ impl Packet {
     }
 }
 
-fn receive_packet(socket: &OwnedFd) -> rustix::io::Result<Option<Packet>> {
-    let mut bytes = vec![0; MESSAGE_BYTES_MAX];
+fn receive_packet(socket: &OwnedFd, room: &mut [u8]) -> rustix::io::Result<Option<Packet>> {
     let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_PER_MESSAGE_MAX))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
     let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
-    let received = rustix::net::recvmsg(socket, &mut [IoSliceMut::new(&mut bytes)], &mut ancillary, flags)?;
+    let received = rustix::net::recvmsg(socket, &mut [IoSliceMut::new(room)], &mut ancillary, flags)?;
     let mut fds = Vec::new();
     for message in ancillary.drain() {
         if let RecvAncillaryMessage::ScmRights(rights) = message {
@@ -188,8 +195,7 @@ fn receive_packet(socket: &OwnedFd) -> rustix::io::Result<Option<Packet>> {
     if received.bytes == 0 && fds.is_empty() {
         return Ok(None);
     }
-    bytes.truncate(received.bytes);
-    Ok(Some(Packet { bytes, fds, flags: received.flags }))
+    Ok(Some(Packet { bytes: room[..received.bytes].to_vec(), fds, flags: received.flags }))
 }
 
 /// Whether a descriptor is a handover socket of our own user: a Unix `SOCK_SEQPACKET` socket made by our uid.
