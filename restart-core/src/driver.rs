@@ -217,7 +217,7 @@ impl Driver {
         }
         if let Some(control) = &self.parts.control {
             match Listener::new(control, &Drain::new(), false) {
-                Ok(listener) => self.serve_control(listener),
+                Ok(listener) => self.serve_control(listener.with_spare()),
                 Err(error) => log::error!("the control socket cannot be served: {error}"),
             }
         }

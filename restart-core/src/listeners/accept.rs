@@ -8,14 +8,14 @@ use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_io::{Async, Timer};
 use event_listener::Event;
 use futures_lite::future;
-use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd};
 use rustix::io::Errno;
 use rustix::net::{SocketAddrAny, SocketAddrUnix, SocketFlags};
 
@@ -77,6 +77,8 @@ pub struct Listener {
     socket: Arc<Async<Arc<OwnedFd>>>,
     gate: Arc<Gate>,
     drain: Drain,
+    /// What is given up for a client where the process has no descriptor left.
+    spare: Option<Arc<Mutex<Option<OwnedFd>>>>,
 }
 
 /// An accepted connection: non-blocking and close-on-exec.
@@ -101,7 +103,31 @@ impl Listener {
             socket: Arc::new(Async::new(Arc::clone(&socket.fd))?),
             gate: Arc::default(),
             drain: drain.clone(),
+            spare: None,
         })
+    }
+
+    /// Keeps a descriptor back, so that a client gets in although others have all that the process may open.
+    pub(crate) fn with_spare(self) -> Listener {
+        let spare = Some(Arc::default());
+        let listener = Listener { spare, ..self };
+        listener.renew_spare();
+        listener
+    }
+
+    fn renew_spare(&self) {
+        if let Some(spare) = &self.spare {
+            let spare = &mut *spare.lock().unwrap_or_else(PoisonError::into_inner);
+            if spare.is_none() {
+                *spare = eventfd(0, EventfdFlags::CLOEXEC).ok();
+            }
+        }
+    }
+
+    fn give_up_spare(&self) -> bool {
+        let taken =
+            |spare: &Arc<Mutex<Option<OwnedFd>>>| spare.lock().unwrap_or_else(PoisonError::into_inner).take().is_some();
+        self.spare.as_ref().is_some_and(taken)
     }
 
     /// Accepts from now on.
@@ -154,7 +180,11 @@ impl Listener {
                 continue;
             }
             match self.try_accept(state) {
-                Ok(accepted) => return Ok(accepted),
+                Ok(accepted) => {
+                    self.renew_spare();
+                    return Ok(accepted);
+                }
+                Err(Errno::MFILE) if self.give_up_spare() => {}
                 Err(Errno::AGAIN) if state == LAST_CALL || state == RELEASED => {
                     self.refuse_from_now_on(state);
                     future::pending::<()>().await;
