@@ -53,7 +53,7 @@ pub(crate) async fn serve(
             Timer::after(Duration::from_millis(100)).await;
         }
         let guard = ClientGuard::new(&clients);
-        let commands = commands.clone();
+        let (commands, listener) = (commands.clone(), listener.clone());
         let task = async move {
             let _guard = guard;
             match Async::new(accepted.fd) {
@@ -66,6 +66,8 @@ pub(crate) async fn serve(
                 }
                 Err(error) => log::warn!("cannot serve a control client: {error}"),
             }
+            // At once, before others take what the client has left.
+            listener.renew_spare();
         };
         executor.spawn(task).detach();
     }

@@ -115,7 +115,8 @@ impl Listener {
         listener
     }
 
-    fn renew_spare(&self) {
+    /// Keeps a descriptor back again, if one was given up and there is one.
+    pub(crate) fn renew_spare(&self) {
         if let Some(spare) = &self.spare {
             let spare = &mut *spare.lock().unwrap_or_else(PoisonError::into_inner);
             if spare.is_none() {
@@ -204,16 +205,18 @@ impl Listener {
     /// hold up a stop. Says whether the queue is empty.
     pub(crate) async fn queue_emptied(&self) -> bool {
         for _ in 0..LAST_CALL_LOOKS {
-            let mut polled = [PollFd::new(self, PollFlags::IN)];
-            let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-            let waiting =
-                rustix::event::poll(&mut polled, Some(&now)).is_ok_and(|_| polled[0].revents() == PollFlags::IN);
-            if !waiting {
+            if !self.client_waits() {
                 return true;
             }
             Timer::after(LAST_CALL_PAUSE).await;
         }
         false
+    }
+
+    fn client_waits(&self) -> bool {
+        let mut polled = [PollFd::new(self, PollFlags::IN)];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        rustix::event::poll(&mut polled, Some(&now)).is_ok_and(|_| polled[0].revents() == PollFlags::IN)
     }
 
     fn readable(&self) -> impl Future<Output = io::Result<()>> + '_ {
@@ -232,7 +235,9 @@ impl Listener {
             return Err(Errno::INTR);
         }
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let (fd, peer) = rustix::net::acceptfrom_with(self.socket.get_ref(), flags)?;
+        // The kernel looks for a free descriptor before it looks for a client.
+        let nobody_waits = |error| if error == Errno::MFILE && !self.client_waits() { Errno::AGAIN } else { error };
+        let (fd, peer) = rustix::net::acceptfrom_with(self.socket.get_ref(), flags).map_err(nobody_waits)?;
         let peer = peer.as_ref().and_then(address_of).unwrap_or(Address::UnixUnnamed);
         Ok(Accepted { fd, peer, guard })
     }
