@@ -312,7 +312,13 @@ mod tests {
         let mut parent = command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
         let pipe = parent.stdin.take().unwrap();
         assert!(parent.wait().unwrap().success());
-        let orphan = family.alive();
+        // In the instant of an exec a process has no environment to be known by.
+        let orphan = loop {
+            match family.alive() {
+                nobody if nobody.is_empty() => std::thread::yield_now(),
+                orphan => break orphan,
+            }
+        };
         assert_eq!(orphan.len(), 1, "{}", family.describe());
         drop(pipe);
         while !family.alive().is_empty() {
