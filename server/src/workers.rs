@@ -1,7 +1,7 @@
 //! The threads that serve. Each has an executor and a poller of its own, and keeps the connections that it was given:
 //! nothing of a request is then passed from one thread to another.
 //!
-//! The main thread serves nobody. It waits in async-io for everything that is no connection, so that a reload is not held
+//! The main thread serves nobody but who asks for metrics. It waits in async-io for everything that is no connection, so that a reload is not held
 //! up by requests.
 
 use std::future::{Future, pending};
@@ -17,8 +17,8 @@ use crate::poller::Poller;
 #[derive(Debug)]
 pub(crate) struct Workers {
     main: Executor<'static>,
-    first: Arc<Worker>,
-    others: Vec<Arc<Worker>>,
+    /// Never none.
+    all: Vec<Arc<Worker>>,
 }
 
 #[derive(Debug, Default)]
@@ -30,10 +30,10 @@ struct Worker {
 impl Workers {
     /// Starts threads, which outlive the value, until the process ends. Fewer if there can be no more, but never none.
     pub(crate) fn start(threads: usize) -> io::Result<Workers> {
-        let mut workers = Workers { main: Executor::new(), first: Worker::start(0)?, others: vec![] };
+        let mut workers = Workers { main: Executor::new(), all: vec![Worker::start(0)?] };
         for number in 1..threads {
             match Worker::start(number) {
-                Ok(worker) => workers.others.push(worker),
+                Ok(worker) => workers.all.push(worker),
                 Err(error) => {
                     log::warn!("only {number} threads serve: {error}");
                     break;
@@ -55,9 +55,8 @@ impl Workers {
 
     /// Adds a connection, to the thread that has the fewest.
     pub(crate) fn spawn(&self, connection: impl Future<Output = ()> + Send + 'static) {
-        let load = |worker: &Arc<Worker>| worker.connections.load(Ordering::Relaxed);
-        let worker =
-            self.others.iter().fold(&self.first, |least, next| if load(next) < load(least) { next } else { least });
+        let fewest = self.all.iter().min_by_key(|worker| worker.connections.load(Ordering::Relaxed));
+        let worker = fewest.unwrap_or(&self.all[0]);
         let counted = Counted::new(worker);
         let task = async move {
             let _counted = counted;
@@ -128,12 +127,7 @@ mod tests {
         let thirty = spawn(30);
         assert_eq!(served_by(30).into_values().collect::<Vec<_>>(), [10, 10, 10]);
         drop(thirty);
-        let emptied = || {
-            [&workers.first]
-                .into_iter()
-                .chain(&workers.others)
-                .all(|worker| worker.connections.load(Ordering::Relaxed) == 0)
-        };
+        let emptied = || workers.all.iter().all(|worker| worker.connections.load(Ordering::Relaxed) == 0);
         workers.run(async {
             while !emptied() {
                 smol::future::yield_now().await;

@@ -214,6 +214,7 @@ fn a_drain_parks_idle_and_half_received_connections_and_another_server_goes_on()
     assert_eq!(read_ahead, [0, 0, 10]);
     assert_eq!(starts.iter().map(|start| start.requests).sum::<u64>(), 1);
     for start in &starts {
+        assert!(rustix::net::sockopt::tcp_nodelay(&start.stream).expect("a TCP socket"));
         let flags = rustix::fs::fcntl_getfl(&start.stream).expect("flags");
         assert!(flags.contains(rustix::fs::OFlags::NONBLOCK), "which all processes share, so it stays");
     }

@@ -44,6 +44,8 @@ impl Server {
     /// Starts a server.
     pub(crate) fn start<H: Handler + 'static>(context: Context<H>) -> Server {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a loopback socket");
+        // As the server's own listeners have it, for all their connections.
+        rustix::net::sockopt::set_tcp_nodelay(&listener, true).expect("a TCP socket");
         let address = listener.local_addr().expect("an address");
         let drain = context.drain.clone();
         let (ended, ends) = channel();
