@@ -4,7 +4,6 @@
 use std::{
     collections::BTreeMap,
     io::{IoSlice, IoSliceMut},
-    iter,
     mem::MaybeUninit,
     os::fd::{AsFd, OwnedFd},
     os::unix::net::UnixStream,
@@ -94,8 +93,10 @@ fn memory() -> Vec<Series> {
         [10, 512, 1024, 2048, 4096, 8192].into_iter().filter(|mebibytes| *mebibytes <= room).collect();
     // In turn, so that what the machine does meanwhile falls on all sizes alike.
     let mut measured = BTreeMap::<u32, Vec<Reloaded>>::new();
-    for mebibytes in iter::repeat_n(&sizes, MEMORY_ROUNDS).flatten() {
-        measured.entry(*mebibytes).or_default().push(of_ballast(&exe, *mebibytes));
+    for _ in 0..MEMORY_ROUNDS {
+        for mebibytes in &sizes {
+            measured.entry(*mebibytes).or_default().push(of_ballast(&exe, *mebibytes));
+        }
     }
     let points = |part: fn(&Reloaded) -> Duration| {
         measured.iter().map(|(mebibytes, all)| ((*mebibytes).into(), median(all.iter().map(part)))).collect()
