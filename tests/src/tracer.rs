@@ -70,8 +70,7 @@ impl Tracer {
 
     /// The kinds of the messages sent so far, and that of the one at which the process is stopped.
     pub fn kinds(&self) -> Vec<String> {
-        let kind = |call: &String| Some(call.split_once(r#"{\"kind\":\""#)?.1.split_once('\\')?.0.to_owned());
-        self.calls().iter().map(|call| kind(call).unwrap_or_default()).collect()
+        self.calls().iter().map(|call| kind_of(call).to_owned()).collect()
     }
 
     /// Waits until the process is stopped.
@@ -88,7 +87,9 @@ impl Tracer {
     /// Waits until a message of this kind has been sent for the `count`th time.
     #[track_caller]
     pub fn wait_sent(&self, kind: &str, count: usize) {
-        let sent = || self.kinds().iter().filter(|other| *other == kind).count() >= count;
+        // A call that the kernel has not done yet has no result.
+        let is_sent = |call: &&String| kind_of(call) == kind && call.contains(") = ");
+        let sent = || self.calls().iter().filter(is_sent).count() >= count;
         self.wait(&format!("{kind} is sent"), sent, || format!("{:#?}", self.calls()));
     }
 
@@ -125,6 +126,12 @@ impl Tracer {
             thread::sleep(STEP);
         }
     }
+}
+
+/// The kind of the message that a call sends.
+fn kind_of(call: &str) -> &str {
+    let kind = call.split_once(r#"{\"kind\":\""#).and_then(|(_, rest)| rest.split_once('\\'));
+    kind.map_or("", |(kind, _)| kind)
 }
 
 impl Drop for Tracer {

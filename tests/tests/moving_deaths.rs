@@ -105,9 +105,11 @@ fn booked(server: &Server, what: &str) -> usize {
 fn messages() -> [Vec<String>; 2] {
     let mut scene = scene(Stop::Nowhere);
     scene.server.wait_until("all have moved", |server| server.generations() == [scene.new]);
-    let [of_old, of_new] = scene.tracers.each_ref().map(Tracer::kinds);
-    // Committed may come after the first batch was taken.
     let count = |kinds: &[String], kind| kinds.iter().filter(|other| *other == kind).count();
+    let of_old = scene.tracers[0].kinds();
+    scene.tracers[1].wait_sent("taken", count(&of_old, "connections"));
+    let of_new = scene.tracers[1].kinds();
+    // Committed may come after the first batch was taken.
     assert_eq!(count(&of_old, "connections"), count(&of_new, "taken"));
     let fates = ask_all(&mut scene, 2);
     assert_eq!(fates.answered, CONNECTIONS);
