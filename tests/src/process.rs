@@ -491,7 +491,8 @@ impl Server {
     /// Sends a signal to one of this server's processes.
     #[track_caller]
     pub fn signal_to(&self, pid: u32, signal: Signal) {
-        assert!(self.generations().contains(&pid), "pid {pid} is none of this server's\n{}", self.state());
+        // In the instant of an exec a process has no environment to be known by.
+        self.wait_until(&format!("pid {pid} is one of this server's"), |server| server.generations().contains(&pid));
         let is_sent = Process::open(pid).is_some_and(|process| process.signal(signal));
         assert!(is_sent, "pid {pid} ended before signal {signal:?}\n{}", self.state());
     }

@@ -158,8 +158,8 @@ impl Family {
         &self.marker
     }
 
-    /// The pids of the living members, oldest first by pid. In the instant between the birth of a process and the
-    /// start of its program, the kernel shows it with its parent's environment: such a one is listed too.
+    /// The pids of the living members, oldest first. In the instant between the birth of a process and the start of its
+    /// program, the kernel shows it with its parent's environment: such a one is listed too.
     pub fn alive(&self) -> Vec<u32> {
         let marked = format!("{}={}", Self::VARIABLE, self.marker);
         let carries_marker = |pid: u32| {
@@ -184,6 +184,8 @@ impl Family {
                 alive.push(pid);
             }
         }
+        // Pids begin anew once the highest one is given out.
+        alive.sort_by_cached_key(|pid| (stat(*pid).map(|stat| stat.started_ticks), *pid));
         alive
     }
 
@@ -255,6 +257,8 @@ struct Stat {
     state: char,
     parent: u32,
     cpu_ticks: u64,
+    /// Since the machine started.
+    started_ticks: u64,
 }
 
 fn stat(pid: u32) -> Option<Stat> {
@@ -266,6 +270,7 @@ fn stat(pid: u32) -> Option<Stat> {
         state: fields.first()?.chars().next()?,
         parent: fields.get(1)?.parse().ok()?,
         cpu_ticks: ticks(11)? + ticks(12)?,
+        started_ticks: ticks(19)?,
     })
 }
 
