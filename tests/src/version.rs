@@ -124,6 +124,20 @@ pub fn beside(path: &Path, extension: &str) -> PathBuf {
     name.into()
 }
 
+/// Writes a file, from another one and some bytes after it, in a child process: for executables.
+#[track_caller]
+pub fn write_by_child(from: Option<&Path>, bytes: &[u8], to: &Path, permissions: &str) {
+    remove(to);
+    let from = from.unwrap_or(Path::new("/dev/null"));
+    let mut command = Command::new("sh");
+    command.args(["-c", "cat \"$0\" - >\"$1\" && chmod \"$2\" \"$1\""]).args([from, to]).arg(permissions);
+    let mut child = command.stdin(Stdio::piped()).spawn().expect("sh can be started");
+    let mut stdin = child.stdin.take().expect("its standard input is a pipe");
+    stdin.write_all(bytes).expect("sh reads its input");
+    drop(stdin);
+    assert!(child.wait().expect("sh ends").success(), "cannot write {}", to.display());
+}
+
 #[track_caller]
 fn remove(path: &Path) {
     match fs::remove_file(path) {
@@ -143,20 +157,6 @@ fn link_or_copy(from: &Path, to: &Path) {
     if fs::hard_link(from, to).is_err() {
         write_by_child(Some(from), b"", to, "755");
     }
-}
-
-/// Writes a file, from another one and some bytes after it, in a child process.
-#[track_caller]
-fn write_by_child(from: Option<&Path>, bytes: &[u8], to: &Path, permissions: &str) {
-    remove(to);
-    let from = from.unwrap_or(Path::new("/dev/null"));
-    let mut command = Command::new("sh");
-    command.args(["-c", "cat \"$0\" - >\"$1\" && chmod \"$2\" \"$1\""]).args([from, to]).arg(permissions);
-    let mut child = command.stdin(Stdio::piped()).spawn().expect("sh can be started");
-    let mut stdin = child.stdin.take().expect("its standard input is a pipe");
-    stdin.write_all(bytes).expect("sh reads its input");
-    drop(stdin);
-    assert!(child.wait().expect("sh ends").success(), "cannot write {}", to.display());
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@
 
 use std::{
     fs,
-    net::{SocketAddr, TcpListener},
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     thread,
@@ -17,7 +17,12 @@ use std::{
 
 use serde_json::Value;
 use tempfile::TempDir;
-use tests::{CommandOutput, DEADLINE, Process, Signal, binary, load::Load, skip::skip};
+use tests::{
+    CommandOutput, DEADLINE, Process, Reborn, Signal, binary,
+    load::{Limits, Load},
+    skip::skip,
+    version::write_by_child,
+};
 
 /// What the sources say is done: `broken` is not built, `unchanged` leaves the binary as it is, all else is a new one.
 const CARGO: &str = r#"#!/bin/sh
@@ -50,21 +55,22 @@ impl Dev {
         for folder in ["deploy", "server", "restart-core", "bin", "run"] {
             fs::create_dir(tree.path().join(folder)).unwrap();
         }
-        fs::copy(concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/dev"), tree.path().join("deploy/dev")).unwrap();
-        for (file, text) in [("Cargo.toml", ""), ("Cargo.lock", ""), ("server/src.rs", "first"), ("bin/cargo", CARGO)] {
+        for (file, text) in [("Cargo.toml", ""), ("Cargo.lock", ""), ("server/src.rs", "first")] {
             fs::write(tree.path().join(file), text).unwrap();
         }
-        CommandOutput::of(Command::new("chmod").arg("755").arg(tree.path().join("bin/cargo"))).assert_success();
-        let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let script = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/dev"));
+        write_by_child(Some(script), b"", &tree.path().join("deploy/dev"), "755");
+        write_by_child(None, CARGO.as_bytes(), &tree.path().join("bin/cargo"), "755");
+        let address = Reborn::new().address();
         let log = fs::File::create(tree.path().join("log")).unwrap();
         let path = [&tree.path().join("bin"), systemfd.parent().unwrap(), Path::new("/usr/bin"), Path::new("/bin")];
         let mut command = Command::new(tree.path().join("deploy/dev"));
         command.args(["--demo", "--probation", "0s"]).env_clear().env("PATH", std::env::join_paths(path).unwrap());
-        command.env("REBORN", binary::reborn()).env("REBORN_DEV_LISTEN", free.to_string());
+        command.env("REBORN", binary::reborn()).env("REBORN_DEV_LISTEN", address.to_string());
         command.env("REBORN_CONTROL", tree.path().join("run/control"));
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
         let script = Process::spawn(&mut command).unwrap();
-        let dev = Dev { tree, script, address: free };
+        let dev = Dev { tree, script, address };
         dev.wait_until("it serves", |dev| dev.status().is_some());
         Some(dev)
     }
@@ -149,7 +155,8 @@ fn requests_wait_while_no_server_runs_and_the_next_build_answers_them() {
     let process = Process::open(pid).unwrap();
     process.signal(Signal::KILL);
     dev.wait_until("it is dead", |_| !process.is_alive());
-    let load = dev.load().new_connections(2).requests(2).start();
+    let limits = Limits { answer: DEADLINE, ..Limits::default() };
+    let load = dev.load().limits(limits).new_connections(2).requests(2).start();
     dev.write("repaired");
     load.join().assert_no_failure();
     assert_eq!(dev.generation(), 1, "another first one");

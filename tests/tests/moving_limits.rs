@@ -6,12 +6,12 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 
 use tests::skip::{NOBODY, may_change_user};
-use tests::{Ended, Reborn, Server, binary};
+use tests::version::write_by_child;
+use tests::{Ended, Reborn, Server, Version, binary};
 
 /// A client that speaks only when it is told to.
 struct Client {
@@ -174,10 +174,9 @@ fn a_kernel_without_room_for_descriptors_in_flight_slows_the_move_and_closes_not
 /// Puts a version at the path of the server's program that has room for so many descriptors only.
 fn narrow_the_next_version(server: &Server, descriptors: u32) {
     let [real, script] = ["real", "script"].map(|name| server.folder().join(name));
-    fs::copy(server.program(), &real).unwrap();
+    Version::Current.put(&real);
     let text = format!("#!/bin/sh\nulimit -n {descriptors}\nexec '{}' \"$@\"\n", real.display());
-    fs::write(&script, text).unwrap();
-    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    write_by_child(None, text.as_bytes(), &script, "755");
     fs::rename(&script, server.program()).unwrap();
 }
 
