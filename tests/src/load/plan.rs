@@ -270,7 +270,7 @@ impl Shared {
     }
 
     pub(super) fn answered(&self, kind: Kind, started: Instant, answer: &Answer) {
-        if self.tally().answered(kind, started, answer) {
+        if self.tally().answered(kind, started, Instant::now(), answer) {
             self.new_pid.notify_all();
         }
     }
@@ -317,7 +317,7 @@ pub struct Running {
 impl Running {
     /// Marks this instant as a reload's: the requests around it are measured apart.
     pub fn mark_reload(&self) {
-        self.ender.shared.tally().mark();
+        self.ender.shared.tally().mark(Instant::now());
     }
 
     /// What the load has seen so far.

@@ -92,8 +92,7 @@ impl Tally {
     }
 
     /// Counts an answered request; true if its process answers for the first time.
-    pub(super) fn answered(&mut self, kind: Kind, started: Instant, answer: &Answer) -> bool {
-        let ended = Instant::now();
+    pub(super) fn answered(&mut self, kind: Kind, started: Instant, ended: Instant, answer: &Answer) -> bool {
         let micros = u64::try_from((ended - started).as_micros()).unwrap_or(u64::MAX);
         let is_near = self.marks.iter().rev().any(|mark| started <= *mark + NEAR && ended + NEAR >= *mark);
         let counts = self.of(kind);
@@ -151,9 +150,8 @@ impl Tally {
         self.went_back += 1;
     }
 
-    /// Marks this instant as a reload's.
-    pub(super) fn mark(&mut self) {
-        let now = Instant::now();
+    /// Marks an instant as a reload's.
+    pub(super) fn mark(&mut self, now: Instant) {
         self.marks.push(now);
         for recent in std::mem::take(&mut self.recent) {
             if recent.ended + NEAR >= now {
@@ -230,16 +228,13 @@ mod tests {
     fn requests_before_and_after_a_mark_are_near_it_and_older_ones_are_not() {
         let start = Instant::now();
         let mut tally = Tally::new(start);
-        assert!(tally.answered(Kind::Paced, start, &answer()));
-        assert!(!tally.answered(Kind::Paced, start, &answer()));
-        for recent in &mut tally.recent {
-            recent.ended -= 2 * NEAR;
-        }
-        tally.answered(Kind::Paced, Instant::now(), &answer());
-        tally.mark();
-        tally.answered(Kind::Paced, Instant::now(), &answer());
-        tally.marks[0] -= 3 * NEAR;
-        tally.answered(Kind::Paced, Instant::now(), &answer());
+        let answered = |tally: &mut Tally, at| tally.answered(Kind::Paced, start + at, start + at, &answer());
+        assert!(answered(&mut tally, NEAR));
+        assert!(!answered(&mut tally, NEAR));
+        answered(&mut tally, NEAR * 5 / 2);
+        tally.mark(start + NEAR * 3);
+        answered(&mut tally, NEAR * 7 / 2);
+        answered(&mut tally, NEAR * 5);
         let report = tally.report();
         assert_eq!((report.latency.count, report.latency_near_reloads.count), (5, 2));
         assert_eq!((report.answered, report.requests, report.pids[&7].answers), (5, 5, 5));
