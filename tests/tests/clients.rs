@@ -264,6 +264,7 @@ fn nginx_as_a_proxy_keeps_its_connections_across_twenty_reloads() {
         server.address()
     );
     fs::write(server.folder().join("nginx.conf"), config).unwrap();
+    server.wait_until("the harness's own connections are gone", |server| server.status()["connections"] == 0);
     let prefix = format!("{}/", server.folder().display());
     let nginx = Client::start(&server, "nginx", &mut program("nginx", &["-p", &prefix, "-c", "nginx.conf"]));
     server.wait_until("nginx listens", |_| {
@@ -276,6 +277,9 @@ fn nginx_as_a_proxy_keeps_its_connections_across_twenty_reloads() {
             Client::start(&server, &format!("behind-nginx-{number}"), command.arg(own.to_string()))
         })
         .collect();
+    server.wait_until("nginx has a connection for each client", |server| {
+        server.status()["connections"].as_u64() >= Some(clients.len() as u64)
+    });
     reload_under(&server, &clients);
     for client in &clients {
         client.finish(Ended::Code(0));

@@ -113,6 +113,8 @@ fn a_client_that_goes_away_while_it_waits_leaves_no_reload_behind() {
     assert!(line.starts_with("reborn: waiting: 1 generations still finish"), "{line}");
     waiting.kill().unwrap();
     waiting.wait().unwrap();
+    // Its last question is answered before this one.
+    server.status();
     held.finish_by(server.first_pid());
     server.wait_single();
     server.wait_until("nobody drains", |server| server.status()["draining"].as_array().unwrap().is_empty());
@@ -144,6 +146,7 @@ fn a_reload_says_in_one_line_who_replaced_whom() {
     let beginning = format!("reloaded: generation 1 (pid {old}) -> generation 2 (pid {new}) in ");
     assert!(line.starts_with(&beginning) && line.contains("ms (spawn ") && !line.contains('\n'), "{output}");
     assert_eq!(output.stderr, "");
+    assert_eq!(server.wait_end(old), Ended::Code(0));
     // The log has the same line, once.
     assert_eq!(server.log().matches("reloaded: ").count(), 1, "{}", server.log());
 }

@@ -36,6 +36,14 @@ fn kill(server: &Server, pid: u32) {
     assert!(process.wait(DEADLINE), "{}", server.state());
 }
 
+/// Waits until each draining generation is left with its held request: whatever the load had there is answered.
+#[track_caller]
+fn wait_only_held(server: &Server) {
+    server.wait_until("nothing but held requests drains", |server| {
+        server.status()["draining"].as_array().unwrap().iter().all(|older| older["connections"] == 1)
+    });
+}
+
 /// Three generations, the older two with a request in flight each.
 struct Three {
     server: Server,
@@ -55,6 +63,7 @@ fn three(reborn: Reborn) -> Three {
     let draining: Vec<_> =
         server.status()["draining"].as_array().unwrap().iter().map(|one| one["pid"].clone()).collect();
     assert_eq!(draining, [pids[0], pids[1]], "{}", server.state());
+    wait_only_held(&server);
     load.wait_for_pid(third, DEADLINE).unwrap();
     Three { server, load, pids, held: [one, two] }
 }
@@ -244,6 +253,7 @@ fn a_killed_draining_generation_is_not_missed() {
     let load = knocking(&server);
     let held = server.hold();
     let new = server.reload_ok();
+    wait_only_held(&server);
     server.signal_to(server.first_pid(), Signal::KILL);
     assert_eq!(server.wait_single(), new);
     assert!(held.finish().is_err());
