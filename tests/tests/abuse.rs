@@ -72,7 +72,7 @@ fn rest(stream: &mut TcpStream) -> String {
 #[test]
 fn thousands_of_heads_that_never_end_take_little_each_and_end_with_408() {
     let clients = size(5_000, 1_000);
-    let server = Reborn::new().demo().args(["--head-timeout", "5s"]).start();
+    let server = Reborn::new().demo().args(["--head-timeout", "10s"]).start();
     raise_fd_limit().unwrap();
     let load = server.load().paced(4, 40).start();
     let before = peak_bytes(&server);

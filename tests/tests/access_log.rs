@@ -80,7 +80,7 @@ fn the_last_lines_before_an_end_are_written() {
 #[test]
 fn a_request_that_outlasts_the_drain_costs_no_line_of_those_before() {
     let (reborn, path) = logging("common");
-    let server = reborn.args(["--drain-timeout", "300ms"]).start();
+    let server = reborn.args(["--drain-timeout", "3s"]).start();
     let mut cut = server.connect();
     block_on(cut.send(Request::slow("cut", Duration::from_secs(60)).head().as_bytes())).unwrap();
     let mut busy = server.connect();

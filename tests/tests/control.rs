@@ -229,13 +229,13 @@ fn environment_variables_do_for_flags_across_a_reload() {
         .env("REBORN_LISTEN", format!("web={address}"))
         .env("REBORN_DEMO", "true")
         .env("REBORN_PROBATION", "0s")
-        .env("REBORN_READY_TIMEOUT", "300ms")
+        .env("REBORN_READY_TIMEOUT", "3s")
         .start();
     assert_eq!(server.ask().pid(), Some(server.first_pid()));
     let new = server.reload_ok();
     assert_eq!((server.ask().pid(), server.status()["listeners"][0]["name"].as_str()), (Some(new), Some("web")));
     server.replace_binary(&Version::Broken(Mode::Hangs));
-    server.reload().assert_code(1).assert_stderr("within 300ms");
+    server.reload().assert_code(1).assert_stderr("within 3s");
 }
 
 #[test]

@@ -176,7 +176,7 @@ fn the_pid_file_names_a_living_process_soon_after_the_newest_was_killed() {
     let dead = Instant::now();
     server.wait_until("the pid file names the old one", |server| server.pid_in_file() == Some(old));
     // 100 ms is what is promised; the rest is for a machine with other work.
-    assert!(dead.elapsed() < Duration::from_secs(3), "{:?}", dead.elapsed());
+    assert!(dead.elapsed() < Duration::from_secs(10), "{:?}", dead.elapsed());
     assert_eq!((server.pid(), server.generation()), (old, 1));
 }
 

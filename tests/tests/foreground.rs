@@ -103,7 +103,7 @@ fn one_pid_stays_over_reloads_and_every_generation_is_adopted_and_buried() {
 #[test]
 fn a_version_that_fails_changes_nothing_and_the_next_one_takes_over() {
     as_any_process_and_as_pid_1(|reborn| {
-        let kept = Kept::start(reborn.args(["--ready-timeout", "500ms", "--probation", "100ms"]));
+        let kept = Kept::start(reborn.args(["--ready-timeout", "3s", "--probation", "1s"]));
         let load = kept.server.load().paced(4, 200).start();
         let first = kept.newest();
         let exits = Mode::Exits { code: 3, words: String::new() };

@@ -46,7 +46,7 @@ fn nothing_is_left_of_a_server_that_is_dropped() {
 #[test]
 fn each_broken_version_is_started_and_leaves_the_old_one_serving() {
     let exits = |code| Version::Broken(Mode::Exits { code, words: "these are its words".into() });
-    let server = Reborn::new().demo().probation_ms(200).arg("--ready-timeout").arg("1s").start();
+    let server = Reborn::new().demo().probation_ms(1000).arg("--ready-timeout").arg("5s").start();
     let old = server.pid();
     let versions = [
         (Version::Missing, 0),
