@@ -72,8 +72,7 @@ impl Fake {
     }
 
     fn load(&self) -> Load {
-        let limits = Limits { connect: Duration::from_secs(5), answer: Duration::from_millis(500) };
-        Load::new(self.address).limits(limits).at_most(Duration::from_secs(30))
+        Load::new(self.address).at_most(Duration::from_secs(30))
     }
 
     /// One client, twenty requests.
@@ -233,7 +232,9 @@ fn one_truncated_answer_is_noticed() {
 
 #[test]
 fn one_stuck_request_is_noticed() {
-    assert_one(&Fake::fifth(Act::Stick).twenty(), Failure::Timeout);
+    let limits = Limits { answer: Duration::from_secs(3), ..Limits::default() };
+    let report = Fake::fifth(Act::Stick).load().limits(limits).paced(1, 200).requests(20).run();
+    assert_one(&report, Failure::Timeout);
 }
 
 #[test]
@@ -263,7 +264,9 @@ fn closes_are_told_from_failures_and_from_one_another() {
         (Act::AnswerAndResetLater, Close::ResetWhileIdle),
         (Act::AnswerAndAnnounceClose, Close::Announced),
     ] {
-        let report = Fake::fifth(act).load().paced(1, 5).requests(8).run();
+        let load = Fake::start(move |n| if n == 1 { act } else { Act::Answer }).load().idle(1).start();
+        load.wait_until("the connection is reopened", |report| (report.opened, report.answered) == (2, 2));
+        let report = load.stop();
         report.assert_no_failure();
         assert_eq!(report.closed.clone().into_iter().collect::<Vec<_>>(), [(close, 1)], "{report}");
         assert_eq!((report.opened, report.pids[&77].closed), (2, 1), "{report}");

@@ -204,10 +204,13 @@ impl Client {
         while self.shared.take_turn() {
             self.ask(Instant::now()).await;
             if let Some(connection) = &self.connection {
-                let changed = async {
-                    connection.changed().await;
+                let stopped = async {
+                    self.shared.stopped().await;
+                    Look::Open
                 };
-                future::or(changed, self.shared.stopped()).await;
+                // A reset shows itself once only: this may be all that is ever seen of it.
+                let seen = future::or(connection.changed(), stopped).await;
+                self.heed(seen);
             }
             if self.shared.is_stopping() {
                 self.ask(Instant::now()).await;
@@ -232,9 +235,15 @@ impl Client {
 
     /// Looks at the idle connection and gives it up if something has happened to it.
     fn look(&mut self) {
+        if let Some(connection) = &self.connection {
+            self.heed(connection.look());
+        }
+    }
+
+    fn heed(&mut self, seen: Look) {
         let Some(connection) = &self.connection else { return };
         let pid = connection.last_pid();
-        match connection.look() {
+        match seen {
             Look::Open => return,
             Look::Fin => self.shared.tally().closed(self.kind, Close::FinWhileIdle, pid),
             Look::Reset => self.shared.tally().closed(self.kind, Close::ResetWhileIdle, pid),
