@@ -470,7 +470,8 @@ mod tests {
                     other => format!("{other:?}"),
                 };
                 let patient = describe(site.files.0.find(&wanted));
-                if let Some(outcome) = site.files.0.find_at_once(&wanted) {
+                // The kernel may decline for a moment, as when something is renamed anywhere.
+                if let Some(outcome) = (0..10).find_map(|_| site.files.0.find_at_once(&wanted)) {
                     assert_eq!(describe(outcome), patient, "{path}");
                     found_at_once += 1;
                 }

@@ -9,7 +9,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_io::Async;
 use http_types::{Body, Request, Response, StatusCode};
@@ -43,10 +43,7 @@ impl Server {
 
     /// Starts a server.
     pub(crate) fn start<H: Handler + 'static>(context: Context<H>) -> Server {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a loopback socket");
-        // As the server's own listeners have it, for all their connections.
-        rustix::net::sockopt::set_tcp_nodelay(&listener, true).expect("a TCP socket");
-        let address = listener.local_addr().expect("an address");
+        let (listener, address) = listen();
         let drain = context.drain.clone();
         let (ended, ends) = channel();
         let (starts, started) = channel::<Start>();
@@ -81,6 +78,27 @@ impl Server {
         Client::over(TcpStream::connect(self.address).expect("a connection"))
     }
 
+    /// A connection whose first bytes the server has read.
+    pub(crate) fn connect_with(&self, bytes: impl AsRef<[u8]>) -> Client {
+        let (listener, address) = listen();
+        let mut client = Client::over(TcpStream::connect(address).expect("a connection"));
+        let (stream, peer) = listener.accept().expect("the connection");
+        let watched = stream.try_clone().expect("a clone");
+        let wait_unread = |count: u64| {
+            let started = Instant::now();
+            while rustix::io::ioctl_fionread(&watched).expect("a socket") != count {
+                assert!(started.elapsed() < DEADLINE, "{count} bytes were to be left unread");
+                std::thread::yield_now();
+            }
+        };
+        stream.set_nonblocking(true).expect("a socket");
+        client.send(&bytes);
+        wait_unread(bytes.as_ref().len() as u64);
+        self.resume(Start::new(stream, Some(peer.to_string())));
+        wait_unread(0);
+        client
+    }
+
     /// Sends `request` on a connection of its own and returns all that comes back until it is closed.
     pub(crate) fn ask(&self, request: impl AsRef<[u8]>) -> String {
         let mut client = self.connect();
@@ -102,6 +120,14 @@ impl Server {
     pub(crate) fn resume(&self, start: Start) {
         self.starts.send(start).expect("the server runs");
     }
+}
+
+fn listen() -> (TcpListener, SocketAddr) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a loopback socket");
+    // As the server's own listeners have it, for all their connections.
+    rustix::net::sockopt::set_tcp_nodelay(&listener, true).expect("a TCP socket");
+    let address = listener.local_addr().expect("an address");
+    (listener, address)
 }
 
 /// A client.
@@ -152,6 +178,12 @@ impl Client {
     pub(crate) fn get(&mut self, path: &str) -> Reply {
         self.send(format!("GET {path} HTTP/1.1\r\nHost: test\r\n\r\n"));
         self.reply()
+    }
+
+    /// Has the handler wait for a body of four bytes.
+    pub(crate) fn begin(&mut self) {
+        self.send("POST /read HTTP/1.1\r\nHost: test\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n");
+        assert_eq!(self.reply().status, 100);
     }
 
     pub(crate) fn finish_sending(&self) {
