@@ -186,11 +186,11 @@ fn a_successor_killed_at_any_message_takes_only_what_it_had_acknowledged() {
     for (message, edge) in stops(&kinds, "taken") {
         let mut scene = scene(Stop::Successor(message, edge));
         scene.tracers[1].wait_stopped();
+        scene.tracers[1].kill();
         // Committed and the first acknowledgement come from different tasks, in either order.
         let said = scene.tracers[1].kinds();
         let acknowledged =
             said[..message + usize::from(edge == Edge::After)].iter().filter(|kind| *kind == "taken").count();
-        scene.tracers[1].kill();
         scene.server.wait_until("the predecessor serves again", |server| {
             server.generations() == [scene.old]
                 && server.command(["status", "--json"]).is_success()
@@ -223,6 +223,6 @@ fn what_nobody_had_acknowledged_when_the_predecessor_was_killed_went_with_it() {
     // The sender may have taken a batch back and answered on it before it died: nobody can tell, so nobody takes it.
     let (gone, received) = (ask_all(&mut scene, 2).gone, booked(&scene.server, "received"));
     assert_eq!((gone + received, received > 0), (CONNECTIONS, has_acknowledged));
-    assert!(scene.server.log().contains("or went with it"), "{}", scene.server.log());
+    scene.server.wait_until("the log says so", |server| server.log().contains("or went with it"));
     assert_service_goes_on(scene);
 }

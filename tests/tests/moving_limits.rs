@@ -28,9 +28,7 @@ impl Client {
 
     /// The answer to one request, or nothing where the connection has ended without one.
     fn ask(&mut self, id: usize) -> Option<String> {
-        self.stream
-            .write_all(format!("GET /fast HTTP/1.1\r\nhost: localhost\r\nx-id: {id}\r\n\r\n").as_bytes())
-            .ok()?;
+        self.stream.write_all(head(id).as_bytes()).ok()?;
         self.answer(id)
     }
 
@@ -45,6 +43,10 @@ impl Client {
         assert!(count == 1 && text.contains(&format!("id={id} ")), "asked with {id}: {text}");
         Some(text)
     }
+}
+
+fn head(id: usize) -> String {
+    format!("GET /fast HTTP/1.1\r\nhost: localhost\r\nx-id: {id}\r\n\r\n")
 }
 
 fn generation(answer: &str) -> u64 {
@@ -183,14 +185,19 @@ fn narrow_the_next_version(server: &Server, descriptors: u32) {
 #[test]
 fn a_server_full_of_connections_keeps_room_for_its_operator_and_for_a_reload() {
     const ROOM: usize = 512 - 64;
-    let server = Reborn::new().demo().probation_ms(0).prelude("ulimit -n 512").start();
+    let server = Reborn::new().demo().probation_ms(0).args(["--head-timeout", "1m"]).prelude("ulimit -n 512").start();
     let mut clients = open(&server, ROOM);
+    // Those that are idle would soon have to make room for the one that waits.
+    for (id, client) in clients.iter_mut().enumerate() {
+        client.stream.write_all(&head(id).as_bytes()[..10]).unwrap();
+    }
     let waiting = Client::connect(&server);
     let old = server.pid();
     server.reload_ok();
     assert_eq!(server.wait_end(old), Ended::Code(0));
     for (id, client) in clients.iter_mut().enumerate() {
-        let answer = client.ask(id).unwrap();
+        client.stream.write_all(&head(id).as_bytes()[10..]).unwrap();
+        let answer = client.answer(id).unwrap();
         assert_eq!((generation(&answer), is_last(&answer)), (2, false), "{answer}");
     }
     drop((waiting, clients));
