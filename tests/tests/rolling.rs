@@ -4,6 +4,7 @@
 use std::{
     fmt::Write as _,
     process::{Child, Command},
+    thread,
 };
 
 use tests::{
@@ -21,8 +22,9 @@ const STATISTICS: &str = "127.0.0.1:8001";
 /// HAProxy's configuration: an instance that is not ready gets no new requests, and loses its checks within 200 ms.
 fn configuration() -> String {
     let mut text = format!(
-        "defaults\n  mode http\n  timeout connect 2s\n  timeout client 30s\n  timeout \
-         server 30s\n  timeout queue 10s\nfrontend statistics\n  bind {STATISTICS}\n  stats enable\n  stats uri /\nfrontend front\n  bind {FRONT}\n  default_backend instances\nbackend instances\n  \
+        "defaults\n  mode http\n  timeout connect 2s\n  timeout client 30s\n  timeout server 30s\n  \
+         timeout queue 10s\n  timeout check 5s\nfrontend statistics\n  bind {STATISTICS}\n  stats enable\n  \
+         stats uri /\nfrontend front\n  bind {FRONT}\n  default_backend instances\nbackend instances\n  \
          option httpchk GET /readyz\n  default-server check port 9180 inter 200ms fall 1 rise 1\n"
     );
     for number in 1..=INSTANCES {
@@ -59,7 +61,7 @@ impl Instance {
         let address = |port: u16| format!("10.77.{number}.2:{port}");
         let (host, listen, metrics) = (format!("host{number}"), format!("http={}", address(8080)), address(9180));
         let control = format!("/run/instance{number}.sock");
-        let place = ["ip", "netns", "exec", &host, PROGRAM, "serve", "--demo", "--stop-delay", "1s"];
+        let place = ["ip", "netns", "exec", &host, PROGRAM, "serve", "--demo", "--stop-delay", "5s"];
         let flags = ["--listen", &listen, "--metrics", &metrics, "--control", &control];
         Self { child: lab.spawn(place.into_iter().chain(flags)), control }
     }
@@ -110,9 +112,11 @@ fn three_instances_behind_haproxy_are_rolled_without_a_failed_request() {
         seen(3 + usize::from(number));
     }
     load.stop().assert_no_failure();
-    for instance in instances {
-        instance.stop(&lab);
-    }
+    thread::scope(|scope| {
+        for instance in instances {
+            scope.spawn(|| instance.stop(&lab));
+        }
+    });
     haproxy.kill().expect("it runs");
     haproxy.wait().expect("it was started here");
 }

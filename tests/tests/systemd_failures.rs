@@ -18,25 +18,29 @@ const VERSIONS: [Version; 6] = [
     Version { name: "refuses its flags", script: "exec $good \"$@\" --no-such-flag", reason: "'--no-such-flag'" },
 ];
 
-/// Asserts that the failure is explained where an operator looks: in the journal and in the status.
+/// Waits until the failure is explained where an operator looks: in the status and in the journal.
 #[track_caller]
-fn assert_explained(service: &Service, version: &str, reason: &str) {
-    let status = service.status();
-    assert!(status.contains("fail") && status.contains(reason), "{version}: the status {status:?} names no {reason:?}");
-    let journal = service.lab.journal(UNIT);
-    let said = journal.lines().any(|line| line.contains("reborn[") && line.contains("fail") && line.contains(reason));
-    assert!(said, "{version}: the journal names no {reason:?}\n{journal}");
+fn wait_explained(service: &Service, version: &str, reason: &str) {
+    let explains = |text: &str| text.contains("fail") && text.contains(reason);
+    let wait = |place: &str, told: &dyn Fn() -> bool| {
+        service.lab.wait_until(&format!("{version}: the {place} names {reason:?}"), DEADLINE, told);
+    };
+    wait("status", &|| explains(&service.status()));
+    wait("journal", &|| {
+        let journal = service.lab.journal(UNIT);
+        journal.lines().any(|line| line.contains("reborn[") && explains(line))
+    });
 }
 
 #[test]
 fn each_failing_version_leaves_the_old_one_serving_and_the_next_reload_works() {
-    let Some(service) = Service::start(&["PROBATION=0s", "READY_TIMEOUT=1s"]) else { return };
+    let Some(service) = Service::start(&["PROBATION=0s", "READY_TIMEOUT=5s"]) else { return };
     for version in VERSIONS {
         let load = service.mixed_load();
         let main = service.main_pid();
         service.install_failing_version(version.script);
         service.reload_badly();
-        assert_explained(&service, version.name, version.reason);
+        wait_explained(&service, version.name, version.reason);
         service.install_next_version();
         assert_ne!(service.reload_well(), main, "{}: the next reload works", version.name);
         load.stop().assert_no_failure();
@@ -56,7 +60,7 @@ fn a_missing_program_leaves_the_old_one_serving() {
     service.signal("HUP", main);
     service.wait_for_status("fail");
     service.assert_serves(main);
-    assert_explained(&service, "missing", "/usr/bin/reborn");
+    wait_explained(&service, "missing", "/usr/bin/reborn");
     service.install_next_version();
     service.reload_well();
     load.stop().assert_no_failure();
@@ -71,7 +75,7 @@ fn a_version_that_fails_after_a_hangup_signal_is_explained_as_well() {
     service.signal("HUP", main);
     service.wait_for_status("status 5");
     service.assert_serves(main);
-    assert_explained(&service, "exits with 5", "status 5");
+    wait_explained(&service, "exits with 5", "status 5");
     load.stop().assert_no_failure();
 }
 
@@ -90,7 +94,7 @@ fn a_successor_that_dies_in_its_probation_is_taken_back_with_only_its_own_connec
     service.signal("KILL", successor);
     assert!(!reload.wait().expect("it was started here").success(), "the reload failed");
     service.assert_serves(main);
-    assert_explained(&service, "died in probation", "SIGKILL");
+    wait_explained(&service, "died in probation", "SIGKILL");
     let answered = load.report().answered;
     load.wait_until("the old version answers again", |report| report.answered > answered + 200);
     let report = load.stop();
@@ -105,10 +109,14 @@ fn the_unit_is_never_left_reloading() {
     let load = service.mixed_load();
     let main = service.main_pid();
     service.install_failing_version("exec sleep 1000");
-    for _ in 0..3 {
+    for failures in [2, 4, 6] {
         service.reload_badly();
         service.signal("HUP", main);
-        service.lab.wait_until("the unit is reloading", DEADLINE, || service.processes().len() == 2);
+        service.lab.wait_until("both reloads have failed", DEADLINE, || {
+            let journal = service.lab.journal(UNIT);
+            let of_main = journal.lines().filter(|line| line.contains(&format!("reborn[{main}]")));
+            of_main.filter(|line| line.contains("was not ready within 300ms")).count() == failures
+        });
         service.lab.wait_until("the unit is active again", DEADLINE, || {
             service.processes().len() == 1 && service.lab.show(UNIT, "SubState") == "running"
         });

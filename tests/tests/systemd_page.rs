@@ -3,7 +3,7 @@
 use std::{fs, path::Path};
 
 use tests::{
-    lab::{Lab, UNIT, install},
+    lab::{DEADLINE, Lab, UNIT, install},
     load::Target,
 };
 
@@ -67,8 +67,9 @@ fn an_operator_who_follows_the_page_has_what_it_says() {
     assert!(lab.sh("reborn status").contains(&format!("(pid {second})")));
     let status = lab.sh("systemctl status reborn");
     assert!(status.contains("Status: \"generation 2"), "{status}");
-    let journal = lab.sh("journalctl -u reborn");
-    assert!(journal.contains("reloaded: generation 1"), "{journal}");
+    lab.wait_until("the journal says so", DEADLINE, || {
+        lab.sh("journalctl -u reborn").contains("reloaded: generation 1")
+    });
     let score = lab.sh("systemd-analyze security reborn.service");
     assert!(score.contains("1.1 OK"), "{score}");
 

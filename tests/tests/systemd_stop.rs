@@ -10,6 +10,8 @@ use tests::load::Failure;
 
 /// Far below the unit's TimeoutStopSec=40, and far above what a stop without requests takes.
 const STOP_MAX: Duration = Duration::from_secs(15);
+/// How long requests take: longer than what happens meanwhile, shorter than a drain.
+const SLOW: Duration = Duration::from_secs(8);
 /// The moments of a reload at which it is stopped.
 const MOMENTS: u32 = 40;
 /// How far apart they are. A reload with a probation of 100 ms takes about 130 ms.
@@ -29,11 +31,11 @@ fn assert_stopped(service: &Service) {
 #[test]
 fn a_stop_during_a_drain_lets_the_requests_of_both_generations_finish() {
     let Some(service) = Service::start(&["PROBATION=0s"]) else { return };
-    let of_old = service.load(|load| load.slow(4, Duration::from_secs(3)).requests(4));
+    let of_old = service.load(|load| load.slow(4, SLOW).requests(4));
     let old = service.main_pid();
     service.wait_for_connections(4);
     let new = service.reload_well();
-    let of_new = service.load(|load| load.slow(4, Duration::from_secs(3)).requests(4));
+    let of_new = service.load(|load| load.slow(4, SLOW).requests(4));
     service.wait_for_connections(8);
     assert!(service.runs(old), "it drains");
     let start = Instant::now();
@@ -52,7 +54,7 @@ fn a_stop_after_a_reload_lets_the_requests_in_flight_finish() {
     let Some(service) = Service::start(&["PROBATION=0s"]) else { return };
     let main = service.reload_well();
     assert_eq!(service.wait_until_alone(), main, "systemd did not start it, and its predecessor is gone");
-    let slow = service.load(|load| load.slow(4, Duration::from_secs(2)).requests(4));
+    let slow = service.load(|load| load.slow(4, SLOW).requests(4));
     service.wait_for_connections(4);
     service.lab.systemctl(["stop", "reborn.socket", UNIT]);
     assert_stopped(&service);
@@ -117,7 +119,7 @@ fn a_reload_that_begins_while_systemd_already_stops_the_unit_costs_no_request() 
     service.lab.wait_until("it stops", DEADLINE, || service.lab.show(UNIT, "ActiveState") == "deactivating");
     service.signal("HUP", old);
     service.lab.wait_until("the old process is gone", DEADLINE, || !service.runs(old));
-    let slow = service.load(|load| load.slow(4, Duration::from_secs(2)).requests(4));
+    let slow = service.load(|load| load.slow(4, SLOW).requests(4));
     service.wait_for_connections(4);
     service.lab.systemctl(["stop", "--no-block", "reborn.socket"]);
     service.lab.write("/run/go", "");
@@ -146,7 +148,7 @@ fn a_restart_under_load_refuses_no_connection_and_fails_no_request() {
 #[test]
 fn a_terminated_old_generation_only_drains_on() {
     let Some(service) = Service::start(&["PROBATION=0s"]) else { return };
-    let slow = service.load(|load| load.slow(2, Duration::from_secs(2)).requests(2));
+    let slow = service.load(|load| load.slow(2, SLOW).requests(2));
     let old = service.main_pid();
     service.wait_for_connections(2);
     let new = service.reload_well();
