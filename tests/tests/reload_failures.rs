@@ -21,7 +21,13 @@ fn under_load(server: &Server) -> Running {
 /// Reloads into this version, which must fail for these reasons, and then into one that works.
 #[track_caller]
 fn fails(version: &Version, reasons: &[&str]) {
-    let reborn = Reborn::new().demo().probation_ms(1000).args(["--ready-timeout", "2s"]);
+    fails_with(&["--probation", "100ms"], version, reasons);
+}
+
+/// The same, with these flags.
+#[track_caller]
+fn fails_with(flags: &[&str], version: &Version, reasons: &[&str]) {
+    let reborn = Reborn::new().demo().args(flags);
     let (server, report) = fails_on(reborn.start(), version, reasons);
     report.assert_no_failure();
     server.stop().assert_success();
@@ -97,12 +103,13 @@ fn a_version_that_is_killed_leaves_the_old_one_serving() {
 
 #[test]
 fn a_version_that_hangs_leaves_the_old_one_serving() {
-    fails(&broken(Mode::Hangs), &["was not ready within 2s", "was killed"]);
+    fails_with(&["--ready-timeout", "2s"], &broken(Mode::Hangs), &["was not ready within 2s", "was killed"]);
 }
 
 #[test]
 fn a_version_that_takes_everything_and_hangs_leaves_the_old_one_serving() {
-    fails(&broken(Mode::of_the_present_and_stuck()), &["was not ready within 2s", "was killed"]);
+    let mode = Mode::of_the_present_and_stuck();
+    fails_with(&["--ready-timeout", "2s"], &broken(mode), &["was not ready within 2s", "was killed"]);
 }
 
 #[test]
@@ -131,7 +138,7 @@ fn a_version_that_talks_nonsense_leaves_the_old_one_serving() {
 #[test]
 fn a_version_that_is_ready_and_dies_within_the_probation_leaves_the_old_one_serving() {
     let mode = Mode::DiesReady { code: 9, ms: 500 };
-    fails(&broken(mode), &["exited with status 9 during its probation"]);
+    fails_with(&["--probation", "5s"], &broken(mode), &["exited with status 9 during its probation"]);
 }
 
 #[test]
@@ -144,7 +151,8 @@ fn a_configuration_that_the_new_version_refuses_leaves_the_old_one_serving() {
     let load = under_load(&server);
     let old = server.first_pid();
     server.reload().assert_code(1).assert_stderr("cannot serve: --root");
-    assert!(server.log().contains(&format!("--root \"{}\"", root.display())), "{}", server.log());
+    let words = format!("--root \"{}\"", root.display());
+    server.wait_until("the log says so too", |server| server.log().contains(&words));
     std::fs::create_dir(&root).unwrap();
     let new = server.reload_ok();
     load.wait_for_pid(new, DEADLINE).unwrap();
@@ -174,7 +182,7 @@ fn a_successor_killed_in_its_probation_takes_only_its_own_connections_with_it() 
 
 #[test]
 fn a_successor_that_hangs_in_its_probation_is_killed_and_the_old_one_serves() {
-    let server = Reborn::new().demo().probation_ms(500).start();
+    let server = Reborn::new().demo().probation_ms(5000).start();
     let old = server.first_pid();
     let reload = server.reload_in_background();
     server.wait_until("the successor accepts", |server| server.ask().pid() != Some(old));
@@ -263,7 +271,7 @@ fn a_failed_reload_of_nobodys_server_leaves_it_serving() {
     if !may_change_user() {
         return;
     }
-    let server = Reborn::new().demo().probation_ms(1000).as_nobody().start();
+    let server = Reborn::new().demo().probation_ms(5000).as_nobody().start();
     let mode = Mode::DiesReady { code: 3, ms: 100 };
     let (_server, report) = fails_on(server, &broken(mode), &["exited with status 3 during its probation"]);
     report.assert_no_failure();

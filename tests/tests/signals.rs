@@ -67,6 +67,7 @@ fn under_nohup_a_hangup_does_nothing_and_the_other_signal_reloads() {
     // The third is the second command's: no hangup brought one in between, in any generation.
     server.reload_ok();
     assert_eq!(server.generation(), 3);
+    server.wait_single();
     assert_eq!(server.log().matches("reloaded: ").count(), 2, "{}", server.log());
 }
 

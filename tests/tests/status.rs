@@ -104,7 +104,7 @@ impl Terminal {
 
 #[test]
 fn a_reload_that_waits_shows_its_stage_on_a_terminal_and_nothing_without_one() {
-    let server = Reborn::new().demo().probation_ms(1500).start();
+    let server = Reborn::new().demo().probation_ms(5000).start();
     let mut terminal = Terminal::run(&server, &["reload"]);
     terminal.wait_for("its probation runs (pid ");
     terminal.wait_for("reloaded: generation 1");
@@ -116,7 +116,7 @@ fn a_reload_that_waits_shows_its_stage_on_a_terminal_and_nothing_without_one() {
 
 #[test]
 fn watching_shows_a_reload_happen_and_ends_with_the_server() {
-    let server = Reborn::new().demo().probation_ms(1500).start();
+    let server = Reborn::new().demo().probation_ms(5000).start();
     server.command(["status", "--watch"]).assert_code(2).assert_stderr("--watch is for a terminal");
     let mut terminal = Terminal::run(&server, &["status", "--watch"]);
     terminal.wait_for("generation 1 (pid ");

@@ -8,7 +8,7 @@ use std::{fs::File, thread, time::Duration};
 use restart_core::control::Client;
 use rustix::fs::OFlags;
 use tests::{
-    Ended, Mode, Process, Reborn, Server, Signal, Version,
+    DEADLINE, Ended, Mode, Process, Reborn, Server, Signal, Version,
     load::{Connection, Limits, Look, Request, Target},
 };
 
@@ -257,6 +257,7 @@ fn a_stop_tells_the_service_manager_once_and_only_of_the_whole_service() {
     };
     assert_eq!(stopping(&server), [0_u32; 0]);
     server.stop().assert_success();
+    server.notify().wait_for("STOPPING=1", DEADLINE, |message| message.has("STOPPING=1"));
     assert_eq!(stopping(&server), [new]);
 }
 
@@ -272,6 +273,7 @@ fn a_stop_between_the_announcement_and_the_commit_reaches_the_successor() {
     server.notify().release_barriers();
     server.wait_nothing_left();
     assert_eq!(server.ended(old), Some(Ended::Code(0)), "{}", server.log());
+    server.notify().wait_for("STOPPING=1", DEADLINE, |message| message.has("STOPPING=1"));
     let messages = server.notify().messages();
     let main = messages.iter().find_map(|message| message.get("MAINPID")?.parse::<u32>().ok());
     let stopping: Vec<_> = messages.iter().filter(|one| one.has("STOPPING=1")).map(|one| one.pid).collect();

@@ -140,8 +140,13 @@ pub(crate) fn ask(stream: impl std::io::Read + Write) -> std::io::Result<String>
 
 #[track_caller]
 pub(crate) fn ask_tcp(address: &str) -> String {
+    ask(connect_tcp(address)).expect("an answer")
+}
+
+#[track_caller]
+pub(crate) fn connect_tcp(address: &str) -> TcpStream {
     let address: SocketAddr = address.parse().expect("an address");
     let stream = TcpStream::connect_timeout(&address, DEADLINE).expect("somebody accepts");
     stream.set_read_timeout(Some(DEADLINE)).expect("a timeout");
-    ask(stream).expect("an answer")
+    stream
 }
