@@ -1,18 +1,16 @@
-//! How a thread learns that its connections can be read or written: an epoll of its own, edge-triggered, in which a
-//! socket is entered once and never armed again. A request then takes a receive, a send, and its part of a wait.
+//! How it is learned that connections can be read or written: an epoll, edge-triggered, in which a socket is entered
+//! once and never armed again. A request then takes a receive, a send, and its part of a wait.
 //!
-//! A [`Source`] is the readiness of one socket as it was last reported. It belongs to the poller of the thread that
-//! entered it, and may be used from any thread. It owns no socket.
+//! A [`Source`] is the readiness of one socket as it was last reported. It belongs to the poller in which it was entered,
+//! and may be used from any thread. It owns no socket.
 
 use std::cell::RefCell;
-use std::future::Future;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
-use std::pin::pin;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Wake, Waker};
+use std::task::{Context, Poll, Waker};
 use std::thread;
 
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
@@ -34,7 +32,7 @@ thread_local! {
 /// The poller of threads that have none of their own.
 static SHARED: Mutex<Option<Arc<Poller>>> = Mutex::new(None);
 
-/// A thread's epoll, and what was entered in it.
+/// An epoll, and what was entered in it.
 #[derive(Debug)]
 pub(crate) struct Poller {
     epoll: OwnedFd,
@@ -44,11 +42,11 @@ pub(crate) struct Poller {
     slots: Mutex<Slots>,
 }
 
-/// The thread works, and nobody has called it since it began.
+/// Nobody sleeps in the wait, and nobody has rung since the last one began.
 const AWAKE: u8 = 0;
-/// The thread sleeps, or is about to: calling it takes the bell.
+/// Somebody sleeps, or is about to: waking them takes the bell.
 const ASLEEP: u8 = 1;
-/// The thread has been called since it began its work.
+/// Somebody has rung: the next wait does not sleep.
 const CALLED: u8 = 2;
 
 #[derive(Debug, Default)]
@@ -83,29 +81,19 @@ impl Poller {
         }
         let poller = Poller::new()?;
         let own = Arc::clone(&poller);
-        thread::Builder::new().name("poller".to_owned()).spawn(move || own.block_on(std::future::pending::<()>()))?;
+        let run = move || loop {
+            own.wait(|| true);
+        };
+        thread::Builder::new().name("poller".to_owned()).spawn(run)?;
         Ok(Arc::clone(shared.insert(poller)))
     }
 
-    /// Adopts the present thread and runs a future to its end; sleeps while there is nothing to do.
-    pub(crate) fn block_on<T>(self: &Arc<Self>, future: impl Future<Output = T>) -> T {
-        self.adopt_thread();
-        let mut future = pin!(future);
-        let waker = Waker::from(Arc::clone(self));
-        let mut context = Context::from_waker(&waker);
-        loop {
-            // Whatever called it before is looked at now.
-            self.state.store(AWAKE, Ordering::SeqCst);
-            if let Poll::Ready(done) = future.as_mut().poll(&mut context) {
-                return done;
-            }
-            let sleeps = self.state.compare_exchange(AWAKE, ASLEEP, Ordering::SeqCst, Ordering::SeqCst).is_ok();
-            self.dispatch(sleeps);
-        }
-    }
-
-    /// Takes what has happened, after waiting for something if it `sleeps`, and wakes who waits for it.
-    fn dispatch(&self, sleeps: bool) {
+    /// Takes what has happened, and wakes who waits for it. Sleeps until something happens or somebody rings, if `idle`
+    /// says that there is nothing else to do: it is asked when a ring already counts. For one thread at a time.
+    pub(crate) fn wait(&self, idle: impl FnOnce() -> bool) {
+        // `idle` sees what was done before the last ring.
+        self.state.swap(AWAKE, Ordering::SeqCst);
+        let sleeps = idle() && self.state.compare_exchange(AWAKE, ASLEEP, Ordering::SeqCst, Ordering::SeqCst).is_ok();
         let mut room = [MaybeUninit::<Event>::uninit(); EVENTS_MAX];
         let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
         let waited = epoll::wait(&self.epoll, &mut room, if sleeps { None } else { Some(&at_once) });
@@ -122,22 +110,17 @@ impl Poller {
         }
     }
 
-    fn slots(&self) -> MutexGuard<'_, Slots> {
-        // Nothing panics while it is held.
-        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Wake for Poller {
-    fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
+    /// Ends the sleep of whoever waits; if nobody does, the next to wait will not sleep.
+    pub(crate) fn ring(&self) {
         if self.state.swap(CALLED, Ordering::SeqCst) == ASLEEP {
             // It fails only if the bell was rung 2^64 times.
             let _ = rustix::io::write(&self.bell, &1_u64.to_ne_bytes());
         }
+    }
+
+    fn slots(&self) -> MutexGuard<'_, Slots> {
+        // Nothing panics while it is held.
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -279,12 +262,37 @@ fn wait(waiter: &mut Option<Waker>, context: &Context<'_>) -> Poll<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::future::poll_fn;
+    use std::future::{Future, poll_fn};
     use std::io::{Read, Write};
     use std::os::unix::net::UnixStream;
+    use std::pin::pin;
+    use std::sync::atomic::AtomicBool;
     use std::sync::mpsc;
+    use std::task::Wake;
 
     use super::*;
+
+    struct Ringer(Arc<Poller>, AtomicBool);
+
+    impl Wake for Ringer {
+        fn wake(self: Arc<Self>) {
+            self.1.store(true, Ordering::SeqCst);
+            self.0.ring();
+        }
+    }
+
+    /// Runs a future to its end on the present thread.
+    fn block_on<T>(poller: &Arc<Poller>, future: impl Future<Output = T>) -> T {
+        let mut future = pin!(future);
+        let ringer = Arc::new(Ringer(Arc::clone(poller), AtomicBool::new(false)));
+        let waker = Waker::from(Arc::clone(&ringer));
+        loop {
+            if let Poll::Ready(done) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
+                return done;
+            }
+            poller.wait(|| !ringer.1.swap(false, Ordering::SeqCst));
+        }
+    }
 
     /// A poller with a thread of its own, and what it is to do.
     fn on_a_thread<T: Send + 'static>(work: impl FnOnce(Arc<Poller>) -> T + Send + 'static) -> T {
@@ -312,10 +320,10 @@ mod tests {
             let mut room = [0; 16];
             for byte in 0..100_u8 {
                 let pending =
-                    poller.block_on(poll_fn(|context| Poll::Ready(source.poll_readable(context).is_pending())));
+                    block_on(&poller, poll_fn(|context| Poll::Ready(source.poll_readable(context).is_pending())));
                 assert!(pending, "{byte}");
                 theirs.write_all(&[byte]).expect("room");
-                poller.block_on(poll_fn(|context| source.poll_readable(context)));
+                block_on(&poller, poll_fn(|context| source.poll_readable(context)));
                 let before = source.before();
                 assert_eq!(ours.read(&mut room).expect("a byte"), 1);
                 source.emptied(before);
@@ -333,11 +341,11 @@ mod tests {
             let source = Source::enter(&ours).expect("an entry");
             let before = source.before();
             theirs.write_all(b"a").expect("room");
-            poller.dispatch(true);
+            poller.wait(|| true);
             source.emptied(before);
             source.filled(before);
-            poller.block_on(poll_fn(|context| source.poll_readable(context)));
-            poller.block_on(poll_fn(|context| source.poll_writable(context)));
+            block_on(&poller, poll_fn(|context| source.poll_readable(context)));
+            block_on(&poller, poll_fn(|context| source.poll_writable(context)));
         });
     }
 
@@ -347,9 +355,9 @@ mod tests {
             let (mut ours, theirs) = pair();
             let source = Source::enter(&ours).expect("an entry");
             drop(theirs);
-            poller.block_on(poll_fn(|context| source.poll_readable(context)));
+            block_on(&poller, poll_fn(|context| source.poll_readable(context)));
             source.emptied(source.before());
-            poller.block_on(poll_fn(|context| source.poll_readable(context)));
+            block_on(&poller, poll_fn(|context| source.poll_readable(context)));
             assert_eq!(ours.read(&mut [0; 1]).expect("the end"), 0);
         });
     }
@@ -364,8 +372,8 @@ mod tests {
             let (other, _end) = pair();
             let heir = Source::enter(&other).expect("an entry");
             assert_eq!(heir.slot, 0, "it has the slot of the first");
-            poller.dispatch(false);
-            let pending = poller.block_on(poll_fn(|context| Poll::Ready(heir.poll_readable(context).is_pending())));
+            poller.wait(|| false);
+            let pending = block_on(&poller, poll_fn(|context| Poll::Ready(heir.poll_readable(context).is_pending())));
             assert!(pending);
             heir.leave(&other).expect("it was there");
             assert!(poller.slots().sources.is_empty());
@@ -383,7 +391,7 @@ mod tests {
                 theirs.write_all(b"a").expect("room");
                 theirs
             });
-            poller.block_on(async {
+            block_on(&poller, async {
                 rung.recv().await.expect("it rings");
                 poll_fn(|context| source.poll_readable(context)).await;
             });

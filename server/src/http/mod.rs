@@ -194,8 +194,8 @@ impl fmt::Display for Reason {
 
 /// What a handler is: any function from request to response that can be shared between threads.
 ///
-/// Under [`run`](crate::run) each thread has its own connections, which wait while a handler blocks it: what takes long
-/// without waiting belongs into `smol::unblock`.
+/// Under [`run`](crate::run) a handler that blocks, or computes for long, takes up one of the threads (`--threads`). When
+/// all are taken up, everybody waits: what takes long without waiting belongs into `smol::unblock`.
 ///
 /// It is implemented for every `Fn(Request) -> impl Future<Output = http_types::Result<Response>> + Send`.
 pub trait Handler: Send + Sync {

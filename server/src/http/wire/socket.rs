@@ -20,7 +20,7 @@ pub(crate) struct Socket {
 }
 
 impl Socket {
-    /// Enters a connected stream socket in the poller of this thread.
+    /// Enters a connected stream socket in the poller that this thread uses.
     pub(crate) fn new(fd: OwnedFd) -> io::Result<Socket> {
         Ok(Socket { source: Source::enter(&fd)?, fd })
     }
