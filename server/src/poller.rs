@@ -8,7 +8,7 @@ use std::cell::RefCell;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::thread;
@@ -20,7 +20,7 @@ use slab::Slab;
 /// How many events one wait brings at most. Others get their turn after these.
 const EVENTS_MAX: usize = 128;
 
-/// What wakes the thread, and no socket: no slot has this number.
+/// What wakes whoever waits, and no socket: no slot has this number.
 const BELL: u64 = u64::MAX;
 
 const BOTH_WAYS: EventFlags = EventFlags::IN.union(EventFlags::OUT).union(EventFlags::RDHUP).union(EventFlags::ET);
@@ -37,17 +37,10 @@ static SHARED: Mutex<Option<Arc<Poller>>> = Mutex::new(None);
 pub(crate) struct Poller {
     epoll: OwnedFd,
     bell: OwnedFd,
-    /// One of `AWAKE`, `ASLEEP`, `CALLED`.
-    state: AtomicU8,
+    /// Whether somebody sleeps, or is about to: waking them takes the bell.
+    sleeps: AtomicBool,
     slots: Mutex<Slots>,
 }
-
-/// Nobody sleeps in the wait, and nobody has rung since the last one began.
-const AWAKE: u8 = 0;
-/// Somebody sleeps, or is about to: waking them takes the bell.
-const ASLEEP: u8 = 1;
-/// Somebody has rung: the next wait does not sleep.
-const CALLED: u8 = 2;
 
 #[derive(Debug, Default)]
 struct Slots {
@@ -62,7 +55,7 @@ impl Poller {
         let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         // Edge-triggered: each ring is an event, and nobody has to read the bell.
         epoll::add(&epoll, &bell, EventData::new_u64(BELL), EventFlags::IN | EventFlags::ET)?;
-        Ok(Arc::new(Poller { epoll, bell, state: AtomicU8::new(AWAKE), slots: Mutex::default() }))
+        Ok(Arc::new(Poller { epoll, bell, sleeps: AtomicBool::new(false), slots: Mutex::default() }))
     }
 
     /// Makes it the present thread's: [`Source::enter`] uses it from now on.
@@ -89,16 +82,18 @@ impl Poller {
     }
 
     /// Takes what has happened, and wakes who waits for it. Sleeps until something happens or somebody rings, if `idle`
-    /// says that there is nothing else to do: it is asked when a ring already counts. For one thread at a time.
+    /// says that there is nothing else to do. For one thread at a time.
     pub(crate) fn wait(&self, idle: impl FnOnce() -> bool) {
-        // `idle` sees what was done before the last ring.
-        self.state.swap(AWAKE, Ordering::SeqCst);
-        let sleeps = idle() && self.state.compare_exchange(AWAKE, ASLEEP, Ordering::SeqCst, Ordering::SeqCst).is_ok();
+        self.sleeps.store(true, Ordering::SeqCst);
+        let sleeps = idle();
+        if !sleeps {
+            self.sleeps.store(false, Ordering::SeqCst);
+        }
         let mut room = [MaybeUninit::<Event>::uninit(); EVENTS_MAX];
         let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
         let waited = epoll::wait(&self.epoll, &mut room, if sleeps { None } else { Some(&at_once) });
         // What is woken below needs no bell.
-        self.state.store(AWAKE, Ordering::SeqCst);
+        self.sleeps.store(false, Ordering::SeqCst);
         // It fails only with EINTR: then there is nothing to report yet.
         let Ok((events, _)) = waited else { return };
         for event in &*events {
@@ -110,9 +105,9 @@ impl Poller {
         }
     }
 
-    /// Ends the sleep of whoever waits; if nobody does, the next to wait will not sleep.
+    /// Wakes whoever sleeps in [`wait`](Poller::wait). `idle` has to see by then what it is rung for.
     pub(crate) fn ring(&self) {
-        if self.state.swap(CALLED, Ordering::SeqCst) == ASLEEP {
+        if self.sleeps.swap(false, Ordering::SeqCst) {
             // It fails only if the bell was rung 2^64 times.
             let _ = rustix::io::write(&self.bell, &1_u64.to_ne_bytes());
         }
@@ -266,7 +261,6 @@ mod tests {
     use std::io::{Read, Write};
     use std::os::unix::net::UnixStream;
     use std::pin::pin;
-    use std::sync::atomic::AtomicBool;
     use std::sync::mpsc;
     use std::task::Wake;
 

@@ -196,7 +196,7 @@ async fn take<H: Handler + 'static>(shop: Arc<Shop<H>>) {
     }
 }
 
-/// Serves a connection, which was accepted at `since`, in a task of its own on one of the threads.
+/// Serves a connection, which was accepted at `since`, in a task of its own.
 fn open<H: Handler + 'static>(
     shop: &Arc<Shop<H>>,
     since: Instant,

@@ -1,40 +1,35 @@
-//! The threads that serve. They are a team: one leads, which is to wait for events and then to work; the others help
-//! where there is more work than the leader can do at once, and rest otherwise. Tasks belong to no thread: whoever is
-//! free takes the next one.
+//! The threads that serve. They are a team: one leads, which is to wait for events and then to work; others help while
+//! there is more work than one can do at once, and rest otherwise. Tasks belong to no thread: whoever is free takes the
+//! next one.
 //!
-//! So a thread is woken only when there is work for one more. If each waited for its own connections, each would be
-//! woken for nearly every request, beside one that is awake anyway, and would interrupt whoever had the processor.
-//!
-//! A leader that does not come back, because a handler blocks or computes, is replaced: the helper that watches takes
-//! over, and the old leader is a helper when it returns.
+//! A leader that does not come back, because a handler blocks or computes, is replaced: one of the helpers that rest
+//! watches, and takes over. The old leader is a helper when it returns.
 //!
 //! The main thread serves nobody but who asks for metrics. It waits in async-io for everything that is no connection,
-//! so that a reload is not held up by requests.
+//! so that neither a reload nor a question after its health is held up by requests.
 
 use std::collections::VecDeque;
 use std::future::Future;
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::thread::{self, Thread};
+use std::mem::replace;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 
-use async_task::Runnable;
+use async_task::{Builder, Runnable};
 use smol::Executor;
 
 use crate::poller::Poller;
 
-/// How much work is worth the waking of a helper.
-const SHARE: Duration = Duration::from_micros(200);
+/// How much work is worth the waking of a helper, in nanoseconds.
+const SHARE: u64 = 200_000;
 
-/// How often a helper looks whether the leader comes back, while there are events at all.
+/// How often the watching helper looks whether the leader comes back, while there are events at all.
 const WATCH: Duration = Duration::from_millis(5);
 
-/// By how much the cost of a task is taken to be more, at least, when one took longer.
-const STEP: Duration = Duration::from_micros(1);
-
-/// How many tasks a leader runs before it looks for events again. Those that only yield would keep it from it for ever.
-const RUNS_MAX: u32 = 256;
+/// The least by which the cost of a task grows when one took longer, in nanoseconds.
+const STEP: u64 = 1_000;
 
 /// The leader begins at work.
 const FIRST_TURN: u64 = 1;
@@ -53,21 +48,19 @@ struct Team {
     /// Tasks that can go on.
     ready: Mutex<VecDeque<Runnable>>,
     members: Vec<Member>,
-    /// Odd while the leader works, even while it waits. It is a leader's as long as it is what it was set to last.
+    /// Odd while the leader works, even while it waits. Whoever set it last leads.
     turn: AtomicU64,
-    /// Which helper watches the leader, or `NOBODY`. Somebody does while the leader works and a helper rests.
+    /// Which helper watches the leader, or `NOBODY`.
     watcher: AtomicUsize,
-    /// What most tasks take, in nanoseconds, as far as it is known.
+    /// What a task takes in most turns of late, in nanoseconds.
     cost: AtomicU64,
 }
 
 /// One thread of a team.
 #[derive(Debug, Default)]
 struct Member {
-    /// None before it has begun.
-    thread: OnceLock<Thread>,
-    /// Whether it waits for a call.
-    rests: AtomicBool,
+    rests: Mutex<bool>,
+    called: Condvar,
 }
 
 impl Workers {
@@ -90,7 +83,6 @@ impl Workers {
 
     /// Runs a future, and what is no connection, on the main thread, until the future ends.
     pub(crate) fn run<T>(&self, future: impl Future<Output = T>) -> T {
-        self.team.poller.adopt_thread();
         smol::block_on(self.main.run(future))
     }
 
@@ -99,10 +91,11 @@ impl Workers {
         self.main.spawn(task).detach();
     }
 
-    /// Adds a connection.
+    /// Adds a connection. If it panics, only it ends.
     pub(crate) fn spawn(&self, connection: impl Future<Output = ()> + Send + 'static) {
         let team = Arc::clone(&self.team);
-        let (runnable, task) = async_task::spawn(connection, move |runnable| team.add(runnable));
+        let schedule = move |runnable| team.add(runnable);
+        let (runnable, task) = Builder::new().propagate_panic(true).spawn(|()| connection, schedule);
         task.detach();
         runnable.schedule();
     }
@@ -123,7 +116,6 @@ impl Team {
     /// What a thread of the team does. The first one leads.
     fn serve(&self, number: usize) -> ! {
         self.poller.adopt_thread();
-        self.members[number].thread.get_or_init(thread::current);
         let mut turn = (number == 0).then_some(FIRST_TURN);
         loop {
             turn = match turn {
@@ -140,95 +132,78 @@ impl Team {
         self.turn.compare_exchange(turn, waits, Ordering::SeqCst, Ordering::SeqCst).ok()?;
         self.poller.wait(|| self.is_idle());
         self.turn.store(works, Ordering::SeqCst);
-        self.call_helpers();
+        let ready = self.ready().len();
+        let shares = self.cost.load(Ordering::Relaxed).saturating_mul(ready as u64) / SHARE;
+        self.call(usize::try_from(shares).map_or(ready, |shares| shares.min(ready)));
         let begun = Instant::now();
-        let tasks = self.work(RUNS_MAX);
-        if let Some(each) = begun.elapsed().checked_div(tasks) {
-            self.learn(each);
-        }
+        let tasks = self.work();
+        self.learn(begun.elapsed(), tasks);
         Some(works)
     }
 
-    /// Helps when it is called, until it has to lead: the turn that the leader does not come back from, or not soon
-    /// where tasks take longer than a share.
+    /// Helps when it is called, until it has to lead: a turn that the leader may not come back from soon.
     fn help(&self, number: usize) -> u64 {
         let member = &self.members[number];
         loop {
-            // The task that it takes may block, as may the leader's.
-            if !self.is_idle() && !self.is_watched() {
-                self.call(1);
-            }
-            self.work(u32::MAX);
             let turn = self.turn.load(Ordering::SeqCst);
-            if is_at_work(turn) && self.cost() >= SHARE {
+            let nothing_happened = || self.turn.load(Ordering::SeqCst) == turn;
+            self.work();
+            let is_busy = !self.is_idle() || self.cost.load(Ordering::Relaxed) >= SHARE;
+            if is_busy && is_at_work(turn) {
                 return turn;
             }
-            let nothing_happened = || self.turn.load(Ordering::SeqCst) == turn;
-            // It rests before it looks whether it has to watch: who ceases to watch then sees it.
-            member.rests.store(true, Ordering::SeqCst);
-            let watches = self.watcher.compare_exchange(NOBODY, number, Ordering::SeqCst, Ordering::SeqCst).is_ok();
-            let needed = member.rest(|| self.is_idle(), watches.then_some(WATCH));
+            let mut watches = false;
+            let called = member.rest(|| {
+                watches = self.watcher.compare_exchange(NOBODY, number, Ordering::SeqCst, Ordering::SeqCst).is_ok();
+                if watches { WATCH } else { Duration::MAX }
+            });
             if !watches {
                 continue;
             }
             self.watcher.store(NOBODY, Ordering::SeqCst);
-            if needed || !nothing_happened() {
+            if called || !nothing_happened() {
                 continue;
             }
             if is_at_work(turn) {
                 return turn;
             }
-            // The leader sees that nobody watches when something happens, and calls somebody.
-            member.rests.store(true, Ordering::SeqCst);
-            member.rest(nothing_happened, None);
+            // Nobody watches now. Whoever has a task next sees that, and calls somebody.
+            member.rest(|| if nothing_happened() { Duration::MAX } else { Duration::ZERO });
         }
     }
 
-    /// Calls as many helpers as there is work for, and one at least where nobody watches.
-    fn call_helpers(&self) {
-        let tasks = u32::try_from(self.ready().len()).unwrap_or(u32::MAX);
-        let shares = self.cost().saturating_mul(tasks).as_nanos() / SHARE.as_nanos();
-        self.call(shares.max(u128::from(!self.is_watched())));
-    }
-
-    /// Ends the rest of some helpers, the watching one's last.
-    fn call(&self, wanted: u128) {
-        let watcher = self.watcher.load(Ordering::SeqCst);
-        let others = self.members.iter().enumerate().filter(|(number, _)| *number != watcher).map(|(_, member)| member);
-        let resting = others.chain(self.members.get(watcher)).filter(|member| member.rests.load(Ordering::SeqCst));
-        resting.zip(0..wanted).for_each(|(member, _)| member.call());
-    }
-
-    /// Runs tasks that can go on, so many at most. How many it were.
-    fn work(&self, most: u32) -> u32 {
+    /// Runs as many tasks as can go on now, and returns how many it ran. Those that only yield get one run each.
+    fn work(&self) -> usize {
+        let most = self.ready().len();
         for done in 0..most {
-            let Some(next) = self.next() else { return done };
-            next.run();
+            let next = self.ready().pop_front();
+            let Some(task) = next else { return done };
+            // It may block, whoever runs it.
+            if self.watcher.load(Ordering::SeqCst) == NOBODY {
+                self.call(1);
+            }
+            task.run();
         }
         most
     }
 
-    fn is_idle(&self) -> bool {
-        self.ready().is_empty()
-    }
-
-    fn is_watched(&self) -> bool {
-        self.watcher.load(Ordering::SeqCst) != NOBODY
-    }
-
-    /// Takes note of what each of some tasks took. One that the system interrupted counts no more than any that took
-    /// longer than most.
-    fn learn(&self, each: Duration) {
-        let cost = self.cost();
-        let cost = match cost.checked_sub(each) {
-            Some(less) => cost.saturating_sub(less / 8),
-            None => cost + cost / 8 + STEP,
+    /// Takes note of how long some tasks took. An interrupted turn counts no more than any that took longer than most.
+    fn learn(&self, time: Duration, tasks: usize) {
+        let Some(each) = time.as_nanos().checked_div(tasks as u128) else { return };
+        let cost = self.cost.load(Ordering::Relaxed);
+        let cost = match u64::try_from(each).ok().and_then(|each| cost.checked_sub(each)) {
+            Some(less) => cost - less / 8,
+            None => cost.saturating_add(cost / 8 + STEP),
         };
-        self.cost.store(cost.as_nanos().try_into().unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.cost.store(cost, Ordering::Relaxed);
     }
 
-    fn cost(&self) -> Duration {
-        Duration::from_nanos(self.cost.load(Ordering::Relaxed))
+    /// Ends the rest of so many helpers, if so many rest; that of the one that watches last.
+    fn call(&self, wanted: usize) {
+        let watcher = self.watcher.load(Ordering::SeqCst);
+        let others = self.members.iter().enumerate().filter(|(number, _)| *number != watcher).map(|(_, member)| member);
+        let called = others.chain(self.members.get(watcher)).filter(|member| member.call());
+        called.take(wanted).for_each(drop);
     }
 
     /// Takes note of a task that can go on.
@@ -237,8 +212,8 @@ impl Team {
         self.poller.ring();
     }
 
-    fn next(&self) -> Option<Runnable> {
-        self.ready().pop_front()
+    fn is_idle(&self) -> bool {
+        self.ready().is_empty()
     }
 
     fn ready(&self) -> MutexGuard<'_, VecDeque<Runnable>> {
@@ -248,24 +223,27 @@ impl Team {
 }
 
 impl Member {
-    /// Rests until it is called, or for a time, if it still `may`. Whether it is needed.
-    fn rest(&self, may: impl FnOnce() -> bool, time: Option<Duration>) -> bool {
-        let rested = may();
-        match time {
-            _ if !rested => {}
-            Some(time) => thread::park_timeout(time),
-            None => thread::park(),
-        }
-        !self.rests.swap(false, Ordering::SeqCst) || !rested
+    /// Rests until it is called, or for a time, which is asked for when a call already counts. Whether it was called.
+    fn rest(&self, time: impl FnOnce() -> Duration) -> bool {
+        *self.rests() = true;
+        let time = time();
+        let waited = self.called.wait_timeout_while(self.rests(), time, |rests| *rests);
+        let (mut rests, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        !replace(&mut *rests, false)
     }
 
-    /// Ends its rest.
-    fn call(&self) {
-        if self.rests.swap(false, Ordering::SeqCst)
-            && let Some(thread) = self.thread.get()
-        {
-            thread.unpark();
+    /// Ends its rest; false if it does not rest.
+    fn call(&self) -> bool {
+        let rested = replace(&mut *self.rests(), false);
+        if rested {
+            self.called.notify_one();
         }
+        rested
+    }
+
+    fn rests(&self) -> MutexGuard<'_, bool> {
+        // Nothing panics while it is held.
+        self.rests.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -279,7 +257,7 @@ mod tests {
     use std::future::poll_fn;
     use std::io::{Read, Write};
     use std::os::unix::net::UnixStream;
-    use std::sync::mpsc::{Receiver, Sender, channel};
+    use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel};
 
     use smol::future::yield_now;
 
@@ -389,18 +367,21 @@ mod tests {
             workers.spawn(async move {
                 let source = Source::enter(&socket).expect("an entry");
                 for round in 0..ROUNDS {
-                    let mut read = 0;
-                    while read == 0 {
+                    loop {
                         poll_fn(|context| source.poll_readable(context)).await;
                         let before = source.before();
-                        // What was reported may have been read already, by a thread that overtook the report.
-                        read = socket.read(&mut [0]).unwrap_or(0);
+                        let read = socket.read(&mut [0]);
                         source.emptied(before);
+                        match read {
+                            // It was reported by one thread after another had read it.
+                            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                            read => break assert_eq!(read.expect("a socket"), 1),
+                        }
                     }
                     // Some outlast a look.
                     match (round * 7 + number) % 40 {
                         0 => thread::sleep(WATCH * 2),
-                        1..5 => thread::sleep(SHARE),
+                        1..5 => thread::sleep(Duration::from_nanos(SHARE)),
                         _ => {}
                     }
                     socket.write_all(b"b").expect("room");
@@ -419,18 +400,32 @@ mod tests {
 
     #[test]
     fn tasks_that_only_yield_keep_no_event_out() {
+        for blocked in [0, 1] {
+            let workers = Workers::start(blocked + 1).expect("threads");
+            let _blocked = block_threads(&workers, blocked);
+            let (end, ended) = channel::<()>();
+            let yields = spawn(&workers, async move {
+                while ended.try_recv() == Err(TryRecvError::Empty) {
+                    yield_now().await;
+                }
+            });
+            let (socket, mut peer) = UnixStream::pair().expect("a pair");
+            let readable = spawn(&workers, async move {
+                let source = Source::enter(&socket).expect("an entry");
+                poll_fn(|context| source.poll_readable(context)).await;
+            });
+            peer.write_all(b"a").expect("room");
+            readable.recv_timeout(DEADLINE).expect("events get their turn");
+            drop(end);
+            yields.recv_timeout(DEADLINE).expect("it ends");
+        }
+    }
+
+    #[test]
+    fn a_task_that_panics_takes_no_thread_along() {
         let workers = Workers::start(1).expect("threads");
-        workers.spawn(async {
-            loop {
-                yield_now().await;
-            }
-        });
-        let (socket, mut peer) = UnixStream::pair().expect("a pair");
-        let readable = spawn(&workers, async move {
-            let source = Source::enter(&socket).expect("an entry");
-            poll_fn(|context| source.poll_readable(context)).await;
-        });
-        peer.write_all(b"a").expect("room");
-        readable.recv_timeout(DEADLINE).expect("events get their turn");
+        let panics = spawn(&workers, async { panic!("on purpose") });
+        assert_eq!(panics.recv_timeout(DEADLINE), Err(RecvTimeoutError::Disconnected));
+        spawn(&workers, async {}).recv_timeout(DEADLINE).expect("others are run");
     }
 }
