@@ -52,6 +52,8 @@ struct Team {
     turn: AtomicU64,
     /// Which helper watches the leader, or `NOBODY`.
     watcher: AtomicUsize,
+    /// How many rest, or are about to.
+    resting: AtomicUsize,
     /// What a task takes in most turns of late, in nanoseconds.
     cost: AtomicU64,
 }
@@ -109,6 +111,7 @@ impl Team {
             members: (0..threads).map(|_| Member::default()).collect(),
             turn: AtomicU64::new(FIRST_TURN),
             watcher: AtomicUsize::new(NOBODY),
+            resting: AtomicUsize::new(0),
             cost: AtomicU64::new(0),
         })
     }
@@ -143,7 +146,6 @@ impl Team {
 
     /// Helps when it is called, until it has to lead: a turn that the leader may not come back from soon.
     fn help(&self, number: usize) -> u64 {
-        let member = &self.members[number];
         loop {
             let turn = self.turn.load(Ordering::SeqCst);
             let nothing_happened = || self.turn.load(Ordering::SeqCst) == turn;
@@ -153,7 +155,7 @@ impl Team {
                 return turn;
             }
             let mut watches = false;
-            let called = member.rest(|| {
+            let called = self.rest(number, || {
                 watches = self.watcher.compare_exchange(NOBODY, number, Ordering::SeqCst, Ordering::SeqCst).is_ok();
                 if watches { WATCH } else { Duration::MAX }
             });
@@ -168,8 +170,16 @@ impl Team {
                 return turn;
             }
             // Nobody watches now. Whoever has a task next sees that, and calls somebody.
-            member.rest(|| if nothing_happened() { Duration::MAX } else { Duration::ZERO });
+            self.rest(number, || if nothing_happened() { Duration::MAX } else { Duration::ZERO });
         }
+    }
+
+    /// Has a thread rest as [`Member::rest`] says.
+    fn rest(&self, number: usize, time: impl FnOnce() -> Duration) -> bool {
+        self.resting.fetch_add(1, Ordering::SeqCst);
+        let called = self.members[number].rest(time);
+        self.resting.fetch_sub(1, Ordering::SeqCst);
+        called
     }
 
     /// Runs as many tasks as can go on now, and returns how many it ran. Those that only yield get one run each.
@@ -200,6 +210,9 @@ impl Team {
 
     /// Ends the rest of so many helpers, if so many rest; that of the one that watches last.
     fn call(&self, wanted: usize) {
+        if self.resting.load(Ordering::SeqCst) == 0 {
+            return;
+        }
         let watcher = self.watcher.load(Ordering::SeqCst);
         let others = self.members.iter().enumerate().filter(|(number, _)| *number != watcher).map(|(_, member)| member);
         let called = others.chain(self.members.get(watcher)).filter(|member| member.call());
