@@ -93,7 +93,7 @@ impl Workers {
         self.main.spawn(task).detach();
     }
 
-    /// Adds a connection. If it panics, only it ends.
+    /// Adds a connection. If it panics while it runs, only it ends.
     pub(crate) fn spawn(&self, connection: impl Future<Output = ()> + Send + 'static) {
         let team = Arc::clone(&self.team);
         let schedule = move |runnable| team.add(runnable);
@@ -155,6 +155,7 @@ impl Team {
                 return turn;
             }
             let mut watches = false;
+            // It rests already when it finds that another watches: that one, when it ceases to, looks for who rests.
             let called = self.rest(number, || {
                 watches = self.watcher.compare_exchange(NOBODY, number, Ordering::SeqCst, Ordering::SeqCst).is_ok();
                 if watches { WATCH } else { Duration::MAX }
