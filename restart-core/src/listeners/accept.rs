@@ -9,7 +9,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_io::{Async, Timer};
@@ -117,18 +117,19 @@ impl Listener {
 
     /// Keeps a descriptor back again, if one was given up and there is one.
     pub(crate) fn renew_spare(&self) {
-        if let Some(spare) = &self.spare {
-            let spare = &mut *spare.lock().unwrap_or_else(PoisonError::into_inner);
-            if spare.is_none() {
-                *spare = eventfd(0, EventfdFlags::CLOEXEC).ok();
-            }
+        if let Some(mut spare) = self.spare()
+            && spare.is_none()
+        {
+            *spare = eventfd(0, EventfdFlags::CLOEXEC).ok();
         }
     }
 
     fn give_up_spare(&self) -> bool {
-        let taken =
-            |spare: &Arc<Mutex<Option<OwnedFd>>>| spare.lock().unwrap_or_else(PoisonError::into_inner).take().is_some();
-        self.spare.as_ref().is_some_and(taken)
+        self.spare().is_some_and(|mut spare| spare.take().is_some())
+    }
+
+    fn spare(&self) -> Option<MutexGuard<'_, Option<OwnedFd>>> {
+        self.spare.as_ref().map(|spare| spare.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Accepts from now on.
