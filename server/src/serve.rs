@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use restart_core::{Accepted, Address, Connection, Connections, Exit, Generation, Guard, Listener};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use smol::Timer;
 use smol::future::{FutureExt, yield_now};
@@ -151,8 +150,7 @@ async fn permit<H>(shop: &Shop<H>, listener: &Listener) -> SemaphoreGuardArc {
         if let Some(permit) = shop.room.try_acquire_arc() {
             return permit;
         }
-        let (mut polled, now) = ([PollFd::new(listener, PollFlags::IN)], Timespec { tv_sec: 0, tv_nsec: 0 });
-        if poll(&mut polled, Some(&now)).is_ok_and(|ready| ready > 0) {
+        if listener.client_waits() {
             shop.context.capacity.make_room(ASKED_FOR_ROOM);
         }
         let pause = async {

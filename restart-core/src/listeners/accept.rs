@@ -214,7 +214,9 @@ impl Listener {
         false
     }
 
-    fn client_waits(&self) -> bool {
+    /// Whether a client waits to be accepted, at this moment; never blocks (`poll(2)`). Where that can't be told, none
+    /// does.
+    pub fn client_waits(&self) -> bool {
         let mut polled = [PollFd::new(self, PollFlags::IN)];
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
         rustix::event::poll(&mut polled, Some(&now)).is_ok_and(|_| polled[0].revents() == PollFlags::IN)
