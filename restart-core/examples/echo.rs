@@ -11,12 +11,14 @@ use smol::io::{AsyncReadExt, AsyncWriteExt};
 use smol::{Async, future};
 
 const LINE_BYTES_MAX: usize = 16 * 1024;
+/// What one has to know in order to go on with a connection: how `Client` is packed.
+const FORMAT: &str = "echo/1";
 
 fn main() -> Result<(), Error> {
     let address = std::env::args().skip(1).find(|arg| arg != "-g").unwrap_or("127.0.0.1:7000".to_owned());
     let endpoint = Endpoint::new("echo", address.parse()?)?;
     let builder = Builder::new().listen(endpoint).control(Place::Named("echo".to_owned()));
-    let generation = builder.take_connections().start()?;
+    let generation = builder.take_connections([FORMAT]).start()?;
     let listener = generation.listener("echo")?;
     let server = Server { number: generation.number(), drain: generation.drain(), way: generation.connections() };
     let (accepting, taking) = (server.clone(), server);
@@ -28,7 +30,7 @@ fn main() -> Result<(), Error> {
     .detach();
     smol::spawn(async move {
         loop {
-            let Connection { fd, blob, guard } = taking.way.take().await;
+            let Connection { fd, blob, guard, .. } = taking.way.take().await;
             smol::spawn(taking.clone().serve(fd, Client::unpack(&blob), guard)).detach();
         }
     })
@@ -74,7 +76,7 @@ impl Server {
             let Ok(Phase::Draining) = self.echo(&stream, &mut client, seen).await else { return };
             // No event loop may watch it any more when it leaves.
             let Ok(stream) = stream.into_inner() else { return };
-            match self.way.offer(Connection { fd: stream.into(), blob: client.pack(), guard }).await {
+            match self.way.offer(Connection::new([FORMAT], stream.into(), client.pack(), guard)).await {
                 Ok(_guard) => return,
                 // Nobody takes it, so this generation serves it up to the deadline.
                 Err(back) => (fd, guard, seen) = (back.fd, back.guard, Phase::Draining),

@@ -3,7 +3,9 @@
 //! Arguments are endpoints. Each line or datagram is answered with the generation, the pid and the bytes of state that
 //! came from the generation before. Not an example to follow; `echo` and `hyper` are.
 
+use std::io::IoSlice;
 use std::net::UdpSocket;
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -22,9 +24,17 @@ fn note(variable: &str) -> Option<String> {
 }
 
 /// Greets the predecessor, and takes nothing of what it gives.
-fn say_hello() -> std::io::Result<()> {
-    let hello = r#"{"kind":"hello","magic":"reborn-handover","min_version":1,"max_version":1,"generation":2,"pid":1,"version":""}"#;
-    rustix::net::send(std::io::stdin(), hello.as_bytes(), rustix::net::SendFlags::NOSIGNAL)?;
+fn say_hello() -> Result<(), Box<dyn std::error::Error>> {
+    use rustix::net::{AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType};
+    let hello = r#"{"kind":"hello","magic":"reborn-handover","min_version":1,"max_version":1,"generation":2,"pid":1}"#;
+    let (line, _ours) =
+        rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+    let pidfd = rustix::process::pidfd_open(rustix::process::getpid(), rustix::process::PidfdFlags::empty())?;
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    let fds = [pidfd.as_fd(), line.as_fd()];
+    ancillary.push(SendAncillaryMessage::ScmRights(&fds));
+    rustix::net::sendmsg(std::io::stdin(), &[IoSlice::new(hello.as_bytes())], &mut ancillary, SendFlags::NOSIGNAL)?;
     Ok(())
 }
 

@@ -23,19 +23,22 @@ use restart_core::{Builder, Connection, Connections, Drain, Endpoint, Phase};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
+/// What one has to know in order to go on with a connection: the blob is what was read of the next request.
+const FORMAT: &str = "http/1";
+
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let address = std::env::args().skip(1).find(|arg| arg != "-g").unwrap_or("127.0.0.1:8080".to_owned());
     let endpoint = Endpoint::parse(&address, "http")?;
     let builder = Builder::new().listen(endpoint).control(Place::Named("hyper-example".to_owned()));
     // Before the runtime: start() has to come before any thread.
-    let generation = builder.take_connections().start()?;
+    let generation = builder.take_connections([FORMAT]).start()?;
     let listener = generation.listener("http")?;
     let server = Server { number: generation.number(), drain: generation.drain(), way: generation.connections() };
     tokio::runtime::Runtime::new()?.block_on(async move {
         let (accepting, taking) = (server.clone(), server);
         tokio::spawn(async move {
             while let Ok(accepted) = listener.accept().await {
-                let connection = Connection { fd: accepted.fd, blob: vec![], guard: accepted.guard };
+                let connection = Connection::new([FORMAT], accepted.fd, vec![], accepted.guard);
                 tokio::spawn(accepting.clone().serve(connection));
             }
         });
@@ -66,7 +69,7 @@ struct Server {
 
 impl Server {
     /// Serves a connection, of which `blob` was received already, until it ends or has moved on.
-    async fn serve(self, Connection { fd, blob, guard }: Connection) -> io::Result<()> {
+    async fn serve(self, Connection { fd, blob, guard, .. }: Connection) -> io::Result<()> {
         let stream = TcpStream::from_std(fd.into())?;
         let busy = Arc::new(Busy::default());
         let io = Io { stream, read_ahead: blob.into(), busy: Arc::clone(&busy) };
@@ -102,7 +105,7 @@ impl Server {
             let Io { stream, read_ahead, .. } = parts.io.into_inner();
             let blob = [parts.read_buf, read_ahead].concat();
             // One that nobody takes comes back, and is closed by being dropped.
-            let _ = self.way.offer(Connection { fd: stream.into_std()?.into(), blob, guard }).await;
+            let _ = self.way.offer(Connection::new([FORMAT], stream.into_std()?.into(), blob, guard)).await;
         }
         Ok(())
     }

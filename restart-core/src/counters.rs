@@ -32,6 +32,8 @@ struct Books {
     added: BTreeMap<u64, Counts>,
     /// All that was counted until this generation's commit.
     at_commit: Option<Counts>,
+    /// What the predecessor has told is in.
+    has_inherited: bool,
 }
 
 impl Books {
@@ -76,9 +78,12 @@ impl Inherited {
         self.books().at_commit = None;
     }
 
-    /// Takes the inheritance.
+    /// Takes the inheritance, the first time that it comes.
     pub(crate) fn inherit(&self, total: &Counts, added: Vec<(u64, Counts)>) {
         let mut books = self.books();
+        if std::mem::replace(&mut books.has_inherited, true) {
+            return;
+        }
         books.base = sum(std::mem::take(&mut books.base), total);
         books.added.extend(added);
     }

@@ -5,6 +5,7 @@
 //! of its own that is polled by the application's, so it needs no particular runtime.
 
 mod actions;
+mod chain;
 mod record;
 mod report;
 mod sources;
@@ -12,7 +13,6 @@ mod standing;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -22,19 +22,18 @@ use async_executor::{Executor, Task};
 use async_io::Timer as IoTimer;
 use futures_lite::future;
 
-use crate::connections::Acknowledgement;
-use crate::control::{self, Clients, Command, DrainingReport, GenerationId, Reply, Request};
+use crate::control::{self, Clients, Command, GenerationId, Outcome, Reply, Request};
 use crate::counters::Counts;
 use crate::drain::{Drain, Phase};
 use crate::generation::Parts;
-use crate::handover::{Channel, Commit, Legacy, Link, Message, Received};
-use crate::lifecycle::{Ending, Event, Lifecycle, Origin, State};
+use crate::lifecycle::{Ending, Event, Lifecycle, Origin};
 use crate::listeners::{Listener, unlink_if_ours};
 use crate::signals::Wish;
 use crate::successor::Successor;
 
+use chain::Chain;
 use record::{History, Record};
-use sources::{FromOlder, FromSuccessor, Input};
+use sources::Input;
 
 /// How often the service manager's line about this process is brought up to date.
 const STATUS_EVERY: Duration = Duration::from_secs(5);
@@ -80,21 +79,7 @@ impl fmt::Display for Exit {
     }
 }
 
-/// A channel to the predecessor or to another older generation.
-struct Older {
-    id: Link,
-    line: Line,
-    /// What it said of itself last.
-    report: Option<DrainingReport>,
-}
-
-/// Only the newest generation listens to the older ones; the others keep a silent copy, in case they serve again.
-enum Line {
-    Open { number: u64, channel: Arc<Channel>, _reader: Task<()> },
-    Silent(OwnedFd),
-}
-
-/// The successor, as long as this generation has one.
+/// The process that was started as the successor, until the next one.
 struct Active {
     number: u64,
     process: Successor,
@@ -132,24 +117,15 @@ pub(crate) struct Driver {
     /// Whoever waits for the end of the service.
     stop_askers: Vec<Sender<Reply>>,
 
-    /// Oldest first. The predecessor is among them from the start.
-    older: Vec<Older>,
-    /// The number of the predecessor's source, until it has committed or vanished.
-    predecessor: Option<u64>,
-    /// The channels to older generations that came from the predecessor; used from the commit on.
-    links: Vec<(Link, OwnedFd)>,
+    chain: Chain,
     successor: Option<Active>,
     record: Option<Record>,
-    /// Tells whoever moves connections to the successor what it has taken.
-    acknowledge: Option<Sender<Acknowledgement>>,
     history: History,
+    /// The reload that made this generation, as its predecessor told of it.
+    own_reload: Option<Outcome>,
     /// What this generation had counted at its commit, while it drains.
     counted_before: Option<Counts>,
     reporting: Option<Task<()>>,
-    /// The newest generation, after the commit.
-    newest: Option<GenerationId>,
-    /// Whether this is the main process.
-    main: bool,
     /// What the service manager was last told about this process.
     told: String,
     ending: Option<Ending>,
@@ -159,8 +135,9 @@ impl Driver {
     pub(crate) fn new(parts: Parts) -> Driver {
         let (inputs, received) = async_channel::bounded(INPUTS_MAX);
         let managed = parts.notifier.managed();
+        let older = parts.predecessor.as_ref().map(|given| u8::try_from(given.older.len()).unwrap_or(u8::MAX));
         Driver {
-            lifecycle: Lifecycle::new(parts.predecessor.is_some(), managed, parts.settings.max_draining),
+            lifecycle: Lifecycle::new(older, managed, parts.settings.max_draining),
             parts,
             executor: Arc::new(Executor::new()),
             inputs,
@@ -177,17 +154,13 @@ impl Driver {
             asker: None,
             asked_id: None,
             stop_askers: vec![],
-            older: vec![],
-            predecessor: None,
-            links: vec![],
+            chain: Chain::default(),
             successor: None,
             record: None,
-            acknowledge: None,
             history: History::default(),
+            own_reload: None,
             counted_before: None,
             reporting: None,
-            newest: None,
-            main: false,
             told: String::new(),
             ending: None,
         }
@@ -221,14 +194,7 @@ impl Driver {
                 Err(error) => log::error!("the control socket cannot be served: {error}"),
             }
         }
-        if let Some(predecessor) = &mut self.parts.predecessor {
-            self.links = std::mem::take(&mut predecessor.older);
-            let id = Link { generation: predecessor.hello.generation, pid: predecessor.hello.pid };
-            let channel = Arc::clone(&predecessor.channel);
-            let line = self.open_line(channel);
-            self.predecessor = Some(self.last_number);
-            self.older.push(Older { id, line, report: None });
-        }
+        self.meet_predecessor();
     }
 
     fn serve_control(&mut self, listener: Listener) {
@@ -237,13 +203,6 @@ impl Driver {
         let (executor, clients) = (Arc::clone(&self.executor), Arc::clone(&self.clients));
         self.background.push(self.executor.spawn(control::serve(listener, executor, commands, clients)));
         self.background.push(self.executor.spawn(sources::commands(received, self.inputs.clone())));
-    }
-
-    fn open_line(&mut self, channel: Arc<Channel>) -> Line {
-        let number = self.next_number();
-        let taker = (self.parts.connections.clone(), self.parts.drain.clone());
-        let reader = self.executor.spawn(sources::older(number, Arc::clone(&channel), taker, self.inputs.clone()));
-        Line::Open { number, channel, _reader: reader }
     }
 
     fn next_number(&mut self) -> u64 {
@@ -282,9 +241,11 @@ impl Driver {
             Input::Command(command) => self.take_command(command),
             Input::Successor(number, what) => {
                 let current = self.successor.as_ref().is_some_and(|active| active.number == number);
-                current.then(|| self.take_successor(what)).flatten()
+                current.then(|| self.take_newer(what)).flatten()
             }
             Input::Older(number, what) => self.take_older(number, what),
+            Input::PredecessorDied => Some(Event::PredecessorDied),
+            Input::NewestDied(number) => self.chain.is_newest(number).then_some(Event::NewestDied),
             Input::Deadline(number, timer) => current(&self.deadline, number).then_some(Event::Deadline(timer)),
             Input::Drained(number) => current(&self.drain_watch, number).then_some(Event::Drained),
             Input::DrainDeadline(number) => current(&self.drain_watch, number).then_some(Event::DrainDeadline),
@@ -302,7 +263,7 @@ impl Driver {
                 None
             }
             Input::FeedWatchdog => {
-                if self.main {
+                if self.lifecycle.is_main() {
                     self.parts.notifier.feed_watchdog();
                 }
                 None
@@ -334,138 +295,6 @@ impl Driver {
         }
     }
 
-    fn take_successor(&mut self, what: FromSuccessor) -> Option<Event> {
-        let record = self.record.as_mut();
-        match what {
-            FromSuccessor::Hello(hello) => {
-                record?.hello = Some(hello);
-                None
-            }
-            FromSuccessor::Message(Message::Failed { reason }) => {
-                record?.detail = Some(reason);
-                Some(Event::SuccessorFailed)
-            }
-            FromSuccessor::Message(Message::Released { names }) => {
-                let own = self.parts.sockets.iter().chain(&self.parts.control);
-                let own: BTreeSet<&str> = own.map(|socket| socket.name.as_str()).collect();
-                let names = names.into_iter().filter(|name| own.contains(name.as_str()));
-                self.successor.as_mut()?.released.extend(names);
-                None
-            }
-            FromSuccessor::Message(Message::Ready) => {
-                record?.ready();
-                Some(Event::SuccessorReady)
-            }
-            FromSuccessor::Message(Message::Pong) => {
-                record?.probed();
-                Some(Event::SuccessorPong)
-            }
-            FromSuccessor::Message(Message::Committed) => Some(Event::SuccessorCommitted),
-            FromSuccessor::Message(Message::Stop) => Some(Event::SuccessorStop),
-            FromSuccessor::Message(Message::Stopping) => Some(Event::NewestStops),
-            FromSuccessor::Message(Message::Taken { batch, count }) => {
-                let _ = self.acknowledge.as_ref()?.try_send(Acknowledgement { batch, count });
-                None
-            }
-            FromSuccessor::Message(Message::Unknown) => None,
-            FromSuccessor::Message(other) => {
-                log::warn!("the successor said {}, which is not its to say", other.kind());
-                if let Some(record) = record {
-                    record.detail = Some(format!("it said {}", other.kind()));
-                }
-                Some(Event::SuccessorBroke)
-            }
-            FromSuccessor::Broke(error) => {
-                if let Some(record) = record {
-                    record.detail = Some(error.to_string());
-                }
-                Some(Event::SuccessorBroke)
-            }
-            FromSuccessor::Deaf => {
-                // It did not answer and can't any more: what it has not acknowledged is ours again.
-                self.acknowledge = None;
-                None
-            }
-            FromSuccessor::Closed => Some(Event::NewestGone),
-            FromSuccessor::Exited => self.take_exit(),
-        }
-    }
-
-    /// Reaps the successor, unless it has been committed: then its exit status is the service manager's to see.
-    fn take_exit(&mut self) -> Option<Event> {
-        if !matches!(self.lifecycle.state(), State::Reloading(_) | State::RollingBack { .. }) {
-            return None;
-        }
-        let status = self.successor.as_mut()?.process.reap();
-        if let Some(record) = &mut self.record {
-            record.status = status;
-        }
-        Some(Event::SuccessorExited)
-    }
-
-    fn take_older(&mut self, number: u64, what: FromOlder) -> Option<Event> {
-        let from_predecessor = self.predecessor == Some(number);
-        let is_it = |older: &Older| matches!(older.line, Line::Open { number: own, .. } if own == number);
-        let at = match what {
-            // What was read before this generation let go of the line is passed on all the same.
-            FromOlder::Message(received) => return self.take_message(*received, from_predecessor),
-            FromOlder::Closed => self.older.iter().position(is_it)?,
-        };
-        let gone = self.older.remove(at);
-        self.refresh_status();
-        if !from_predecessor {
-            return Some(Event::OlderGone);
-        }
-        self.predecessor = None;
-        if !matches!(self.lifecycle.state(), State::Starting { .. } | State::Standby) {
-            // Nothing is left to be said to it, so its channel needs no descriptor any more.
-            self.parts.predecessor = None;
-            // Whatever it had to tell the service manager has been told or never will be.
-            self.immediate.push_back(Event::OlderGone);
-            return Some(Event::Settled);
-        }
-        log::warn!("generation {} (pid {}) vanished before its commit", gone.id.generation, gone.id.pid);
-        let older = u8::try_from(self.links.len()).unwrap_or(u8::MAX);
-        Some(Event::PredecessorGone { older })
-    }
-
-    fn take_message(&mut self, received: Received, from_predecessor: bool) -> Option<Event> {
-        let Received { message, fds, .. } = received;
-        match message {
-            Message::Ping if from_predecessor => Some(Event::Ping),
-            Message::Settled if from_predecessor => Some(Event::Settled),
-            Message::Commit(commit) if from_predecessor => {
-                let Commit { settled, reload, older, outcome } = commit;
-                if older.len() != fds.len() {
-                    log::error!("the commit names {} generations and brings {} channels", older.len(), fds.len());
-                }
-                self.links = older.into_iter().zip(fds).collect();
-                self.note_success(outcome);
-                // The predecessor itself drains as well.
-                let count = u8::try_from(self.links.len() + 1).unwrap_or(u8::MAX);
-                Some(Event::Commit { settled, reload, older: count })
-            }
-            Message::Legacy(Legacy { total, added, reloads }) if from_predecessor => {
-                self.parts.inherited.inherit(&total, added);
-                for outcome in reloads {
-                    self.history.push(outcome);
-                }
-                None
-            }
-            Message::Report(report) => {
-                self.take_report(report);
-                None
-            }
-            Message::Reload => Some(Event::Reload(Origin::Signal)),
-            Message::Stop => Some(Event::Stop(Origin::Signal)),
-            Message::Unknown => None,
-            other => {
-                log::warn!("an older generation said {}, which is not its to say", other.kind());
-                None
-            }
-        }
-    }
-
     /// Has what is live end in order, lets those who wait have their answers, clears up what only the last process clears
     /// up, and says how it ended.
     async fn finish(&mut self, ending: Ending) -> Exit {
@@ -480,7 +309,9 @@ impl Driver {
             }
         }
         // A successor that keeps the same file has replaced it by its own.
-        if let Some(pid_file) = self.parts.pid_file.as_ref().filter(|_| ending != Ending::Abandoned) {
+        if let Some(pid_file) =
+            self.parts.pid_file.as_ref().filter(|_| !matches!(ending, Ending::Abandoned | Ending::GivenUp))
+        {
             pid_file.remove();
         }
         if ending == Ending::Drained {
@@ -491,8 +322,8 @@ impl Driver {
         self.see_clients_off().await;
         let exit = Exit {
             generation: self.parts.number,
-            successor: self.newest.take(),
-            success: ending != Ending::Abandoned,
+            successor: self.chain.newest(),
+            success: !matches!(ending, Ending::Abandoned | Ending::GivenUp),
             cut,
         };
         log::info!("{exit}{}", self.drain_time());
@@ -525,24 +356,14 @@ impl Driver {
     /// Tells all connections that they end now, takes back those that are on their way to a successor that has not
     /// acknowledged them, and waits until nothing is live, so that each can be booked. Returns how many there were.
     async fn cut(&mut self) -> usize {
-        let (drain, received) = (self.parts.drain.clone(), self.received.clone());
+        let drain = self.parts.drain.clone();
         let live = drain.live();
         drain.set_phase(Phase::Over);
-        if let Some(active) = &self.successor {
-            active.process.channel.deafen();
-        }
-        let acknowledged = async {
-            // What the successor acknowledged before it could not any more is its own. Nothing else counts now.
-            while let Ok(input) = received.recv().await {
-                if matches!(input, Input::Successor(..)) {
-                    let _ = self.take(input);
-                }
-            }
-        };
+        self.chain.stop_moving();
         let late = async {
             IoTimer::after(CUT_TIMEOUT).await;
         };
-        future::or(drain.empty(), future::or(acknowledged, late)).await;
+        future::or(drain.empty(), late).await;
         live
     }
 

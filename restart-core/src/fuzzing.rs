@@ -5,8 +5,10 @@
 #![allow(clippy::missing_panics_doc, reason = "each panics where its property does not hold: that is its purpose")]
 
 use crate::address::Endpoint;
+use crate::connections::COMPANIONS_MAX;
 use crate::control::{Reply, Request};
-use crate::handover::codec::{MESSAGE_BYTES_MAX, Message};
+use crate::handover::Message;
+use crate::handover::codec::MESSAGE_BYTES_MAX;
 use crate::listeners;
 
 /// A packet of the handover is read or refused, and what was read is written back the same.
@@ -19,6 +21,11 @@ pub fn handover(packet: &[u8]) {
         && let Some(blobs) = part.split(tail)
     {
         assert_eq!((blobs.len(), blobs.concat().as_slice()), (part.blobs.len(), tail));
+    }
+    if let Message::Connections(part) = &message
+        && let Some(each) = part.descriptors(COMPANIONS_MAX)
+    {
+        assert!(each.len() == part.blobs.len() && each.iter().all(|count| (1..=1 + COMPANIONS_MAX).contains(count)));
     }
     match message.encode(tail) {
         Ok(again) => assert_eq!(Message::decode(&again).expect("it has just been encoded"), (message, tail)),

@@ -11,18 +11,19 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::address::{Address, Endpoint};
-use crate::connections::{self, Connections};
+use crate::connections::Connections;
 use crate::control::{self, Place};
 use crate::counters::{Counts, Inherited};
 use crate::drain::{Drain, Phase};
 use crate::driver::{Driver, Exit};
 use crate::environment::Environment;
 use crate::error::Error;
+use crate::formats::Formats;
 use crate::handover::{Hello, Message};
 use crate::listeners::{self, Listener, Resolved, Socket, bind_control, from_fd_3, from_listen_fds, spare_names};
 use crate::notify::Notifier;
 use crate::pid_file::PidFile;
-use crate::predecessor::{self, Predecessor};
+use crate::predecessor::{self, Predecessor, State};
 use crate::signals::Signals;
 use crate::sys;
 
@@ -51,7 +52,7 @@ pub(crate) struct Settings {
     pub(crate) max_draining: u8,
     pub(crate) version: String,
     pub(crate) save_state: Option<(u32, SaveState)>,
-    pub(crate) takes_connections: bool,
+    pub(crate) formats: Formats,
     pub(crate) report: Option<Report>,
     pub(crate) count: Option<Count>,
 }
@@ -69,8 +70,7 @@ impl Settings {
 
     /// What this generation says first, to its predecessor and to its successor.
     pub(crate) fn hello(&self, generation: u64) -> Hello {
-        let features = self.takes_connections.then(|| connections::FEATURE.to_owned());
-        Hello::new(generation, &self.version, features.into_iter().collect())
+        Hello::new(generation, &self.version, self.formats.to_set())
     }
 }
 
@@ -106,7 +106,7 @@ impl Builder {
             max_draining: MAX_DRAINING_DEFAULT,
             version: String::new(),
             save_state: None,
-            takes_connections: false,
+            formats: Formats::default(),
             report: None,
             count: None,
         };
@@ -204,10 +204,10 @@ impl Builder {
         self
     }
 
-    /// Takes over connections of the generation before: the application must [`take`](Connections::take) them for as
-    /// long as it serves.
-    pub fn take_connections(mut self) -> Builder {
-        self.settings.takes_connections = true;
+    /// Takes over connections of the generations before that are in one or more of these formats, and in no other: the
+    /// application must [`take`](Connections::take) them for as long as it serves. At most 32 names of at most 64 bytes.
+    pub fn take_connections(mut self, formats: impl Into<Formats>) -> Builder {
+        self.settings.formats = formats.into();
         self
     }
 
@@ -248,7 +248,7 @@ impl Builder {
             Some(socket) => Some(predecessor::receive(socket, |number| self.settings.hello(number))?),
             None => None,
         };
-        let channel = predecessor.as_ref().map(|predecessor| Arc::clone(&predecessor.channel));
+        let channel = predecessor.as_ref().map(|predecessor| Arc::clone(&predecessor.line.channel));
         self.take_place(environment, signals, predecessor, there).inspect_err(|error| {
             if let Some(channel) = channel {
                 let _ = channel.try_send(&Message::failed(&error.to_string()), &[]);
@@ -263,6 +263,7 @@ impl Builder {
         mut predecessor: Option<Predecessor>,
         mut there: Vec<Socket>,
     ) -> Result<Generation, Error> {
+        self.settings.formats.check()?;
         let mut handed_control = None;
         if let Some(predecessor) = &mut predecessor {
             there = std::mem::take(&mut predecessor.sockets);
@@ -303,7 +304,8 @@ impl Builder {
             pid_file.write()?;
         }
         let state = predecessor.as_mut().and_then(|predecessor| predecessor.state.take());
-        let number = predecessor.as_ref().map_or(1, |predecessor| predecessor.hello.generation + 1);
+        let number = predecessor.as_ref().map_or(1, |predecessor| predecessor.line.peer.id.generation + 1);
+        let connections = Connections::new(self.settings.formats.clone());
         let parts = Parts {
             number,
             begun: Instant::now(),
@@ -317,7 +319,7 @@ impl Builder {
             released,
             pid_file,
             drain,
-            connections: Connections::new(),
+            connections,
             inherited: Inherited::default(),
         };
         Ok(Generation { parts, streams, main_streams, state })
@@ -363,15 +365,6 @@ pub(crate) struct Parts {
     pub(crate) drain: Drain,
     pub(crate) connections: Connections,
     pub(crate) inherited: Inherited,
-}
-
-/// The application's state, as the generation before it saved it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct State {
-    /// The format number that the saving version gave it.
-    pub format: u32,
-    /// The state.
-    pub bytes: Vec<u8>,
 }
 
 /// This process, as one generation of its service. It has its sockets, and does not serve yet.
@@ -432,7 +425,7 @@ impl Generation {
     /// Gives up: a predecessor is told why and goes on serving. The caller ends the process.
     pub fn fail(self, reason: &str) {
         if let Some(predecessor) = &self.parts.predecessor
-            && let Err(error) = predecessor.channel.try_send(&Message::failed(reason), &[])
+            && let Err(error) = predecessor.line.channel.try_send(&Message::failed(reason), &[])
         {
             log::warn!("the predecessor could not be told that this generation failed: {error}");
         }

@@ -30,7 +30,9 @@
 //!
 //! Between two messages a connection is a descriptor and what you know of it. [`Connections::offer`] sends both to the
 //! newest generation, where [`Connections::take`] gets them; the blob's format is yours, and so is reading that of an
-//! older version. Whatever your process has read and not used must be in it. An offer that comes back is yours to serve on.
+//! older version. Give each format a name ([`Formats`]), and a new one when its meaning changes: a connection moves only
+//! to a generation that takes its formats ([`Builder::take_connections`]), so that an older version, to which you have
+//! gone back, never misreads it. Whatever your process has read and not used must be in it. An offer that comes back is yours to serve on.
 //!
 //! ```no_run
 #![doc = include_str!("../examples/echo.rs")]
@@ -196,3 +198,5 @@
 //!
 //! [`Connections::offer`]: crate::Connections::offer
 //! [`Connections::take`]: crate::Connections::take
+//! [`Formats`]: crate::Formats
+//! [`Builder::take_connections`]: crate::Builder::take_connections

@@ -85,6 +85,7 @@ mod drain;
 mod driver;
 mod environment;
 mod error;
+mod formats;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 mod generation;
@@ -101,14 +102,15 @@ mod supervisor;
 mod sys;
 
 pub use address::{Address, Endpoint};
-pub use connections::{BLOB_BYTES_MAX, Connection, Connections};
+pub use connections::{BLOB_BYTES_MAX, COMPANIONS_MAX, Connection, Connections};
 pub use counters::{Counts, Inherited};
 pub use drain::{Drain, Guard, Phase};
 pub use driver::{Exit, resident_memory};
 pub use error::Error;
+pub use formats::Formats;
 pub use generation::{
-    Builder, DRAIN_TIMEOUT_DEFAULT, Generation, MAX_DRAINING_DEFAULT, PROBATION_DEFAULT, READY_TIMEOUT_DEFAULT, State,
+    Builder, DRAIN_TIMEOUT_DEFAULT, Generation, MAX_DRAINING_DEFAULT, PROBATION_DEFAULT, READY_TIMEOUT_DEFAULT,
 };
 pub use listeners::{Accepted, Listener, Origin};
-pub use predecessor::decline;
+pub use predecessor::{State, decline};
 pub use supervisor::supervise;

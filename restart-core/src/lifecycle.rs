@@ -1,8 +1,12 @@
 //! The life of one generation as a pure state machine: from a state and an event to a state and actions.
 //!
 //! It owns every decision of a reload: who accepts, who is the main process, when a failure rolls back and when it no
-//! longer can. It never touches a socket, a process or a clock; the driver does, and reports back with events. It
-//! stands alone so that a test can walk the whole space of two generations, with crashes as events.
+//! longer can. It never touches a socket, a process or a clock; the driver does, and reports bare facts as events. It
+//! stands alone so that a test can walk the whole space of several generations, with crashes and garbage as events.
+//!
+//! **Nobody is taken for dead without proof.** That another process is gone is known by two facts together: every other
+//! end of the line to it is closed, and its pidfd is readable. The one without the other says only that something is
+//! broken; it never makes a second main process.
 //!
 //! | state | accepts | control socket | main process |
 //! |---|---|---|---|
@@ -31,9 +35,10 @@ pub(crate) enum State {
     Reloading(Stage),
     /// The reload failed; the successor is on its way out.
     RollingBack { failure: Failure, then_stop: bool },
-    /// The commit has happened. `settled`: systemd has read all that was sent; `answered`: whoever asked has been told;
-    /// `drained`: nothing is in flight.
-    Draining { settled: bool, committed: bool, answered: bool, drained: bool },
+    /// The commit has happened. `settled`: systemd has read all that was sent; `committed`: Commit has been sent;
+    /// `reload`: with it the wish for another reload; `answered`: whoever asked has been told; `drained`: nothing is in
+    /// flight.
+    Draining { settled: bool, committed: bool, reload: bool, answered: bool, drained: bool },
     /// The whole service ends.
     Stopping { drained: bool },
     /// Nothing is left to do.
@@ -70,7 +75,7 @@ pub(crate) enum Failure {
     Exited,
     /// It said Failed.
     Reported,
-    /// It closed the handover socket without a word.
+    /// It closed its line without a word.
     ChannelClosed,
     /// It does not speak our protocol, or broke it.
     Protocol,
@@ -93,7 +98,7 @@ pub(crate) enum Timer {
     Ready,
     /// The probation's end.
     Probation,
-    /// The successor has to answer the ping.
+    /// The successor has to answer the ping, or it is asked again.
     Pong,
     /// A successor that has given up has to exit by itself.
     Leave,
@@ -101,8 +106,11 @@ pub(crate) enum Timer {
     Reap,
     /// The service manager has to have read all that was sent.
     Barrier,
-    /// The successor has to say Committed.
+    /// The successor has to say Committed, or is told again.
     Committed,
+    /// A predecessor that has closed its line without a commit has to be seen dead, or it lives and has given this
+    /// generation up.
+    Orphaned,
 }
 
 /// Who asked for something.
@@ -144,10 +152,15 @@ pub(crate) enum Event {
     SuccessorStop,
     /// The successor said what it must not say now, or nothing that can be read.
     SuccessorBroke,
-    /// The successor's process has ended.
+    /// The process that was started as the successor has ended.
     SuccessorExited,
-    /// The channel to the newest generation is closed on all other ends: nobody newer lives.
-    NewestGone,
+    /// All other ends of the line to the newer generations are closed.
+    NewerClosed,
+    /// The process of the newest generation, as far as it is known, has ended.
+    NewestDied,
+    /// A generation has introduced itself as the newest. `ahead`: it is the one that is known as the newest, or comes
+    /// after that one. One that comes before it can serve again only if that one is dead; if not, it is late.
+    NewestIntroduced { ahead: bool },
     /// The newest generation stops, and the service with it.
     NewestStops,
     /// The service manager has been told of the new main process.
@@ -161,16 +174,19 @@ pub(crate) enum Event {
     /// The service manager has read all that was sent.
     BarrierReturned,
 
-    /// The predecessor hands the service over. `older`: how many generations drain now.
-    Commit { settled: bool, reload: bool, older: u8 },
+    /// The predecessor hands the service over.
+    Commit { settled: bool, reload: bool },
     /// The predecessor's barrier has returned.
     Settled,
     /// The predecessor asks for a sign of life.
     Ping,
-    /// The predecessor vanished before its commit. `older`: how many generations drain that it knew of.
-    PredecessorGone { older: u8 },
-    /// One of the draining generations has ended.
-    OlderGone,
+    /// All other ends of the line to an older generation are closed. `predecessor`: it is the one that started this one.
+    OlderClosed { predecessor: bool },
+    /// The predecessor's process has ended.
+    PredecessorDied,
+    /// A generation that drains has told how it is doing, and again what it once told: whether it is the predecessor,
+    /// whether that one's barrier has returned, and whether it was told to stop the service.
+    OlderReported { predecessor: bool, settled: bool, stop: bool },
 }
 
 /// All that the driver can be told to do.
@@ -180,10 +196,12 @@ pub(crate) enum Action {
     Accept,
     /// Stop accepting and keep the listeners.
     Pause,
-    /// Become the main process: control socket, pid file, the channels of draining generations.
+    /// Become the main process: control socket, pid file, the lines of draining generations, which are greeted.
     TakeOver,
     /// Leave the control socket and the older generations to the successor.
     LetGo,
+    /// Take the one that has introduced itself for the newest: answer it, and let connections move to it.
+    Welcome,
     /// Tell the service manager that a reload begins.
     NotifyReloading,
     /// Tell the service manager that this process is ready.
@@ -196,8 +214,10 @@ pub(crate) enum Action {
     Spawn,
     /// Kill the successor.
     Kill,
-    /// Close the channel to the successor, which has been reaped.
-    CloseChannel,
+    /// Take the exit status of the successor's process.
+    Reap,
+    /// Close the line to the successor, which is gone.
+    CloseLine,
     /// Start the deadline of the state entered.
     Start(Timer),
     /// Cancel it.
@@ -270,8 +290,28 @@ pub(crate) enum Ending {
     Stopped,
     /// It was told to stop before it served.
     NeverServed,
+    /// Its predecessor lives, and has given it up.
+    GivenUp,
     /// Its successor vanished, and the service manager is to start anew.
     Abandoned,
+}
+
+/// So often a question is asked, or the commit told, until it is taken for unanswered.
+pub(crate) const ASKED_MAX: u8 = if cfg!(test) { 2 } else { 4 };
+
+/// What is known of another process. Neither fact alone says that it is gone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+struct Sight {
+    /// All other ends of the line to it are closed.
+    closed: bool,
+    /// Its process has ended.
+    dead: bool,
+}
+
+impl Sight {
+    fn is_gone(self) -> bool {
+        self.closed && self.dead
+    }
 }
 
 /// One generation's state machine.
@@ -283,6 +323,12 @@ pub(crate) struct Lifecycle {
     /// How many older generations still drain.
     older: u8,
     max_draining: u8,
+    /// The one that started this one.
+    predecessor: Sight,
+    /// The newest generation, over the line to this one's successor.
+    newest: Sight,
+    /// How often the present question has been asked.
+    asked: u8,
     /// A reload signal that came when no reload could be started.
     queued: bool,
     /// The service was told to stop while it was another process's: obeyed if it becomes this one's after all.
@@ -292,14 +338,18 @@ pub(crate) struct Lifecycle {
 type Step = (State, Vec<Action>);
 
 impl Lifecycle {
-    /// A process that has just been started.
-    pub(crate) fn new(predecessor: bool, managed: bool, max_draining: u8) -> Lifecycle {
-        let predecessor = if predecessor { Predecessor::Alive } else { Predecessor::None };
+    /// A process that has just been started. `older`: how many generations drain, if there is a predecessor that has
+    /// told so.
+    pub(crate) fn new(older: Option<u8>, managed: bool, max_draining: u8) -> Lifecycle {
+        let predecessor = if older.is_some() { Predecessor::Alive } else { Predecessor::None };
         Lifecycle {
             state: State::Starting { predecessor },
             managed,
-            older: 0,
+            older: older.unwrap_or(0),
             max_draining,
+            predecessor: Sight::default(),
+            newest: Sight::default(),
+            asked: 0,
             queued: false,
             stop_wanted: false,
         }
@@ -313,6 +363,28 @@ impl Lifecycle {
     /// How many older generations drain.
     pub(crate) fn older(&self) -> u8 {
         self.older
+    }
+
+    fn is_stopping(&self) -> bool {
+        matches!(self.state, State::Stopping { .. })
+    }
+
+    /// Whether this is the main process: who holds the control socket and speaks to the service manager.
+    pub(crate) fn is_main(&self) -> bool {
+        matches!(
+            self.state,
+            State::Serving { .. } | State::Reloading(_) | State::RollingBack { .. } | State::Stopping { .. }
+        )
+    }
+
+    /// Whether the service has been told to stop, as far as this generation knows.
+    pub(crate) fn stop_wanted(&self) -> bool {
+        self.stop_wanted
+    }
+
+    /// Whether the service manager has read all that this generation had to tell it of its successor.
+    pub(crate) fn is_settled(&self) -> bool {
+        matches!(self.state, State::Draining { settled: true, .. })
     }
 
     /// Whether this generation means to accept connections in its present state.
@@ -329,9 +401,12 @@ impl Lifecycle {
 
     /// Takes an event in and returns what is to be done, in order.
     pub(crate) fn on(&mut self, event: Event) -> Vec<Action> {
-        if event == Event::OlderGone {
-            self.older = self.older.saturating_sub(1);
-        }
+        self.note(event);
+        let event = match event {
+            Event::OlderReported { stop: true, .. } if !self.is_stopping() => Event::Stop(Origin::Signal),
+            Event::OlderReported { predecessor: true, settled: true, .. } if !self.is_stopping() => Event::Settled,
+            event => event,
+        };
         let (state, actions) = match self.state {
             State::Starting { predecessor } => self.starting(predecessor, event),
             State::Standby => self.standby(event),
@@ -343,7 +418,33 @@ impl Lifecycle {
             State::Exited => (State::Exited, vec![]),
         };
         self.state = state;
+        self.forget();
         actions
+    }
+
+    /// What matters no more in the state entered is no difference between two generations.
+    fn forget(&mut self) {
+        if !matches!(self.state, State::Starting { .. } | State::Standby) {
+            self.predecessor = Sight::default();
+        }
+        match self.state {
+            State::Draining { answered: false, .. } | State::Reloading(Stage::AwaitPong) => {}
+            State::Draining { .. } | State::Reloading(_) => self.asked = 0,
+            _ => (self.asked, self.newest) = (0, Sight::default()),
+        }
+    }
+
+    /// What is known of others, whatever this generation is doing.
+    fn note(&mut self, event: Event) {
+        let uncommitted = matches!(self.state, State::Standby | State::Starting { predecessor: Predecessor::Alive });
+        match event {
+            Event::OlderClosed { predecessor: true } if uncommitted => self.predecessor.closed = true,
+            Event::OlderClosed { .. } => self.older = self.older.saturating_sub(1),
+            Event::PredecessorDied => self.predecessor.dead = true,
+            Event::NewerClosed => self.newest.closed = true,
+            Event::NewestDied => self.newest.dead = true,
+            _ => {}
+        }
     }
 
     fn starting(&mut self, predecessor: Predecessor, event: Event) -> Step {
@@ -353,13 +454,18 @@ impl Lifecycle {
             (Event::AppReady, _) => {
                 (State::Serving { settled: true }, vec![Action::TakeOver, Action::Accept, Action::NotifyReady])
             }
-            (Event::PredecessorGone { older }, Predecessor::Alive) => {
-                self.older = older;
+            (Event::OlderClosed { predecessor: true } | Event::PredecessorDied, Predecessor::Alive)
+                if self.predecessor.is_gone() =>
+            {
                 if self.stop_wanted {
                     return take_over_and_stop(Origin::Signal);
                 }
-                (State::Starting { predecessor: Predecessor::Gone }, vec![])
+                (State::Starting { predecessor: Predecessor::Gone }, vec![Action::CancelTimer])
             }
+            (Event::OlderClosed { predecessor: true }, Predecessor::Alive) => {
+                (same, vec![Action::Start(Timer::Orphaned)])
+            }
+            (Event::Deadline(Timer::Orphaned), Predecessor::Alive) => given_up(),
             (Event::Stop(_), Predecessor::Alive) => {
                 self.stop_wanted = true;
                 (same, vec![Action::SayStop])
@@ -374,23 +480,28 @@ impl Lifecycle {
 
     fn standby(&mut self, event: Event) -> Step {
         match event {
-            Event::Commit { settled, reload, older } => {
-                self.older = older;
+            Event::Commit { settled, reload } => {
+                // The predecessor drains as well.
+                self.older += 1;
                 self.queued |= reload;
-                let mut actions = vec![Action::TakeOver, Action::NotifyTakeover, Action::SayCommitted];
+                let mut actions =
+                    vec![Action::CancelTimer, Action::TakeOver, Action::NotifyTakeover, Action::SayCommitted];
                 let (state, more) = if self.stop_wanted { stop(Origin::Signal) } else { self.serve_or_reload(settled) };
                 actions.extend(more);
                 (state, actions)
             }
             // It accepts already, and nobody else does: it commits itself.
-            Event::PredecessorGone { older } => {
-                self.older = older;
+            Event::OlderClosed { predecessor: true } | Event::PredecessorDied if self.predecessor.is_gone() => {
                 if self.stop_wanted {
                     return take_over_and_stop(Origin::Signal);
                 }
-                (State::Serving { settled: true }, vec![Action::TakeOver, Action::NotifyReady])
+                (State::Serving { settled: true }, vec![Action::CancelTimer, Action::TakeOver, Action::NotifyReady])
             }
+            Event::OlderClosed { predecessor: true } => (State::Standby, vec![Action::Start(Timer::Orphaned)]),
+            Event::Deadline(Timer::Orphaned) => given_up(),
             Event::Ping => (State::Standby, vec![Action::SayPong]),
+            // The predecessor may have it from here, and would pass it on again.
+            Event::Stop(_) if self.stop_wanted => (State::Standby, vec![]),
             Event::Stop(_) => {
                 self.stop_wanted = true;
                 (State::Standby, vec![Action::SayStop])
@@ -410,8 +521,10 @@ impl Lifecycle {
                 self.queued = true;
                 self.serve_or_reload(settled)
             }
-            Event::Settled => self.serve_or_reload(true),
-            Event::OlderGone => self.serve_or_reload(settled),
+            // Whatever the predecessor had to tell the service manager has been told or never will be.
+            Event::Settled | Event::OlderClosed { predecessor: true } => self.serve_or_reload(true),
+            Event::OlderClosed { predecessor: false } => self.serve_or_reload(settled),
+            Event::Commit { .. } => (State::Serving { settled }, vec![Action::SayCommitted]),
             Event::Ping => (State::Serving { settled }, vec![Action::SayPong]),
             Event::Stop(origin) => stop(origin),
             _ => (State::Serving { settled }, vec![]),
@@ -446,23 +559,31 @@ impl Lifecycle {
                 (State::Reloading(Stage::Probation), vec![Action::Pause, Action::Start(Timer::Probation)])
             }
             (Event::Deadline(Timer::Probation), Stage::Probation) => {
+                self.asked = 1;
                 (State::Reloading(Stage::AwaitPong), vec![Action::SendPing, Action::Start(Timer::Pong)])
             }
             (Event::SuccessorPong, Stage::AwaitPong) if self.managed => {
                 (State::Reloading(Stage::Announcing), vec![Action::CancelTimer, Action::Announce])
             }
             (Event::SuccessorPong, Stage::AwaitPong) => {
-                let reload = std::mem::take(&mut self.queued);
-                let commit = Action::SendCommit { settled: true, reload };
+                let commit = Action::SendCommit { settled: true, reload: self.queued };
                 (State::Reloading(Stage::Announcing), vec![Action::CancelTimer, commit])
             }
             // Without a service manager, Commit is the point of no return.
             (Event::CommitSent, Stage::Announcing) => {
-                let state = State::Draining { settled: true, committed: true, answered: false, drained: false };
+                self.asked = 1;
+                let reload = std::mem::take(&mut self.queued);
+                let state = State::Draining { settled: true, committed: true, reload, answered: false, drained: false };
                 (state, vec![Action::LetGo, Action::Start(Timer::Committed), Action::BeginDrain])
             }
             (Event::Announced, Stage::Announcing) => {
-                let state = State::Draining { settled: false, committed: false, answered: false, drained: false };
+                let state = State::Draining {
+                    settled: false,
+                    committed: false,
+                    reload: false,
+                    answered: false,
+                    drained: false,
+                };
                 (state, vec![Action::LetGo, Action::AwaitBarrier, Action::Start(Timer::Barrier)])
             }
             (Event::AnnounceFailed, Stage::Announcing) => roll_back(Failure::Announce, false),
@@ -473,13 +594,17 @@ impl Lifecycle {
                 (state, actions)
             }
             (Event::SuccessorFailed, _) => roll_back(Failure::Reported, false),
-            (Event::NewestGone | Event::CommitFailed, _) => roll_back(Failure::ChannelClosed, false),
+            (Event::NewerClosed | Event::CommitFailed, _) => roll_back(Failure::ChannelClosed, false),
             (Event::SuccessorBroke, _) => roll_back(Failure::Protocol, false),
             (Event::Deadline(Timer::Ready), Stage::AwaitReady) => roll_back(Failure::ReadyDeadline, false),
+            (Event::Deadline(Timer::Pong), Stage::AwaitPong) if self.asked < ASKED_MAX => {
+                self.asked += 1;
+                (same, vec![Action::SendPing, Action::Start(Timer::Pong)])
+            }
             (Event::Deadline(Timer::Pong), Stage::AwaitPong) => roll_back(Failure::PongDeadline, false),
             (Event::SuccessorExited, _) => {
                 let (state, mut actions) = self.rolled_back(Failure::Exited, false);
-                actions.insert(0, Action::Accept);
+                actions.splice(0..0, [Action::Accept, Action::Reap]);
                 (state, actions)
             }
             (Event::Stop(origin), _) => {
@@ -490,6 +615,7 @@ impl Lifecycle {
                 (state, actions)
             }
             (Event::SuccessorStop, _) => roll_back(Failure::Stopped, true),
+            (Event::Commit { .. }, _) => (same, vec![Action::SayCommitted]),
             (Event::Reload(Origin::Command), _) => (same, vec![Action::Refuse(Refusal::InProgress)]),
             (Event::Reload(Origin::Signal), _) => {
                 self.queued = true;
@@ -503,8 +629,15 @@ impl Lifecycle {
         let same = State::RollingBack { failure, then_stop };
         match event {
             Event::Deadline(Timer::Leave) => (same, vec![Action::Kill, Action::Start(Timer::Reap)]),
+            Event::SuccessorExited => {
+                let (state, mut actions) = self.rolled_back(failure, then_stop);
+                actions.insert(0, Action::Reap);
+                (state, actions)
+            }
             // A process that SIGKILL does not end hangs in the kernel. Nothing better is to be had than going on.
-            Event::SuccessorExited | Event::Deadline(Timer::Reap) => self.rolled_back(failure, then_stop),
+            Event::Deadline(Timer::Reap) => self.rolled_back(failure, then_stop),
+            // It has been told already, and is told again by whoever is not sure of it.
+            Event::Stop(Origin::Signal) | Event::SuccessorStop if then_stop => (same, vec![]),
             Event::Stop(origin) => {
                 let mut actions = vec![Action::Kill, Action::Start(Timer::Reap)];
                 if origin == Origin::Command {
@@ -526,7 +659,7 @@ impl Lifecycle {
 
     /// The successor is gone: serves on as if nothing had happened, or stops.
     fn rolled_back(&mut self, failure: Failure, then_stop: bool) -> Step {
-        let mut actions = vec![Action::CloseChannel];
+        let mut actions = vec![Action::CloseLine];
         let (state, more) = if then_stop {
             actions.push(Action::AnswerFailed(failure));
             stop(Origin::Signal)
@@ -539,36 +672,40 @@ impl Lifecycle {
     }
 
     fn draining(&mut self, event: Event) -> Step {
-        let State::Draining { mut settled, mut committed, mut answered, mut drained } = self.state else {
+        let State::Draining { mut settled, mut committed, mut reload, mut answered, mut drained } = self.state else {
             unreachable!("called in the state Draining only");
         };
         let mut actions = vec![];
         match event {
-            Event::NewestGone | Event::CommitFailed if self.managed => {
-                // The exit hands the unreaped successor to systemd, which acts on its status (SIGKILL, a failure).
-                let answer = (!answered).then_some(Action::AnswerFailed(Failure::DiedAfterCommit));
-                actions.extend(answer);
-                // It lives where only Commit could not be sent: it serves then, and has to know.
-                actions.extend(self.stop_wanted.then_some(Action::ForwardStop));
-                actions.push(Action::Exit(Ending::Abandoned));
-                return (State::Exited, actions);
+            Event::NewerClosed | Event::NewestDied if self.newest.is_gone() => return self.survive(answered),
+            Event::CommitFailed if !committed => return self.survive(answered),
+            Event::NewestIntroduced { ahead } if ahead || self.newest.dead => {
+                self.newest.dead = false;
+                actions.push(Action::Welcome);
             }
-            Event::NewestGone | Event::CommitFailed => return self.resume(answered),
             Event::BarrierReturned if committed => {
                 settled = true;
                 actions.push(Action::SendSettled);
             }
             Event::BarrierReturned => {
                 settled = true;
-                actions.push(Action::SendCommit { settled, reload: std::mem::take(&mut self.queued) });
+                reload = std::mem::take(&mut self.queued);
+                actions.push(Action::SendCommit { settled, reload });
             }
             Event::Deadline(Timer::Barrier) if !committed => {
-                actions.push(Action::SendCommit { settled, reload: std::mem::take(&mut self.queued) });
+                reload = std::mem::take(&mut self.queued);
+                actions.push(Action::SendCommit { settled, reload });
             }
-            Event::CommitSent => {
+            Event::CommitSent if !committed => {
                 committed = true;
+                self.asked = 1;
                 actions.extend([Action::Start(Timer::Committed), Action::BeginDrain]);
                 actions.extend(self.stop_wanted.then_some(Action::ForwardStop));
+            }
+            // What cannot be read there is passed over, Commit and its answer as well.
+            Event::Deadline(Timer::Committed) if !answered && self.asked < ASKED_MAX => {
+                self.asked += 1;
+                actions.extend([Action::SendCommit { settled, reload }, Action::Start(Timer::Committed)]);
             }
             Event::SuccessorCommitted | Event::Deadline(Timer::Committed) if !answered => {
                 answered = true;
@@ -584,6 +721,7 @@ impl Lifecycle {
             }
             Event::SuccessorStop => actions.extend(self.stop_newest(committed)),
             Event::NewestStops => self.stop_wanted = true,
+            Event::Commit { .. } => actions.push(Action::SayCommitted),
             Event::Reload(Origin::Signal) if committed => actions.push(Action::ForwardReload),
             Event::Reload(Origin::Signal) => self.queued = true,
             Event::Reload(Origin::Command) => actions.push(Action::Refuse(Refusal::InProgress)),
@@ -593,7 +731,21 @@ impl Lifecycle {
             actions.push(Action::Exit(Ending::Drained));
             return (State::Exited, actions);
         }
-        (State::Draining { settled, committed, answered, drained }, actions)
+        (State::Draining { settled, committed, reload, answered, drained }, actions)
+    }
+
+    /// Nobody newer serves, or has been told to.
+    fn survive(&mut self, answered: bool) -> Step {
+        if !self.managed {
+            return self.resume(answered);
+        }
+        // The exit hands the unreaped successor to systemd, which acts on its status (SIGKILL, a failure).
+        let mut actions: Vec<Action> =
+            (!answered).then_some(Action::AnswerFailed(Failure::DiedAfterCommit)).into_iter().collect();
+        // It lives where only Commit could not be sent: it serves then, and has to know.
+        actions.extend(self.stop_wanted.then_some(Action::ForwardStop));
+        actions.push(Action::Exit(Ending::Abandoned));
+        (State::Exited, actions)
     }
 
     /// Passes a stop on, or keeps it until Commit has been sent.
@@ -604,7 +756,7 @@ impl Lifecycle {
 
     /// Nobody newer lives, and no service manager will start anybody: serves again, unless the service is to stop.
     fn resume(&mut self, answered: bool) -> Step {
-        let mut actions = vec![Action::CancelTimer, Action::EndDrain, Action::CloseChannel, Action::TakeOver];
+        let mut actions = vec![Action::CancelTimer, Action::EndDrain, Action::CloseLine, Action::TakeOver];
         actions.extend((!self.stop_wanted).then_some(Action::Accept));
         actions.extend((!answered).then_some(Action::AnswerFailed(Failure::DiedAfterCommit)));
         let (state, more) = if self.stop_wanted { stop(Origin::Signal) } else { self.serve_or_reload(true) };
@@ -616,9 +768,12 @@ impl Lifecycle {
         let mut actions = vec![];
         match event {
             Event::Drained => drained = true,
-            Event::DrainDeadline => return (State::Exited, vec![Action::Exit(Ending::Stopped)]),
+            Event::DrainDeadline => return (State::Exited, vec![Action::TellOlder, Action::Exit(Ending::Stopped)]),
             Event::Reload(Origin::Command) => actions.push(Action::Refuse(Refusal::Stopping)),
             Event::Stop(Origin::Command) => actions.push(Action::AnswerStopping),
+            Event::Commit { .. } => actions.push(Action::SayCommitted),
+            // What cannot be read there is passed over, and one of them must not serve again.
+            Event::OlderReported { .. } => actions.push(Action::TellOlder),
             _ => {}
         }
         // Under KillMode=mixed everything else is killed the moment the main process exits, so it waits for the others.
@@ -648,6 +803,11 @@ fn roll_back(failure: Failure, then_stop: bool) -> Step {
 /// What ends a failed reload that leaves this generation serving.
 fn restored(failure: Failure) -> [Action; 2] {
     [Action::CancelTimer, Action::AnswerFailed(failure)]
+}
+
+/// The predecessor lives, and has closed its line without a commit.
+fn given_up() -> Step {
+    (State::Exited, vec![Action::Exit(Ending::GivenUp)])
 }
 
 /// The service has become this process's, and is to stop: only the main process can tell the older generations.

@@ -12,7 +12,6 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use rustix::net::{AddressFamily, SocketType};
-use serde::{Deserialize, Serialize};
 
 pub use accept::{Accepted, Listener};
 pub(crate) use bind::{bind_control, unlink_if_ours};
@@ -20,11 +19,10 @@ pub(crate) use inherited::{from_fd_3, from_listen_fds};
 
 use crate::address::{Address, Endpoint, check_name};
 use crate::error::Error;
-use crate::handover::SocketEntry;
+use crate::handover::{SocketEntry, SocketOrigin};
 
 /// Where a socket comes from in the first place; it stays the same over all generations.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
     /// Bound by a generation of this service.
     Bound,
@@ -61,7 +59,10 @@ impl Socket {
             name: self.name.clone(),
             address: self.address.to_string(),
             asked: self.asked.to_string(),
-            origin: self.origin,
+            origin: match self.origin {
+                Origin::Bound => SocketOrigin::Bound,
+                Origin::Activated => SocketOrigin::Activated,
+            },
             inode: self.inode,
         }
     }
@@ -76,7 +77,10 @@ impl Socket {
             return Err(Error::handover(format!("{what} is bound to {found} and was announced as {announced}")));
         }
         socket.asked = entry.asked.parse()?;
-        socket.origin = entry.origin;
+        socket.origin = match entry.origin {
+            SocketOrigin::Bound => Origin::Bound,
+            SocketOrigin::Activated => Origin::Activated,
+        };
         socket.inode = entry.inode;
         Ok(socket)
     }

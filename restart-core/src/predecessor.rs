@@ -4,19 +4,18 @@
 //! the application's configuration.
 
 use std::ffi::OsString;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_io::{Timer, block_on};
+use async_io::{Async, Timer, block_on};
 use futures_lite::future;
 
 use crate::environment::has_handover_flag;
 use crate::error::Error;
-use crate::generation::State;
 use crate::handover::{
-    Channel, Hello, Link, ListenersPart, Message, Received, ReloadMark, StateBlob, adopt_stdin, is_handover_socket,
-    receive_state,
+    Channel, Hello, Line, ListenersPart, Message, Peer, ProcessId, Received, ReloadMark, StateBlob, adopt_stdin,
+    is_handover_socket, own_pidfd, receive_state, watched_pidfd,
 };
 use crate::listeners::Socket;
 
@@ -25,16 +24,26 @@ const HELLO_DEADLINE: Duration = Duration::from_secs(5);
 /// And to have given everything by then.
 const GIVEN_DEADLINE: Duration = Duration::from_secs(60);
 
+/// The application's state, as the generation before it saved it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct State {
+    /// The format number that the saving version gave it.
+    pub format: u32,
+    /// The state.
+    pub bytes: Vec<u8>,
+}
+
 /// A predecessor, and what it gave.
 #[derive(Debug)]
 pub(crate) struct Predecessor {
-    pub(crate) channel: Arc<Channel>,
-    pub(crate) hello: Hello,
+    pub(crate) line: Line,
+    /// Readable when its process has ended.
+    pub(crate) pidfd: Arc<Async<OwnedFd>>,
     pub(crate) sockets: Vec<Socket>,
     pub(crate) state: Option<State>,
     pub(crate) mark: ReloadMark,
-    /// The channels to the generations that drain, of use if the predecessor vanishes before its commit.
-    pub(crate) older: Vec<(Link, OwnedFd)>,
+    /// The lines to the generations that drain, oldest first; they are its own until the commit.
+    pub(crate) older: Vec<(ProcessId, Arc<Channel>)>,
 }
 
 /// Tells the predecessor that started this process, if there is one, why it cannot serve, and says whether there was
@@ -63,52 +72,55 @@ pub(crate) fn take_channel() -> Result<Option<OwnedFd>, Error> {
 
 /// Greets the predecessor and takes what it gives. `greeting` makes this generation's Hello from its number.
 pub(crate) fn receive(socket: OwnedFd, greeting: impl FnOnce(u64) -> Hello) -> Result<Predecessor, Error> {
-    let channel =
+    let bootstrap =
         Channel::adopt(socket).map_err(|error| Error::handover_io("cannot use the handover socket", error))?;
-    let result = block_on(future::or(take(&channel, greeting), async {
-        Timer::after(HELLO_DEADLINE + GIVEN_DEADLINE).await;
-        Err(Error::handover(format!("the predecessor did not give everything within {GIVEN_DEADLINE:?}")))
-    }));
-    match result {
-        Ok(taken) => {
-            let Taken { hello, sockets, state, mark, older } = taken;
-            Ok(Predecessor { channel: Arc::new(channel), hello, sockets, state, mark, older })
-        }
-        Err(error) => {
-            // If it still listens, it learns why; its own deadline covers the rest.
-            let _ = channel.try_send(&Message::failed(&error.to_string()), &[]);
-            Err(error)
-        }
-    }
-}
-
-struct Taken {
-    hello: Hello,
-    sockets: Vec<Socket>,
-    state: Option<State>,
-    mark: ReloadMark,
-    older: Vec<(Link, OwnedFd)>,
-}
-
-async fn take(channel: &Channel, greeting: impl FnOnce(u64) -> Hello) -> Result<Taken, Error> {
-    let hello = future::or(hello(channel), async {
-        Timer::after(HELLO_DEADLINE).await;
-        Err(Error::handover(format!("the predecessor said no Hello within {HELLO_DEADLINE:?}")))
+    block_on(async {
+        let met = future::or(meet(&bootstrap, greeting), async {
+            Timer::after(HELLO_DEADLINE).await;
+            Err(Error::handover(format!("the predecessor said no Hello within {HELLO_DEADLINE:?}")))
+        });
+        let (line, pidfd) = met.await.inspect_err(|error| tell(&bootstrap, error))?;
+        let channel = Arc::clone(&line.channel);
+        let taken = future::or(take(line, pidfd), async {
+            Timer::after(GIVEN_DEADLINE).await;
+            Err(Error::handover(format!("the predecessor did not give everything within {GIVEN_DEADLINE:?}")))
+        });
+        taken.await.inspect_err(|error| tell(&channel, error))
     })
-    .await?;
-    channel.send(&Message::Hello(greeting(hello.generation + 1)), &[]).await?;
-    hello.common_version()?;
+}
+
+/// If it still listens, it learns why; its own deadline covers the rest.
+fn tell(channel: &Channel, error: &Error) {
+    let _ = channel.try_send(&Message::failed(&error.to_string()), &[]);
+}
+
+/// Says Hello, and gives the predecessor its end of the line.
+async fn meet(bootstrap: &Channel, greeting: impl FnOnce(u64) -> Hello) -> Result<(Line, Async<OwnedFd>), Error> {
+    let (hello, pidfd) = hello(bootstrap).await?;
+    let failed = |error| Error::handover_io("cannot make a line to the predecessor", error);
+    let (channel, theirs) = Channel::pair().map_err(failed)?;
+    let own = own_pidfd().map_err(failed)?;
+    let greeting = Message::Hello(greeting(hello.generation + 1));
+    bootstrap.send(&greeting, &[own.as_fd(), theirs.as_fd()]).await?;
+    Ok((Line { channel: Arc::new(channel), peer: Peer::new(hello)? }, watched_pidfd(pidfd)?))
+}
+
+async fn take(line: Line, pidfd: Async<OwnedFd>) -> Result<Predecessor, Error> {
     let (mut sockets, mut state) = (Vec::new(), None);
     loop {
-        let Some(Received { message, fds, .. }) = channel.receive().await? else {
+        let Some(Received { message, fds, .. }) = line.channel.receive_readable().await? else {
             return Err(Error::handover("the predecessor vanished before it had given everything"));
         };
         match message {
             Message::Listeners(part) => take_sockets(&mut sockets, &part, fds)?,
             Message::State(blob) => state = Some(take_state(&blob, &fds)?),
             Message::Given(given) if given.listeners == sockets.len() => {
-                let older = given.older.into_iter().zip(fds).collect();
-                return Ok(Taken { hello, sockets, state, mark: given.reload, older });
+                let failed = |error| Error::handover_io("cannot use the line to a generation that drains", error);
+                let channels = fds.into_iter().map(|fd| Channel::adopt(fd).map(Arc::new).map_err(failed));
+                let older = given.older.into_iter().zip(channels).map(|(id, channel)| Ok((id, channel?)));
+                let older = older.collect::<Result<Vec<_>, Error>>()?;
+                let pidfd = Arc::new(pidfd);
+                return Ok(Predecessor { line, pidfd, sockets, state, mark: given.reload, older });
             }
             Message::Given(given) => {
                 let (announced, got) = (given.listeners, sockets.len());
@@ -120,19 +132,17 @@ async fn take(channel: &Channel, greeting: impl FnOnce(u64) -> Hello) -> Result<
     }
 }
 
-async fn hello(channel: &Channel) -> Result<Hello, Error> {
-    match channel.receive().await?.map(|received| received.message) {
-        Some(Message::Hello(hello)) => Ok(hello),
-        Some(other) => Err(Error::handover(format!("the predecessor began with {} instead of Hello", other.kind()))),
+async fn hello(channel: &Channel) -> Result<(Hello, OwnedFd), Error> {
+    match channel.receive_readable().await?.map(|received| (received.message, received.fds)) {
+        Some((Message::Hello(hello), mut fds)) => Ok((hello, fds.remove(0))),
+        Some((other, _)) => {
+            Err(Error::handover(format!("the predecessor began with {} instead of Hello", other.kind())))
+        }
         None => Err(Error::handover("the predecessor vanished before its Hello")),
     }
 }
 
 fn take_sockets(sockets: &mut Vec<Socket>, part: &ListenersPart, fds: Vec<OwnedFd>) -> Result<(), Error> {
-    if part.entries.len() != fds.len() {
-        let (announced, got) = (part.entries.len(), fds.len());
-        return Err(Error::handover(format!("{announced} listeners were announced and {got} descriptors came")));
-    }
     for (entry, fd) in part.entries.iter().zip(fds) {
         if sockets.len() >= crate::handover::LISTENERS_MAX {
             return Err(Error::handover("more listeners are handed over than one service may have"));
@@ -143,8 +153,8 @@ fn take_sockets(sockets: &mut Vec<Socket>, part: &ListenersPart, fds: Vec<OwnedF
 }
 
 fn take_state(blob: &StateBlob, fds: &[OwnedFd]) -> Result<State, Error> {
-    let [memfd] = fds else {
-        return Err(Error::handover(format!("{} descriptors came with the application's state", fds.len())));
+    let Some(memfd) = fds.first() else {
+        return Err(Error::handover("no descriptor came with the application's state"));
     };
     Ok(State { format: blob.format, bytes: receive_state(memfd, blob.bytes)? })
 }

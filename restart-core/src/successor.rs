@@ -17,7 +17,8 @@ use rustix::process::{PidfdFlags, Signal};
 use crate::environment::{Environment, NOT_PASSED_ON};
 use crate::error::Error;
 use crate::handover::{
-    Channel, FDS_PER_MESSAGE_MAX, Given, Hello, Link, ListenersPart, Message, ReloadMark, StateBlob, state_memfd,
+    Channel, FDS_PER_MESSAGE_MAX, Given, Hello, Line, ListenersPart, Message, Peer, ProcessId, Received, ReloadMark,
+    StateBlob, is_handover_socket, own_pidfd, state_memfd, watched_pidfd,
 };
 use crate::listeners::Socket;
 use crate::sys::BlockedSignals;
@@ -31,14 +32,13 @@ const _: () = assert!(ENTRIES_PER_MESSAGE_MAX <= FDS_PER_MESSAGE_MAX);
 pub(crate) struct Successor {
     child: Child,
     pidfd: Arc<Async<OwnedFd>>,
-    pub(crate) channel: Arc<Channel>,
     /// How long it took to start the process.
     pub(crate) spawn_time: Duration,
 }
 
 impl Successor {
-    /// Starts the program anew. On failure nothing is left behind.
-    pub(crate) fn spawn(environment: &Environment, signals: &[i32]) -> Result<Successor, Error> {
+    /// Starts the program anew, and returns our end of the handover socket with it. On failure nothing is left behind.
+    pub(crate) fn spawn(environment: &Environment, signals: &[i32]) -> Result<(Successor, Channel), Error> {
         let program = environment.program.display();
         let failed = |error: io::Error| Error::system(format!("cannot start {program}"), error);
         let (channel, stdin) = Channel::pair().map_err(failed)?;
@@ -55,16 +55,16 @@ impl Successor {
         let child = spawned.map_err(failed)?;
         // The command holds our copy of the successor's end; with it open we would never see the successor's close.
         drop(command);
-        Successor::watch(child, channel, spawn_time).map_err(failed)
+        Successor::watch(child, spawn_time).map(|successor| (successor, channel)).map_err(failed)
     }
 
-    fn watch(mut child: Child, channel: Channel, spawn_time: Duration) -> io::Result<Successor> {
+    fn watch(mut child: Child, spawn_time: Duration) -> io::Result<Successor> {
         let open = || -> io::Result<Arc<Async<OwnedFd>>> {
             let pid = rustix::process::Pid::from_child(&child);
             Ok(Arc::new(Async::new(rustix::process::pidfd_open(pid, PidfdFlags::empty())?)?))
         };
         match open() {
-            Ok(pidfd) => Ok(Successor { child, pidfd, channel: Arc::new(channel), spawn_time }),
+            Ok(pidfd) => Ok(Successor { child, pidfd, spawn_time }),
             Err(error) => {
                 // A process that cannot be watched cannot be rolled back either.
                 let _ = child.kill();
@@ -90,10 +90,9 @@ impl Successor {
         }
     }
 
-    /// Closes the channel, and reaps the process when it has ended: one that hangs in the kernel must keep nobody waiting.
-    pub(crate) async fn bury(self) {
-        let Successor { mut child, pidfd, channel, .. } = self;
-        drop(channel);
+    /// Reaps the process when it has ended: one that hangs in the kernel must keep nobody waiting.
+    pub(crate) async fn reap_later(self) {
+        let Successor { mut child, pidfd, .. } = self;
         let ended = match pidfd.readable().await {
             Ok(()) => child.try_wait(),
             Err(error) => Err(error),
@@ -127,8 +126,8 @@ pub(crate) struct Gift {
     pub(crate) sockets: Vec<Socket>,
     pub(crate) state: Option<(u32, Vec<u8>)>,
     pub(crate) mark: ReloadMark,
-    /// Copies of the channels to the generations that drain.
-    pub(crate) older: Vec<(Link, OwnedFd)>,
+    /// The lines to the generations that drain.
+    pub(crate) older: Vec<(ProcessId, Arc<Channel>)>,
 }
 
 /// Why a successor could not be given everything.
@@ -142,24 +141,39 @@ pub(crate) enum Ungiven {
     Broke(Error),
 }
 
-/// Greets the successor and gives it everything. Returns its Hello.
-pub(crate) async fn give(channel: &Channel, gift: Gift) -> Result<Hello, Ungiven> {
+/// Greets the successor over the handover socket. Returns the line that it made, and its pidfd.
+pub(crate) async fn meet(bootstrap: &Channel, hello: Hello) -> Result<(Line, Async<OwnedFd>), Ungiven> {
+    let own = own_pidfd().map_err(|error| Error::system("cannot open a pidfd of this process", error))?;
+    if let Err(error) = bootstrap.send(&Message::Hello(hello), &[own.as_fd()]).await {
+        return Err(words_or(bootstrap, error).await);
+    }
+    let (hello, fds) = match bootstrap.receive_readable().await? {
+        Some(Received { message: Message::Hello(hello), fds, .. }) => (hello, fds),
+        Some(Received { message: Message::Failed { reason }, .. }) => return Err(Ungiven::Reported(reason)),
+        Some(Received { message, .. }) => {
+            Err(Error::handover(format!("it began with {} instead of Hello", message.kind())))?
+        }
+        None => return Err(Ungiven::Closed),
+    };
+    let peer = Peer::new(hello)?;
+    let mut fds = fds.into_iter();
+    let (Some(pidfd), Some(line)) = (fds.next(), fds.next().filter(|line| is_handover_socket(line))) else {
+        Err(Error::handover("its Hello brings no line, on which everything else is said"))?
+    };
+    let failed = |error| Error::handover_io("its line cannot be used", error);
+    let channel = Arc::new(Channel::adopt(line).map_err(failed)?);
+    Ok((Line { channel, peer }, watched_pidfd(pidfd)?))
+}
+
+/// Gives the successor everything.
+pub(crate) async fn give(channel: &Channel, gift: Gift) -> Result<(), Ungiven> {
     match try_give(channel, gift).await {
-        // It closed its end while there was still something to send. What it said before that is the reason.
-        Err(Ungiven::Broke(error)) if error.is_broken_pipe() => Err(last_words(channel).await),
-        result => result,
+        Err(error) => Err(words_or(channel, error).await),
+        Ok(()) => Ok(()),
     }
 }
 
-async fn try_give(channel: &Channel, gift: Gift) -> Result<Hello, Ungiven> {
-    channel.send(&Message::Hello(gift.hello), &[]).await?;
-    let hello = match channel.receive().await?.map(|received| received.message) {
-        Some(Message::Hello(hello)) => hello,
-        Some(Message::Failed { reason }) => return Err(Ungiven::Reported(reason)),
-        Some(other) => Err(Error::handover(format!("it began with {} instead of Hello", other.kind())))?,
-        None => return Err(Ungiven::Closed),
-    };
-    hello.common_version()?;
+async fn try_give(channel: &Channel, gift: Gift) -> Result<(), Error> {
     for part in gift.sockets.chunks(ENTRIES_PER_MESSAGE_MAX) {
         let entries = part.iter().map(Socket::entry).collect();
         let fds: Vec<BorrowedFd<'_>> = part.iter().map(|socket| socket.fd.as_fd()).collect();
@@ -170,16 +184,20 @@ async fn try_give(channel: &Channel, gift: Gift) -> Result<Hello, Ungiven> {
         let blob = StateBlob { format, bytes: bytes.len() as u64 };
         channel.send(&Message::State(blob), &[memfd.as_fd()]).await?;
     }
-    let (older, channels): (Vec<Link>, Vec<OwnedFd>) = gift.older.into_iter().unzip();
-    let channels: Vec<BorrowedFd<'_>> = channels.iter().map(AsFd::as_fd).collect();
+    let (older, channels): (Vec<ProcessId>, Vec<Arc<Channel>>) = gift.older.into_iter().unzip();
+    let channels: Vec<BorrowedFd<'_>> = channels.iter().map(|channel| channel.as_fd()).collect();
     let given = Given { listeners: gift.sockets.len(), older, reload: gift.mark };
-    channel.send(&Message::Given(given), &channels).await?;
-    Ok(hello)
+    channel.send(&Message::Given(given), &channels).await
+}
+
+/// Where it closed its end while there was still something to send, what it said before that is the reason.
+async fn words_or(channel: &Channel, error: Error) -> Ungiven {
+    if error.is_broken_pipe() { last_words(channel).await } else { Ungiven::Broke(error) }
 }
 
 async fn last_words(channel: &Channel) -> Ungiven {
     loop {
-        match channel.receive().await {
+        match channel.receive_readable().await {
             Ok(Some(received)) => {
                 if let Message::Failed { reason } = received.message {
                     return Ungiven::Reported(reason);

@@ -3,7 +3,16 @@
 //! A JSON object with what is known of the connection, and behind a NUL, which no JSON text holds, the bytes that were
 //! read and belong to no finished request. Readers skip fields that they do not know. Pure.
 
+use std::sync::LazyLock;
+
+use restart_core::Formats;
 use serde::{Deserialize, Serialize};
+
+/// The formats in which connections move: a connection between two requests, as [`Luggage`] describes it.
+pub(crate) fn formats() -> Formats {
+    static FORMATS: LazyLock<Formats> = LazyLock::new(|| ["http/1"].into());
+    FORMATS.clone()
+}
 
 /// What travels with a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]

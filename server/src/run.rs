@@ -27,6 +27,7 @@ use crate::exit;
 use crate::http::{Capacity, Handler};
 use crate::logging::{Logs, is_to_journal};
 use crate::metrics::Metrics;
+use crate::moving;
 use crate::overview::Overview;
 use crate::progress;
 use crate::serve::{Service, serve};
@@ -241,7 +242,7 @@ fn builder(config: &Config, metrics: &Arc<Metrics>) -> Builder {
         .drain_timeout(reload.drain_timeout)
         .max_draining(reload.max_draining)
         .version(VERSION)
-        .take_connections()
+        .take_connections(moving::formats())
         .stop_delay(reload.stop_delay)
         .report(move || {
             let mut report = serde_json::to_value(reporting.ledger.balance()).expect("a balance is plain data");

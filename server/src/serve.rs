@@ -19,7 +19,7 @@ use crate::config::{Config, METRICS_NAME};
 use crate::http::{self, Context, Decorate, End, Handler, Observe, Start};
 use crate::ledger::Ledger;
 use crate::metrics::Metrics;
-use crate::moving::{Card, Luggage};
+use crate::moving::{self, Card, Luggage};
 use crate::workers::Workers;
 
 /// How many descriptors are not for connections that are accepted.
@@ -166,7 +166,7 @@ async fn permit<H>(shop: &Shop<H>, listener: &Listener) -> SemaphoreGuardArc {
 /// Takes over the connections of the generations before, beyond the limit as well: they were within it there.
 async fn take<H: Handler + 'static>(shop: Arc<Shop<H>>) {
     loop {
-        let Connection { fd, blob, guard } = shop.connections.take().await;
+        let Connection { fd, blob, guard, .. } = shop.connections.take().await;
         shop.ledger.received();
         match Luggage::unpack(&blob) {
             Ok(Luggage { card, read_ahead }) => {
@@ -234,7 +234,7 @@ async fn hand_over<H>(shop: &Shop<H>, since: Instant, parked: Start, guard: Guar
     let name = listener.as_deref().unwrap_or_default().to_owned();
     let card = Card { listener: name, peer: peer.clone(), requests, age_ms, waited_ms };
     let luggage = Luggage { card, read_ahead };
-    let offer = Connection { fd: stream, blob: luggage.pack(), guard };
+    let offer = Connection::new(moving::formats(), stream, luggage.pack(), guard);
     shop.connections.offer(offer).await.map_err(|back| {
         let Connection { fd: stream, guard, .. } = back;
         (Start { stream, peer, listener, read_ahead: luggage.read_ahead, requests, waited, declined }, guard)

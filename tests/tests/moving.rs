@@ -326,16 +326,17 @@ fn a_successor_that_stops_answering_takes_nothing_and_what_comes_back_is_served_
         server.log().contains("stay with the process that sent them")
     });
     assert_eq!(server.status()["application"]["received"], 0);
-    // The first generation can't hear the newest any more, and must not take its predecessor's end for the service's.
+    // The end of the one that it gave up is no end of the service, and the next one is offered connections again.
     let third = server.reload_ok();
     server.wait_until("the continued one has ended", |server| !server.generations().contains(&stopped));
     assert_eq!((server.pid(), server.ask().generation()), (third, Some(3)));
     send(&longest, "k");
     assert_eq!(answer_to(&mut longest, "longest"), 1);
     let answer = block_on(longest.exchange(&Request::fast("last"))).unwrap();
-    assert_eq!((answer.generation(), answer.announces_close()), (Some(1), true));
+    assert_eq!((answer.generation(), answer.announces_close()), (Some(3), false));
     assert_eq!(server.wait_end(first), Ended::Code(0));
     assert_eq!((server.wait_single(), server.pid()), (third, third));
-    assert_eq!(server.booked(first, "closed here (draining)"), CONNECTIONS + 1);
+    assert_eq!(server.booked(first, "closed here (draining)"), CONNECTIONS);
+    assert_eq!(server.booked(first, "handed over"), 1);
     server.assert_no_error();
 }

@@ -213,7 +213,7 @@ fn what_nobody_had_acknowledged_when_the_predecessor_was_killed_went_with_it() {
         return;
     }
     let [_, kinds] = messages();
-    let mut scene = scene(Stop::Successor(position(&kinds, "committed"), Edge::After));
+    let mut scene = scene(Stop::Successor(position(&kinds, "greeting"), Edge::After));
     scene.tracers[1].wait_stopped();
     let has_acknowledged = scene.tracers[1].kinds().iter().any(|kind| kind == "taken");
     scene.tracers[0].wait_sent("connections", BATCHES);

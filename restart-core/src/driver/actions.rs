@@ -1,37 +1,38 @@
 //! The lifecycle's actions, carried out.
 
 use std::collections::BTreeSet;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use async_io::Timer as IoTimer;
 use futures_lite::future;
 
-use super::record::{Record, signal_id};
-use super::{Active, Driver, Line, Older, REPORT_EVERY, sources};
-use crate::connections;
+use super::record::{Record, signal_id, to_wire};
+use super::{Active, Driver, REPORT_EVERY, sources};
 use crate::control::Reply;
 use crate::counters::Bequest;
 use crate::drain::Phase;
 use crate::error::Error;
-use crate::handover::{Channel, Commit, Legacy, Link, Message, ReloadMark};
-use crate::lifecycle::{Action, Event, State, Timer};
+use crate::handover::{Commit, Counters, History, Message, ReloadMark};
+use crate::lifecycle::{ASKED_MAX, Action, Event, State, Timer};
 use crate::listeners::{Listener, Origin, unlink_if_ours};
 use crate::successor::{ENTRIES_PER_MESSAGE_MAX, Gift, Successor};
 
-/// A successor has to answer the ping at the end of its probation within this time.
-pub(super) const PONG_TIMEOUT: Duration = Duration::from_secs(1);
+/// What is not answered is asked again after this time.
+const ASK_AGAIN: Duration = Duration::from_millis(250);
+/// A successor has to answer the ping at the end of its probation within this time, and to have taken over after the
+/// commit, or the reload is answered without its word.
+pub(super) const PONG_TIMEOUT: Duration = ASK_AGAIN.saturating_mul(ASKED_MAX as u32);
 /// A successor that has given up gets this long to leave, so that its own exit status can be reported.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
 /// A killed process is gone at once, unless it hangs in the kernel.
 const REAP_TIMEOUT: Duration = Duration::from_secs(5);
 /// The service manager has to have read everything by then, or the commit goes out without its word.
 const BARRIER_TIMEOUT: Duration = Duration::from_secs(5);
-/// Commit has to be on its way by then; descriptors of the same user in flight may be in its way for a moment.
+/// Commit has to be on its way by then; there may be no room for it for a moment.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(1);
-/// The successor has to have taken over by then, or the reload is answered without its word.
-const COMMITTED_TIMEOUT: Duration = Duration::from_secs(1);
+/// A predecessor that has closed its line is seen dead within a moment, or it lives.
+const ORPHANED_TIMEOUT: Duration = Duration::from_secs(1);
 /// What the service manager is asked to wait beyond our own deadlines.
 const ROOM: Duration = Duration::from_secs(5);
 /// Older generations began to drain before the service was stopped, so they end a little before this one has to.
@@ -45,6 +46,7 @@ impl Driver {
             Action::Pause => self.pause(),
             Action::TakeOver => self.take_over(),
             Action::LetGo => self.let_go(),
+            Action::Welcome => self.welcome(),
             Action::NotifyReloading => {
                 let settings = &self.parts.settings;
                 let within = settings.ready_timeout + settings.probation + PONG_TIMEOUT + ROOM;
@@ -70,16 +72,17 @@ impl Driver {
                     record.killed = true;
                 }
             }
-            Action::CloseChannel => self.close_channel(),
+            Action::Reap => self.reap(),
+            Action::CloseLine => self.close_line(),
             Action::Start(timer) => self.start_timer(timer),
             Action::CancelTimer => self.deadline = None,
-            Action::SendPing => self.tell_successor(&Message::Ping),
+            Action::SendPing => self.tell_newest(&Message::Ping),
             Action::Announce => self.announce().await,
             Action::AwaitBarrier => self.await_barrier(),
             Action::SendCommit { settled, reload } => self.send_commit(settled, reload).await,
-            Action::SendSettled => self.tell_successor(&Message::Settled),
-            Action::ForwardReload => self.tell_successor(&Message::Reload),
-            Action::ForwardStop => self.tell_successor(&Message::Stop),
+            Action::SendSettled => self.tell_newest(&Message::Settled),
+            Action::ForwardReload => self.tell_newest(&Message::Reload),
+            Action::ForwardStop => self.tell_newest(&Message::Stop),
             Action::TellOlder => self.tell_older(),
             Action::SayReady => self.say_ready(),
             Action::SayCommitted => self.tell_predecessor(&Message::Committed),
@@ -104,19 +107,7 @@ impl Driver {
 
     /// Becomes the main process.
     fn take_over(&mut self) {
-        self.main = true;
-        let predecessor = self.older.pop();
-        for (id, fd) in std::mem::take(&mut self.links) {
-            self.adopt_line(id, fd);
-        }
-        // The predecessor is the youngest of the older ones.
-        self.older.extend(predecessor);
-        for older in std::mem::take(&mut self.older) {
-            match older.line {
-                Line::Open { .. } => self.older.push(older),
-                Line::Silent(fd) => self.adopt_line(older.id, fd),
-            }
-        }
+        self.take_lines_over();
         if let Some(pid_file) = &self.parts.pid_file
             && let Err(error) = pid_file.write()
         {
@@ -126,39 +117,12 @@ impl Driver {
         self.main_listeners.iter().for_each(Listener::open);
     }
 
-    fn adopt_line(&mut self, id: Link, fd: OwnedFd) {
-        match Channel::adopt(fd) {
-            Ok(channel) => {
-                let line = self.open_line(Arc::new(channel));
-                self.older.push(Older { id, line, report: None });
-            }
-            Err(error) => {
-                log::error!("generation {} (pid {}) cannot be listened to: {error}", id.generation, id.pid);
-                self.immediate.push_back(Event::OlderGone);
-            }
-        }
-    }
-
-    /// Leaves the control socket and the older generations to the successor, keeping silent copies of their channels.
+    /// Leaves the control socket and the older generations to the successor.
     fn let_go(&mut self) {
-        self.main = false;
         self.main_listeners.iter().for_each(Listener::close);
+        self.chain.let_go();
         let successor = self.successor.as_ref().map(|active| active.process.pid());
-        self.newest = self.record.as_ref().and_then(|record| record.outcome(self.id(), None).to);
         log::debug!("the service is now generation {}'s (pid {successor:?})", self.parts.number + 1);
-        for older in std::mem::take(&mut self.older) {
-            let line = match older.line {
-                Line::Open { channel, .. } => match channel.duplicate() {
-                    Ok(fd) => Line::Silent(fd),
-                    Err(error) => {
-                        log::error!("no copy of the channel to generation {}: {error}", older.id.generation);
-                        continue;
-                    }
-                },
-                silent @ Line::Silent(_) => silent,
-            };
-            self.older.push(Older { line, ..older });
-        }
     }
 
     fn notify_ready(&mut self) {
@@ -185,7 +149,7 @@ impl Driver {
     /// Tells the service manager how things are, if that has changed.
     pub(super) fn refresh_status(&mut self) {
         let status = self.status_line();
-        if self.main && matches!(self.lifecycle.state(), State::Serving { .. }) && status != self.told {
+        if matches!(self.lifecycle.state(), State::Serving { .. }) && status != self.told {
             self.parts.notifier.status(&status);
             self.told = status;
         }
@@ -195,11 +159,11 @@ impl Driver {
         let id = self.asked_id.take().unwrap_or_else(signal_id);
         let mut record = Record::new(id.clone(), self.asker.take());
         match Successor::spawn(&self.parts.environment, &self.parts.signals.numbers()) {
-            Ok(process) => {
+            Ok((process, bootstrap)) => {
                 record.spawned(process.pid(), process.spawn_time);
                 let number = self.next_number();
                 let gift = self.gift(id);
-                let talk = sources::successor(number, Arc::clone(&process.channel), gift, self.inputs.clone());
+                let talk = sources::successor(number, bootstrap, gift, self.inputs.clone());
                 let (talks, talking) = async_channel::bounded(1);
                 let talk = async move {
                     talk.await;
@@ -220,16 +184,8 @@ impl Driver {
     fn gift(&mut self, id: String) -> Gift {
         let settings = &mut self.parts.settings;
         let state = settings.save_state.as_mut().map(|(format, save)| (*format, save()));
-        let copy = |older: &Older| match older.line.as_fd().try_clone_to_owned() {
-            Ok(fd) => Some((older.id.clone(), fd)),
-            Err(error) => {
-                log::error!("no copy of the channel to generation {}: {error}", older.id.generation);
-                None
-            }
-        };
-        let older = self.older.iter().filter_map(copy).collect();
         Gift {
-            older,
+            older: self.chain.lines(),
             hello: settings.hello(self.parts.number),
             sockets: self.parts.sockets.iter().chain(&self.parts.control).cloned().collect(),
             state,
@@ -237,11 +193,20 @@ impl Driver {
         }
     }
 
-    /// The successor is out of the way. It is reaped, also where its process ends only after its end of the channel.
-    fn close_channel(&mut self) {
+    /// Takes the exit status of the successor's process, where it is nobody else's to see.
+    fn reap(&mut self) {
+        let status = self.successor.as_mut().and_then(|active| active.process.reap());
+        if let Some(record) = &mut self.record {
+            record.status = status;
+        }
+    }
+
+    /// The successor is out of the way. It is reaped, also where its process ends only after its end of the line.
+    fn close_line(&mut self) {
+        self.chain.close_newer();
         let Some(Active { mut process, .. }) = self.successor.take() else { return };
         if process.reap().is_none() {
-            self.executor.spawn(process.bury()).detach();
+            self.executor.spawn(process.reap_later()).detach();
         }
     }
 
@@ -250,11 +215,11 @@ impl Driver {
         let after = match timer {
             Timer::Ready => settings.ready_timeout,
             Timer::Probation => settings.probation,
-            Timer::Pong => PONG_TIMEOUT,
+            Timer::Pong | Timer::Committed => ASK_AGAIN,
             Timer::Leave => LEAVE_TIMEOUT,
             Timer::Reap => REAP_TIMEOUT,
             Timer::Barrier => BARRIER_TIMEOUT,
-            Timer::Committed => COMMITTED_TIMEOUT,
+            Timer::Orphaned => ORPHANED_TIMEOUT,
         };
         let number = self.next_number();
         let task = self.executor.spawn(sources::deadline(number, timer, after, self.inputs.clone()));
@@ -291,74 +256,58 @@ impl Driver {
     }
 
     async fn send_commit(&mut self, settled: bool, reload: bool) {
+        let first = self.counted_before.is_none();
+        if first {
+            self.send_inheritance();
+        }
         let event = match self.commit(settled, reload).await {
             Ok(()) => Event::CommitSent,
             Err(error) => {
                 log::warn!("{error}");
-                self.parts.inherited.resume();
+                if first {
+                    self.counted_before = None;
+                    self.parts.inherited.resume();
+                }
                 Event::CommitFailed
             }
         };
         self.immediate.push_back(event);
     }
 
-    async fn commit(&mut self, settled: bool, reload: bool) -> Result<(), Error> {
+    /// Tells the successor what the service has counted and been through. It can do without, so that nothing of it is
+    /// worth a failed reload.
+    fn send_inheritance(&mut self) {
         let own = self.id();
-        let (Some(active), Some(record)) = (&self.successor, &mut self.record) else {
-            return Err(Error::handover("there is no successor to commit"));
-        };
-        let outcome = record.outcome(own, None);
-        let older: Vec<Link> = self.older.iter().map(|older| older.id.clone()).collect();
-        let draining: Vec<u64> = older.iter().map(|id| id.generation).collect();
+        let Some(record) = &self.record else { return };
+        let mut reloads = self.history.passed_on();
+        reloads.push(record.outcome(own, None));
+        let draining: Vec<u64> = self.chain.lines().iter().map(|(id, _)| id.generation).collect();
         let settings = &self.parts.settings;
         let Bequest { total, added, own: counted } = self.parts.inherited.bequeath(|| settings.counts(), &draining);
-        let legacy = Message::Legacy(Legacy { total, added, reloads: self.history.passed_on() });
-        if let Err(error) = active.process.channel.try_send(&legacy, &[]) {
-            // Worth no failed reload: the next generation begins to count at nothing.
-            log::warn!("{error} to the successor");
-        }
         self.counted_before = Some(counted);
-        let fds: Vec<BorrowedFd<'_>> = self.older.iter().map(|older| older.line.as_fd()).collect();
-        let commit = Message::Commit(Commit { settled, reload, older, outcome });
+        self.tell_newest(&Message::Counters(Counters { total, added }));
+        self.tell_newest(&Message::History(History { reloads: reloads.into_iter().map(to_wire).collect() }));
+    }
+
+    async fn commit(&mut self, settled: bool, reload: bool) -> Result<(), Error> {
+        let Some(channel) = self.chain.to_newest() else {
+            return Err(Error::handover("there is no successor to commit"));
+        };
+        let commit = Message::Commit(Commit { settled, reload });
         let late = async {
             IoTimer::after(COMMIT_TIMEOUT).await;
-            Err(Error::handover(format!("there was no room for Commit and its descriptors within {COMMIT_TIMEOUT:?}")))
+            Err(Error::handover(format!("there was no room for Commit within {COMMIT_TIMEOUT:?}")))
         };
-        future::or(active.process.channel.send(&commit, &fds), late).await
-    }
-
-    fn tell_successor(&self, message: &Message) {
-        if let Some(active) = &self.successor
-            && let Err(error) = active.process.channel.try_send(message, &[])
-        {
-            log::warn!("{error} to the successor");
-        }
-    }
-
-    fn tell_older(&self) {
-        for older in &self.older {
-            if let Line::Open { channel, .. } = &older.line
-                && let Err(error) = channel.try_send(&Message::Stopping, &[])
-            {
-                log::debug!("{error} to generation {}", older.id.generation);
-            }
-        }
-    }
-
-    fn tell_predecessor(&self, message: &Message) {
-        if let Some(predecessor) = &self.parts.predecessor
-            && let Err(error) = predecessor.channel.try_send(message, &[])
-        {
-            log::debug!("{error} to the predecessor");
-        }
+        future::or(channel.send(&commit, &[]), late).await
     }
 
     /// The predecessor keeps to itself, until the commit, what this generation does not want.
     fn say_ready(&self) {
-        for names in self.parts.released.chunks(ENTRIES_PER_MESSAGE_MAX) {
+        let released = &self.parts.released;
+        for names in released.chunks(ENTRIES_PER_MESSAGE_MAX) {
             self.tell_predecessor(&Message::Released { names: names.to_vec() });
         }
-        self.tell_predecessor(&Message::Ready);
+        self.tell_predecessor(&Message::Ready { released: released.len() });
     }
 
     /// Leaves accepting to the successor, but for the listeners that it does not have.
@@ -391,11 +340,11 @@ impl Driver {
 
     /// The drain is off.
     fn end_drain(&mut self) {
-        self.acknowledge = None;
+        self.chain.stop_moving();
         self.drain_watch = None;
         self.drain_begun = None;
-        self.newest = None;
         self.reporting = None;
+        self.counted_before = None;
         self.parts.inherited.resume();
         self.parts.drain.set_phase(Phase::Serving);
     }
@@ -427,32 +376,5 @@ impl Driver {
         let drain = self.parts.drain.clone();
         let watch = sources::drain(number, drain, last_call, timeout, self.inputs.clone());
         self.drain_watch = Some((number, self.executor.spawn(watch)));
-    }
-}
-
-impl Driver {
-    /// Lets connections move to the successor, each in its turn, if it takes them. The way has to be open before anyone
-    /// looks for it.
-    fn open_way_and_drain(&mut self) {
-        let hello = self.record.as_ref().and_then(|record| record.hello.as_ref());
-        let takes = hello.is_some_and(|hello| hello.features.contains(connections::FEATURE));
-        if let Some(active) = self.successor.as_ref().filter(|_| takes) {
-            let channel = Arc::clone(&active.process.channel);
-            let (mover, acknowledge) = self.parts.connections.open(channel, self.parts.drain.clone());
-            self.parts.drain.set_phase_in_turn(Phase::Draining);
-            self.executor.spawn(mover).detach();
-            self.acknowledge = Some(acknowledge);
-        } else {
-            self.parts.drain.set_phase(Phase::Draining);
-        }
-    }
-}
-
-impl AsFd for Line {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        match self {
-            Line::Open { channel, .. } => channel.as_fd(),
-            Line::Silent(fd) => fd.as_fd(),
-        }
     }
 }

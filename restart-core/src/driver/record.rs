@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 use async_channel::Sender;
 
 use crate::control::{GenerationId, Outcome, Reply, Stages};
-use crate::handover::Hello;
+use crate::handover::{PastReload, Peer, Speaker};
 use crate::lifecycle::Failure;
 use crate::successor::describe;
 
@@ -26,7 +26,7 @@ pub(super) struct Record {
     probed: Option<Instant>,
     spawn_time: Duration,
     pid: Option<u32>,
-    pub(super) hello: Option<Hello>,
+    pub(super) peer: Option<Peer>,
     /// What went wrong, in the words of whoever noticed.
     pub(super) detail: Option<String>,
     pub(super) status: Option<ExitStatus>,
@@ -45,7 +45,7 @@ impl Record {
             probed: None,
             spawn_time: Duration::ZERO,
             pid: None,
-            hello: None,
+            peer: None,
             detail: None,
             status: None,
             killed: false,
@@ -84,7 +84,7 @@ impl Record {
         let to = self.pid.map(|pid| GenerationId {
             generation: from.generation + 1,
             pid,
-            version: self.hello.as_ref().map(|hello| hello.version.clone()).unwrap_or_default(),
+            version: self.peer.as_ref().map(|peer| peer.version.clone()).unwrap_or_default(),
         });
         Outcome { id: self.id.clone(), failure, from, to, stages, ended_unix_ms: unix_ms() }
     }
@@ -117,7 +117,7 @@ impl Record {
             // Its own exit, not our kill, is the story where it left by itself.
             Failure::ChannelClosed if self.status.is_some() && !self.killed => ended(),
             Failure::ChannelClosed => {
-                format!("{successor} closed the handover socket {when}; what it printed is {}", stderr_place())
+                format!("{successor} closed its line {when}; what it printed is {}", stderr_place())
             }
             Failure::Protocol => format!("{successor} does not speak the handover's language: {}", detail()),
             Failure::ReadyDeadline => format!(
@@ -144,6 +144,12 @@ const PASSED_REASON_CHARS_MAX: usize = 500;
 pub(super) struct History(VecDeque<Outcome>);
 
 impl History {
+    /// Takes what the predecessor has told of, instead of what was told before.
+    pub(super) fn replace(&mut self, outcomes: impl IntoIterator<Item = Outcome>) {
+        self.0.clear();
+        outcomes.into_iter().for_each(|outcome| self.push(outcome));
+    }
+
     pub(super) fn push(&mut self, outcome: Outcome) {
         self.0.push_back(outcome);
         if self.0.len() > HISTORY_MAX {
@@ -173,6 +179,24 @@ impl History {
         }
         reloads
     }
+}
+
+/// A reload as it is told to the next generation.
+pub(super) fn to_wire(outcome: Outcome) -> PastReload {
+    let Outcome { id, failure, from, to, stages, ended_unix_ms } = outcome;
+    let speaker = |GenerationId { generation, pid, version }| Speaker { generation, pid, version };
+    let Stages { spawn_us, ready_us, probation_us, commit_us, total_us } = stages;
+    let stages_us = [spawn_us, ready_us, probation_us, commit_us, total_us];
+    PastReload { id, failure, from: speaker(from), to: to.map(speaker), stages_us, ended_unix_ms }
+}
+
+/// A reload as the predecessor has told of it.
+pub(super) fn from_wire(reload: PastReload) -> Outcome {
+    let PastReload { id, failure, from, to, stages_us, ended_unix_ms } = reload;
+    let known = |Speaker { generation, pid, version }| GenerationId { generation, pid, version };
+    let [spawn_us, ready_us, probation_us, commit_us, total_us] = stages_us;
+    let stages = Stages { spawn_us, ready_us, probation_us, commit_us, total_us };
+    Outcome { id, failure, from: known(from), to: to.map(known), stages, ended_unix_ms }
 }
 
 pub(super) fn unix_ms() -> u64 {

@@ -4,11 +4,13 @@ use std::fmt::Write as _;
 
 use async_channel::Sender;
 
+use super::Driver;
 use super::actions::PONG_TIMEOUT;
+use super::record::from_wire;
 use super::record::{Limits, unix_ms};
 use super::standing::resident_memory;
-use super::{Driver, Line, Older};
 use crate::control::{DrainingGeneration, GenerationId, ListenerStatus, Outcome, Reloading, Reply, Stages, Status};
+use crate::handover::PastReload;
 use crate::lifecycle::{Failure, Refusal, Stage, State};
 use crate::listeners::Origin;
 
@@ -29,7 +31,7 @@ impl Driver {
     /// What the service manager shows of a process that serves.
     pub(super) fn status_line(&self) -> String {
         let mut line = format!("{}; connections: {}", self.serves(), self.parts.drain.live());
-        let draining: Vec<String> = self.draining().map(|older| older.id.generation.to_string()).collect();
+        let draining: Vec<String> = self.chain.draining().map(|older| older.id.generation.to_string()).collect();
         // Writing to a String cannot fail.
         if !draining.is_empty() {
             _ = write!(line, "; generations that drain: {}", draining.join(", "));
@@ -40,11 +42,6 @@ impl Driver {
             None => {}
         }
         line
-    }
-
-    /// The older generations that still finish what they have, oldest first.
-    fn draining(&self) -> impl Iterator<Item = &Older> {
-        self.older.iter().filter(|older| matches!(older.line, Line::Open { .. }))
     }
 
     pub(super) fn status(&self) -> Status {
@@ -65,7 +62,7 @@ impl Driver {
                 Origin::Activated => "activated".to_owned(),
             },
         });
-        let draining = self.draining().map(|older| DrainingGeneration {
+        let draining = self.chain.draining().map(|older| DrainingGeneration {
             generation: older.id.generation,
             pid: older.id.pid,
             report: older.report.clone(),
@@ -142,7 +139,7 @@ impl Driver {
         self.parts.inherited.add("reloads/failure", 1);
         self.answer(record.asker.take(), outcome);
         // RELOADING=1 without a READY=1 afterwards would leave the unit reloading for ever.
-        if self.main {
+        if self.lifecycle.is_main() {
             self.told = self.status_line();
             self.parts.notifier.ready(&self.told);
         }
@@ -194,24 +191,35 @@ impl Driver {
         self.history.push(outcome);
     }
 
-    /// A successor whose predecessor vanished knows of its reload only what it was given.
+    /// Keeps what the predecessor tells of the reloads until then, and of the one that made this generation.
+    pub(super) fn take_history(&mut self, reloads: Vec<PastReload>) {
+        let Some(predecessor) = &self.parts.predecessor else { return };
+        let (own, before): (Vec<Outcome>, Vec<Outcome>) =
+            reloads.into_iter().map(from_wire).partition(|outcome| outcome.id == predecessor.mark.id);
+        self.history.replace(before);
+        self.own_reload = own.into_iter().next();
+    }
+
+    /// Notes the reload that made this generation the main process. One whose predecessor vanished, or could not be
+    /// understood, knows of it only what it was given.
     pub(super) fn note_own_commit(&mut self) {
-        if let Some(predecessor) = &self.parts.predecessor
-            && self.history.find(&predecessor.mark.id).is_none()
-        {
-            let mark = &predecessor.mark;
-            self.note_success(Outcome {
-                id: mark.id.clone(),
-                failure: None,
-                from: GenerationId {
-                    generation: mark.generation,
-                    pid: mark.pid,
-                    version: predecessor.hello.version.clone(),
-                },
-                to: Some(self.id()),
-                stages: Stages::default(),
-                ended_unix_ms: unix_ms(),
-            });
+        let Some(predecessor) = &self.parts.predecessor else { return };
+        let mark = &predecessor.mark;
+        if self.history.find(&mark.id).is_some() {
+            return;
         }
+        let outcome = self.own_reload.take().unwrap_or_else(|| Outcome {
+            id: mark.id.clone(),
+            failure: None,
+            from: GenerationId {
+                generation: mark.generation,
+                pid: mark.pid,
+                version: predecessor.line.peer.version.clone(),
+            },
+            to: Some(self.id()),
+            stages: Stages::default(),
+            ended_unix_ms: unix_ms(),
+        });
+        self.note_success(outcome);
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! Each task waits on one thing and reports it. None decides anything, and each ends when its task is dropped.
 
-use std::os::fd::OwnedFd;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,22 +15,27 @@ use crate::connections::Connections;
 use crate::control::Command;
 use crate::drain::Drain;
 use crate::error::Error;
-use crate::handover::{Channel, Hello, Message, Received};
+use crate::handover::{Channel, Heard, Hello, Line, Message, Received, own_pidfd};
 use crate::lifecycle::Timer;
 use crate::listeners::Listener;
 use crate::signals::{Signals, Wish};
-use crate::successor::{Gift, Ungiven, give};
+use crate::successor::{Gift, Ungiven, give, meet};
 
-/// How long the last words of a process that has ended may take; its end of the channel closed with it.
+/// How long the last words of a process that has ended may take; its end of the line closed with it.
 const LAST_WORDS_TIMEOUT: Duration = Duration::from_millis(500);
+/// A greeting that is not answered is said again after this time, so often in all.
+const GREETING_EVERY: Duration = Duration::from_millis(500);
+const GREETINGS_MAX: u32 = 20;
 
 /// Something happened. Numbers tell a source that has been replaced meanwhile from the present one.
 #[derive(Debug)]
 pub(super) enum Input {
     Wish(Wish),
     Command(Command),
-    Successor(u64, FromSuccessor),
+    Successor(u64, FromNewer),
     Older(u64, FromOlder),
+    PredecessorDied,
+    NewestDied(u64),
     Deadline(u64, Timer),
     Drained(u64),
     DrainDeadline(u64),
@@ -43,14 +49,17 @@ pub(super) enum Input {
 }
 
 #[derive(Debug)]
-pub(super) enum FromSuccessor {
-    Hello(Hello),
-    Message(Message),
+pub(super) enum FromNewer {
+    /// The successor has introduced itself: its line, and its pidfd.
+    Met(Line, Async<OwnedFd>),
+    Message(Box<Received>),
+    /// Something that cannot be read; what comes next has nothing to do with it.
+    Unreadable(Error),
+    /// It cannot be given what it needs.
     Broke(Error),
-    /// No end is left on the other side.
+    /// No other end of the line is left.
     Closed,
-    /// Our end was made deaf, and all that had been sent before is read. `Closed` still follows when it is true.
-    Deaf,
+    /// The process that was started has ended.
     Exited,
 }
 
@@ -82,52 +91,63 @@ pub(super) async fn commands(commands: Receiver<Command>, inputs: Sender<Input>)
     }
 }
 
-/// Gives a successor everything, then reports what it says.
-pub(super) async fn successor(number: u64, channel: Arc<Channel>, gift: Gift, inputs: Sender<Input>) {
+/// Meets a successor, gives it everything, then reports what comes over its line, from whoever is the newest.
+pub(super) async fn successor(number: u64, bootstrap: Channel, gift: Gift, inputs: Sender<Input>) {
     let report = |what| {
         let inputs = &inputs;
         async move { inputs.send(Input::Successor(number, what)).await.is_ok() }
     };
-    match give(&channel, gift).await {
-        Ok(hello) => {
-            report(FromSuccessor::Hello(hello)).await;
+    let failed = |ungiven| match ungiven {
+        Ungiven::Closed => FromNewer::Closed,
+        Ungiven::Reported(reason) => FromNewer::Message(Box::new(Received {
+            message: Message::Failed { reason },
+            tail: vec![],
+            fds: vec![],
+            truncated: false,
+        })),
+        Ungiven::Broke(error) => FromNewer::Broke(error),
+    };
+    let channel = match meet(&bootstrap, gift.hello.clone()).await {
+        Ok((line, pidfd)) => {
+            let channel = Arc::clone(&line.channel);
+            report(FromNewer::Met(line, pidfd)).await;
+            channel
         }
-        Err(Ungiven::Closed) => {
-            report(FromSuccessor::Closed).await;
+        Err(ungiven) => {
+            report(failed(ungiven)).await;
             return;
         }
-        Err(Ungiven::Reported(reason)) => {
-            report(FromSuccessor::Message(Message::Failed { reason })).await;
-            return;
-        }
-        Err(Ungiven::Broke(error)) => {
-            report(FromSuccessor::Broke(error)).await;
-            return;
-        }
+    };
+    drop(bootstrap);
+    if let Err(ungiven) = give(&channel, gift).await {
+        report(failed(ungiven)).await;
+        return;
     }
     loop {
         let what = match channel.receive().await {
-            Ok(Some(received)) => FromSuccessor::Message(received.message),
-            // Decided here and only once: the end may be made deaf at any moment, also after it was closed.
-            Ok(None) if channel.is_deaf() => FromSuccessor::Deaf,
-            Ok(None) => FromSuccessor::Closed,
-            Err(error) => FromSuccessor::Broke(error),
+            Ok(Heard::Message(received)) => FromNewer::Message(Box::new(received)),
+            Ok(Heard::Unreadable(error)) => FromNewer::Unreadable(error),
+            Ok(Heard::Closed) => FromNewer::Closed,
+            Err(error) => {
+                watch_broken(&channel, &error).await;
+                FromNewer::Closed
+            }
         };
-        let (more, deaf) = (matches!(what, FromSuccessor::Message(_)), matches!(what, FromSuccessor::Deaf));
-        if !report(what).await {
+        let closed = matches!(what, FromNewer::Closed);
+        if !report(what).await || closed {
             return;
         }
-        if deaf {
-            match channel.hung_up().await {
-                Ok(()) => report(FromSuccessor::Closed).await,
-                Err(error) => {
-                    report(FromSuccessor::Broke(Error::handover_io("cannot watch the successor", error))).await
-                }
-            };
-        }
-        if !more {
-            return;
-        }
+    }
+}
+
+/// Nothing can be received any more: says so, lets the other side say nothing more, and waits until all other ends are
+/// closed.
+async fn watch_broken(channel: &Channel, error: &Error) {
+    log::error!("a line to another generation is broken, and only its end is watched for: {error}");
+    channel.deafen();
+    if let Err(error) = channel.hung_up().await {
+        log::error!("nor can that be: {error}");
+        future::pending::<()>().await;
     }
 }
 
@@ -143,27 +163,21 @@ pub(super) async fn exit(number: u64, pidfd: Arc<Async<OwnedFd>>, talking: Recei
         IoTimer::after(LAST_WORDS_TIMEOUT).await;
     })
     .await;
-    let _ = inputs.send(Input::Successor(number, FromSuccessor::Exited)).await;
+    let _ = inputs.send(Input::Successor(number, FromNewer::Exited)).await;
 }
 
-/// Reports what the predecessor or a draining generation says, and keeps the connections that it hands over.
-pub(super) async fn older(
-    number: u64,
-    channel: Arc<Channel>,
-    (connections, drain): (Connections, Drain),
-    inputs: Sender<Input>,
-) {
+/// Reports what the predecessor or a draining generation says.
+pub(super) async fn older(number: u64, channel: Arc<Channel>, inputs: Sender<Input>) {
     loop {
         let what = match channel.receive().await {
-            Ok(Some(received)) if matches!(received.message, Message::Connections(_)) => {
-                connections.receive(&channel, received, &drain);
-                connections.caught_up().await;
+            Ok(Heard::Message(received)) => FromOlder::Message(Box::new(received)),
+            Ok(Heard::Unreadable(error)) => {
+                log::warn!("an older generation's line: {error}; it was passed over");
                 continue;
             }
-            Ok(Some(received)) => FromOlder::Message(Box::new(received)),
-            Ok(None) => FromOlder::Closed,
+            Ok(Heard::Closed) => FromOlder::Closed,
             Err(error) => {
-                log::error!("an older generation said what cannot be read; it is not listened to any more: {error}");
+                watch_broken(&channel, &error).await;
                 FromOlder::Closed
             }
         };
@@ -171,6 +185,66 @@ pub(super) async fn older(
         if inputs.send(Input::Older(number, what)).await.is_err() || closed {
             return;
         }
+    }
+}
+
+/// Introduces this generation to an older one, until that answers, and takes the connections that come from there.
+/// `answered`: tells that it has, or that its line has closed.
+pub(super) async fn greet(
+    channel: Arc<Channel>,
+    hello: Hello,
+    (connections, drain): (Connections, Drain),
+    answered: Receiver<()>,
+) {
+    let takes = !hello.formats.is_empty();
+    let descriptors = || -> io::Result<(OwnedFd, Option<(Channel, OwnedFd)>)> {
+        Ok((own_pidfd()?, if takes { Some(Channel::pair()?) } else { None }))
+    };
+    let (pidfd, moving) = loop {
+        match descriptors() {
+            Ok(made) => break made,
+            Err(error) => {
+                log::warn!("an older generation cannot be greeted: {error}; trying again");
+                IoTimer::after(GREETING_EVERY).await;
+            }
+        }
+    };
+    let (ours, theirs) = moving.unzip();
+    let greeting = Message::Greeting(hello);
+    let repeat = async move {
+        let fds: Vec<BorrowedFd<'_>> =
+            [Some(pidfd.as_fd()), theirs.as_ref().map(AsFd::as_fd)].into_iter().flatten().collect();
+        for _ in 0..GREETINGS_MAX {
+            if let Err(error) = channel.send(&greeting, &fds).await {
+                return log::debug!("{error} to an older generation");
+            }
+            let over = async {
+                let _ = answered.recv().await;
+                true
+            };
+            let pause = async {
+                IoTimer::after(GREETING_EVERY).await;
+                false
+            };
+            if future::or(over, pause).await {
+                return;
+            }
+        }
+        log::warn!("an older generation does not answer: its connections stay there");
+    };
+    let receive = async {
+        if let Some(ours) = &ours {
+            connections.receive(ours, &drain).await;
+        }
+    };
+    future::zip(repeat, receive).await;
+}
+
+/// Reports the end of another process.
+pub(super) async fn death(pidfd: Arc<Async<OwnedFd>>, died: Input, inputs: Sender<Input>) {
+    match pidfd.readable().await {
+        Ok(()) => drop(inputs.send(died).await),
+        Err(error) => log::error!("the end of another generation cannot be noticed: {error}"),
     }
 }
 

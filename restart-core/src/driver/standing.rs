@@ -8,20 +8,26 @@ use futures_lite::future;
 use super::{Driver, LAST_REPORT_TIMEOUT};
 use crate::control::DrainingReport;
 use crate::counters::since;
-use crate::handover::{Message, Report};
+use crate::handover::{Message, Report, Standing};
 
 impl Driver {
     fn report(&self) -> Message {
         let settings = &self.parts.settings;
         let before = self.counted_before.clone().unwrap_or_default();
-        let standing = DrainingReport {
+        let standing = Standing {
             version: settings.version.clone(),
             uptime_ms: self.uptime_ms(),
             connections: self.parts.drain.live(),
             memory_bytes: resident_memory(),
             application: settings.application(),
         };
-        Message::Report(Report { generation: self.parts.number, standing, added: since(&before, settings.counts()) })
+        Message::Report(Report {
+            generation: self.parts.number,
+            settled: self.lifecycle.is_settled(),
+            stop: self.lifecycle.stop_wanted(),
+            standing,
+            added: since(&before, settings.counts()),
+        })
     }
 
     pub(super) fn send_report(&self) {
@@ -30,32 +36,33 @@ impl Driver {
 
     /// The last one is waited for, unless the newest generation reads nothing.
     pub(super) async fn send_last_report(&mut self) {
-        let Some(active) = &self.successor else { return };
+        let Some(channel) = self.chain.to_newest() else { return };
         let report = self.report();
         let late = async {
             Timer::after(LAST_REPORT_TIMEOUT).await;
             Ok(())
         };
-        if let Err(error) = future::or(active.process.channel.send(&report, &[]), late).await {
+        if let Err(error) = future::or(channel.send(&report, &[]), late).await {
             log::debug!("{error} to the newest generation");
         }
     }
 
     /// Keeps what a draining generation says; what comes to one that is not the newest any more goes on to that.
     pub(super) fn take_report(&mut self, report: Report) {
-        if !self.main {
+        if !self.lifecycle.is_main() {
             self.pass_on(&Message::Report(report));
             return;
         }
-        self.parts.inherited.note(report.generation, &report.added);
-        if let Some(older) = self.older.iter_mut().find(|older| older.id.generation == report.generation) {
-            older.report = Some(report.standing);
-        }
+        let Report { generation, standing, added, .. } = report;
+        self.parts.inherited.note(generation, &added);
+        let Standing { version, uptime_ms, connections, memory_bytes, application } = standing;
+        let report = DrainingReport { version, uptime_ms, connections, memory_bytes, application };
+        self.chain.keep_report(generation, report);
     }
 
     fn pass_on(&self, report: &Message) {
-        if let Some(active) = &self.successor
-            && let Err(error) = active.process.channel.try_send(report, &[])
+        if let Some(channel) = self.chain.to_newest()
+            && let Err(error) = channel.try_send(report, &[])
         {
             log::debug!("{error} to the newest generation");
         }

@@ -1,12 +1,12 @@
-//! One end of a handover socket: messages and the descriptors that come with them.
+//! One end of a socket between two generations: messages and the descriptors that come with them.
 //!
-//! Sending borrows descriptors, receiving owns them, close-on-exec from birth. It knows the packet's bounds and nothing
-//! of the order in which messages make sense.
+//! Sending borrows descriptors, receiving owns them, close-on-exec from birth. What arrives and cannot be read is told
+//! from an end that is closed and from a socket that fails. It knows the packet's bounds and nothing of the order in
+//! which messages make sense.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -19,7 +19,8 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
 };
 
-use super::codec::{FDS_PER_MESSAGE_MAX, MESSAGE_BYTES_MAX, Message};
+use super::codec::{FDS_PER_MESSAGE_MAX, MESSAGE_BYTES_MAX};
+use super::wire::Message;
 use crate::error::Error;
 use crate::sys;
 
@@ -29,16 +30,15 @@ pub(crate) const STATE_BYTES_MAX: u64 = 256 * 1024 * 1024;
 /// How long to wait where the kernel has no room for more descriptors in flight; nothing tells when it has.
 pub(crate) const IN_FLIGHT_PAUSE: Duration = Duration::from_millis(1);
 
-/// One end of a handover socket.
+/// One end of a socket between two generations.
 #[derive(Debug)]
 pub(crate) struct Channel {
     socket: Async<OwnedFd>,
     /// Where packets arrive, with room for the longest. It is made when one is first waited for.
     room: Mutex<Vec<u8>>,
-    deaf: AtomicBool,
 }
 
-/// A message and the descriptors that came with it.
+/// A message and the descriptors that came with it: as many as belong to it, or more.
 #[derive(Debug)]
 pub(crate) struct Received {
     pub(crate) message: Message,
@@ -49,8 +49,19 @@ pub(crate) struct Received {
     pub(crate) truncated: bool,
 }
 
+/// What comes out of a socket. That one fails is an error; these are not.
+#[derive(Debug)]
+pub(crate) enum Heard {
+    Message(Received),
+    /// Something that cannot be read, or without the descriptors that belong to it. Those that came are closed. What
+    /// comes next has nothing to do with it.
+    Unreadable(Error),
+    /// Every other end is closed, and all that was sent has been read.
+    Closed,
+}
+
 impl Channel {
-    /// Makes a socket pair: our end, and the end that becomes the successor's standard input.
+    /// Makes a socket pair: our end, and the end for somebody else.
     pub(crate) fn pair() -> io::Result<(Channel, OwnedFd)> {
         let (ours, theirs) =
             rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
@@ -59,12 +70,7 @@ impl Channel {
 
     /// Takes over an end that came from elsewhere.
     pub(crate) fn adopt(socket: OwnedFd) -> io::Result<Channel> {
-        Ok(Channel { socket: Async::new(socket)?, room: Mutex::default(), deaf: AtomicBool::new(false) })
-    }
-
-    /// Another descriptor of the same end, registered nowhere.
-    pub(crate) fn duplicate(&self) -> io::Result<OwnedFd> {
-        self.socket.get_ref().try_clone()
+        Ok(Channel { socket: Async::new(socket)?, room: Mutex::default() })
     }
 
     /// Sends a message, waiting for room in the socket, and for room for its descriptors among those that the kernel allows
@@ -100,14 +106,8 @@ impl Channel {
     /// Lets the other side say nothing more: what it sends from now on fails there with EPIPE. What is queued can still
     /// be received, and then this end looks closed.
     pub(crate) fn deafen(&self) {
-        self.deaf.store(true, Ordering::Release);
         // A socket pair's end can always be shut down.
         let _ = rustix::net::shutdown(self.socket.get_ref(), rustix::net::Shutdown::Read);
-    }
-
-    /// Whether this end has been made deaf, so that its end of messages says nothing about the other side.
-    pub(crate) fn is_deaf(&self) -> bool {
-        self.deaf.load(Ordering::Acquire)
     }
 
     /// Waits until every other end is closed: what an end that has been made deaf can't learn by receiving.
@@ -118,8 +118,8 @@ impl Channel {
         Async::new(watch)?.readable().await
     }
 
-    /// Waits for the next message; `None` when every other end is closed and all that was sent has been read.
-    pub(crate) async fn receive(&self) -> Result<Option<Received>, Error> {
+    /// Waits for what comes next. Nothing is lost where the future is dropped. Fails where the socket itself does.
+    pub(crate) async fn receive(&self) -> Result<Heard, Error> {
         let failed = |error| Error::handover_io("cannot receive", error);
         loop {
             let received = {
@@ -132,8 +132,18 @@ impl Channel {
                 // The peer closed with something of ours unread. What it sent before is still to be read.
                 Err(Errno::CONNRESET | Errno::INTR) => {}
                 Err(error) => return Err(failed(error.into())),
-                Ok(packet) => return packet.map(Packet::into_message).transpose(),
+                Ok(None) => return Ok(Heard::Closed),
+                Ok(Some(packet)) => return Ok(packet.into_message().map_or_else(Heard::Unreadable, Heard::Message)),
             }
+        }
+    }
+
+    /// The same where nothing can be passed over: what cannot be read is an error. `None` at the end.
+    pub(crate) async fn receive_readable(&self) -> Result<Option<Received>, Error> {
+        match self.receive().await? {
+            Heard::Message(received) => Ok(Some(received)),
+            Heard::Unreadable(error) => Err(error),
+            Heard::Closed => Ok(None),
         }
     }
 }
@@ -169,12 +179,15 @@ impl Packet {
         }
         let (message, tail) = Message::decode(&self.bytes)?;
         let truncated = self.flags.contains(ReturnFlags::CTRUNC);
-        if truncated && !matches!(message, Message::Connections(_)) {
-            let got = self.fds.len();
-            return Err(Error::handover(format!(
-                "only {got} of the descriptors sent with a message arrived: this process has no room for more; \
-                 raise its limit of open files (RLIMIT_NOFILE, LimitNOFILE=)"
-            )));
+        let (got, due) = (self.fds.len(), message.descriptors());
+        if got < due {
+            let kind = message.kind();
+            let why = if truncated {
+                ": this process has no room for more; raise its limit of open files (RLIMIT_NOFILE, LimitNOFILE=)"
+            } else {
+                ""
+            };
+            return Err(Error::handover(format!("{kind} came with {got} of its {due} descriptors{why}")));
         }
         Ok(Received { message, tail: tail.to_vec(), fds: self.fds, truncated })
     }
@@ -226,7 +239,12 @@ pub(crate) fn state_memfd(bytes: &[u8]) -> Result<OwnedFd, Error> {
         )));
     }
     let make = || -> io::Result<OwnedFd> {
-        let memfd = rustix::fs::memfd_create("reborn-state", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        // With vm.memfd_noexec=2 the kernel makes no other; before Linux 6.3 it does not know the flag.
+        let memfd = match rustix::fs::memfd_create("reborn-state", flags | MemfdFlags::NOEXEC_SEAL) {
+            Err(Errno::INVAL) => rustix::fs::memfd_create("reborn-state", flags)?,
+            made => made?,
+        };
         let mut rest = bytes;
         while !rest.is_empty() {
             let written = rustix::io::write(&memfd, rest)?;
@@ -264,8 +282,11 @@ pub(crate) fn receive_state(memfd: &OwnedFd, length: u64) -> Result<Vec<u8>, Err
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use async_io::block_on;
 
+    use super::super::wire::Hello;
     use super::*;
 
     fn pair() -> (Channel, Channel) {
@@ -280,12 +301,30 @@ mod tests {
         block_on(async {
             ours.send(&Message::Ping, &[reader.as_fd(), writer.as_fd()]).await.unwrap();
             ours.send(&Message::Pong, &[]).await.unwrap();
-            let first = theirs.receive().await.unwrap().unwrap();
+            let first = theirs.receive_readable().await.unwrap().unwrap();
             assert_eq!((first.message, first.fds.len()), (Message::Ping, 2));
             for fd in &first.fds {
                 assert_eq!(rustix::io::fcntl_getfd(fd).unwrap(), rustix::io::FdFlags::CLOEXEC);
             }
-            assert_eq!(theirs.receive().await.unwrap().unwrap().message, Message::Pong);
+            assert_eq!(theirs.receive_readable().await.unwrap().unwrap().message, Message::Pong);
+        });
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_passed_over_and_its_descriptors_are_closed() {
+        let (ours, theirs) = pair();
+        let (reader, writer) = rustix::pipe::pipe().unwrap();
+        let hello = Message::Hello(Hello::new(1, "", BTreeSet::new()));
+        block_on(async {
+            send_packet(ours.socket.get_ref(), b"noise", &[writer.as_fd()]).unwrap();
+            ours.send(&hello, &[]).await.unwrap();
+            ours.send(&Message::Pong, &[]).await.unwrap();
+            drop(writer);
+            assert!(matches!(theirs.receive().await.unwrap(), Heard::Unreadable(_)));
+            assert_eq!(rustix::io::read(&reader, &mut [0; 1]).unwrap(), 0, "nobody holds the other end");
+            let Heard::Unreadable(error) = theirs.receive().await.unwrap() else { panic!("it needs a descriptor") };
+            assert!(error.to_string().contains("Hello came with 0 of its 1 descriptors"), "{error}");
+            assert_eq!(theirs.receive_readable().await.unwrap().unwrap().message, Message::Pong);
         });
     }
 
@@ -295,10 +334,10 @@ mod tests {
         block_on(async {
             // Unread data at the peer's close makes our next read fail with ECONNRESET first.
             ours.send(&Message::Ping, &[]).await.unwrap();
-            theirs.send(&Message::Ready, &[]).await.unwrap();
+            theirs.send(&Message::Pong, &[]).await.unwrap();
             drop(theirs);
-            assert_eq!(ours.receive().await.unwrap().unwrap().message, Message::Ready);
-            assert!(ours.receive().await.unwrap().is_none());
+            assert_eq!(ours.receive_readable().await.unwrap().unwrap().message, Message::Pong);
+            assert!(matches!(ours.receive().await.unwrap(), Heard::Closed));
         });
     }
 

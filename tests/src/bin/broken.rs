@@ -3,8 +3,9 @@
 
 use std::{
     fs::OpenOptions,
-    io::{self, Write},
-    os::unix::process::CommandExt,
+    io::{self, IoSlice, Write},
+    mem::MaybeUninit,
+    os::{fd::AsFd, unix::process::CommandExt},
     path::Path,
     process::{Command, ExitCode},
     thread,
@@ -13,8 +14,8 @@ use std::{
 
 use restart_core::Builder;
 use rustix::{
-    net::SendFlags,
-    process::{Signal, getpid, kill_process},
+    net::{AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType},
+    process::{PidfdFlags, Signal, getpid, kill_process, pidfd_open},
 };
 use smol::{Timer, future};
 use tests::{Mode, version::beside};
@@ -60,7 +61,7 @@ fn main() -> io::Result<ExitCode> {
             Ok(ExitCode::from(code))
         }
         Mode::Speaks(words) => {
-            rustix::net::send(io::stdin(), words.as_bytes(), SendFlags::NOSIGNAL)?;
+            speak(&words)?;
             hang()
         }
         Mode::StartsAChild => {
@@ -75,6 +76,20 @@ fn main() -> io::Result<ExitCode> {
             Err(Command::new(path).arg0(&program).args(arguments).exec())
         }
     }
+}
+
+/// Says it on the handover socket, with what comes with a Hello: a pidfd, and a line on which nobody listens.
+fn speak(words: &str) -> io::Result<()> {
+    let (line, ours) = rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+    let pidfd = pidfd_open(getpid(), PidfdFlags::empty())?;
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    let fds = [pidfd.as_fd(), line.as_fd()];
+    ancillary.push(SendAncillaryMessage::ScmRights(&fds));
+    rustix::net::sendmsg(io::stdin(), &[IoSlice::new(words.as_bytes())], &mut ancillary, SendFlags::NOSIGNAL)?;
+    // It stays open for as long as the process lives.
+    std::mem::forget(ours);
+    Ok(())
 }
 
 fn hang() -> ! {

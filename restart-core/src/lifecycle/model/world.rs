@@ -1,8 +1,9 @@
 //! The world of the search: processes, channels, a service manager, and what may happen to them.
 //!
-//! Each process holds a real `Lifecycle` and what its driver would keep; the channels are queues whose end is seen
-//! when they are empty and every holder of the other end is dead. It enumerates what may happen next and carries it
-//! out; whether the result is any good is the search's matter.
+//! Each process holds a real `Lifecycle` and what its driver would keep; the lines are queues whose end is seen when they
+//! are empty and every holder of the other end is dead, and the death of a process is seen by its pidfd, before or after
+//! that. What is said may arrive as garbage (another version, a lost descriptor), and a line may break for one side. It
+//! enumerates what may happen next and carries it out; whether the result is any good is the search's matter.
 
 use crate::lifecycle::{Action, Ending, Event, Lifecycle, Origin, Stage, State, Timer};
 
@@ -16,22 +17,28 @@ pub(super) enum Said {
     Stop,
     Garbage,
     Ping,
-    /// `links`: the channels that come along, one bit for each.
     Commit {
         settled: bool,
         reload: bool,
-        links: u8,
     },
     Settled,
     Reload,
     Stopping,
+    /// The last report of a generation whose drain is over, which tells again that the service is to stop.
+    LastReport,
+    /// From the newest generation, which it names.
+    Greeting(usize),
+    Greeted,
 }
 
-/// Both directions of the channel between a process and its successor.
+/// Both directions of the line between a process and its successor.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Channel {
     to_newer: Vec<Said>,
     to_older: Vec<Said>,
+    /// The older, and the newer side, cannot receive any more.
+    older_deaf: bool,
+    newer_deaf: bool,
 }
 
 /// A place in the chain of generations; a failed successor's is used again.
@@ -75,28 +82,33 @@ enum Record {
 pub(super) struct Process {
     pub(super) lifecycle: Lifecycle,
     pub(super) gate: Gate,
-    pub(super) main: bool,
     has_been_main: bool,
     starting: bool,
-    broke: bool,
     hangs: bool,
     timer: Option<Timer>,
     watch: Watch,
     barrier: bool,
     immediate: Vec<Event>,
     record: Record,
-    /// It holds its end of the channel to its successor, and its pidfd.
+    /// It holds its end of the line to its successor, and its pidfd.
     successor: bool,
-    /// The successor's messages are still listened to.
+    /// The line's end has not been reported yet.
     hears_successor: bool,
     /// The successor's end has not been reported yet.
     awaits_exit: bool,
-    /// The predecessor has neither committed nor vanished.
-    predecessor: bool,
-    /// The channels to older generations: those listened to, the silent copies, and those that came with the commit.
+    /// Who the newest generation is, as far as it knows.
+    newest: Option<usize>,
+    /// That one has ended, and it has not been told yet.
+    newest_died: bool,
+    /// The same of the predecessor.
+    predecessor_died: bool,
+    /// Who has introduced itself and is not welcomed yet.
+    introduced: Option<usize>,
+    /// The lines to older generations, one bit for each: those that it holds, those of them that it listens to, and
+    /// those whose other side has answered its greeting.
+    held: u8,
     open: u8,
-    silent: u8,
-    links: u8,
+    greeted: u8,
     /// The point of no return has been passed.
     committed: bool,
     /// It knows that the service was told to stop.
@@ -118,6 +130,13 @@ pub(super) struct Budget {
     pub(super) reloads: u8,
     pub(super) stops: u8,
     pub(super) crashes: u8,
+    /// Messages that arrive as garbage.
+    pub(super) garbage: u8,
+    /// Lines that break.
+    pub(super) breaks: u8,
+    /// What makes the space large and has been walked with fewer generations is left out: actions that fail, deaths
+    /// between two actions of one step, questions asked again that need not be, wishes at generations that drain.
+    pub(super) plain: bool,
 }
 
 /// Everything.
@@ -148,8 +167,12 @@ pub(super) enum Step {
     Event { who: usize, event: Event, source: Source, fails: bool, killed_after: Option<usize> },
     /// The application in a successor cannot serve.
     AppFails { who: usize },
-    /// A successor says what nobody understands.
-    Breaks { who: usize },
+    /// The next message on a line arrives as garbage.
+    Garble { channel: usize, to_newer: bool },
+    /// One side of a line cannot receive any more.
+    Breaks { channel: usize, newer_side: bool },
+    /// The newest generation greets one that has not answered.
+    GreetAgain { who: usize, channel: usize },
     /// A successor that has not answered the ping does nothing any more.
     Hangs { who: usize },
     /// kill -9.
@@ -172,8 +195,11 @@ pub(super) enum Source {
     SuccessorSays,
     SuccessorGone,
     SuccessorExited,
+    NewestDied,
+    PredecessorDied,
     OlderSays(usize),
     OlderGone(usize),
+    OlderReports,
     Wish,
 }
 
@@ -185,6 +211,7 @@ impl Step {
             Step::Crash { .. }
                 | Step::Hangs { .. }
                 | Step::Breaks { .. }
+                | Step::Garble { .. }
                 | Step::AppFails { .. }
                 | Step::Event { source: Source::Wish, .. }
                 | Step::Event { killed_after: Some(_), .. }
@@ -199,18 +226,28 @@ impl Step {
     pub(super) fn takes_time(&self) -> bool {
         match self {
             Step::Event { source, .. } => {
-                matches!(source, Source::Timer | Source::Drained | Source::DrainDeadline | Source::Barrier)
+                matches!(
+                    source,
+                    Source::Timer | Source::Drained | Source::DrainDeadline | Source::Barrier | Source::OlderReports
+                )
             }
-            Step::ManagerReads | Step::ManagerSeesDeath => true,
+            Step::ManagerReads | Step::ManagerSeesDeath | Step::GreetAgain { .. } => true,
             _ => false,
         }
     }
 }
 
 impl Process {
+    /// Whether it is the main process: not any more once its commit is on its way, also where it does not know yet.
+    pub(super) fn is_main(&self) -> bool {
+        self.lifecycle.is_main() && !(self.committed && self.successor)
+    }
+
     /// Whether a main process counts those older ones that it listens to.
     pub(super) fn is_counted(&self) -> bool {
-        !self.main || !self.immediate.is_empty() || u32::from(self.lifecycle.older()) == self.open.count_ones()
+        !self.lifecycle.is_main()
+            || !self.immediate.is_empty()
+            || u32::from(self.lifecycle.older()) == self.open.count_ones()
     }
 }
 
@@ -219,14 +256,15 @@ fn bits(mask: u8) -> impl Iterator<Item = usize> {
 }
 
 impl Process {
-    fn new(predecessor: Option<usize>, managed: bool, max_draining: u8) -> Process {
+    /// `given`: the predecessor, and the lines that came from it.
+    fn new(given: Option<(usize, u8)>, managed: bool, max_draining: u8) -> Process {
+        let older = given.map(|(_, lines)| u8::try_from(lines.count_ones()).expect("few lines"));
+        let own_line = given.map_or(0, |(predecessor, _)| 1 << predecessor);
         Process {
-            lifecycle: Lifecycle::new(predecessor.is_some(), managed, max_draining),
+            lifecycle: Lifecycle::new(older, managed, max_draining),
             gate: Gate::Closed,
-            main: false,
             has_been_main: false,
             starting: true,
-            broke: false,
             hangs: false,
             timer: None,
             watch: Watch::No,
@@ -236,10 +274,13 @@ impl Process {
             successor: false,
             hears_successor: false,
             awaits_exit: false,
-            predecessor: predecessor.is_some(),
-            open: predecessor.map_or(0, |channel| 1 << channel),
-            silent: 0,
-            links: 0,
+            newest: None,
+            newest_died: false,
+            predecessor_died: false,
+            introduced: None,
+            held: own_line | given.map_or(0, |(_, lines)| lines),
+            open: own_line,
+            greeted: 0,
             committed: false,
             told: false,
         }
@@ -280,15 +321,6 @@ impl World {
         self.live().any(|(_, process)| process.hangs)
     }
 
-    /// A process that waits for its predecessor's word on the service manager, which has been forgotten.
-    pub(super) fn left_unsettled(&self) -> Option<usize> {
-        let waits = |process: &Process| *process.lifecycle.state() == State::Serving { settled: false };
-        let (who, _) = self.live().find(|(who, process)| *who > 0 && waits(process))?;
-        let predecessor = self.get(who - 1)?;
-        let settled = matches!(predecessor.lifecycle.state(), State::Draining { settled: true, committed: true, .. });
-        (settled && !self.channels[who - 1].to_newer.contains(&Said::Settled)).then_some(who)
-    }
-
     fn get(&self, who: usize) -> Option<&Process> {
         match self.slots.get(who) {
             Some(Slot::Live(process)) => Some(process),
@@ -308,13 +340,9 @@ impl World {
         self.get(channel).is_some_and(|process| process.successor)
     }
 
-    /// Whether the newer end of a channel is held: by the successor for as long as it lives, by those that it was
-    /// passed on to, or by a message that brings it to somebody.
+    /// Whether the newer end of a channel is held: by the successor, and by those that it was passed on to.
     fn newer_end_held(&self, channel: usize) -> bool {
-        let bit = 1 << channel;
-        let in_flight = |said: &Said| matches!(said, Said::Commit { links, .. } if links & bit != 0);
-        self.live().any(|(at, process)| at == channel + 1 || (process.open | process.silent | process.links) & bit != 0)
-            || self.channels.iter().any(|channel| channel.to_newer.iter().any(in_flight))
+        self.live().any(|(_, process)| process.held & (1 << channel) != 0)
     }
 
     /// What may happen next.
@@ -346,8 +374,48 @@ impl World {
             if self.budget.crashes > 0 {
                 steps.push(Step::Crash { who });
             }
+            self.greetings(who, process, &mut steps);
         }
+        self.faults(&mut steps);
         steps
+    }
+
+    fn greetings(&self, who: usize, process: &Process, steps: &mut Vec<Step>) {
+        for channel in bits(process.open & !process.greeted).filter(|_| process.is_main()) {
+            let Channel { to_newer, to_older, older_deaf, newer_deaf } = &self.channels[channel];
+            let on_its_way = to_older.contains(&Said::Greeting(who)) || to_newer.contains(&Said::Greeted);
+            let can_answer = self.get(channel).is_some_and(|older| {
+                older.successor
+                    && !older.hangs
+                    && older.introduced.is_none()
+                    && matches!(older.lifecycle.state(), State::Draining { .. })
+            });
+            if can_answer && !on_its_way && !older_deaf && !newer_deaf {
+                steps.push(Step::GreetAgain { who, channel });
+            }
+        }
+    }
+
+    fn faults(&self, steps: &mut Vec<Step>) {
+        for (channel, line) in self.channels.iter().enumerate() {
+            if self.budget.garbage > 0 {
+                let garbled = |said: &[Said]| said.first().is_some_and(|said| *said != Said::Garbage);
+                if garbled(&line.to_newer) {
+                    steps.push(Step::Garble { channel, to_newer: true });
+                }
+                if garbled(&line.to_older) {
+                    steps.push(Step::Garble { channel, to_newer: false });
+                }
+            }
+            if self.budget.breaks > 0 && self.older_end_held(channel) && self.newer_end_held(channel) {
+                if !line.older_deaf {
+                    steps.push(Step::Breaks { channel, newer_side: false });
+                }
+                if !line.newer_deaf {
+                    steps.push(Step::Breaks { channel, newer_side: true });
+                }
+            }
+        }
     }
 
     fn internal_events(&self, who: usize, process: &Process, events: &mut Vec<(Event, Source)>) {
@@ -358,7 +426,16 @@ impl World {
         if process.starting {
             events.push((Event::AppReady, Source::App));
         }
-        if let Some(timer) = process.timer {
+        let fires = |timer: &Timer| match timer {
+            // A death is seen within a moment.
+            Timer::Orphaned => !process.predecessor_died,
+            Timer::Pong | Timer::Committed if self.budget.plain => {
+                let line = &self.channels[who];
+                line.to_newer.is_empty() && line.to_older.is_empty()
+            }
+            _ => true,
+        };
+        if let Some(timer) = process.timer.filter(fires) {
             events.push((Event::Deadline(timer), Source::Timer));
         }
         if process.watch == Watch::Yes {
@@ -372,38 +449,59 @@ impl World {
         }
         if process.successor && process.hears_successor {
             match self.channels[who].to_older.first() {
-                Some(said) => events.push((from_successor(*said), Source::SuccessorSays)),
-                None if !self.newer_end_held(who) => events.push((Event::NewestGone, Source::SuccessorGone)),
+                Some(said) => events.push((from_successor(*said, process.newest), Source::SuccessorSays)),
+                None if !self.newer_end_held(who) => events.push((Event::NewerClosed, Source::SuccessorGone)),
                 None => {}
             }
         }
         if process.awaits_exit && matches!(self.slots.get(who + 1), Some(Slot::Dead { .. })) {
             events.push((Event::SuccessorExited, Source::SuccessorExited));
         }
+        // Before the commit its parent learns of its end, and this makes no difference.
+        if process.newest_died && matches!(process.lifecycle.state(), State::Draining { .. }) {
+            events.push((Event::NewestDied, Source::NewestDied));
+        }
+        if process.predecessor_died {
+            events.push((Event::PredecessorDied, Source::PredecessorDied));
+        }
         for channel in bits(process.open) {
-            let from_predecessor = process.predecessor && channel + 1 == who;
+            let predecessor = channel + 1 == who;
             match self.channels[channel].to_newer.first() {
-                Some(said) => events.push((from_older(*said, from_predecessor), Source::OlderSays(channel))),
-                None if !self.older_end_held(channel) => {
-                    let event = if !from_predecessor {
-                        Event::OlderGone
-                    } else if matches!(process.lifecycle.state(), State::Starting { .. } | State::Standby) {
-                        let older = u8::try_from(process.links.count_ones()).expect("few channels");
-                        Event::PredecessorGone { older }
-                    } else {
-                        Event::Settled
-                    };
-                    events.push((event, Source::OlderGone(channel)));
+                Some(said) => {
+                    events.push((from_older(*said, predecessor), Source::OlderSays(channel)));
                 }
-                None => {}
+                None if !self.older_end_held(channel) => {
+                    events.push((Event::OlderClosed { predecessor }, Source::OlderGone(channel)));
+                }
+                None => self.reports(process, channel, predecessor, events),
             }
         }
     }
 
+    /// What a draining generation says again twice a second, where it makes a difference.
+    fn reports(&self, process: &Process, channel: usize, predecessor: bool, events: &mut Vec<(Event, Source)>) {
+        let Some(older) = self.get(channel) else { return };
+        if older.hangs || !matches!(older.lifecycle.state(), State::Draining { committed: true, .. }) {
+            return;
+        }
+        let (settled, stop) = (older.lifecycle.is_settled(), older.lifecycle.stop_wanted());
+        let state = process.lifecycle.state();
+        let unsettled = predecessor && settled && *state == State::Serving { settled: false };
+        let untold = stop && process.lifecycle.is_main() && !process.told;
+        let stops = matches!(state, State::Stopping { .. }) && !stop && !self.channels[channel].older_deaf;
+        let answered = self.channels[channel].to_older.contains(&Said::Stopping);
+        if !self.channels[channel].newer_deaf && (unsettled || untold || stops && !answered) {
+            events.push((Event::OlderReported { predecessor, settled, stop }, Source::OlderReports));
+        }
+    }
+
     fn wishes(&self, who: usize, process: &Process, events: &mut Vec<(Event, Source)>, steps: &mut Vec<Step>) {
+        if self.budget.plain && !process.lifecycle.is_main() {
+            return;
+        }
         if self.budget.reloads > 0 {
             events.push((Event::Reload(Origin::Signal), Source::Wish));
-            if process.has_been_main {
+            if process.has_been_main && !self.budget.plain {
                 events.push((Event::Reload(Origin::Command), Source::Wish));
             }
         }
@@ -415,9 +513,6 @@ impl World {
         }
         if process.starting && who > 0 {
             steps.push(Step::AppFails { who });
-            if !process.broke {
-                steps.push(Step::Breaks { who });
-            }
         }
         let unproven = matches!(process.lifecycle.state(), State::Starting { .. } | State::Standby)
             && self.get(who.wrapping_sub(1)).is_some_and(|predecessor| {
@@ -439,10 +534,10 @@ impl World {
         if !full {
             steps.push(step(false, None));
         }
-        if actions.iter().any(fallible) {
+        if actions.iter().any(fallible) && (full || !self.budget.plain) {
             steps.push(step(true, None));
         }
-        if self.budget.crashes > 0 && !full {
+        if self.budget.crashes > 0 && !full && !self.budget.plain {
             steps.extend((1..actions.len()).map(|count| step(false, Some(count))));
         }
     }
@@ -459,10 +554,25 @@ impl World {
                 self.die(who);
                 self.excuse_death();
             }
-            Step::Breaks { who } => {
-                self.at(who).broke = true;
-                self.say_to_older(who, Said::Garbage);
+            Step::Garble { channel, to_newer } => {
+                self.budget.garbage -= 1;
+                let line = &mut self.channels[channel];
+                let said = if to_newer { &mut line.to_newer } else { &mut line.to_older };
+                // A greeting without its descriptors is passed over like garbage.
+                said[0] = Said::Garbage;
             }
+            Step::Breaks { channel, newer_side } => {
+                self.budget.breaks -= 1;
+                let line = &mut self.channels[channel];
+                if newer_side {
+                    line.newer_deaf = true;
+                    line.to_newer.clear();
+                } else {
+                    line.older_deaf = true;
+                    line.to_older.clear();
+                }
+            }
+            Step::GreetAgain { who, channel } => self.greet(who, channel),
             Step::Hangs { who } => {
                 self.at(who).hangs = true;
                 // What survives a hanging successor and a kill at the same time is nobody's promise.
@@ -492,30 +602,29 @@ impl World {
             }
             Source::App => self.at(who).starting = false,
             Source::Timer => self.at(who).timer = None,
-            Source::Drained => self.at(who).watch = Watch::DeadlineOnly,
+            Source::Drained => self.at(who).watch = if self.budget.plain { Watch::No } else { Watch::DeadlineOnly },
             Source::DrainDeadline => self.at(who).watch = Watch::No,
             Source::Barrier => self.at(who).barrier = false,
             Source::SuccessorSays => {
-                self.channels[who].to_older.remove(0);
-                self.at(who).hears_successor = event != Event::SuccessorBroke;
+                if let Said::Greeting(newest) = self.channels[who].to_older.remove(0) {
+                    self.at(who).introduced = Some(newest);
+                }
             }
             Source::SuccessorGone => self.at(who).hears_successor = false,
             Source::SuccessorExited => self.at(who).awaits_exit = false,
+            Source::NewestDied => self.at(who).newest_died = false,
+            Source::PredecessorDied => self.at(who).predecessor_died = false,
             Source::OlderSays(channel) => {
-                if let Said::Commit { links, .. } = self.channels[channel].to_newer.remove(0) {
-                    self.at(who).links = links;
+                if self.channels[channel].to_newer.remove(0) == Said::Greeted {
+                    self.at(who).greeted |= 1 << channel;
                 }
             }
             Source::OlderGone(channel) => {
                 let process = self.at(who);
                 process.open &= !(1 << channel);
-                if channel + 1 == who {
-                    process.predecessor = false;
-                }
-                if event == Event::Settled {
-                    process.immediate.push(Event::OlderGone);
-                }
+                process.held &= !(1 << channel);
             }
+            Source::OlderReports => {}
             Source::Wish => match event {
                 Event::Reload(_) => self.budget.reloads -= 1,
                 _ => self.budget.stops -= 1,
@@ -532,13 +641,6 @@ impl World {
         killed_after: Option<usize>,
     ) -> Result<(), String> {
         let state = self.at(who).lifecycle.state().clone();
-        if source == Source::SuccessorExited {
-            // The driver reaps, and reports, only before the commit.
-            if !matches!(state, State::Reloading(_) | State::RollingBack { .. }) {
-                return Ok(());
-            }
-            self.reap(who + 1);
-        }
         let means_only_this_one = matches!(state, State::Draining { settled: true, committed: true, .. });
         if let (Event::Stop(origin), Source::Wish) = (event, source)
             && !(means_only_this_one && origin == Origin::Signal)
@@ -549,6 +651,7 @@ impl World {
         if matches!(
             (event, source),
             (Event::Stop(_) | Event::SuccessorStop | Event::NewestStops, Source::OlderSays(_) | Source::SuccessorSays)
+                | (Event::OlderReported { stop: true, .. }, _)
         ) {
             self.at(who).told = true;
         }
@@ -581,22 +684,32 @@ impl World {
             Action::Pause => self.at(who).gate = Gate::Closed,
             Action::TakeOver => {
                 let process = self.at(who);
-                process.open |= process.links | process.silent;
-                (process.links, process.silent) = (0, 0);
-                (process.main, process.has_been_main) = (true, true);
+                process.open = process.held;
+                (process.greeted, process.has_been_main) = (0, true);
+                for channel in bits(self.at(who).open).collect::<Vec<_>>() {
+                    self.greet(who, channel);
+                }
             }
-            Action::LetGo => {
+            Action::LetGo => self.at(who).open = 0,
+            Action::Welcome => {
                 let process = self.at(who);
-                process.silent |= std::mem::take(&mut process.open);
-                process.main = false;
+                process.newest = process.introduced.take();
+                // Its process may have ended before it is watched.
+                let newest = process.newest.ok_or("nobody has introduced itself")?;
+                process.newest_died = false;
+                let died = self.get(newest).is_none();
+                self.at(who).newest_died = died;
+                self.say_to_newer(who, Said::Greeted);
             }
+            Action::Reap => self.reap(who + 1),
             Action::Spawn => return self.spawn(who, fails, asker),
             Action::Kill if self.at(who).successor => self.die(who + 1),
-            Action::CloseChannel => {
+            Action::CloseLine => {
                 if std::mem::take(&mut self.at(who).successor) {
                     self.reap(who + 1);
                     let process = self.at(who);
                     (process.hears_successor, process.awaits_exit) = (false, false);
+                    (process.newest, process.newest_died, process.introduced) = (None, false, None);
                 }
             }
             Action::Start(timer) => self.at(who).timer = Some(timer),
@@ -609,8 +722,7 @@ impl World {
             }
             Action::AwaitBarrier => self.at(who).barrier = true,
             Action::SendCommit { settled, reload } => {
-                let links = self.at(who).open | self.at(who).silent;
-                let sent = !fails && self.say_to_newer(who, Said::Commit { settled, reload, links });
+                let sent = !fails && self.say_to_newer(who, Said::Commit { settled, reload });
                 self.at(who).committed |= sent;
                 self.at(who).immediate.push(if sent { Event::CommitSent } else { Event::CommitFailed });
             }
@@ -627,8 +739,7 @@ impl World {
             Action::ForwardReload => drop(self.say_to_newer(who, Said::Reload)),
             Action::ForwardStop => drop(self.say_to_newer(who, Said::Stop)),
             Action::TellOlder => {
-                for channel in
-                    bits(self.at(who).open).filter(|channel| self.older_end_held(*channel)).collect::<Vec<_>>()
+                for channel in bits(self.at(who).open).filter(|channel| self.older_hears(*channel)).collect::<Vec<_>>()
                 {
                     self.channels[channel].to_older.push(Said::Stopping);
                 }
@@ -660,12 +771,12 @@ impl World {
             return Err(format!("process {who} starts a successor beside one that lives"));
         }
         let max_draining = self.at(who).lifecycle.max_draining;
-        let mut successor = Process::new(Some(who), self.manager.is_some(), max_draining);
-        successor.links = self.at(who).open | self.at(who).silent;
+        let successor = Process::new(Some((who, self.at(who).held)), self.manager.is_some(), max_draining);
         self.slots[who + 1] = Slot::Live(Box::new(successor));
         self.channels[who] = Channel::default();
         let process = self.at(who);
         (process.successor, process.hears_successor, process.awaits_exit) = (true, true, true);
+        (process.newest, process.newest_died) = (Some(who + 1), false);
         process.committed = false;
         Ok(())
     }
@@ -690,9 +801,14 @@ impl World {
             return Err(format!("process {who} ends ({ending:?}) before the point of no return"));
         }
         let told = process.told;
+        if ending == Ending::Drained && process.lifecycle.stop_wanted() {
+            self.say_to_newer(who, Said::LastReport);
+        }
         self.die(who);
         // Where a newer one has been killed a moment ago, a draining one could not know.
         let heirs = self.live().next().is_some() && !(ending != Ending::Stopped && self.killed);
+        // Nor can one be told over a broken line.
+        let heirs = heirs && !self.channels.iter().any(|line| line.older_deaf || line.newer_deaf);
         if told && heirs && !self.unit_ended && !self.stop_is_known() {
             return Err(format!("process {who} ends ({ending:?}), and nobody that lives knows that the service stops"));
         }
@@ -708,13 +824,13 @@ impl World {
     }
 
     fn excuse_death(&mut self) {
-        let main_lives = self.live().any(|(_, process)| process.main && !process.committed);
+        let main_lives = self.live().any(|(_, process)| process.lifecycle.is_main() && !process.committed);
         self.death_excused |= !main_lives;
     }
 
     fn stop_is_known(&self) -> bool {
         let on_its_way = |channel: &Channel| {
-            channel.to_newer.contains(&Said::Stop)
+            channel.to_newer.iter().any(|said| matches!(said, Said::Stop | Said::LastReport))
                 || channel.to_older.iter().any(|said| matches!(said, Said::Stop | Said::Stopping))
         };
         self.live().any(|(_, process)| process.told) || self.channels.iter().any(on_its_way)
@@ -725,6 +841,12 @@ impl World {
             return;
         }
         self.slots[who] = Slot::Dead { reaped: false };
+        for (at, slot) in self.slots.iter_mut().enumerate() {
+            if let Slot::Live(process) = slot {
+                process.newest_died |= process.newest == Some(who);
+                process.predecessor_died |= at == who + 1 && process.held & (1 << who) != 0;
+            }
+        }
         self.settle();
         self.look_at_main();
     }
@@ -749,8 +871,15 @@ impl World {
         }
     }
 
-    /// What nobody can read any more is gone.
+    /// What nobody can read any more is gone, and what makes no difference any more.
     fn settle(&mut self) {
+        for slot in &mut self.slots {
+            if let Slot::Live(process) = slot
+                && !matches!(process.lifecycle.state(), State::Starting { .. } | State::Standby)
+            {
+                process.predecessor_died = false;
+            }
+        }
         for channel in (0..self.channels.len()).rev() {
             if !self.newer_end_held(channel) {
                 self.channels[channel].to_newer.clear();
@@ -763,8 +892,18 @@ impl World {
         self.stop_excused |= self.stop_wished && !self.stop_is_known();
     }
 
+    fn greet(&mut self, who: usize, channel: usize) {
+        if self.older_hears(channel) {
+            self.channels[channel].to_older.push(Said::Greeting(who));
+        }
+    }
+
+    fn older_hears(&self, channel: usize) -> bool {
+        self.older_end_held(channel) && !self.channels[channel].older_deaf
+    }
+
     fn say_to_newer(&mut self, who: usize, said: Said) -> bool {
-        let heard = self.at(who).successor && self.newer_end_held(who);
+        let heard = self.at(who).successor && self.newer_end_held(who) && !self.channels[who].newer_deaf;
         if heard {
             self.channels[who].to_newer.push(said);
         }
@@ -772,13 +911,13 @@ impl World {
     }
 
     fn say_to_older(&mut self, who: usize, said: Said) {
-        if who > 0 && self.older_end_held(who - 1) {
+        if who > 0 && self.older_hears(who - 1) {
             self.channels[who - 1].to_older.push(said);
         }
     }
 }
 
-fn from_successor(said: Said) -> Event {
+fn from_successor(said: Said, newest: Option<usize>) -> Event {
     match said {
         Said::Ready => Event::SuccessorReady,
         Said::Failed => Event::SuccessorFailed,
@@ -786,20 +925,24 @@ fn from_successor(said: Said) -> Event {
         Said::Committed => Event::SuccessorCommitted,
         Said::Stop => Event::SuccessorStop,
         Said::Stopping => Event::NewestStops,
+        Said::Greeting(who) => Event::NewestIntroduced { ahead: newest <= Some(who) },
         _ => Event::SuccessorBroke,
     }
 }
 
-fn from_older(said: Said, from_predecessor: bool) -> Event {
+/// What cannot be read means nothing: an event that changes nothing stands for it, for an answer to a greeting, and for
+/// what was meant for the successor and is read by a later generation.
+fn from_older(said: Said, predecessor: bool) -> Event {
     match said {
-        Said::Ping if from_predecessor => Event::Ping,
-        Said::Settled if from_predecessor => Event::Settled,
-        Said::Commit { settled, reload, links } if from_predecessor => {
-            let older = u8::try_from(links.count_ones() + 1).expect("few channels");
-            Event::Commit { settled, reload, older }
-        }
+        Said::Ping if predecessor => Event::Ping,
+        Said::Settled if predecessor => Event::Settled,
+        Said::Commit { settled, reload } if predecessor => Event::Commit { settled, reload },
         Said::Reload => Event::Reload(Origin::Signal),
         Said::Stop => Event::Stop(Origin::Signal),
+        Said::LastReport => Event::OlderReported { predecessor, settled: true, stop: true },
+        Said::Garbage | Said::Greeted | Said::Ping | Said::Settled | Said::Commit { .. } => {
+            Event::OlderReported { predecessor: false, settled: false, stop: false }
+        }
         other => panic!("nobody says {other:?} to a successor"),
     }
 }
