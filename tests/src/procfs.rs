@@ -143,6 +143,9 @@ impl Family {
     /// The variable that carries the marker.
     pub const VARIABLE: &'static str = "REBORN_TEST_ID";
 
+    /// The variable of those members that are a test's tools, and no generations of the server.
+    pub const HELPER_VARIABLE: &'static str = "REBORN_TEST_HELPER";
+
     /// A family without members yet. From here on, orphans of the test's processes become the test's own children,
     /// so that it learns how each generation ended, also of those that it did not start itself.
     pub fn new(marker: &str) -> Self {
@@ -158,14 +161,20 @@ impl Family {
         &self.marker
     }
 
-    /// The pids of the living members, oldest first. In the instant between the birth of a process and the start of its
-    /// program, the kernel shows it with its parent's environment: such a one is listed too.
+    /// The pids of the living members that are no test's tools, oldest first. In the instant between the birth of a process
+    /// and the start of its program, the kernel shows it with its parent's environment: such a one is listed too.
     pub fn alive(&self) -> Vec<u32> {
+        self.living().into_iter().filter(|pid| !is_helper(*pid)).collect()
+    }
+
+    /// The pids of the living members that are a test's tools.
+    pub fn helpers(&self) -> Vec<u32> {
+        self.living().into_iter().filter(|pid| is_helper(*pid)).collect()
+    }
+
+    fn living(&self) -> Vec<u32> {
         let marked = format!("{}={}", Self::VARIABLE, self.marker);
-        let carries_marker = |pid: u32| {
-            let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-            environment.split(|byte| *byte == 0).any(|variable| variable == marked.as_bytes())
-        };
+        let carries_marker = |pid: u32| has_variable(pid, |variable| variable == marked.as_bytes());
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         for process in seen.values() {
             // Asking for the status also buries the dead.
@@ -210,7 +219,7 @@ impl Family {
     pub fn kill(&self, deadline: Duration) {
         let end = Instant::now() + deadline;
         loop {
-            let alive = self.alive();
+            let alive = self.living();
             if alive.is_empty() || Instant::now() > end {
                 return;
             }
@@ -225,7 +234,7 @@ impl Family {
 
     /// One line for each member that was ever seen, for a failing test.
     pub fn describe(&self) -> String {
-        let alive = self.alive();
+        let alive = self.living();
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let line = |(pid, process): (&u32, &Process)| {
             if !alive.contains(pid) {
@@ -238,6 +247,15 @@ impl Family {
         };
         seen.iter().map(line).collect()
     }
+}
+
+fn is_helper(pid: u32) -> bool {
+    has_variable(pid, |variable| variable.starts_with(format!("{}=", Family::HELPER_VARIABLE).as_bytes()))
+}
+
+fn has_variable(pid: u32, is_it: impl Fn(&[u8]) -> bool) -> bool {
+    let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+    environment.split(|byte| *byte == 0).any(is_it)
 }
 
 /// The arguments of a process; none for a zombie.

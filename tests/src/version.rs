@@ -13,7 +13,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::binary;
+use super::{Relay, binary};
 
 /// What is at the path of the server's program.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,6 +32,8 @@ pub enum Version {
     NotAProgram,
     /// A program that fails.
     Broken(Mode),
+    /// A version that works, and whose handover passes through a relay: at its start it puts the real program at the path.
+    Relayed(Relay),
 }
 
 /// How a broken version behaves: the program `broken` reads it from a file beside the path by which it is started.
@@ -107,6 +109,12 @@ impl Version {
                 link_or_copy(&binary::own("broken"), &new);
                 let text = serde_json::to_string(behaviour).expect("a mode is plain data");
                 fs::write(&mode, text).expect("the test's folder is writable");
+            }
+            Self::Relayed(relay) => {
+                link_or_copy(&binary::own("relay"), &new);
+                relay.version.put(&beside(path, "real"));
+                let text = serde_json::to_string(&relay.orders).expect("orders are plain data");
+                fs::write(beside(path, "orders"), text).expect("the test's folder is writable");
             }
         }
         fs::rename(&new, path).expect("a rename within one folder");
