@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use smol::block_on;
 use tests::load::{Connection, Limits, Request, Target};
 use tests::relay::{Change, Direction, Seen};
-use tests::{DEADLINE, Ended, Held, Reborn, Relay, Server, Version, procfs};
+use tests::{DEADLINE, Ended, Held, Process, Reborn, Relay, Server, Version, procfs, skip::may_change_user};
 
 /// The generations of the chain; between each two there is a relay.
 const GENERATIONS: u64 = 5;
@@ -116,4 +116,28 @@ fn a_relay_that_makes_the_first_word_unreadable_fails_the_reload_and_the_next_on
         load.stop().assert_no_failure().assert_no_close();
         assert_no_relay_is_left(&server);
     }
+}
+
+#[test]
+fn a_first_generation_that_is_started_as_a_relay_is_the_real_program() {
+    let server = Reborn::new().demo().version(Version::Relayed(Relay::new())).start();
+    assert_eq!(procfs::executable(server.pid()).unwrap(), server.program());
+    assert!(server.relays().is_empty() && server.relayed().is_empty());
+    assert_ne!(server.reload_ok(), server.first_pid());
+}
+
+#[test]
+fn a_server_of_nobody_can_be_relayed_and_nothing_is_left_of_a_relay_when_its_server_is_dropped() {
+    if !may_change_user() {
+        return;
+    }
+    let server = Reborn::new().demo().probation_ms(0).as_nobody().start();
+    let _held = server.hold();
+    server.replace_binary(&Version::Relayed(Relay::new()));
+    server.reload_ok();
+    let relays: Vec<_> = server.relays().into_iter().map(|pid| Process::open(pid).unwrap()).collect();
+    let others = |process: &Process| process.fds().into_values().filter(|target| target.starts_with("socket:")).count();
+    assert_eq!(relays.iter().map(others).collect::<Vec<_>>(), [2], "a relay holds the two sockets and no other");
+    drop(server);
+    assert!(relays.iter().all(|process| !process.is_alive()));
 }
