@@ -187,7 +187,7 @@
 //! - **Do not block the executor** that polls `run`: the watchdog, the ping at the end of the probation and everything
 //!   that a reload waits for are answered there.
 //! - **An accept loop that ends is not started again.** [`Listener::accept`](crate::Listener::accept) waits by itself
-//!   where there is no descriptor left; go on after an error, with a pause, unless you mean to stop.
+//!   where there is no descriptor left or the network fails; its error says that the socket itself is gone.
 //!
 //! # Versions
 //!

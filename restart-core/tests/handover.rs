@@ -138,11 +138,34 @@ fn a_handover_flag_with_nothing_to_take_is_an_error_that_says_so() {
     assert!(!output.status.success() && text.contains("nothing to take"), "{text}");
 }
 
-#[test]
-fn a_successor_is_started_without_fork() {
-    if Command::new("strace").arg("-V").output().is_err() {
+/// Whether strace is there; a test that needs it is skipped without.
+fn has_strace() -> bool {
+    let found = Command::new("strace").arg("-V").output().is_ok();
+    if !found {
         assert!(std::env::var_os("CI").is_none(), "strace is missing");
         eprintln!("SKIPPED: strace is missing (Debian package strace)");
+    }
+    found
+}
+
+#[test]
+fn a_firewalls_refusal_ends_neither_a_listener_nor_the_control_socket() {
+    if !has_strace() {
+        return;
+    }
+    let mut command = Command::new("strace");
+    command.args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=accept4", "-e", "inject=accept4:error=EPERM:when=1+2"]);
+    command.arg(example("fixture")).arg("echo=127.0.0.1:0");
+    let service = support::Service::start(command);
+    for _ in 0..3 {
+        assert!(ask_tcp(&service.address("echo")).starts_with("1 "));
+    }
+    service.client().stop().unwrap();
+}
+
+#[test]
+fn a_successor_is_started_without_fork() {
+    if !has_strace() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();

@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_io::{Async, Timer};
 use event_listener::Event;
@@ -23,8 +23,10 @@ use super::{Origin, Socket};
 use crate::address::Address;
 use crate::drain::{Drain, Guard};
 
-/// How long to wait where the process or the system has no descriptor left.
-const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
+/// How long to wait after an error before the next attempt.
+const ERROR_PAUSE: Duration = Duration::from_millis(100);
+/// Errors that follow one another more closely are one burst, of which the log tells once.
+const BURST_GAP: Duration = Duration::from_secs(1);
 
 /// How often, and how long apart, a stop looks whether the last connections have been accepted.
 const LAST_CALL_LOOKS: u32 = 1000;
@@ -79,6 +81,8 @@ pub struct Listener {
     drain: Drain,
     /// What is given up for a client where the process has no descriptor left.
     spare: Option<Arc<Mutex<Option<OwnedFd>>>>,
+    /// When accepting failed last.
+    failed: Arc<Mutex<Option<Instant>>>,
 }
 
 /// An accepted connection: non-blocking and close-on-exec.
@@ -104,6 +108,7 @@ impl Listener {
             gate: Arc::default(),
             drain: drain.clone(),
             spare: None,
+            failed: Arc::default(),
         })
     }
 
@@ -170,36 +175,52 @@ impl Listener {
     /// Waits for the next connection.
     ///
     /// While this generation must not accept (before it is ready, during its successor's probation, while it drains)
-    /// the call just waits, and goes on where a failed reload makes this generation serve again. Where the process or
-    /// the system has no descriptor left, it waits 100 ms before it tries again. Connections that end before they are
-    /// accepted are passed over (`accept(2)`). Any other error concerns the socket itself; nothing is lost by calling
-    /// again.
+    /// the call just waits, and goes on where a failed reload makes this generation serve again. Connections that end
+    /// before they are accepted are passed over. After any other error of a connection, the network or the system
+    /// (`accept(2)`: a firewall's refusal, no descriptor left) it tries again in 100 ms; the log tells once of errors
+    /// that come in a burst. So the only errors are those that say that there is no listening socket any more (EBADF,
+    /// ENOTSOCK, EFAULT, and EINVAL, for one that was shut down): an accept loop may end at them.
     pub async fn accept(&self) -> io::Result<Accepted> {
+        self.accept_by(|state| self.try_accept(state)).await
+    }
+
+    /// `attempt` is what accepts, as tests have it fail.
+    async fn accept_by(&self, attempt: impl Fn(u8) -> rustix::io::Result<Accepted>) -> io::Result<Accepted> {
         loop {
             let state = self.gate.get();
             if state == CLOSED {
                 self.gate.changed(state).await;
                 continue;
             }
-            match self.try_accept(state) {
+            let ends = state == LAST_CALL || state == RELEASED;
+            match attempt(state) {
                 Ok(accepted) => {
                     self.renew_spare();
                     return Ok(accepted);
                 }
                 Err(Errno::MFILE) if self.give_up_spare() => {}
-                Err(Errno::AGAIN) if state == LAST_CALL || state == RELEASED => {
+                // Another clone may have shut the socket down.
+                Err(Errno::AGAIN | Errno::INVAL) if ends => {
                     self.refuse_from_now_on(state);
                     future::pending::<()>().await;
                 }
                 Err(Errno::AGAIN) => future::or(self.readable(), self.gate_changed(state)).await?,
                 Err(Errno::CONNABORTED | Errno::INTR | Errno::PROTO) => {}
-                Err(error @ (Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM)) => {
-                    log::warn!("cannot accept on {}: {error}; trying again", self.address);
-                    Timer::after(EXHAUSTED_PAUSE).await;
+                Err(error @ (Errno::BADF | Errno::INVAL | Errno::NOTSOCK | Errno::FAULT)) => return Err(error.into()),
+                Err(error) => {
+                    if self.begins_burst() {
+                        log::warn!("cannot accept on {}: {error}; trying again", self.address);
+                    }
+                    Timer::after(ERROR_PAUSE).await;
                 }
-                Err(error) => return Err(error.into()),
             }
         }
+    }
+
+    /// Notes an error, and says whether the last one is so long ago that this one is news.
+    fn begins_burst(&self) -> bool {
+        let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        failed.replace(Instant::now()).is_none_or(|last| last.elapsed() > BURST_GAP)
     }
 
     /// Waits until nobody waits to be accepted, for a second at the most: an application that accepts no more must not
@@ -303,6 +324,7 @@ pub(super) fn unix_address(address: &SocketAddrAny, stream: bool) -> Option<Addr
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
     use std::net::TcpListener;
 
     use async_io::block_on;
@@ -362,6 +384,59 @@ mod tests {
         });
         let Address::Tcp(address) = listener.address() else { panic!("{:?}", listener.address()) };
         assert_eq!(TcpStream::connect(address).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+    }
+
+    #[test]
+    fn no_error_but_the_loss_of_the_socket_ends_an_accept_loop() {
+        let listener = listener();
+        listener.open();
+        let passing = [
+            Errno::PERM,
+            Errno::NETDOWN,
+            Errno::PROTO,
+            Errno::NOPROTOOPT,
+            Errno::HOSTDOWN,
+            Errno::NONET,
+            Errno::HOSTUNREACH,
+            Errno::OPNOTSUPP,
+            Errno::NETUNREACH,
+            Errno::NFILE,
+            Errno::NOMEM,
+        ];
+        for error in passing {
+            let _client = connect(&listener);
+            let fails = Cell::new(true);
+            let attempt = |state| if fails.replace(false) { Err(error) } else { listener.try_accept(state) };
+            block_on(listener.accept_by(attempt)).unwrap();
+            assert!(!fails.get());
+        }
+        for error in [Errno::BADF, Errno::INVAL, Errno::NOTSOCK, Errno::FAULT] {
+            let failure = block_on(listener.accept_by(|_| Err(error))).unwrap_err();
+            assert_eq!(Errno::from_io_error(&failure), Some(error));
+        }
+    }
+
+    #[test]
+    fn a_burst_of_errors_is_told_once() {
+        let (listener, other) = (listener(), listener());
+        let clone = listener.clone();
+        assert!(listener.begins_burst());
+        assert!(!listener.begins_burst() && !clone.begins_burst());
+        assert!(other.begins_burst(), "each listener by itself");
+        *listener.failed.lock().unwrap() = Instant::now().checked_sub(2 * BURST_GAP);
+        assert!(listener.begins_burst());
+    }
+
+    #[test]
+    fn at_a_stop_no_clone_takes_the_shutdown_by_another_for_an_error() {
+        let socket = Socket::check("test", "test", TcpListener::bind("127.0.0.1:0").unwrap().into()).unwrap();
+        let listener = Listener { lasting: false, ..Listener::new(&socket, &Drain::new(), false).unwrap() };
+        let clone = listener.clone();
+        listener.last_call();
+        block_on(async {
+            assert!(poll_once(Box::pin(listener.accept())).await.is_none());
+            assert!(poll_once(Box::pin(clone.accept())).await.is_none());
+        });
     }
 
     #[test]
