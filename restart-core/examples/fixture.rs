@@ -54,6 +54,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     if let Some(path) = std::env::var_os("FIXTURE_CONTROL") {
         builder = builder.control(Place::Path(PathBuf::from(path)));
     }
+    if std::env::var_os("FIXTURE_PATIENCE").is_some() {
+        let ever = Duration::MAX;
+        builder = builder.ready_timeout(ever).drain_timeout(ever).stop_delay(Duration::ZERO).max_draining(u8::MAX);
+    }
     if let Some(bytes) = number("FIXTURE_STATE") {
         builder = builder.save_state(7, move || (0..=250).cycle().take(bytes).collect());
     }

@@ -35,6 +35,12 @@ pub const PROBATION_DEFAULT: Duration = Duration::from_secs(1);
 pub const DRAIN_TIMEOUT_DEFAULT: Duration = Duration::from_secs(20);
 /// So many replaced generations may still be finishing what they have.
 pub const MAX_DRAINING_DEFAULT: u8 = 4;
+/// The longest time that a generation takes for anything, ten years; a longer one is cut to it. Sums of such times still
+/// fit into every clock.
+pub const TIMEOUT_MAX: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
+/// The most replaced generations that may be finishing what they have; a larger number is cut to it. The channels to all
+/// of them travel in one message, which may have 253 descriptors (`unix(7)`, SCM_MAX_FD).
+pub const MAX_DRAINING_MAX: u8 = 64;
 
 /// The name under which the control socket travels from generation to generation; no listener can have it.
 pub(crate) const CONTROL_NAME: &str = "control";
@@ -160,34 +166,35 @@ impl Builder {
     }
 
     /// How long a successor may take until it is ready; 10 s by default. When the time is over it is killed, and this
-    /// generation serves on.
+    /// generation serves on. This and the other times are at most [`TIMEOUT_MAX`].
     pub fn ready_timeout(mut self, timeout: Duration) -> Builder {
-        self.settings.ready_timeout = timeout;
+        self.settings.ready_timeout = timeout.min(TIMEOUT_MAX);
         self
     }
 
     /// How long a successor that is ready has to live before it takes over; 1 s by default, 0 is allowed.
     pub fn probation(mut self, probation: Duration) -> Builder {
-        self.settings.probation = probation;
+        self.settings.probation = probation.min(TIMEOUT_MAX);
         self
     }
 
     /// How long this generation may finish what it has, after it has been replaced or told to stop; 20 s by default.
     pub fn drain_timeout(mut self, timeout: Duration) -> Builder {
-        self.settings.drain_timeout = timeout;
+        self.settings.drain_timeout = timeout.min(TIMEOUT_MAX);
         self
     }
 
     /// How long the service goes on accepting after it was told to stop ([`Drain::stop_announced`]), so that whoever
     /// sends it clients can notice; 0 by default.
     pub fn stop_delay(mut self, delay: Duration) -> Builder {
-        self.settings.stop_delay = delay;
+        self.settings.stop_delay = delay.min(TIMEOUT_MAX);
         self
     }
 
-    /// How many replaced generations may still be finishing what they have; 4 by default, at least 1.
+    /// How many replaced generations may still be finishing what they have; 4 by default, at least 1, at most
+    /// [`MAX_DRAINING_MAX`].
     pub fn max_draining(mut self, generations: u8) -> Builder {
-        self.settings.max_draining = generations.max(1);
+        self.settings.max_draining = generations.clamp(1, MAX_DRAINING_MAX);
         self
     }
 
@@ -440,5 +447,24 @@ impl Generation {
     pub fn run(self) -> impl Future<Output = Exit> + Send {
         debug_assert_eq!(self.parts.drain.phase(), Phase::Serving, "nobody else sets this phase");
         Box::new(Driver::new(self.parts)).run(self.streams, self.main_streams)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_number_is_too_large_for_the_bounds_of_a_reload() {
+        let huge = Duration::MAX;
+        let builder = Builder::new().ready_timeout(huge).probation(huge).drain_timeout(huge).stop_delay(huge);
+        let Settings { ready_timeout, probation, drain_timeout, stop_delay, .. } = builder.settings;
+        let sum = ready_timeout + probation + drain_timeout + stop_delay;
+        assert!(Instant::now().checked_add(sum).is_some() && u64::try_from(sum.as_micros()).is_ok());
+        for (given, taken) in [(0, 1), (64, 64), (65, 64), (u8::MAX, 64)] {
+            assert_eq!(Builder::new().max_draining(given).settings.max_draining, taken);
+        }
+        // The channels of all that drain, and of the one that has just been replaced.
+        assert!(usize::from(MAX_DRAINING_MAX) < crate::handover::FDS_PER_MESSAGE_MAX);
     }
 }

@@ -109,7 +109,8 @@ pub use driver::{Exit, resident_memory};
 pub use error::Error;
 pub use formats::Formats;
 pub use generation::{
-    Builder, DRAIN_TIMEOUT_DEFAULT, Generation, MAX_DRAINING_DEFAULT, PROBATION_DEFAULT, READY_TIMEOUT_DEFAULT,
+    Builder, DRAIN_TIMEOUT_DEFAULT, Generation, MAX_DRAINING_DEFAULT, MAX_DRAINING_MAX, PROBATION_DEFAULT,
+    READY_TIMEOUT_DEFAULT, TIMEOUT_MAX,
 };
 pub use listeners::{Accepted, Listener, Origin};
 pub use predecessor::{State, decline};

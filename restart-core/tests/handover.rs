@@ -73,6 +73,14 @@ fn a_successor_that_fails_leaves_its_predecessor_serving_and_says_why() {
 }
 
 #[test]
+fn a_service_that_waits_for_ever_is_reloaded_and_stopped() {
+    let service = fixture(&["echo=127.0.0.1:0"], &[("FIXTURE_PATIENCE", "endless")]);
+    service.reload_well();
+    service.reload_well();
+    service.client().stop().unwrap();
+}
+
+#[test]
 fn a_successor_that_dies_before_it_has_read_the_state_leaves_its_predecessor_serving() {
     let service = fixture(&["echo=127.0.0.1:0"], &[("FIXTURE_STATE", "8388608")]);
     std::fs::write(service.folder.path().join("fail"), "after its hello").unwrap();

@@ -15,7 +15,7 @@ use std::thread;
 use std::time::Duration;
 
 use log::LevelFilter;
-use restart_core::Endpoint;
+use restart_core::{Endpoint, MAX_DRAINING_MAX};
 
 use crate::app::FilesConfig;
 use crate::cli::{Origin, ServeArgs};
@@ -163,7 +163,8 @@ impl Reload {
             probation: setting(args, "probation").duration(&args.probation, Duration::ZERO)?,
             drain_timeout: setting(args, "drain_timeout").duration(&args.drain_timeout, Duration::ZERO)?,
             stop_delay: setting(args, "stop_delay").duration(&args.stop_delay, Duration::ZERO)?,
-            max_draining: setting(args, "max_draining").number(&args.max_draining, 1..=64)?,
+            max_draining: setting(args, "max_draining")
+                .number(&args.max_draining, 1..=usize::from(MAX_DRAINING_MAX))?,
             signal: match non_empty(args.reload_signal.as_ref()) {
                 Some(text) => signal::parse(&setting(args, "reload_signal"), text)?,
                 None => None,
