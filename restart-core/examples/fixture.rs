@@ -58,6 +58,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let ever = Duration::MAX;
         builder = builder.ready_timeout(ever).drain_timeout(ever).stop_delay(Duration::ZERO).max_draining(u8::MAX);
     }
+    // A successor's alone: there is no such signal.
+    if fails.as_deref() == Some("at its signals") {
+        builder = builder.reload_signal(999);
+    }
     if let Some(bytes) = number("FIXTURE_STATE") {
         builder = builder.save_state(7, move || (0..=250).cycle().take(bytes).collect());
     }

@@ -3,6 +3,7 @@
 //! Owns the order of the start: inherited descriptors first, then signals, then the predecessor, then sockets. What
 //! happens after that is the driver's.
 
+use std::ffi::OsString;
 use std::future::Future;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -16,10 +17,10 @@ use crate::control::{self, Place};
 use crate::counters::{Counts, Inherited};
 use crate::drain::{Drain, Phase};
 use crate::driver::{Driver, Exit};
-use crate::environment::Environment;
+use crate::environment::{Environment, has_handover_flag};
 use crate::error::Error;
 use crate::formats::Formats;
-use crate::handover::{Hello, Message};
+use crate::handover::{Channel, Hello, Message};
 use crate::listeners::{self, Listener, Resolved, Socket, bind_control, from_fd_3, from_listen_fds, spare_names};
 use crate::notify::Notifier;
 use crate::pid_file::PidFile;
@@ -240,17 +241,17 @@ impl Builder {
     /// claims to be, where a socket cannot be bound, or where another server has the control socket; a predecessor is
     /// then told why, and goes on serving. Sockets bound meanwhile are closed again.
     pub fn start(self) -> Result<Generation, Error> {
-        let environment = Environment::read()?;
-        let stdin = if environment.handover_flag { predecessor::take_channel()? } else { None };
-        let mut there = Vec::new();
-        if environment.handover_flag && stdin.is_none() {
-            let name = spare_names(&self.wanted, self.default.as_ref()).next().unwrap_or_default();
-            there.push(from_fd_3(&name)?);
-        } else if stdin.is_none() {
-            there = from_listen_fds(&environment, spare_names(&self.wanted, self.default.as_ref()))?;
-        }
-        sys::close_on_exec_from(3).map_err(|error| Error::system("cannot mark descriptors close-on-exec", error))?;
-        let signals = Signals::install(self.reload_signal)?;
+        let args: Vec<OsString> = std::env::args_os().collect();
+        let stdin = if has_handover_flag(&args) { predecessor::take_channel()? } else { None };
+        let (environment, signals, there) = match self.adopt(stdin.is_some()) {
+            Ok(adopted) => adopted,
+            Err(error) => {
+                if let Some(Ok(channel)) = stdin.map(Channel::adopt) {
+                    let _ = channel.try_send(&Message::failed(&error.to_string()), &[]);
+                }
+                return Err(error);
+            }
+        };
         let predecessor = match stdin {
             Some(socket) => Some(predecessor::receive(socket, |number| self.settings.hello(number))?),
             None => None,
@@ -261,6 +262,20 @@ impl Builder {
                 let _ = channel.try_send(&Message::failed(&error.to_string()), &[]);
             }
         })
+    }
+
+    /// What comes before any thread: the environment, the sockets that this process was started with (where there is a
+    /// predecessor it gives them later), and the signals.
+    fn adopt(&self, succeeds: bool) -> Result<(Environment, Signals, Vec<Socket>), Error> {
+        let environment = Environment::read()?;
+        let mut names = spare_names(&self.wanted, self.default.as_ref());
+        let there = match (succeeds, environment.handover_flag) {
+            (true, _) => vec![],
+            (false, true) => vec![from_fd_3(&names.next().unwrap_or_default())?],
+            (false, false) => from_listen_fds(&environment, names)?,
+        };
+        sys::close_on_exec_from(3).map_err(|error| Error::system("cannot mark descriptors close-on-exec", error))?;
+        Ok((environment, Signals::install(self.reload_signal)?, there))
     }
 
     fn take_place(

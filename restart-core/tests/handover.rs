@@ -81,6 +81,15 @@ fn a_service_that_waits_for_ever_is_reloaded_and_stopped() {
 }
 
 #[test]
+fn a_successor_that_fails_before_it_has_greeted_says_why() {
+    let service = fixture(&["echo=127.0.0.1:0"], &[]);
+    std::fs::write(service.folder.path().join("fail"), "at its signals").unwrap();
+    let failure = service.reload().failure.unwrap();
+    assert!(failure.contains("signal") && !failure.contains("exited with status"), "{failure}");
+    assert!(ask_tcp(&service.address("echo")).starts_with("1 "));
+}
+
+#[test]
 fn a_successor_that_dies_before_it_has_read_the_state_leaves_its_predecessor_serving() {
     let service = fixture(&["echo=127.0.0.1:0"], &[("FIXTURE_STATE", "8388608")]);
     std::fs::write(service.folder.path().join("fail"), "after its hello").unwrap();
