@@ -26,8 +26,12 @@ impl PidFile {
         let mut temporary = self.path.clone().into_os_string();
         temporary.push(format!(".{pid}"));
         let write = || -> io::Result<()> {
-            let mut file =
-                fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o644).open(&temporary)?;
+            // A process of the same pid may have left it; whatever else lies there is neither followed nor written to.
+            match fs::remove_file(&temporary) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+            let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o644).open(&temporary)?;
             writeln!(file, "{pid}")?;
             fs::rename(&temporary, &self.path)
         };
@@ -47,6 +51,8 @@ impl PidFile {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::MetadataExt;
+
     use super::*;
 
     #[test]
@@ -63,5 +69,18 @@ mod tests {
         pid_file.write().unwrap();
         pid_file.remove();
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_symlink_that_somebody_has_planted_is_not_followed() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, precious) = (folder.path().join("pid"), folder.path().join("precious"));
+        fs::write(&precious, "precious").unwrap();
+        std::os::unix::fs::symlink(&precious, folder.path().join(format!("pid.{}", std::process::id()))).unwrap();
+        PidFile::new(&path).unwrap().write().unwrap();
+        assert_eq!(fs::read_to_string(&precious).unwrap(), "precious");
+        let metadata = fs::symlink_metadata(&path).unwrap();
+        assert!(metadata.is_file() && metadata.mode() & 0o777 & !0o644 == 0, "{metadata:?}");
+        assert_eq!(fs::read_to_string(&path).unwrap(), format!("{}\n", std::process::id()));
     }
 }
