@@ -5,7 +5,9 @@
 //! the next. What the names mean is the application's matter. Pure arithmetic behind a lock.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use crate::lock::lock;
 
 /// Counters by name. They only grow.
 pub type Counts = BTreeMap<String, u64>;
@@ -100,7 +102,7 @@ impl Inherited {
     }
 
     fn books(&self) -> MutexGuard<'_, Books> {
-        self.books.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.books)
     }
 }
 

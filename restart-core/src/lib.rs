@@ -93,6 +93,7 @@ pub mod guide;
 mod handover;
 mod lifecycle;
 mod listeners;
+mod lock;
 mod notify;
 mod pid_file;
 mod predecessor;

@@ -9,7 +9,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use async_io::{Async, Timer};
@@ -22,6 +22,7 @@ use rustix::net::{SocketAddrAny, SocketAddrUnix, SocketFlags};
 use super::{Origin, Socket};
 use crate::address::Address;
 use crate::drain::{Drain, Guard};
+use crate::lock::lock;
 
 /// How long to wait after an error before the next attempt.
 const ERROR_PAUSE: Duration = Duration::from_millis(100);
@@ -134,7 +135,7 @@ impl Listener {
     }
 
     fn spare(&self) -> Option<MutexGuard<'_, Option<OwnedFd>>> {
-        self.spare.as_ref().map(|spare| spare.lock().unwrap_or_else(PoisonError::into_inner))
+        self.spare.as_ref().map(|spare| lock(spare))
     }
 
     /// Accepts from now on.
@@ -219,7 +220,7 @@ impl Listener {
 
     /// Notes an error, and says whether the last one is so long ago that this one is news.
     fn begins_burst(&self) -> bool {
-        let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut failed = lock(&self.failed);
         failed.replace(Instant::now()).is_none_or(|last| last.elapsed() > BURST_GAP)
     }
 
