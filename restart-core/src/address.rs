@@ -125,7 +125,8 @@ fn abstract_name(whole: &str, name: &str) -> Result<String, Error> {
 /// An address under the name by which the application knows it.
 ///
 /// Written `NAME=ADDR`, or just `ADDR`, which names it `listener`. The name is what a systemd socket unit calls
-/// `FileDescriptorName=`, and what stays the same over all generations.
+/// `FileDescriptorName=` (without one the unit's name, such as `app@80.socket`), and what stays the same over all
+/// generations.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Endpoint {
     /// The name.
@@ -147,24 +148,43 @@ impl Endpoint {
 
     /// Reads `[NAME=]ADDR`; one without a name gets `name`.
     pub fn parse(text: &str, name: &str) -> Result<Endpoint, Error> {
-        // A path may hold an equals sign; a name holds neither a slash nor a colon nor an at sign.
+        // A path and an abstract name may hold an equals sign; a name holds neither a slash nor a colon, and does not
+        // begin with an at sign.
         match text.split_once('=') {
-            Some((name, address)) if !name.contains(['/', ':', '@']) => Endpoint::new(name, address.parse()?),
+            Some((name, address)) if !name.contains(['/', ':']) && !name.starts_with('@') => {
+                Endpoint::new(name, address.parse()?)
+            }
             _ => Endpoint::new(name, text.parse()?),
         }
     }
 }
 
-/// A name has to fit into LISTEN_FDNAMES (`sd_listen_fds(3)`) and onto a command line.
-pub(crate) fn check_name(name: &str) -> Result<(), Error> {
-    let bad = |character: char| character.is_control() || matches!(character, ':' | '=' | '/' | '@');
-    if name.is_empty() || name.len() > NAME_BYTES_MAX || name.contains(bad) {
+/// A name that people give has to fit into LISTEN_FDNAMES and before the equals sign of `NAME=ADDR`.
+fn check_name(name: &str) -> Result<(), Error> {
+    if !fits_fdnames(name) || name.contains(['=', '/']) || name.starts_with('@') {
         return Err(Error::address(format!(
-            "{name:?} is no name for a listener: 1 to {NAME_BYTES_MAX} bytes without colon, equals sign, slash, at \
-             sign or control characters"
+            "{name:?} is no name for a listener: 1 to {NAME_BYTES_MAX} bytes without colon, equals sign, slash, control \
+             characters, or an at sign at its beginning"
         )));
     }
     Ok(())
+}
+
+/// A name that came with a socket may be whatever a service manager allows, such as `app@80.socket`, which systemd
+/// gives the sockets of a template.
+pub(crate) fn check_given_name(name: &str) -> Result<(), Error> {
+    if !fits_fdnames(name) {
+        return Err(Error::inherited(format!(
+            "{name:?} is no name for a socket: 1 to {NAME_BYTES_MAX} bytes without colon or control characters"
+        )));
+    }
+    Ok(())
+}
+
+/// What systemd takes as a descriptor's name (`sd_listen_fds(3)`), and letters beyond ASCII.
+fn fits_fdnames(name: &str) -> bool {
+    let bad = |character: char| character.is_control() || character == ':';
+    (1..=NAME_BYTES_MAX).contains(&name.len()) && !name.contains(bad)
 }
 
 impl FromStr for Endpoint {
@@ -222,6 +242,29 @@ mod tests {
         assert_eq!("/run/a=b".parse::<Endpoint>().unwrap().name, Endpoint::DEFAULT_NAME);
         for text in ["=1.2.3.4:80", "a\u{7}=1.2.3.4:80", &format!("{}=1.2.3.4:80", "x".repeat(256))] {
             assert!(text.parse::<Endpoint>().unwrap_err().is_address());
+        }
+    }
+
+    #[test]
+    fn a_templates_socket_has_a_name_with_an_at_sign() {
+        let endpoint: Endpoint = "app@80.socket=127.0.0.1:80".parse().unwrap();
+        assert_eq!((endpoint.name.as_str(), endpoint.address.to_string().as_str()), ("app@80.socket", "127.0.0.1:80"));
+        assert_eq!(endpoint.to_string().parse::<Endpoint>().unwrap(), endpoint);
+        for text in ["@a=b", "unix:@a=b"] {
+            let endpoint: Endpoint = text.parse().unwrap();
+            assert_eq!((endpoint.name.as_str(), endpoint.address.to_string().as_str()), ("listener", "unix:@a=b"));
+        }
+        assert!(Endpoint::new("@a", "127.0.0.1:80".parse().unwrap()).unwrap_err().is_address());
+    }
+
+    #[test]
+    fn a_name_that_came_with_a_socket_is_what_a_service_manager_allows() {
+        let longest = "x".repeat(NAME_BYTES_MAX);
+        for name in ["app@80.socket", "@", "a=b/c d~!", "a\\x2db.socket", &longest] {
+            check_given_name(name).unwrap();
+        }
+        for name in ["", "a:b", "a\nb", "a\u{7f}", &format!("{longest}x")] {
+            assert!(check_given_name(name).unwrap_err().is_inherited(), "{name:?}");
         }
     }
 

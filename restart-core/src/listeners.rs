@@ -17,7 +17,7 @@ pub use accept::{Accepted, Listener};
 pub(crate) use bind::{bind_control, unlink_if_ours};
 pub(crate) use inherited::{from_fd_3, from_listen_fds};
 
-use crate::address::{Address, Endpoint, check_name};
+use crate::address::{Address, Endpoint, check_given_name};
 use crate::error::Error;
 use crate::handover::{SocketEntry, SocketOrigin};
 
@@ -47,7 +47,7 @@ pub(crate) struct Socket {
 impl Socket {
     /// Checks that a descriptor is a socket that can be served on. `what` names it in errors.
     pub(crate) fn check(name: &str, what: &str, fd: OwnedFd) -> Result<Socket, Error> {
-        check_name(name)?;
+        check_given_name(name)?;
         let address = checked_address(what, &fd)?;
         let asked = address.clone();
         Ok(Socket { name: name.to_owned(), address, asked, origin: Origin::Activated, inode: None, fd: Arc::new(fd) })
@@ -233,6 +233,15 @@ mod tests {
             resolve(vec![activated("a")], &endpoints(&["a=127.0.0.1:1", "b=127.0.0.1:0"]), None).unwrap().kept;
         let names: Vec<_> = sockets.iter().map(|socket| (socket.name.as_str(), socket.origin)).collect();
         assert_eq!(names, [("a", Origin::Activated), ("b", Origin::Bound)]);
+    }
+
+    #[test]
+    fn a_templates_socket_is_taken_by_its_default_name_and_handed_on() {
+        let wanted = endpoints(&["app@80.socket=127.0.0.1:1"]);
+        let first = resolve(vec![activated("app@80.socket")], &wanted, None).unwrap().kept.remove(0);
+        let handed = Socket::from_entry(&first.entry(), first.fd.try_clone().unwrap()).unwrap();
+        let second = resolve(vec![handed], &wanted, None).unwrap().kept;
+        assert_eq!((names(&second), second[0].origin), (vec!["app@80.socket"], Origin::Activated));
     }
 
     #[test]
