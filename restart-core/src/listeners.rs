@@ -8,7 +8,7 @@ mod bind;
 pub(crate) mod inherited;
 
 use std::collections::BTreeSet;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use rustix::net::{AddressFamily, SocketType};
@@ -91,8 +91,9 @@ impl Socket {
 }
 
 /// The address of a socket that connections can be accepted or datagrams received on.
-fn checked_address(what: &str, fd: &OwnedFd) -> Result<Address, Error> {
+fn checked_address(what: &str, fd: impl AsFd) -> Result<Address, Error> {
     use rustix::net::sockopt::{socket_acceptconn, socket_domain, socket_type};
+    let fd = fd.as_fd();
     let refuse = |why: String| Error::inherited(format!("{what} cannot be served on: {why}"));
     let kind = socket_type(fd).map_err(|error| refuse(format!("it is no socket ({error})")))?;
     let family = socket_domain(fd).map_err(|error| refuse(error.to_string()))?;

@@ -9,16 +9,44 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
+use std::sync::Mutex;
 
-/// Takes ownership of a descriptor that the process was started with.
+use rustix::io::FdFlags;
+
+use crate::lock::lock;
+
+/// The first number that is no standard stream.
+const FIRST_INHERITED: RawFd = 3;
+
+/// Takes ownership of a descriptor that the process was started with, if `check` lets it pass; else it stays as it is.
 ///
-/// Fails with EBADF if the number is not open. Each number may be adopted once, before anything else owns it.
-pub(crate) fn adopt_fd(raw: RawFd) -> io::Result<OwnedFd> {
-    // SAFETY: the borrow ends with this statement, and F_GETFD on a number that is not open only fails with EBADF.
-    rustix::io::fcntl_getfd(unsafe { BorrowedFd::borrow_raw(raw) })?;
-    // SAFETY: the descriptor is open, as was just seen, and the callers adopt only numbers that the process inherited,
-    // each once, as the first thing that the process does: nobody else owns it.
-    Ok(unsafe { OwnedFd::from_raw_fd(raw) })
+/// What was inherited is known by its flag: exec passes on what is not close-on-exec, and whatever the process has opened
+/// itself is, since the standard library and this crate open nothing otherwise. What is taken is made close-on-exec, so
+/// no number is taken twice. Fails with EBADF if the number is not open, and where it is a standard stream or the
+/// process's own.
+pub(crate) fn take_inherited<E>(
+    raw: RawFd,
+    check: impl FnOnce(BorrowedFd<'_>) -> Result<(), E>,
+) -> io::Result<Result<OwnedFd, E>> {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let refuse = |why| Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+    if raw < FIRST_INHERITED {
+        return refuse("it is a standard stream");
+    }
+    let _lock = lock(&ONE_AT_A_TIME);
+    // SAFETY: the borrow ends with this function; F_GETFD on a number that is not open only fails with EBADF, and what
+    // was inherited belongs to nobody who could close it meanwhile.
+    let fd = unsafe { BorrowedFd::borrow_raw(raw) };
+    if rustix::io::fcntl_getfd(fd)?.contains(FdFlags::CLOEXEC) {
+        return refuse("this process has opened or taken it itself");
+    }
+    if let Err(error) = check(fd) {
+        return Ok(Err(error));
+    }
+    rustix::io::fcntl_setfd(fd, FdFlags::CLOEXEC)?;
+    // SAFETY: the descriptor is open and was inherited, as was just seen, and the mark was set under the lock: of all
+    // calls only this one gets to own it.
+    Ok(Ok(unsafe { OwnedFd::from_raw_fd(raw) }))
 }
 
 /// Marks every descriptor from `first` on as close-on-exec (`close_range(2)`, Linux 5.11).
@@ -112,7 +140,8 @@ fn change_mask(how: libc::c_int, signals: &[i32]) -> io::Result<libc::sigset_t> 
 
 #[cfg(test)]
 mod tests {
-    use std::os::fd::AsFd;
+    use std::convert::Infallible;
+    use std::os::fd::{AsFd, IntoRawFd};
     use std::os::unix::net::UnixStream;
 
     use super::*;
@@ -127,8 +156,26 @@ mod tests {
 
     #[test]
     fn a_number_that_is_not_open_is_refused() {
-        let error = adopt_fd(987_654).unwrap_err();
+        let error = take(987_654).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::EBADF));
+    }
+
+    fn take(raw: RawFd) -> io::Result<OwnedFd> {
+        take_inherited(raw, |_| Ok::<(), Infallible>(())).map(|Ok(fd)| fd)
+    }
+
+    #[test]
+    fn only_what_was_inherited_is_taken_and_only_once() {
+        assert!(take(0).unwrap_err().to_string().contains("standard stream"));
+        let own = std::fs::File::open("/dev/null").unwrap();
+        assert!(take(own.as_raw_fd()).unwrap_err().to_string().contains("itself"));
+        let inherited = rustix::io::fcntl_dupfd_cloexec(&own, 100).unwrap();
+        rustix::io::fcntl_setfd(&inherited, FdFlags::empty()).unwrap();
+        let raw = inherited.into_raw_fd();
+        assert_eq!(take_inherited(raw, |_| Err("no")).unwrap().unwrap_err(), "no");
+        let taken = take(raw).unwrap();
+        assert_eq!(rustix::io::fcntl_getfd(&taken).unwrap(), FdFlags::CLOEXEC);
+        assert!(take(raw).is_err());
     }
 
     #[test]

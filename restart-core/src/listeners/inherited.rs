@@ -4,11 +4,11 @@
 //! an error, since clients wait on sockets that nobody would serve. Names and all checks are done here.
 
 use std::collections::BTreeMap;
-use std::os::fd::OwnedFd;
+use std::io;
 
 use rustix::process::{PidfdFlags, getpid, pidfd_open};
 
-use super::Socket;
+use super::{Socket, checked_address};
 use crate::environment::Environment;
 use crate::error::Error;
 use crate::sys;
@@ -38,8 +38,9 @@ pub(crate) fn from_listen_fds(
         let Ok(Some(number)) = given.take_raw_fd(index) else { break };
         let name = name.or_else(|| spare.next()).unwrap_or_default();
         let what = format!("descriptor {number} of LISTEN_FDS={count} (name {name:?})");
-        let fd = adopt(number, &what)?;
-        sockets.push(Socket::check(&name, &what, fd)?);
+        let absent =
+            |error| Error::inherited(format!("{what} cannot be used: {error}; the starter did not pass it on"));
+        sockets.push(take(&name, &what, number, absent)?);
     }
     Ok(sockets)
 }
@@ -102,26 +103,61 @@ fn named(name: &str) -> bool {
     !matches!(name, "" | "unknown")
 }
 
-fn adopt(number: i32, what: &str) -> Result<OwnedFd, Error> {
-    sys::adopt_fd(number)
-        .map_err(|error| Error::inherited(format!("{what} cannot be used: {error}; the starter did not pass it on")))
-}
-
 /// Takes a listening socket on descriptor 3, where a starter that passes `-g` and nothing else leaves it.
 pub(crate) fn from_fd_3(name: &str) -> Result<Socket, Error> {
     let what = format!("descriptor {FIRST_FD}");
-    let fd = sys::adopt_fd(FIRST_FD).map_err(|_| {
+    let absent = |_| {
         Error::inherited(format!(
             "-g asks to take over from a running server, but there is nothing to take: standard input is no handover \
-             socket, and {what} is not open; -g is put there by a reload: start without it"
+             socket, and {what} was not passed on; -g is put there by a reload: start without it"
         ))
-    })?;
-    Socket::check(name, &what, fd)
+    };
+    take(name, &what, FIRST_FD, absent)
+}
+
+/// Takes a descriptor that can be served on, and leaves any other as it is.
+fn take(name: &str, what: &str, number: i32, absent: impl FnOnce(io::Error) -> Error) -> Result<Socket, Error> {
+    let fd = sys::take_inherited(number, |fd| checked_address(what, fd).map(drop)).map_err(absent)??;
+    Socket::check(name, what, fd)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::{AsFd, IntoRawFd};
+
+    use rustix::io::{FdFlags, fcntl_dupfd_cloexec, fcntl_setfd};
+
     use super::*;
+
+    fn absent(error: io::Error) -> Error {
+        Error::system("absent", error)
+    }
+
+    /// A copy that looks like one that exec has passed on.
+    fn inherited(fd: impl AsFd) -> i32 {
+        let copy = fcntl_dupfd_cloexec(fd, 100).unwrap();
+        fcntl_setfd(&copy, FdFlags::empty()).unwrap();
+        copy.into_raw_fd()
+    }
+
+    #[test]
+    fn what_is_no_listening_socket_stays_open_and_untouched() {
+        let number = inherited(std::fs::File::open("/dev/null").unwrap());
+        for _ in 0..2 {
+            let error = take("web", "descriptor 3", number, absent).unwrap_err();
+            assert!(error.is_inherited() && error.to_string().contains("no socket"), "{error}");
+        }
+        drop(sys::take_inherited(number, |_| Ok::<(), Error>(())).unwrap());
+    }
+
+    #[test]
+    fn a_listening_socket_that_was_passed_on_is_taken() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let number = inherited(&listener);
+        let socket = take("web", "descriptor 3", number, absent).unwrap();
+        assert_eq!(socket.address.to_string(), listener.local_addr().unwrap().to_string());
+        assert!(take("web", "descriptor 3", number, absent).unwrap_err().to_string().contains("absent"), "once");
+    }
 
     #[test]
     fn names_belong_to_descriptors_in_order() {
