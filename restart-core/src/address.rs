@@ -25,7 +25,7 @@ pub enum Address {
     Tcp(SocketAddr),
     /// A UDP address.
     Udp(SocketAddr),
-    /// A Unix stream socket's path.
+    /// A Unix stream socket's path. While it is bound, and no longer, a lock file `PATH.binding` lies beside it.
     Unix(PathBuf),
     /// A Unix stream socket's abstract name.
     UnixAbstract(String),

@@ -1,16 +1,19 @@
 //! Binding a socket, and the care that a Unix socket's path needs.
 //!
 //! A path is taken over only from a dead server, and only if it is a socket; it is removed only while device and inode
-//! are still those of the socket bound here.
+//! are still those of the socket bound here. Between its binding and its listening a socket looks dead: a lock file beside
+//! the path lets one process at a time look and bind.
 
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
 
-use rustix::fs::Mode;
+use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
@@ -20,6 +23,10 @@ use crate::error::Error;
 
 /// Connections that may wait for being accepted; the kernel cuts it to `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
+/// Another process that binds the same path needs less than a millisecond for it.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long to wait before the lock is tried again.
+const LOCK_PAUSE: Duration = Duration::from_millis(2);
 
 /// Binds an endpoint, and listens where it is a stream's.
 pub(super) fn bind(endpoint: &Endpoint) -> Result<Socket, Error> {
@@ -42,6 +49,8 @@ fn open(endpoint: &Endpoint, mode: Option<Mode>) -> Result<OwnedFd, Error> {
     let address = &endpoint.address;
     let failed = |error: Errno| Error::socket(format!("cannot bind {address}"), error);
     let kind = address.socket_type();
+    // Held until the socket listens.
+    let _lock = address.path().map(|path| PathLock::new(path, address)).transpose()?;
     let fd = match address {
         Address::Tcp(ip) | Address::Udp(ip) => {
             let family = if ip.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
@@ -94,6 +103,55 @@ fn bind_path(address: &Address, path: &Path, kind: SocketType, mode: Option<Mode
     }
 }
 
+/// The lock of a socket's path: a file `PATH.binding` that only its owner can open, which goes with its holder.
+#[derive(Debug)]
+struct PathLock {
+    file: PathBuf,
+    _fd: OwnedFd,
+}
+
+impl PathLock {
+    fn new(path: &Path, address: &Address) -> Result<PathLock, Error> {
+        let mut name = path.as_os_str().to_owned();
+        name.push(".binding");
+        let file = PathBuf::from(name);
+        let failed = |error: io::Error| {
+            Error::socket(format!("cannot bind {address}: cannot lock its path with {}", file.display()), error)
+        };
+        let end = Instant::now() + LOCK_TIMEOUT;
+        loop {
+            if let Some(fd) = try_lock(&file).map_err(failed)? {
+                return Ok(PathLock { file, _fd: fd });
+            }
+            if Instant::now() >= end {
+                return Err(failed(io::Error::new(io::ErrorKind::TimedOut, "another process holds it")));
+            }
+            thread::sleep(LOCK_PAUSE);
+        }
+    }
+}
+
+impl Drop for PathLock {
+    fn drop(&mut self) {
+        // While it is still locked: whoever opened it meanwhile sees that it is gone, and makes a new one.
+        let _ = fs::remove_file(&self.file);
+    }
+}
+
+/// Locks a file, made if it is missing; `None` where somebody else has it, or has just removed it.
+fn try_lock(path: &Path) -> io::Result<Option<OwnedFd>> {
+    // Neither follows a symlink nor waits for the other end of a FIFO.
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let fd = rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR)?;
+    match rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive) {
+        Err(Errno::AGAIN) => return Ok(None),
+        result => result?,
+    }
+    let locked = rustix::fs::fstat(&fd)?;
+    let still_there = inode_of(path) == Some((locked.st_dev, locked.st_ino));
+    Ok(still_there.then_some(fd))
+}
+
 /// Lets a path pass only if it is a socket on which nobody listens.
 fn refuse_unless_dead(path: &Path, name: &SocketAddrUnix, kind: SocketType) -> Result<(), Error> {
     let shown = path.display();
@@ -135,6 +193,7 @@ pub(crate) fn unlink_if_ours(socket: &Socket) {
 mod tests {
     use std::os::unix::fs::PermissionsExt;
     use std::os::unix::net::{UnixListener, UnixStream};
+    use std::sync::Barrier;
 
     use super::*;
 
@@ -153,6 +212,44 @@ mod tests {
         assert!(error.to_string().contains("a live server"), "{error}");
         UnixStream::connect(&path).unwrap();
         drop(socket);
+    }
+
+    #[test]
+    fn of_many_that_start_on_a_dead_path_at_once_one_gets_it_and_is_reached_there() {
+        const STARTS: usize = 8;
+        for _ in 0..200 {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("socket");
+            drop(UnixListener::bind(&path).unwrap());
+            let begin = Barrier::new(STARTS);
+            let start = || {
+                begin.wait();
+                bind(&endpoint(&path))
+            };
+            let results: Vec<_> = thread::scope(|scope| {
+                let starts: Vec<_> = (0..STARTS).map(|_| scope.spawn(start)).collect();
+                starts.into_iter().map(|start| start.join().unwrap()).collect()
+            });
+            let (winners, losers): (Vec<_>, Vec<_>) = results.into_iter().partition(Result::is_ok);
+            assert_eq!(winners.len(), 1, "{losers:?}");
+            let _client = UnixStream::connect(&path).unwrap();
+            rustix::net::accept(&winners[0].as_ref().unwrap().fd).unwrap();
+            assert!(losers.iter().all(|loser| loser.as_ref().unwrap_err().to_string().contains("a live server")));
+            assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "no lock is left");
+        }
+    }
+
+    #[test]
+    fn what_somebody_has_planted_where_the_lock_goes_is_neither_followed_nor_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, lock) = (folder.path().join("socket"), folder.path().join("socket.binding"));
+        std::os::unix::fs::symlink(folder.path().join("elsewhere"), &lock).unwrap();
+        let error = bind(&endpoint(&path)).unwrap_err();
+        assert!(error.is_socket() && error.to_string().contains("socket.binding"), "{error}");
+        assert!(!folder.path().join("elsewhere").exists());
+        fs::remove_file(&lock).unwrap();
+        rustix::fs::mkfifoat(rustix::fs::CWD, &lock, Mode::RUSR | Mode::WUSR).unwrap();
+        bind(&endpoint(&path)).unwrap();
     }
 
     #[test]
