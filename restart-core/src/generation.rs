@@ -21,7 +21,9 @@ use crate::environment::{Environment, has_handover_flag};
 use crate::error::Error;
 use crate::formats::Formats;
 use crate::handover::{Channel, Hello, Message};
-use crate::listeners::{self, Listener, Resolved, Socket, bind_control, from_fd_3, from_listen_fds, spare_names};
+use crate::listeners::{
+    self, Listener, Resolved, Socket, bind_control, from_fd_3, from_listen_fds, has_lost_its_path, spare_names,
+};
 use crate::notify::Notifier;
 use crate::pid_file::PidFile;
 use crate::predecessor::{self, Predecessor, State};
@@ -128,7 +130,9 @@ impl Builder {
         }
     }
 
-    /// Wants a socket: handed over by the predecessor or given by a service manager under its name, else bound.
+    /// Wants a socket: handed over by the predecessor or given by a service manager under its name, else bound. A Unix
+    /// socket that an earlier generation bound, and whose path somebody has removed, is bound anew; the old one is served
+    /// until the commit, and closed once its queue is empty.
     pub fn listen(mut self, endpoint: Endpoint) -> Builder {
         self.wanted.push(endpoint);
         self
@@ -295,7 +299,7 @@ impl Builder {
         if reserved.chain(there.iter().map(|socket| socket.name.as_str())).any(|name| name == CONTROL_NAME) {
             return Err(Error::address(format!("no listener can be called {CONTROL_NAME:?}: choose another name")));
         }
-        let handed_path = handed_control.as_ref().map(|socket| socket.asked.clone());
+        let handed_inode = handed_control.as_ref().map(|socket| socket.inode);
         let control = control_socket(&self.control, &environment, handed_control)?;
         let wanted_as_main = |name: &str| self.wanted_as_main.iter().any(|endpoint| endpoint.name == name);
         if let Some(twice) = self.wanted.iter().find(|endpoint| wanted_as_main(&endpoint.name)) {
@@ -306,7 +310,7 @@ impl Builder {
         let Resolved { kept: mut sockets, released } = listeners::resolve(there, &self.wanted, self.default.as_ref())?;
         let released = released.into_iter().chain(as_main.released);
         let mut released: Vec<String> = released.map(|socket| socket.name).collect();
-        if handed_path.is_some() && handed_path != control.as_ref().map(|socket| socket.asked.clone()) {
+        if handed_inode.is_some() && handed_inode != control.as_ref().map(|socket| socket.inode) {
             released.push(CONTROL_NAME.to_owned());
         }
         let notifier = Notifier::new(&environment)?;
@@ -348,10 +352,11 @@ impl Builder {
     }
 }
 
-/// The control socket: the predecessor's, if it lies where this generation wants it, else a new one.
+/// The control socket: the predecessor's, if it lies where this generation wants it and can be reached there, else a new
+/// one.
 fn control_socket(place: &Place, environment: &Environment, handed: Option<Socket>) -> Result<Option<Socket>, Error> {
     let Some(path) = control::resolve(place, environment)? else { return Ok(None) };
-    if let Some(handed) = handed.filter(|socket| socket.asked.path() == Some(&path)) {
+    if let Some(handed) = handed.filter(|socket| socket.asked.path() == Some(&path) && !has_lost_its_path(socket)) {
         return Ok(Some(handed));
     }
     let address: Address = format!("unix:{}", path.display()).parse()?;

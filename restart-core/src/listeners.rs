@@ -14,7 +14,7 @@ use std::sync::Arc;
 use rustix::net::{AddressFamily, SocketType};
 
 pub use accept::{Accepted, Listener};
-pub(crate) use bind::{bind_control, unlink_if_ours};
+pub(crate) use bind::{bind_control, has_lost_its_path, unlink_if_ours};
 pub(crate) use inherited::{from_fd_3, from_listen_fds};
 
 use crate::address::{Address, Endpoint, check_given_name};
@@ -125,12 +125,9 @@ pub(crate) struct Resolved {
 /// What to serve on, from what is there and what is wanted.
 ///
 /// Sockets given by a service manager are all kept; those handed over are kept where they are wanted, be it under
-/// another name; what is wanted and not there is bound. `default` is bound only where there is nothing else at all.
-pub(crate) fn resolve(
-    mut there: Vec<Socket>,
-    wanted: &[Endpoint],
-    default: Option<&Endpoint>,
-) -> Result<Resolved, Error> {
+/// another name; what is wanted and not there is bound, also in place of one whose path somebody has removed. `default`
+/// is bound only where there is nothing else at all.
+pub(crate) fn resolve(there: Vec<Socket>, wanted: &[Endpoint], default: Option<&Endpoint>) -> Result<Resolved, Error> {
     let mut names = BTreeSet::new();
     for endpoint in wanted {
         if !names.insert(&endpoint.name) {
@@ -144,10 +141,12 @@ pub(crate) fn resolve(
     let default = default.filter(|_| wanted.is_empty());
     let wanted: Vec<&Endpoint> = wanted.iter().chain(default).collect();
     let only_default = default.is_some();
+    let (mut released, mut there): (Vec<Socket>, Vec<Socket>) = there.into_iter().partition(has_lost_its_path);
     rename(&mut there, &wanted);
     let serves_any = |socket: &Socket| wanted.iter().any(|endpoint| socket.serves(endpoint));
-    let (mut kept, released): (Vec<Socket>, Vec<Socket>) =
+    let (mut kept, unwanted): (Vec<Socket>, Vec<Socket>) =
         there.into_iter().partition(|socket| socket.origin == Origin::Activated || serves_any(socket));
+    released.extend(unwanted);
     for endpoint in wanted {
         let superfluous = only_default && !kept.is_empty();
         if !superfluous && !kept.iter().any(|socket| socket.serves(endpoint)) {
@@ -270,6 +269,23 @@ mod tests {
         let second = resolve(first.kept, &wanted, None).unwrap();
         assert_eq!((names(&second.kept), names(&second.released)), (vec!["b", "a", "d"], vec!["c"]));
         assert_eq!([&second.kept[0].address, &second.kept[1].address], [&addresses[0], &addresses[1]]);
+    }
+
+    #[test]
+    fn a_path_that_somebody_has_removed_is_bound_anew_and_a_taken_one_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        let wanted = endpoints(&[&format!("a=unix:{}", path.display())]);
+        let first = resolve(vec![], &wanted, None).unwrap().kept;
+        let kept = resolve(first.clone(), &wanted, None).unwrap();
+        assert_eq!((kept.kept[0].inode, kept.released.len()), (first[0].inode, 0));
+        std::fs::remove_file(&path).unwrap();
+        let second = resolve(first.clone(), &wanted, None).unwrap();
+        assert_eq!((names(&second.kept), names(&second.released)), (vec!["a"], vec!["a"]));
+        std::os::unix::net::UnixStream::connect(&path).unwrap();
+        // The first one's socket is no longer what lies there: to it, the second one is another live server.
+        let error = resolve(first, &wanted, None).unwrap_err();
+        assert!(error.is_socket() && error.to_string().contains("a live server listens on it"), "{error}");
     }
 
     #[test]

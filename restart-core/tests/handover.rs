@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use restart_core::control::Answer;
 use support::{DEADLINE, ask, ask_tcp, connect_tcp, example, fixture};
 
 #[test]
@@ -50,6 +51,44 @@ fn sockets_of_every_kind_are_handed_over_and_keep_their_addresses() {
     }
     service.client().stop().unwrap();
     assert!(!path.exists(), "the path goes with the service");
+}
+
+#[test]
+fn a_path_that_was_removed_is_there_again_after_a_reload() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("stream");
+    let service = fixture(&[&format!("echo=unix:{}", path.display())], &[]);
+    let held = UnixStream::connect(&path).unwrap();
+    let mut client = service.client();
+    std::fs::remove_file(&path).unwrap();
+    std::fs::remove_file(service.control()).unwrap();
+    let Answer::Outcome(outcome) = client.reload().unwrap() else { panic!("no outcome") };
+    assert_eq!(outcome.failure, None);
+    assert_eq!(service.status().id.generation, 2);
+    assert!(ask(UnixStream::connect(&path).unwrap()).unwrap().starts_with("2 "));
+    drop(held);
+    // And they stay where they are.
+    let inodes = || [&path, &service.control()].map(|path| std::fs::metadata(path).unwrap().ino());
+    let before = inodes();
+    service.reload_well();
+    assert_eq!(inodes(), before);
+    service.client().stop().unwrap();
+    assert!(!path.exists() && !service.control().exists());
+}
+
+#[test]
+fn a_path_that_another_server_has_taken_fails_the_reload_and_is_left_to_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("stream");
+    let service = fixture(&[&format!("echo=unix:{}", path.display())], &[]);
+    std::fs::remove_file(&path).unwrap();
+    let other = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let failure = service.reload().failure.unwrap();
+    assert!(failure.contains("a live server listens on it"), "{failure}");
+    assert_eq!(service.status().id.generation, 1);
+    drop(other);
+    service.reload_well();
+    assert!(ask(UnixStream::connect(&path).unwrap()).unwrap().starts_with("2 "));
 }
 
 #[test]

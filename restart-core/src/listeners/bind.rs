@@ -179,6 +179,12 @@ fn inode_of(path: &Path) -> Option<(u64, u64)> {
     fs::symlink_metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()))
 }
 
+/// Whether a path is no longer that of the socket that was bound there by this service: nobody reaches it there.
+pub(crate) fn has_lost_its_path(socket: &Socket) -> bool {
+    let bound = socket.inode.filter(|_| socket.origin == Origin::Bound);
+    bound.is_some() && socket.asked.path().is_some_and(|path| inode_of(path) != bound)
+}
+
 /// Removes a socket's path, if it was bound by this service and is still the same file.
 pub(crate) fn unlink_if_ours(socket: &Socket) {
     if let (Some(path), Some(inode), Origin::Bound) = (socket.asked.path(), socket.inode, socket.origin)
