@@ -169,8 +169,9 @@ The signals TERM and INT stop it as well.
 ";
 
 const CLIENT_FOOTER: &str = "\
-The server is looked for at --control, else in $RUNTIME_DIRECTORY, $XDG_RUNTIME_DIR/reborn, /run/reborn and \
-/tmp/reborn-UID; it obeys its own user and root. Where none is found, the exit code is 3.";
+The server is looked for at --control, else in $RUNTIME_DIRECTORY, $XDG_RUNTIME_DIR/reborn, /run/reborn and, unless \
+you are root, /tmp/reborn-UID; it obeys its own user and root. Folders that others could write to are passed over. \
+Where none is found, the exit code is 3.";
 
 /// The flags of `serve`, as typed.
 #[derive(Args, Debug)]

@@ -1,12 +1,18 @@
 //! The client's side of the control socket. Blocking: it is for commands, not for servers.
 
+use std::fs;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+
 use super::protocol::{Outcome, REPLY_BYTES_MAX, Reply, Request, Status};
 use crate::error::Error;
+use crate::sys;
 
 /// A server that works says something every few seconds; one that is silent for so long hangs.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
@@ -36,16 +42,21 @@ pub struct Client {
 }
 
 impl Client {
-    /// Connects to the control socket at `path`, as [`find`](super::find) gave it.
+    /// Connects to the control socket at `path`, as [`find`](super::find) gave it. Waits for at most 30 s.
+    ///
+    /// Fails where the one who answers is neither this user nor root, unless root asks; and where the path is somebody
+    /// else's: who may put a symlink there shall not choose whom root commands.
     pub fn connect(path: &Path) -> Result<Client, Error> {
         let connect = || -> std::io::Result<UnixStream> {
-            let stream = UnixStream::connect(path)?;
+            let stream = connect(path, Some(SILENCE_MAX))?;
             stream.set_read_timeout(Some(SILENCE_MAX))?;
-            stream.set_write_timeout(Some(SILENCE_MAX))?;
             Ok(stream)
         };
-        let stream =
-            connect().map_err(|error| Error::not_running(format!("cannot connect to {}: {error}", path.display())))?;
+        let stream = connect().map_err(|error| {
+            let full = if error.kind() == ErrorKind::WouldBlock { "its queue is full: " } else { "" };
+            Error::not_running(format!("cannot connect to {}: {full}{error}", path.display()))
+        })?;
+        check_server(path, &stream)?;
         Ok(Client { path: path.to_owned(), stream: BufReader::new(stream) })
     }
 
@@ -182,6 +193,45 @@ impl Client {
     }
 }
 
+/// Connects to a Unix socket. Where its queue is full it waits so long at the most, or not at all, and fails with EAGAIN.
+pub(super) fn connect(path: &Path, patience: Option<Duration>) -> std::io::Result<UnixStream> {
+    let address = SocketAddrUnix::new(path)?;
+    let flags = if patience.is_some() { SocketFlags::CLOEXEC } else { SocketFlags::CLOEXEC | SocketFlags::NONBLOCK };
+    let stream = UnixStream::from(rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?);
+    // It bounds the connecting as well (`unix(7)`).
+    stream.set_write_timeout(patience)?;
+    rustix::net::connect(&stream, &address)?;
+    Ok(stream)
+}
+
+/// Checks who listens at a path, before a word is said (`SO_PEERCRED`).
+fn check_server(path: &Path, stream: &UnixStream) -> Result<(), Error> {
+    let shown = path.display();
+    let failed = |error| Error::control_io(format!("cannot see who answers at {shown}"), error);
+    let server = sys::peer_uid(stream.as_fd()).map_err(failed)?;
+    let own = rustix::process::geteuid().as_raw();
+    if ![own, 0].contains(&server) && own != 0 {
+        return Err(Error::control(format!(
+            "uid {server} answers at {shown}: commands go to a server of uid {own} or of root; nothing was said to it"
+        )));
+    }
+    let owner = owner(path).map_err(failed)?;
+    if owner != server {
+        return Err(Error::control(format!(
+            "uid {server} answers at {shown}, which belongs to uid {owner}, who may have put another's socket there; \
+             nothing was said to it: give the path of the socket itself with --control"
+        )));
+    }
+    Ok(())
+}
+
+/// Whose a path is. A symlink is its owner's, except for root's, which stands for what it points to.
+fn owner(path: &Path) -> std::io::Result<u32> {
+    let metadata = fs::symlink_metadata(path)?;
+    let followed = metadata.is_symlink() && metadata.uid() == 0;
+    Ok(if followed { fs::metadata(path)?.uid() } else { metadata.uid() })
+}
+
 fn unexpected(reply: Option<Reply>) -> Error {
     match reply {
         Some(Reply::Error { reason } | Reply::Refused { reason }) => Error::control(reason),
@@ -195,4 +245,41 @@ fn unexpected(reply: Option<Reply>) -> Error {
 fn new_id() -> String {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     format!("{}-{}", std::process::id(), now.as_nanos())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{lchown, symlink};
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    #[test]
+    fn a_symlink_of_ones_own_leads_to_ones_own_server() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, link) = (folder.path().join("control.sock"), folder.path().join("link"));
+        let _listener = UnixListener::bind(&path).unwrap();
+        symlink(&path, &link).unwrap();
+        Client::connect(&path).unwrap();
+        Client::connect(&link).unwrap();
+    }
+
+    #[test]
+    fn nobody_chooses_by_a_symlink_whom_root_commands() {
+        if !rustix::process::geteuid().is_root() {
+            assert!(std::env::var_os("CI").is_none(), "only root can give a symlink away");
+            eprintln!("SKIPPED: only root can give a symlink away");
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let (path, link) = (folder.path().join("other.sock"), folder.path().join("control.sock"));
+        let listener = UnixListener::bind(&path).unwrap();
+        symlink(&path, &link).unwrap();
+        lchown(&link, Some(65534), None).unwrap();
+        let error = Client::connect(&link).unwrap_err();
+        assert!(error.is_control() && error.to_string().contains("belongs to uid 65534"), "{error}");
+        let mut said = Vec::new();
+        listener.accept().unwrap().0.read_to_end(&mut said).unwrap();
+        assert_eq!(said, b"");
+    }
 }

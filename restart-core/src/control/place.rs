@@ -3,12 +3,12 @@
 //! The folder is private to its user. A folder that others could write to is refused, since whoever can replace the
 //! socket could command our clients.
 
-use std::fs::{self, DirBuilder};
+use std::fs::{self, DirBuilder, Metadata};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
+use super::client::connect;
 use crate::environment::{Environment, runtime_directory};
 use crate::error::Error;
 
@@ -69,18 +69,22 @@ fn make_folder(folder: &Path) -> Result<(), Error> {
     }
 }
 
+/// The folder itself; systemd makes RUNTIME_DIRECTORY of a dynamic user a symlink of root's.
+fn look_at(folder: &Path) -> io::Result<Metadata> {
+    let metadata = fs::symlink_metadata(folder)?;
+    if metadata.is_symlink() && metadata.uid() == 0 { fs::metadata(folder) } else { Ok(metadata) }
+}
+
+fn others_may_write(metadata: &Metadata) -> bool {
+    metadata.mode() & 0o022 != 0
+}
+
 fn check_private(folder: &Path) -> Result<(), Error> {
     let shown = folder.display();
-    let metadata = fs::symlink_metadata(folder)
+    let metadata = look_at(folder)
         .map_err(|error| Error::control_io(format!("cannot look at the control socket's folder {shown}"), error))?;
-    // systemd makes RUNTIME_DIRECTORY of a dynamic user a symlink of root's.
-    let metadata = if metadata.is_symlink() && metadata.uid() == 0 {
-        fs::metadata(folder).map_err(|error| Error::control_io(format!("cannot look at {shown}"), error))?
-    } else {
-        metadata
-    };
     let (uid, mode) = (rustix::process::geteuid().as_raw(), metadata.mode() & 0o7777);
-    if !metadata.is_dir() || metadata.uid() != uid || mode & 0o022 != 0 {
+    if !metadata.is_dir() || metadata.uid() != uid || others_may_write(&metadata) {
         return Err(Error::control(format!(
             "the control socket's folder {shown} must be a folder of uid {uid} that nobody else can write to; it \
              belongs to uid {} and has mode {mode:04o}: repair it, or choose another place with --control",
@@ -90,27 +94,55 @@ fn check_private(folder: &Path) -> Result<(), Error> {
     Ok(())
 }
 
+/// Whether a client of this user looks for a server in a folder: it has to be his or root's, and nobody else's to write
+/// to. Root also commands the services of others, where root has given them the folder, as systemd does in `/run`.
+fn is_trusted(folder: &Path, client: u32) -> io::Result<bool> {
+    let metadata = look_at(folder)?;
+    let given_by_root = || -> io::Result<bool> {
+        let parent = fs::metadata(folder.parent().unwrap_or(Path::new("/")))?;
+        Ok(client == 0 && parent.uid() == 0 && !others_may_write(&parent))
+    };
+    let owned = [client, 0].contains(&metadata.uid());
+    Ok(metadata.is_dir() && !others_may_write(&metadata) && (owned || given_by_root()?))
+}
+
 /// Finds the control socket of a running service: at `path` if it is given; else the one live socket among
-/// `$RUNTIME_DIRECTORY`, `$XDG_RUNTIME_DIR/NAME`, `/run/NAME` and `/tmp/NAME-UID`.
+/// `$RUNTIME_DIRECTORY`, `$XDG_RUNTIME_DIR/NAME`, `/run/NAME` and, for all but root, `/tmp/NAME-UID`. A folder that others
+/// could write to is passed over.
 ///
 /// Fails where none is live, with the places that were looked at, and where several are, with their paths. Connects to
 /// each place once, to see whether it is live. Never blocks.
 pub fn find(path: Option<&Path>, name: &str) -> Result<PathBuf, Error> {
     if let Some(path) = path {
-        return match UnixStream::connect(path) {
-            Ok(_) => Ok(path.to_owned()),
+        return match knock(path) {
+            Ok(()) => Ok(path.to_owned()),
             Err(error) => {
                 Err(Error::not_running(format!("no server answers at the control socket {}: {error}", path.display())))
             }
         };
     }
-    let places = candidates(name);
-    let live: Vec<&PathBuf> = places.iter().filter(|place| UnixStream::connect(place).is_ok()).collect();
+    let uid = rustix::process::geteuid().as_raw();
+    let places = candidates(name, uid);
+    let (mut live, mut looked_at) = (Vec::new(), Vec::new());
+    for place in &places {
+        let shown = place.display();
+        match place.parent().map_or(Ok(true), |folder| is_trusted(folder, uid)) {
+            Ok(true) => match knock(place) {
+                Ok(()) => live.push(place),
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                    looked_at.push(format!("{shown} (permission denied)"));
+                }
+                Err(_) => looked_at.push(shown.to_string()),
+            },
+            Ok(false) => looked_at.push(format!("{shown} (passed over: others could have put it there)")),
+            Err(_) => looked_at.push(shown.to_string()),
+        }
+    }
     match live.as_slice() {
         [one] => Ok((*one).clone()),
         [] => Err(Error::not_running(format!(
             "no running server found; looked at {}; if it was started with --control, give the same path here",
-            list(&places)
+            looked_at.join(", ")
         ))),
         several => Err(Error::not_running(format!(
             "several servers run; choose one with --control: {}",
@@ -119,18 +151,28 @@ pub fn find(path: Option<&Path>, name: &str) -> Result<PathBuf, Error> {
     }
 }
 
+/// Whether somebody listens there. One whose queue is full is busy, and live.
+fn knock(path: &Path) -> io::Result<()> {
+    match connect(path, None) {
+        Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
+        _ => Ok(()),
+    }
+}
+
 fn list<'a>(paths: impl IntoIterator<Item = &'a PathBuf>) -> String {
     let shown: Vec<String> = paths.into_iter().map(|path| path.display().to_string()).collect();
     shown.join(", ")
 }
 
-fn candidates(name: &str) -> Vec<PathBuf> {
+fn candidates(name: &str, uid: u32) -> Vec<PathBuf> {
     let xdg = std::env::var_os("XDG_RUNTIME_DIR").filter(|path| !path.is_empty());
-    let uid = rustix::process::geteuid().as_raw();
+    // Root's servers never are there, and whoever comes first may make that folder.
+    let temporary = (uid != 0).then(|| PathBuf::from(format!("/tmp/{name}-{uid}")));
     let mut places: Vec<PathBuf> = runtime_directory()
         .into_iter()
         .chain(xdg.map(|folder| Path::new(&folder).join(name)))
-        .chain([Path::new("/run").join(name), PathBuf::from(format!("/tmp/{name}-{uid}"))])
+        .chain([Path::new("/run").join(name)])
+        .chain(temporary)
         .map(|folder| folder.join(SOCKET_NAME))
         .collect();
     // RUNTIME_DIRECTORY often is /run/NAME: one server must not count twice.
@@ -146,7 +188,7 @@ fn candidates(name: &str) -> Vec<PathBuf> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::fs::{PermissionsExt, chown, lchown};
 
     use super::*;
 
@@ -172,6 +214,58 @@ mod tests {
         };
         let error = resolve(&Place::Named("app".to_owned()), &environment).unwrap_err();
         assert!(error.is_control() && error.to_string().contains("0777"), "{error}");
+    }
+
+    #[test]
+    fn a_client_looks_nowhere_where_others_could_have_put_a_socket() {
+        let base = tempfile::tempdir().unwrap();
+        let folder = base.path().join("app");
+        fs::create_dir(&folder).unwrap();
+        let own = fs::metadata(&folder).unwrap().uid();
+        let mode = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        mode(&folder, 0o755);
+        assert!(is_trusted(&folder, own).unwrap());
+        mode(&folder, 0o775);
+        assert!(!is_trusted(&folder, own).unwrap());
+        assert!(is_trusted(&base.path().join("missing"), own).is_err());
+        let in_tmp = |uid| candidates("app", uid).iter().any(|place| place.starts_with("/tmp/app-0"));
+        assert!(!in_tmp(0));
+        assert!(candidates("app", 7).contains(&PathBuf::from("/tmp/app-7/control.sock")));
+    }
+
+    #[test]
+    fn root_looks_into_anothers_folder_only_where_root_has_given_it() {
+        if !rustix::process::geteuid().is_root() {
+            assert!(std::env::var_os("CI").is_none(), "only root can give a folder away");
+            eprintln!("SKIPPED: only root can give a folder away");
+            return;
+        }
+        let base = tempfile::tempdir().unwrap();
+        let (folder, link) = (base.path().join("app"), base.path().join("link"));
+        fs::create_dir(&folder).unwrap();
+        fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).unwrap();
+        std::os::unix::fs::symlink(&folder, &link).unwrap();
+        chown(&folder, Some(65534), None).unwrap();
+        assert!(is_trusted(&folder, 0).unwrap() && is_trusted(&folder, 65534).unwrap());
+        assert!(!is_trusted(&folder, 1000).unwrap(), "another user does not");
+        assert!(is_trusted(&link, 0).unwrap(), "systemd's for a dynamic user");
+        lchown(&link, Some(65534), None).unwrap();
+        assert!(!is_trusted(&link, 0).unwrap());
+        chown(base.path(), Some(65534), None).unwrap();
+        assert!(!is_trusted(&folder, 0).unwrap(), "he has made it himself");
+    }
+
+    #[test]
+    fn a_server_whose_queue_is_full_is_found_without_waiting() {
+        let base = tempfile::tempdir().unwrap();
+        let path = base.path().join("control.sock");
+        let _listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let _queued: Vec<_> = std::iter::from_fn(|| connect(&path, None).ok()).collect();
+        assert_eq!(connect(&path, None).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        let (found, finding) = std::sync::mpsc::channel();
+        let sought = path.clone();
+        std::thread::spawn(move || found.send(find(Some(&sought), "app")));
+        assert_eq!(finding.recv_timeout(std::time::Duration::from_secs(30)).unwrap().unwrap(), path);
     }
 
     #[test]
