@@ -1,19 +1,22 @@
 //! What the service manager is told, and when (`sd_notify(3)`).
 //!
-//! The messages go through the sd-notify crate; this module owns their grouping, and sees to it that a service manager
-//! that reads nothing (a stopped PID 1) never blocks the event loop: nothing is sent while there is no room. It decides
-//! nothing about a reload.
+//! The fields are the sd-notify crate's; this module owns their grouping and sends them itself, since that crate waits for
+//! room: a service manager that reads nothing (a stopped PID 1) must never block the event loop. What is only news is left
+//! out then; what a reload depends on is tried again until a deadline. It decides nothing about a reload.
 
-use std::io;
+use std::future::Future;
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::net::{SocketAddr, UnixDatagram};
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use async_io::{Async, Timer};
-use futures_lite::future;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use async_io::Timer;
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
+};
 use sd_notify::NotifyState;
 
 use crate::environment::Environment;
@@ -21,39 +24,35 @@ use crate::error::Error;
 
 /// How long the service manager may take until there is room for the announcement.
 const ROOM_DEADLINE: Duration = Duration::from_secs(5);
+/// And for the barrier, which nobody waits for but a process that has been replaced: it must not end before the service
+/// manager knows.
+const BARRIER_ROOM_DEADLINE: Duration = Duration::from_secs(30);
+/// How long to wait before a message is tried again for which there was no room.
+const ROOM_PAUSE: Duration = Duration::from_millis(20);
 
 /// The way to the service manager, if there is one.
 #[derive(Debug)]
 pub(crate) struct Notifier {
-    /// A socket that is connected to the same place as those that send, to see whether there is room.
-    probe: Option<Async<UnixDatagram>>,
+    way: Option<Arc<Way>>,
     watchdog: Option<Duration>,
 }
 
 impl Notifier {
     pub(crate) fn new(environment: &Environment) -> Result<Notifier, Error> {
         let Some(path) = &environment.notify_socket else {
-            return Ok(Notifier { probe: None, watchdog: None });
+            return Ok(Notifier { way: None, watchdog: None });
         };
-        let connect = || -> io::Result<Async<UnixDatagram>> {
-            let probe = UnixDatagram::unbound()?;
-            match path.as_bytes().strip_prefix(b"@") {
-                Some(name) => probe.connect_addr(&SocketAddr::from_abstract_name(name)?)?,
-                None => probe.connect(path)?,
-            }
-            Async::new(probe)
-        };
-        let probe = connect().map_err(|error| {
+        let way = Way::new(path.as_bytes()).map_err(|error| {
             Error::system(format!("cannot reach the service manager at NOTIFY_SOCKET={}", path.display()), error)
         })?;
         // Half of the interval, as sd_watchdog_enabled(3) recommends.
         let watchdog = environment.watchdog_usec.filter(|&usec| usec > 0).map(|usec| Duration::from_micros(usec / 2));
-        Ok(Notifier { probe: Some(probe), watchdog })
+        Ok(Notifier { way: Some(Arc::new(way)), watchdog })
     }
 
     /// Whether a service manager follows this process.
     pub(crate) fn managed(&self) -> bool {
-        self.probe.is_some()
+        self.way.is_some()
     }
 
     /// How often the watchdog has to be fed.
@@ -100,11 +99,8 @@ impl Notifier {
     /// Leaves a copy of a socket in the service manager's store, under the name by which it comes back in
     /// LISTEN_FDNAMES. A store without room refuses it silently.
     pub(crate) fn store(&self, name: &str, socket: BorrowedFd<'_>) {
-        if !self.managed() {
-            return;
-        }
-        let states = [NotifyState::FdStore, NotifyState::FdName(name)];
-        if let Err(error) = self.room().and_then(|()| sd_notify::notify_with_fds(&states, &[socket])) {
+        let Some(way) = &self.way else { return };
+        if let Err(error) = way.send(&[NotifyState::FdStore, NotifyState::FdName(name)], Some(socket)) {
             log::warn!("the service manager was not given a copy of the listener {name:?}: {error}");
         }
     }
@@ -123,50 +119,92 @@ impl Notifier {
     /// Names the new main process, in one datagram with all that the old one still has to say. Waits for room for 5 s
     /// at the most. Its success cannot be taken back.
     pub(crate) async fn announce(&self, pid: u32, status: &str) -> Result<(), Error> {
-        let Some(probe) = &self.probe else { return Ok(()) };
-        let failed = |error| Error::system("cannot tell the service manager of the new main process", error);
-        let deadline = async {
-            Timer::after(ROOM_DEADLINE).await;
-            Err(io::Error::new(io::ErrorKind::TimedOut, "it reads no messages"))
-        };
-        future::or(probe.writable(), deadline).await.map_err(failed)?;
+        let Some(way) = &self.way else { return Ok(()) };
         let status = one_line(status);
         let mut states = vec![NotifyState::MainPid(pid), NotifyState::Ready, NotifyState::Status(&status)];
         if self.watchdog.is_some() {
             states.push(NotifyState::Watchdog);
         }
-        sd_notify::notify(&states).map_err(failed)
+        let sent = way.send_within(ROOM_DEADLINE, &states, None).await;
+        sent.map_err(|error| Error::system("cannot tell the service manager of the new main process", error))
     }
 
-    /// Sends a barrier; the returned pipe hangs up when the service manager has read all that was sent before it.
-    #[expect(clippy::unused_self, reason = "there is a barrier only where there is a way to the service manager")]
-    pub(crate) fn barrier(&self) -> Result<OwnedFd, Error> {
-        let send = || -> io::Result<OwnedFd> {
+    /// Sends a barrier, as soon as there is room, for 30 s at the most; the pipe hangs up when the service manager has read
+    /// all that was sent before it. Not bound to this value: whoever waits need not be who sends other messages.
+    pub(crate) fn barrier(&self) -> impl Future<Output = Result<OwnedFd, Error>> + Send + use<> {
+        let way = self.way.clone();
+        let send = async move || -> io::Result<OwnedFd> {
+            let way = way.ok_or(io::ErrorKind::NotConnected)?;
             let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
-            sd_notify::notify_with_fds(&[NotifyState::Custom("BARRIER=1")], &[writer.as_fd()])?;
+            way.send_within(BARRIER_ROOM_DEADLINE, &[NotifyState::Custom("BARRIER=1")], Some(writer.as_fd())).await?;
             Ok(reader)
         };
-        send().map_err(|error| Error::system("cannot send a barrier to the service manager", error))
+        async move { send().await.map_err(|error| Error::system("cannot send a barrier to the service manager", error)) }
     }
 
     /// Sends what is news, not more: where there is no room it is left out, and the log says so.
     fn send(&self, states: &[NotifyState]) {
-        if self.managed()
-            && let Err(error) = self.room().and_then(|()| sd_notify::notify(states))
+        if let Some(way) = &self.way
+            && let Err(error) = way.send(states, None)
         {
             log::warn!("the service manager was not told {:?}: {error}", states.first().map(ToString::to_string));
         }
     }
+}
 
-    /// Whether a message can be sent without waiting.
-    fn room(&self) -> io::Result<()> {
-        let Some(probe) = &self.probe else { return Ok(()) };
-        let mut polled = [PollFd::new(probe.get_ref(), PollFlags::OUT)];
-        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-        match poll(&mut polled, Some(&now)) {
-            Ok(0) => Err(io::Error::new(io::ErrorKind::WouldBlock, "it reads no messages")),
+/// The service manager's address, and a socket that sends to it without ever waiting.
+#[derive(Debug)]
+struct Way {
+    socket: OwnedFd,
+    address: SocketAddrUnix,
+}
+
+impl Way {
+    /// Fails where nobody is there.
+    fn new(path: &[u8]) -> io::Result<Way> {
+        let address = match path.strip_prefix(b"@") {
+            Some(name) => SocketAddrUnix::new_abstract_name(name)?,
+            None => SocketAddrUnix::new(path)?,
+        };
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket = || rustix::net::socket_with(AddressFamily::UNIX, SocketType::DGRAM, flags, None);
+        rustix::net::connect(socket()?, &address)?;
+        // Not connected itself: a service manager that was replaced meanwhile is found at the same address.
+        Ok(Way { socket: socket()?, address })
+    }
+
+    fn send(&self, states: &[NotifyState], fd: Option<BorrowedFd<'_>>) -> io::Result<()> {
+        let lines = states.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n") + "\n";
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        let fds: Vec<BorrowedFd<'_>> = fd.into_iter().collect();
+        if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(&fds)) {
+            return Err(io::Error::other("no room for its descriptor"));
+        }
+        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+        let line = [IoSlice::new(lines.as_bytes())];
+        match rustix::net::sendmsg_addr(&self.socket, &self.address, &line, &mut control, flags) {
             Ok(_) => Ok(()),
+            Err(Errno::AGAIN) => Err(io::Error::new(io::ErrorKind::WouldBlock, "it reads no messages")),
             Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Tries again while there is no room.
+    async fn send_within(
+        &self,
+        deadline: Duration,
+        states: &[NotifyState<'_>],
+        fd: Option<BorrowedFd<'_>>,
+    ) -> io::Result<()> {
+        let end = Instant::now() + deadline;
+        loop {
+            match self.send(states, fd) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && Instant::now() < end => {
+                    Timer::after(ROOM_PAUSE).await;
+                }
+                result => return result,
+            }
         }
     }
 }
@@ -183,11 +221,52 @@ fn one_line(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::net::UnixDatagram;
+    use std::path::Path;
+    use std::sync::mpsc;
+
+    use async_io::block_on;
+    use futures_lite::future::poll_once;
+
     use super::*;
 
     #[test]
     fn a_status_cannot_smuggle_another_field_in() {
         assert_eq!(one_line("failed:\nMAINPID=1\0"), "failed: MAINPID=1 ");
+    }
+
+    fn notifier(path: &Path) -> Notifier {
+        let environment = Environment { notify_socket: Some(path.into()), ..Environment::read().unwrap() };
+        Notifier::new(&environment).unwrap()
+    }
+
+    #[test]
+    fn a_service_manager_that_reads_nothing_blocks_nobody_and_gets_its_barrier_when_there_is_room() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("notify");
+        let manager = UnixDatagram::bind(&path).unwrap();
+        let filler = UnixDatagram::unbound().unwrap();
+        filler.set_nonblocking(true).unwrap();
+        while filler.send_to(b"x", &path).is_ok() {}
+        let notifier = notifier(&path);
+        let (sent, is_sent) = mpsc::channel();
+        std::thread::spawn(move || {
+            notifier.status("nobody reads this");
+            let mut barrier = Box::pin(notifier.barrier());
+            sent.send(block_on(poll_once(&mut barrier)).is_none()).unwrap();
+            let reader = block_on(barrier).unwrap();
+            assert_eq!(rustix::io::read(&reader, &mut [0; 1]).unwrap(), 0, "it hangs up once it is read");
+            sent.send(true).unwrap();
+        });
+        let within = Duration::from_secs(30);
+        assert!(is_sent.recv_timeout(within).unwrap(), "it waits, and blocks nobody");
+        let mut message = [0; 64];
+        let mut read = || {
+            let length = manager.recv(&mut message).unwrap();
+            message[..length].to_vec()
+        };
+        while read() != b"BARRIER=1\n" {}
+        assert!(is_sent.recv_timeout(within).unwrap());
     }
 
     #[test]

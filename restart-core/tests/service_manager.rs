@@ -91,3 +91,32 @@ fn the_service_manager_is_told_each_step_in_order() {
     service.client().stop().unwrap();
     assert!(next().starts_with("STOPPING=1\n"));
 }
+
+#[test]
+fn a_barrier_that_finds_no_room_holds_up_no_reload_for_long() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("notify");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    socket.set_read_timeout(Some(DEADLINE)).unwrap();
+    let read = || socket.recv(&mut [0; 4096]).unwrap();
+    let mut command = Command::new(example("fixture"));
+    command.arg("echo=127.0.0.1:0").env("NOTIFY_SOCKET", &path);
+    let service = Service::start(command);
+    // READY and FDSTORE.
+    read();
+    read();
+    let filler = UnixDatagram::unbound().unwrap();
+    filler.set_nonblocking(true).unwrap();
+    while filler.send_to(b"x", &path).is_ok() {}
+    // Room for RELOADING and MAINPID.
+    read();
+    read();
+    assert_eq!(service.reload_well().to.unwrap().generation, 2);
+    assert_eq!(service.status().id.generation, 2);
+    let mut packet = [0; 4096];
+    while socket.recv(&mut packet).is_ok_and(|length| &packet[..length] != b"BARRIER=1\n") {}
+    assert!(
+        packet.starts_with(b"BARRIER=1\n"),
+        "it comes when there is room, for the one that has been replaced to end"
+    );
+}

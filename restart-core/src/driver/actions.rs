@@ -243,16 +243,8 @@ impl Driver {
     }
 
     fn await_barrier(&mut self) {
-        match self.parts.notifier.barrier() {
-            Ok(reader) => {
-                let task = self.executor.spawn(sources::barrier(reader, self.inputs.clone()));
-                self.background.push(task);
-            }
-            Err(error) => {
-                log::warn!("{error}");
-                self.immediate.push_back(Event::BarrierReturned);
-            }
-        }
+        let barrier = sources::barrier(self.parts.notifier.barrier(), self.inputs.clone());
+        self.background.push(self.executor.spawn(barrier));
     }
 
     async fn send_commit(&mut self, settled: bool, reload: bool) {

@@ -2,6 +2,7 @@
 //!
 //! Each task waits on one thing and reports it. None decides anything, and each ends when its task is dropped.
 
+use std::future::Future;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -286,11 +287,16 @@ pub(super) async fn drain(
     let _ = inputs.send(Input::DrainDeadline(number)).await;
 }
 
-/// Reports the hang-up of a barrier's pipe: the service manager has closed its end.
-pub(super) async fn barrier(reader: OwnedFd, inputs: Sender<Input>) {
-    let hung_up = async { Async::new(reader)?.readable().await };
-    if let Err(error) = hung_up.await {
-        log::warn!("the service manager's barrier cannot be waited for: {error}");
+/// Reports the hang-up of a barrier's pipe, once the barrier is sent: the service manager has closed its end.
+pub(super) async fn barrier(sent: impl Future<Output = Result<OwnedFd, Error>>, inputs: Sender<Input>) {
+    match sent.await {
+        Ok(reader) => {
+            let hung_up = async { Async::new(reader)?.readable().await };
+            if let Err(error) = hung_up.await {
+                log::warn!("the service manager's barrier cannot be waited for: {error}");
+            }
+        }
+        Err(error) => log::warn!("{error}"),
     }
     let _ = inputs.send(Input::BarrierReturned).await;
 }
