@@ -2,12 +2,18 @@
 
 mod http_support;
 
-use std::sync::Arc;
+use std::io::{Read, Write};
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
 use std::sync::mpsc::{Receiver, channel};
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use http_support::{DEADLINE, Server};
-use server::http::{End, Start};
+use http_types::{Request, Response, Version};
+use proptest::prelude::*;
+use restart_core::Drain;
+use server::http::{Context, End, Start, Target};
 
 /// A request as an observer was told of it.
 #[derive(Debug, PartialEq, Eq)]
@@ -108,11 +114,94 @@ fn a_response_that_was_cut_is_told_of_once_with_the_bytes_that_left() {
 #[test]
 fn the_listener_goes_along_with_the_connection() {
     let (server, told) = observed(|_| {});
-    let (ours, theirs) = std::os::unix::net::UnixStream::pair().expect("a pair");
+    let (ours, theirs) = UnixStream::pair().expect("a pair");
     let listener: Option<Arc<str>> = Some("web".into());
     server.resume(Start { listener, read_ahead: b"GET / HT".to_vec(), ..Start::new(theirs, None) });
-    std::io::Write::write_all(&mut &ours, b"TP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").expect("a server");
+    (&ours).write_all(b"TP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").expect("a server");
     let told = next(&told);
     assert_eq!((told.listener.as_deref(), told.line.as_str()), (Some("web"), "GET / HTTP/1.1"));
     assert!(matches!(server.end(), End::Server { .. }));
+}
+
+/// What was served and what was told, each as lines in their order.
+type Lines = Arc<Mutex<Vec<String>>>;
+
+/// A server that notes what its handler gets, and what its observer is told to have been answered by it.
+fn noting() -> (Server, Lines, Lines) {
+    let (served, told) = (Lines::default(), Lines::default());
+    let (handled, observed) = (Arc::clone(&served), Arc::clone(&told));
+    let handler = move |request: Request| {
+        let target = request.ext().get::<Target>().expect("a target").as_str().to_owned();
+        let version = if request.version() == Some(Version::Http1_0) { "HTTP/1.0" } else { "HTTP/1.1" };
+        handled.lock().expect("nobody panics").push(format!("{} {target} {version}", request.method()));
+        async { Ok(Response::new(200)) }
+    };
+    let mut context = Context::new(handler, Drain::new());
+    context.observers.push(Box::new(move |served| {
+        if served.status == 200 {
+            let line = String::from_utf8_lossy(served.line).replace("http://host", "");
+            observed.lock().expect("nobody panics").push(line);
+        }
+    }));
+    (Server::start(context), served, told)
+}
+
+/// Sends the pieces of a stream, each once the server has taken those before, and waits until the connection is over.
+fn send_in_pieces(server: &Server, bytes: &[u8], cuts: &[usize]) {
+    let (mut ours, theirs) = UnixStream::pair().expect("a pair");
+    ours.set_read_timeout(Some(DEADLINE)).expect("a socket");
+    let unread = theirs.try_clone().expect("a descriptor");
+    server.resume(Start::new(theirs, None));
+    let mut from = 0;
+    for cut in cuts.iter().copied().filter(|cut| *cut < bytes.len()).chain([bytes.len()]) {
+        if cut > from {
+            // A server that has refused what came before takes no more.
+            let sent = ours.write_all(&bytes[from..cut]);
+            let started = Instant::now();
+            while sent.is_ok() && rustix::io::ioctl_fionread(&unread).expect("a socket") > 0 {
+                assert!(started.elapsed() < DEADLINE, "what was sent is read");
+                std::thread::yield_now();
+            }
+            from = cut;
+        }
+    }
+    drop(unread);
+    // It may be closed already.
+    let _ = ours.shutdown(Shutdown::Write);
+    let _ = ours.read_to_end(&mut Vec::new());
+    server.end();
+}
+
+#[test]
+fn an_empty_line_in_two_pieces_hides_no_request() {
+    let (server, served, told) = noting();
+    let request = b"\r\nGET /hidden HTTP/1.1\r\nHost: a\r\n\r\n";
+    send_in_pieces(&server, &request.repeat(2), &[1, request.len() + 1]);
+    assert_eq!(*served.lock().expect("a lock"), ["GET /hidden HTTP/1.1"; 2]);
+    assert_eq!(*told.lock().expect("a lock"), ["GET /hidden HTTP/1.1"; 2]);
+}
+
+#[test]
+fn what_was_served_is_what_was_told() {
+    let (server, served, told) = noting();
+    let part = prop_oneof![
+        3 => Just("\r"),
+        3 => Just("\n"),
+        1 => Just("\r\n"),
+        1 => Just(" "),
+        2 => Just("GET /a?b HTTP/1.1\r\nHost: a\r\n\r\n"),
+        1 => Just("GET http://host/c HTTP/1.1\r\nHost: a\r\n\r\n"),
+        1 => Just("HEAD /d HTTP/1.0\r\nConnection: keep-alive\r\n\r\n"),
+        1 => Just("POST /e HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n\r\n"),
+        1 => Just("OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n"),
+    ];
+    let parts = proptest::collection::vec(part, 1..8);
+    let cuts = proptest::collection::btree_set(1_usize..120, 0..4);
+    proptest!(ProptestConfig::with_cases(500), |(parts in parts, mut cuts in cuts)| {
+        let mut end = 0;
+        cuts.extend(parts.iter().map(|part| { end += part.len(); end }));
+        send_in_pieces(&server, parts.concat().as_bytes(), &cuts.into_iter().collect::<Vec<_>>());
+        let take = |lines: &Lines| std::mem::take(&mut *lines.lock().expect("nobody panics"));
+        prop_assert_eq!(take(&served), take(&told), "{:?}", parts);
+    });
 }

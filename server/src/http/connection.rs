@@ -3,7 +3,7 @@
 //!
 //! | state      | what of a request is held             | ends by                                       |
 //! |------------|---------------------------------------|-----------------------------------------------|
-//! | Idle       | nothing, not even a buffer            | bytes, idle timeout, phase, the client's close |
+//! | Idle       | nothing, at most half an empty line   | bytes, idle timeout, phase, the client's close |
 //! | Head       | the bytes received of its head        | its last byte, head timeout, a refusal        |
 //! | Request    | the request, while the handler runs   | the handler's answer                          |
 //! | Response   | the response, while it is sent        | its last byte, write timeout, a broken body   |
@@ -306,10 +306,11 @@ impl<'a, H: Handler> Connection<'a, H> {
         let buffer = &mut self.wire.inbound().buffer;
         let skipped = head::empty_lines(buffer.filled())?;
         buffer.consume(skipped);
-        if buffer.is_empty() {
+        let begun = !buffer.is_empty() && !head::is_half_an_empty_line(buffer.filled());
+        if !begun {
             buffer.settle();
         }
-        Ok(!buffer.is_empty())
+        Ok(begun)
     }
 
     /// Receives the rest of a head of which some bytes are there.
@@ -358,12 +359,12 @@ impl<'a, H: Handler> Connection<'a, H> {
         };
         let bytes = &buffer.filled()[..length];
         let head = head::check(bytes, limits)?;
+        if let Some(account) = &mut self.account {
+            account.take_head(&head);
+        }
         let mut request = decode::request(&head, bytes)?;
         let offer = if head.upgrade { upgrade::offer(&mut request, head.may_upgrade()) } else { None };
         let manner = Manner { method: head.method, old: head.old, close: false };
-        if let Some(account) = &mut self.account {
-            account.take_head(bytes, &head.fields);
-        }
         let (keep_alive, framing, expects_continue) = (head.keep_alive, head.framing, head.expects_continue);
         buffer.consume(length);
         Ok(Examined::Passed(Box::new(Message { request, framing, expects_continue, keep_alive, manner, offer })))
@@ -523,7 +524,7 @@ impl<'a, H: Handler> Connection<'a, H> {
             self.open_account(Duration::ZERO);
         }
         if let Some(account) = &mut self.account {
-            account.take_head(self.wire.inbound().buffer.filled(), &[]);
+            account.take_refused(self.wire.inbound().buffer.filled());
         }
         // The head did not pass, but a HEAD is told from its first bytes, and never gets a body.
         let is_head = self.wire.inbound().buffer.filled().starts_with(b"HEAD ");

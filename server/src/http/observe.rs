@@ -6,6 +6,8 @@
 
 use std::time::{Duration, Instant};
 
+use super::wire::head::Head;
+
 /// A function that learns of each request that is over. It runs within the connection's task: it must not block.
 pub type Observe = Box<dyn Fn(&Served<'_>) + Send + Sync>;
 
@@ -49,16 +51,25 @@ impl Account {
         Account { began, line: Vec::new(), referer: None, user_agent: None, status: 0, sent_bytes: 0, head_bytes: 0 }
     }
 
-    /// Takes down what is told of a head: the `bytes` of it that have come, and its header lines if it has passed.
-    pub(super) fn take_head(&mut self, bytes: &[u8], fields: &[(&str, &[u8])]) {
-        let line = bytes.split(|byte| matches!(byte, b'\r' | b'\n')).next();
-        self.line = line.unwrap_or_default().to_vec();
-        for (name, value) in fields {
+    /// Takes down what is told of a head that has passed. What is told is what was checked, and is served: bytes that are
+    /// looked at a second time could look like something else.
+    pub(super) fn take_head(&mut self, head: &Head<'_>) {
+        let version = if head.old { " HTTP/1.0" } else { " HTTP/1.1" };
+        self.line = [head.method.as_ref(), " ", head.line_target, version].concat().into_bytes();
+        for (name, value) in &head.fields {
             match name.len() {
                 7 if name.eq_ignore_ascii_case("referer") => self.referer = Some(value.to_vec()),
                 10 if name.eq_ignore_ascii_case("user-agent") => self.user_agent = Some(value.to_vec()),
                 _ => {}
             }
+        }
+    }
+
+    /// Takes down the first line of the `bytes` that have come of a head that is refused. One that has passed stays.
+    pub(super) fn take_refused(&mut self, bytes: &[u8]) {
+        if self.line.is_empty() {
+            let line = bytes.split(|byte| matches!(byte, b'\r' | b'\n')).next();
+            self.line = line.unwrap_or_default().to_vec();
         }
     }
 

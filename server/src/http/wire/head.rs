@@ -27,8 +27,10 @@ const EMPTY_LINES_MAX: usize = 4;
 pub(crate) struct Head<'a> {
     /// The method.
     pub(crate) method: Method,
-    /// The request target as it was sent.
+    /// The request target as it was sent, without the authority of an absolute form.
     pub(crate) target: Target,
+    /// The second part of the request line: the target with its authority, if it has one.
+    pub(crate) line_target: &'a str,
     /// The host that the request is for: of the target, else of the Host header. HTTP/1.0 may name none.
     pub(crate) host: Option<&'a str>,
     /// Whether it is an HTTP/1.0 request.
@@ -72,10 +74,16 @@ pub(crate) fn empty_lines(bytes: &[u8]) -> Result<usize, Refusal> {
     if lines > EMPTY_LINES_MAX { Err(Refusal::bad("too many empty lines before a request")) } else { Ok(lines * 2) }
 }
 
+/// Whether these bytes may still become an empty line, so that no request has begun.
+pub(crate) fn is_half_an_empty_line(bytes: &[u8]) -> bool {
+    bytes == b"\r"
+}
+
 /// Looks for the end of the head that `bytes` begin with; the first `scanned` of them were looked at before.
 pub(crate) fn find(bytes: &[u8], scanned: usize, limits: &Limits) -> Result<Found, Refusal> {
-    // A head that begins with anything but a method is not HTTP; TLS on a plain port gets its answer at once.
-    if bytes.first().is_some_and(|byte| !is_token(*byte) && *byte != b'\r') {
+    // A head that begins with anything but a method is not HTTP; TLS on a plain port gets its answer at once. Empty lines
+    // were skipped before: httparse would skip them, too, and what follows would be another line than the first.
+    if bytes.first().is_some_and(|byte| !is_token(*byte)) {
         return Err(Refusal::bad("what was sent is not an HTTP request"));
     }
     for line_feed in memchr_iter(b'\n', &bytes[scanned..]).map(|offset| scanned + offset) {
@@ -127,6 +135,7 @@ pub(crate) fn check<'a>(bytes: &'a [u8], limits: &Limits) -> Result<Head<'a>, Re
     Ok(Head {
         method,
         target,
+        line_target: path,
         host: authority.or(host),
         old,
         framing: fields.framing.decide(old, limits.body_bytes)?,
