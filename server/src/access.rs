@@ -127,8 +127,9 @@ mod tests {
             line,
             referer: None,
             user_agent: None,
-            status: 200,
+            status: Some(200),
             body_bytes: 0,
+            complete: true,
             duration: Duration::ZERO,
         }
     }

@@ -43,7 +43,7 @@ impl Metrics {
     pub(crate) fn observe(&self, served: &Served<'_>) {
         let name = served.line.split(|&byte| byte == b' ').next().unwrap_or_default();
         let method = METHODS.iter().position(|method| method.as_bytes() == name).unwrap_or(METHODS.len() - 1);
-        let class = usize::from(served.status / 100);
+        let class = usize::from(served.status.unwrap_or(0) / 100);
         let class = if class < CLASSES.len() { class } else { 0 };
         self.requests[method][class].fetch_add(1, Ordering::Relaxed);
         let us = u64::try_from(served.duration.as_micros()).unwrap_or(u64::MAX);
@@ -103,15 +103,16 @@ mod tests {
 
     use super::*;
 
-    fn served(line: &str, status: u16, duration: Duration) -> Served<'_> {
+    fn served(line: &str, status: impl Into<Option<u16>>, duration: Duration) -> Served<'_> {
         Served {
             listener: None,
             peer: None,
             line: line.as_bytes(),
             referer: None,
             user_agent: None,
-            status,
+            status: status.into(),
             body_bytes: 0,
+            complete: true,
             duration,
         }
     }
@@ -122,14 +123,16 @@ mod tests {
         metrics.observe(&served("GET / HTTP/1.1", 200, Duration::from_micros(500)));
         metrics.observe(&served("GET / HTTP/1.1", 200, Duration::from_micros(501)));
         metrics.observe(&served("\u{1}\u{2}", 400, Duration::from_secs(60)));
+        metrics.observe(&served("GET / HTTP/1.1", None, Duration::from_micros(500)));
         metrics.ledger.accepted();
         let expected = [
             ("connections/accepted", 1),
             ("latency/1000", 1),
-            ("latency/500", 1),
+            ("latency/500", 2),
             ("latency/more", 1),
-            ("latency_us", 60_001_001),
+            ("latency_us", 60_001_501),
             ("requests/GET/2xx", 2),
+            ("requests/GET/other", 1),
             ("requests/other/4xx", 1),
         ];
         assert_eq!(metrics.counts(), expected.map(|(name, count)| (name.to_owned(), count)).into());

@@ -12,15 +12,16 @@ use std::time::{Duration, Instant};
 use http_support::{DEADLINE, Server};
 use http_types::{Request, Response, Version};
 use proptest::prelude::*;
-use restart_core::Drain;
+use restart_core::{Drain, Phase};
 use server::http::{Context, End, Start, Target};
 
 /// A request as an observer was told of it.
 #[derive(Debug, PartialEq, Eq)]
 struct Told {
     line: String,
-    status: u16,
+    status: Option<u16>,
     body_bytes: u64,
+    complete: bool,
     referer: Option<String>,
     user_agent: Option<String>,
     listener: Option<String>,
@@ -37,6 +38,7 @@ fn observed(change: impl FnOnce(&mut server::http::Limits)) -> (Server, Receiver
                 line: text(served.line),
                 status: served.status,
                 body_bytes: served.body_bytes,
+                complete: served.complete,
                 referer: served.referer.map(text),
                 user_agent: served.user_agent.map(text),
                 listener: served.listener.map(str::to_owned),
@@ -60,12 +62,16 @@ fn a_request_is_told_of_as_the_client_saw_it() {
     client.send(b"GET /target?a=%00 HTTP/1.1\r\nHost: test\r\nREFERER: http://a/\r\nuser-agent: b\xe9\r\n\r\n");
     let length = client.reply().body.len() as u64;
     let first = next(&told);
-    assert_eq!((first.line.as_str(), first.status, first.body_bytes), ("GET /target?a=%00 HTTP/1.1", 200, length));
+    assert_eq!(
+        (first.line.as_str(), first.status, first.body_bytes),
+        ("GET /target?a=%00 HTTP/1.1", Some(200), length)
+    );
     assert_eq!((first.referer.as_deref(), first.user_agent.as_deref()), (Some("http://a/"), Some("b\u{fffd}")));
     client.send("HEAD /big HTTP/1.1\r\nHost: test\r\n\r\n");
     client.reply_to("HEAD");
     let second = next(&told);
-    assert_eq!((second.line.as_str(), second.status, second.body_bytes), ("HEAD /big HTTP/1.1", 200, 0));
+    assert_eq!((second.line.as_str(), second.status, second.body_bytes), ("HEAD /big HTTP/1.1", Some(200), 0));
+    assert!(first.complete && second.complete);
     assert_eq!(second.referer, None, "nothing stays of the request before");
     assert_eq!(client.get("/big").body.len() as u64, next(&told).body_bytes);
     client.get("/slow");
@@ -85,7 +91,7 @@ fn a_refused_request_is_told_of_with_what_had_come() {
     ] {
         let answer = server.ask(request);
         let told = next(&told);
-        assert_eq!((told.line.as_str(), told.status), (line, status), "{request:?}");
+        assert_eq!((told.line.as_str(), told.status), (line, Some(status)), "{request:?}");
         assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
         let body = answer.split_once("\r\n\r\n").expect("a head").1;
         assert_eq!(told.body_bytes, body.len() as u64);
@@ -102,13 +108,35 @@ fn a_response_that_was_cut_is_told_of_once_with_the_bytes_that_left() {
     for (path, status) in [("/cut", 200), ("/long", 200), ("/unsent", 500), ("/panicking", 500), ("/panic", 500)] {
         let length = body_of(path);
         let told = next(&told);
-        assert_eq!((told.status, told.body_bytes), (status, length), "{path}");
+        let complete = status == 500;
+        assert_eq!((told.status, told.body_bytes, told.complete), (Some(status), length, complete), "{path}");
     }
     let mut silent = server.connect();
     silent.send("GET /big HTTP/1.1\r\nHost: test\r\n\r\n".repeat(40));
     let unread = std::iter::repeat_with(|| next(&told)).take(40).find(|told| told.body_bytes < 1_000_000);
-    assert_eq!(unread.expect("one does not fit into the socket's buffers").status, 200);
+    let unread = unread.expect("one does not fit into the socket's buffers");
+    assert_eq!((unread.status, unread.complete), (Some(200), false));
     assert!(told.try_recv().is_err(), "nothing is told twice");
+}
+
+#[test]
+fn a_request_that_the_end_of_a_drain_cuts_is_told_of_whatever_was_known_of_it() {
+    let (server, told) = observed(|_| {});
+    let mut idle = server.connect();
+    idle.get("/");
+    next(&told);
+    let _half = server.connect_with("GET /half HT");
+    let _busy = server.connect_with("GET /never HTTP/1.1\r\nHost: test\r\n\r\n");
+    let mut sending = server.connect_with("POST /echo HTTP/1.1\r\nHost: test\r\nContent-Length: 6\r\n\r\nabc");
+    assert!(sending.until("abc").starts_with("HTTP/1.1 200 OK"));
+    server.drain.set_phase(Phase::Over);
+    (0..4).for_each(|_| drop(server.end()));
+    let mut cut: Vec<_> = told.try_iter().filter(|told| !told.complete).collect();
+    cut.sort_by(|one, other| one.line.cmp(&other.line));
+    let lines: Vec<_> = cut.iter().map(|told| (told.line.as_str(), told.status)).collect();
+    let expected = [("GET /half HT", None), ("GET /never HTTP/1.1", None), ("POST /echo HTTP/1.1", Some(200))];
+    assert_eq!(lines, expected);
+    assert_eq!(cut.iter().map(|told| told.body_bytes).collect::<Vec<_>>(), [0, 0, 3]);
 }
 
 #[test]
@@ -138,7 +166,7 @@ fn noting() -> (Server, Lines, Lines) {
     };
     let mut context = Context::new(handler, Drain::new());
     context.observers.push(Box::new(move |served| {
-        if served.status == 200 {
+        if served.status == Some(200) {
             let line = String::from_utf8_lossy(served.line).replace("http://host", "");
             observed.lock().expect("nobody panics").push(line);
         }

@@ -78,7 +78,7 @@ fn the_last_lines_before_an_end_are_written() {
 }
 
 #[test]
-fn a_request_that_outlasts_the_drain_costs_no_line_of_those_before() {
+fn a_request_that_outlasts_the_drain_is_logged_as_cut_and_costs_no_line_of_those_before() {
     let (reborn, path) = logging("common");
     let server = reborn.args(["--drain-timeout", "3s"]).start();
     let mut cut = server.connect();
@@ -92,6 +92,7 @@ fn a_request_that_outlasts_the_drain_costs_no_line_of_those_before() {
     let text = fs::read_to_string(&path).unwrap();
     assert_eq!((answer.status, text.matches("/slow?ms=200 ").count()), (200, 1), "{text}");
     assert!(block_on(cut.answer()).is_err(), "it was cut");
+    assert_eq!(text.matches("GET /slow?ms=60000 HTTP/1.1\" 499 -\n").count(), 1, "which is logged as well: {text}");
 }
 
 #[test]

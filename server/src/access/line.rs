@@ -12,6 +12,10 @@ use std::time::SystemTime;
 use crate::config::AccessLogFormat;
 use crate::http::Served;
 
+/// What the Common Log Format says where no status was sent. It has to have three digits there, and this one, which nginx
+/// made known, is taken by readers of logs for a request that never got its answer.
+const NO_ANSWER: u16 = 499;
+
 /// How long the parts of a line may be, escaped.
 const TARGET_BYTES_MAX: usize = 2048;
 const VALUE_BYTES_MAX: usize = 512;
@@ -77,7 +81,7 @@ impl Line {
         if served.line.is_empty() {
             self.text.push('-');
         }
-        self.add(format_args!("\" {} ", served.status));
+        self.add(format_args!("\" {} ", served.status.unwrap_or(NO_ANSWER)));
         match served.body_bytes {
             0 => self.text.push('-'),
             bytes => self.add(format_args!("{bytes}")),
@@ -96,8 +100,12 @@ impl Line {
         }
         self.field("referer", served.referer, VALUE_BYTES_MAX);
         self.field("user_agent", served.user_agent, VALUE_BYTES_MAX);
-        let (status, bytes, us) = (served.status, served.body_bytes, served.duration.as_micros());
-        self.add(format_args!(",\"status\":{status},\"body_bytes\":{bytes},\"duration_us\":{us}}}"));
+        match served.status {
+            Some(status) => self.add(format_args!(",\"status\":{status}")),
+            None => self.text.push_str(",\"status\":null"),
+        }
+        let (bytes, complete, us) = (served.body_bytes, served.complete, served.duration.as_micros());
+        self.add(format_args!(",\"body_bytes\":{bytes},\"complete\":{complete},\"duration_us\":{us}}}"));
     }
 
     fn field(&mut self, name: &str, value: Option<&[u8]>, bytes_max: usize) {
@@ -162,8 +170,9 @@ mod tests {
         line: b"GET /a?b=c HTTP/1.1",
         referer: Some(b"http://example.org/"),
         user_agent: Some(b"curl/8.0"),
-        status: 200,
+        status: Some(200),
         body_bytes: 2326,
+        complete: true,
         duration: Duration::from_micros(1_500),
     };
 
@@ -184,8 +193,10 @@ mod tests {
     fn a_common_line_is_what_the_format_says() {
         let expected = "192.0.2.7 - - [14/Nov/2023:22:13:20 +0000] \"GET /a?b=c HTTP/1.1\" 200 2326\n";
         assert_eq!(common(&REQUEST), expected);
-        let refused = Served { peer: None, line: b"", status: 408, body_bytes: 0, ..REQUEST };
+        let refused = Served { peer: None, line: b"", status: Some(408), body_bytes: 0, ..REQUEST };
         assert_eq!(common(&refused), "- - - [14/Nov/2023:22:13:20 +0000] \"-\" 408 -\n");
+        let cut = Served { status: None, body_bytes: 0, complete: false, ..REQUEST };
+        assert!(common(&cut).ends_with("\"GET /a?b=c HTTP/1.1\" 499 -\n"), "{}", common(&cut));
     }
 
     #[test]
@@ -194,9 +205,11 @@ mod tests {
             "time": "2023-11-14T22:13:20.000Z", "generation": 7, "pid": 4121, "listener": "web",
             "peer": "[::ffff:192.0.2.7]:4711", "method": "GET", "target": "/a?b=c", "version": "HTTP/1.1",
             "referer": "http://example.org/", "user_agent": "curl/8.0",
-            "status": 200, "body_bytes": 2326, "duration_us": 1500,
+            "status": 200, "body_bytes": 2326, "complete": true, "duration_us": 1500,
         });
         assert_eq!(json(&REQUEST), expected);
+        let cut = json(&Served { status: None, complete: false, ..REQUEST });
+        assert_eq!((&cut["status"], &cut["complete"]), (&Value::Null, &Value::from(false)));
         let refused = json(&Served { line: b"GET /x", referer: None, ..REQUEST });
         assert_eq!((&refused["target"], &refused["version"]), (&Value::from("/x"), &Value::Null));
         assert_eq!(refused["referer"], Value::Null);
@@ -228,11 +241,11 @@ mod tests {
         fn any_request_is_one_line_that_fits_an_atomic_write(
             line in proptest::collection::vec(any::<u8>(), 0..5000),
             value in proptest::collection::vec(any::<u8>(), 0..5000),
-            name in ".{0,200}", status: u16, body_bytes: u64, us: u32,
+            name in ".{0,200}", status: Option<u16>, body_bytes: u64, complete: bool, us: u32,
         ) {
             let served = Served {
                 listener: Some(&name), peer: Some(&name), line: &line, referer: Some(&value), user_agent: Some(&value),
-                status, body_bytes, duration: Duration::from_micros(us.into()),
+                status, body_bytes, complete, duration: Duration::from_micros(us.into()),
             };
             for format in [AccessLogFormat::Common, AccessLogFormat::Json] {
                 let text = written(format, &served);

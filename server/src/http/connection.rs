@@ -189,9 +189,7 @@ impl<'a, H: Handler> Connection<'a, H> {
             };
             let Some(next) = watch.until_over(drain, pin!(self.step(state))).await else {
                 self.wire.shut_down();
-                if self.account.as_ref().is_some_and(|account| account.status > 0) {
-                    self.close_account();
-                }
+                self.cut_account();
                 return Some(self.ended(over));
             };
             state = next;
@@ -339,7 +337,10 @@ impl<'a, H: Handler> Connection<'a, H> {
                     Ok(0) => return self.refuse(Refusal::bad("the connection was closed within the head")),
                     Ok(_) => {}
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                    Err(_) => return State::Closed(Closed::ByClient),
+                    Err(_) => {
+                        self.cut_account();
+                        return State::Closed(Closed::ByClient);
+                    }
                 },
                 Wake::Late => {
                     return self.refuse(Refusal::new(StatusCode::RequestTimeout, "the head took too long"));
@@ -435,7 +436,7 @@ impl<'a, H: Handler> Connection<'a, H> {
             }
             sent => sent,
         };
-        self.close_account();
+        self.close_account(sent.is_ok());
         match (sent, stream, close) {
             (Err(failure), ..) => closed_by(&failure, self.fault()),
             (Ok(()), Some(stream), _) => State::Upgraded(stream),
@@ -523,9 +524,7 @@ impl<'a, H: Handler> Connection<'a, H> {
         if self.account.is_none() {
             self.open_account(Duration::ZERO);
         }
-        if let Some(account) = &mut self.account {
-            account.take_refused(self.wire.inbound().buffer.filled());
-        }
+        self.take_unchecked();
         // The head did not pass, but a HEAD is told from its first bytes, and never gets a body.
         let is_head = self.wire.inbound().buffer.filled().starts_with(b"HEAD ");
         let manner = Manner { method: if is_head { Method::Head } else { Method::Get }, old: false, close: true };
@@ -547,10 +546,23 @@ impl<'a, H: Handler> Connection<'a, H> {
         }
     }
 
-    /// Tells the observers of a request that is over.
-    fn close_account(&mut self) {
+    /// Takes down what has come of a head that did not pass, or did not come whole.
+    fn take_unchecked(&mut self) {
+        if let Some(account) = &mut self.account {
+            account.take_unchecked(self.wire.inbound().buffer.filled());
+        }
+    }
+
+    /// Tells the observers of a request that was cut, if there is one: within its head, before its answer, or within that.
+    fn cut_account(&mut self) {
+        self.take_unchecked();
+        self.close_account(false);
+    }
+
+    /// Tells the observers of a request that is over, its response `complete` or not.
+    fn close_account(&mut self, complete: bool) {
         if let Some(account) = self.account.take() {
-            let served = account.served(self.listener.as_deref(), self.peer.as_deref());
+            let served = account.served(self.listener.as_deref(), self.peer.as_deref(), complete);
             self.context.observers.iter().for_each(|observe| observe(&served));
         }
     }

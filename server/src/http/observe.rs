@@ -11,23 +11,27 @@ use super::wire::head::Head;
 /// A function that learns of each request that is over. It runs within the connection's task: it must not block.
 pub type Observe = Box<dyn Fn(&Served<'_>) + Send + Sync>;
 
-/// A request that is over: answered, refused, or given up while it was answered.
+/// A request that is over: answered, refused, or cut before its answer or within it.
 #[derive(Clone, Copy, Debug)]
 pub struct Served<'a> {
     /// The listener that accepted the connection, in whichever process, as [`Start::listener`](super::Start::listener).
     pub listener: Option<&'a str>,
     /// The other end's address, as [`Start::peer`](super::Start::peer).
     pub peer: Option<&'a str>,
-    /// The request line as it was received, without its end. Of a refused request it is what had come of it, any bytes.
+    /// The request line as it was received, without its end. Of a request that was refused, or cut within its head, it is
+    /// what had come of it, any bytes.
     pub line: &'a [u8],
     /// The `Referer` header as it was received, unless the head was refused.
     pub referer: Option<&'a [u8]>,
     /// The `User-Agent` header as it was received, unless the head was refused.
     pub user_agent: Option<&'a [u8]>,
-    /// The status that was answered.
-    pub status: u16,
+    /// The status that was answered; nothing where the connection ended before any byte of an answer had left.
+    pub status: Option<u16>,
     /// How many bytes after the response's head were sent, chunk framing included.
     pub body_bytes: u64,
+    /// Whether all of the response was given to the kernel. It was not where the client left, or took too little, where
+    /// the body failed, and where the drain's deadline passed.
+    pub complete: bool,
     /// From the first byte of the request to the last byte of the response.
     pub duration: Duration,
 }
@@ -39,6 +43,7 @@ pub(super) struct Account {
     line: Vec<u8>,
     referer: Option<Vec<u8>>,
     user_agent: Option<Vec<u8>>,
+    /// The status of the response that is being sent.
     pub(super) status: u16,
     /// How many bytes of the response were sent, and how many of them were its head.
     pub(super) sent_bytes: u64,
@@ -65,24 +70,25 @@ impl Account {
         }
     }
 
-    /// Takes down the first line of the `bytes` that have come of a head that is refused. One that has passed stays.
-    pub(super) fn take_refused(&mut self, bytes: &[u8]) {
+    /// Takes down the first line of the `bytes` that have come of a head that is refused or cut. One that has passed stays.
+    pub(super) fn take_unchecked(&mut self, bytes: &[u8]) {
         if self.line.is_empty() {
             let line = bytes.split(|byte| matches!(byte, b'\r' | b'\n')).next();
             self.line = line.unwrap_or_default().to_vec();
         }
     }
 
-    /// The account as observers see it, now that the request is over.
-    pub(super) fn served<'a>(&'a self, listener: Option<&'a str>, peer: Option<&'a str>) -> Served<'a> {
+    /// The account as observers see it, now that the request is over, its response `complete` or not.
+    pub(super) fn served<'a>(&'a self, listener: Option<&'a str>, peer: Option<&'a str>, complete: bool) -> Served<'a> {
         Served {
             listener,
             peer,
             line: &self.line,
             referer: self.referer.as_deref(),
             user_agent: self.user_agent.as_deref(),
-            status: self.status,
+            status: if self.sent_bytes > 0 { Some(self.status) } else { None },
             body_bytes: self.sent_bytes.saturating_sub(self.head_bytes),
+            complete,
             duration: self.began.elapsed(),
         }
     }
