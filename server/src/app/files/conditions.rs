@@ -2,6 +2,10 @@
 //!
 //! Pure: it sees headers, the facts of a file and the time. Evaluated in the order of section 13.2.2. It reads lists of
 //! entity tags itself because `http_types` splits them within the quotes and refuses a list for one bad member.
+//!
+//! A date is a validator only where it must have changed with the content. Whoever unpacks an archive sets the times of
+//! modification to what they were (npm's are of 1985, those of Nix of 1970), so that all versions of a file may have the
+//! same; nobody can set the time of the last change of its inode. So a date counts only as far as that one bears it out.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::{Duration, SystemTime};
@@ -9,6 +13,10 @@ use std::time::{Duration, SystemTime};
 /// How long a file has to be left alone until its tag is a strong one: timestamps have a resolution, and within it two
 /// changes look like one.
 const SETTLED_AFTER: Duration = Duration::from_secs(1);
+
+/// How old a date has to be until it is told: within its own second a file may still change without changing it, and the
+/// clock of file systems is a little behind.
+const TOLD_AFTER: Duration = Duration::from_secs(2);
 
 /// What tells one state of a file from another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -29,7 +37,48 @@ pub(super) struct Validators {
     /// What stands between the quotes.
     tag: String,
     is_strong: bool,
-    modified: Option<SystemTime>,
+    dates: Dates,
+}
+
+/// What dates can be compared with, in seconds since 1970, as HTTP has them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Dates {
+    /// Last-Modified; none where the file has no date, which is what 1970 stands for.
+    told: Option<u64>,
+    /// When anything about the file changed last, if it has changed before what may still be going on.
+    changed: Option<u64>,
+    /// Whether the date of its content is that of its last change.
+    is_exact: bool,
+    now: u64,
+}
+
+impl Dates {
+    fn of(facts: &Facts, now: SystemTime) -> Self {
+        let over = seconds(now.checked_sub(TOLD_AFTER).unwrap_or(SystemTime::UNIX_EPOCH)).unwrap_or(0);
+        let (modified, changed) = (seconds(facts.modified).filter(|at| *at > 0), seconds(facts.changed));
+        Self {
+            // Also what lies in the future would say nothing.
+            told: modified.map(|at| at.min(over)),
+            changed: changed.filter(|at| *at <= over),
+            is_exact: modified == changed,
+            now: seconds(now).unwrap_or(0),
+        }
+    }
+
+    /// Whether a file that was fetched when it had this date, or when it was this date, is certain to be the same still.
+    fn are_unchanged_since(self, date: u64) -> bool {
+        self.changed.is_some_and(|changed| changed < date || changed == date && self.is_exact)
+    }
+
+    /// Whether this is the date of the very state that is there now.
+    fn are_strongly(self, date: u64) -> bool {
+        self.is_exact && self.changed == Some(date) && self.told == Some(date)
+    }
+}
+
+/// The whole seconds since 1970; none before.
+fn seconds(at: SystemTime) -> Option<u64> {
+    at.duration_since(SystemTime::UNIX_EPOCH).ok().map(|since| since.as_secs())
 }
 
 impl Validators {
@@ -38,13 +87,7 @@ impl Validators {
         let mut hasher = DefaultHasher::new();
         facts.hash(&mut hasher);
         let age = now.duration_since(facts.changed).unwrap_or_default();
-        // A date in the future would say nothing; HTTP has whole seconds, and none before 1970.
-        let modified = facts.modified.min(now).duration_since(SystemTime::UNIX_EPOCH).ok();
-        Self {
-            tag: format!("{:016x}", hasher.finish()),
-            is_strong: age >= SETTLED_AFTER,
-            modified: modified.map(|since| SystemTime::UNIX_EPOCH + Duration::from_secs(since.as_secs())),
-        }
+        Self { tag: format!("{:016x}", hasher.finish()), is_strong: age >= SETTLED_AFTER, dates: Dates::of(facts, now) }
     }
 
     /// The value of ETag.
@@ -54,7 +97,7 @@ impl Validators {
 
     /// The value of Last-Modified.
     pub(super) fn last_modified(&self) -> Option<httpdate::HttpDate> {
-        self.modified.map(Into::into)
+        self.dates.told.map(|at| (SystemTime::UNIX_EPOCH + Duration::from_secs(at)).into())
     }
 
     /// Whether a tag is the same opaque value, be it weak or strong.
@@ -91,20 +134,22 @@ pub(super) enum Verdict {
     Failed,
 }
 
-/// Evaluates the conditions of a GET or HEAD. A date that is none is as good as absent.
+/// Evaluates the conditions of a GET or HEAD. A date that is none is as good as absent, and so is each where the file has
+/// no date; one in the future says nothing of what has changed.
 pub(super) fn judge(conditions: Conditions<'_>, validators: &Validators) -> Verdict {
-    let later_than = |date: &str| Some(validators.modified? > httpdate::parse_http_date(date).ok()?);
-    let precondition = match (conditions.matching, conditions.unmodified_since) {
+    let dates = validators.dates;
+    let date = |text: &str| dates.told.and(parse_date(text));
+    let precondition = match (conditions.matching, conditions.unmodified_since.and_then(date)) {
         (Some(list), _) => matches(list, |tag| validators.is_strongly(tag)),
-        (None, Some(date)) => later_than(date) != Some(true),
+        (None, Some(date)) => dates.are_unchanged_since(date),
         (None, None) => true,
     };
     if !precondition {
         return Verdict::Failed;
     }
-    let is_news = match (conditions.none_match, conditions.modified_since) {
+    let is_news = match (conditions.none_match, conditions.modified_since.and_then(date)) {
         (Some(list), _) => !matches(list, |tag| validators.is_weakly(tag)),
-        (None, Some(date)) => later_than(date) != Some(false),
+        (None, Some(date)) => date > dates.now || !dates.are_unchanged_since(date),
         (None, None) => true,
     };
     match conditions.range {
@@ -114,12 +159,16 @@ pub(super) fn judge(conditions: Conditions<'_>, validators: &Validators) -> Verd
     }
 }
 
-/// Whether an If-Range speaks of this very state. A date does so only once the file has been left alone for a while.
+/// Whether an If-Range speaks of this very state.
 fn is_same_state(if_range: &str, validators: &Validators) -> bool {
     match Tag::parse(if_range) {
         Some((tag, rest)) => rest.is_empty() && validators.is_strongly(tag),
-        None => validators.is_strong && httpdate::parse_http_date(if_range).ok() == validators.modified,
+        None => parse_date(if_range).is_some_and(|date| validators.dates.are_strongly(date)),
     }
+}
+
+fn parse_date(text: &str) -> Option<u64> {
+    httpdate::parse_http_date(text).ok().and_then(seconds)
 }
 
 /// Whether a list is `*`, or has a tag that is accepted. Behind a malformed member nothing counts.
@@ -172,7 +221,7 @@ mod tests {
     }
 
     fn settled() -> Validators {
-        Validators::of(&facts(), SystemTime::UNIX_EPOCH + MODIFIED + SETTLED_AFTER)
+        Validators::of(&facts(), SystemTime::UNIX_EPOCH + MODIFIED + TOLD_AFTER)
     }
 
     fn fresh() -> Validators {
@@ -203,9 +252,42 @@ mod tests {
     fn a_date_is_in_whole_seconds_and_never_in_the_future() {
         assert_eq!(settled().last_modified().unwrap().to_string(), DATE);
         let clock_behind = SystemTime::UNIX_EPOCH + MODIFIED - Duration::from_secs(1);
-        assert_eq!(Validators::of(&facts(), clock_behind).last_modified().unwrap().to_string(), EARLIER);
-        let ancient = Facts { modified: SystemTime::UNIX_EPOCH - Duration::from_secs(1), ..facts() };
-        assert!(Validators::of(&ancient, SystemTime::now()).last_modified().is_none());
+        for now in [clock_behind, SystemTime::UNIX_EPOCH + MODIFIED] {
+            let told = SystemTime::from(Validators::of(&facts(), now).last_modified().unwrap());
+            assert!(told + Duration::from_secs(1) < now, "its second is over");
+        }
+    }
+
+    #[test]
+    fn a_file_of_1970_or_before_has_no_date() {
+        for before in [0, 1] {
+            let modified = SystemTime::UNIX_EPOCH - Duration::from_secs(before);
+            let validators = Validators::of(&Facts { modified, ..facts() }, SystemTime::now());
+            assert!(validators.last_modified().is_none());
+            for header in ["if-modified-since", "if-unmodified-since"] {
+                assert_verdict(&validators, &[&format!("{header}: {LATER}")], Verdict::Send);
+                assert_verdict(&validators, &[&format!("{header}: Thu, 01 Jan 1970 00:00:00 GMT")], Verdict::Send);
+            }
+            let if_range = "if-range: Thu, 01 Jan 1970 00:00:00 GMT";
+            assert_verdict(&validators, &[if_range], Verdict::SendWhole);
+        }
+    }
+
+    #[test]
+    fn a_date_that_stayed_while_the_file_changed_is_no_validator() {
+        // Unpacked an hour later, with the date that it had in the archive.
+        let changed = SystemTime::UNIX_EPOCH + MODIFIED + Duration::from_secs(3600);
+        let replaced = Validators::of(&Facts { changed, ..facts() }, changed + Duration::from_secs(60));
+        assert_eq!(replaced.last_modified().unwrap().to_string(), DATE);
+        assert_verdict(&replaced, &[&format!("if-range: {DATE}")], Verdict::SendWhole);
+        assert_verdict(&replaced, &[&format!("if-modified-since: {DATE}")], Verdict::Send);
+        assert_verdict(&replaced, &[&format!("if-unmodified-since: {DATE}")], Verdict::Failed);
+        assert_verdict(&replaced, &["if-range: TAG"], Verdict::Send);
+        // Since the second after it was unpacked nothing has changed, whatever its date is.
+        for (seconds, modified) in [(0, Verdict::Send), (1, Verdict::NotModified), (61, Verdict::Send)] {
+            let date = httpdate::fmt_http_date(changed + Duration::from_secs(seconds));
+            assert_verdict(&replaced, &[&format!("if-modified-since: {date}")], modified);
+        }
     }
 
     /// Headers as `name: value`, in which TAG stands for the file's tag.
@@ -290,6 +372,8 @@ mod tests {
         for header in ["if-range: TAG", "if-range: W/TAG", &format!("if-range: {DATE}")] {
             assert_verdict(&fresh(), &[header], Verdict::SendWhole);
         }
+        assert_verdict(&fresh(), &[&format!("if-modified-since: {DATE}")], Verdict::Send);
+        assert_verdict(&fresh(), &[&format!("if-unmodified-since: {DATE}")], Verdict::Failed);
         assert_verdict(&fresh(), &["if-match: TAG"], Verdict::Failed);
         assert_verdict(&fresh(), &["if-none-match: TAG"], Verdict::NotModified);
     }
