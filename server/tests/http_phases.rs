@@ -127,6 +127,23 @@ fn a_client_may_take_its_response_slowly_but_not_slower_than_the_least_pace() {
 }
 
 #[test]
+fn a_client_that_pauses_while_it_sends_what_was_refused_can_read_the_refusal() {
+    let server = Server::with(|context| context.limits.body_bytes = 1000);
+    let mut client = server.connect();
+    client.send("POST /read HTTP/1.1\r\nHost: test\r\nContent-Length: 1000000\r\n\r\n");
+    for _ in 0..3 {
+        std::thread::sleep(Duration::from_millis(1_300));
+        client.send(vec![b'x'; 100_000]);
+    }
+    assert!(server.none_ended(), "it still listens");
+    let reply = client.reply();
+    assert_eq!((reply.status, reply.closes()), (413, true));
+    client.finish_sending();
+    assert!(client.is_closed(), "and it was no reset");
+    assert!(matches!(server.end(), End::Server { reason: Reason::Refused(413), .. }));
+}
+
+#[test]
 fn a_drain_closes_no_idle_connection_but_announces_the_end_on_its_next_response() {
     let server = Server::new();
     let mut idle = server.connect();

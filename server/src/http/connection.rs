@@ -53,8 +53,14 @@ const UNREAD_BYTES_MAX: u64 = 256 * 1024;
 /// How long reading it may take.
 const UNREAD_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long, and for how many bytes, a closed connection still listens, so that its last response is not cut by a reset.
-const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long a closed connection still listens to a client that sends nothing, so that its last response is not cut by a
+/// reset: a client that was told of the end, and one that is still sending what nobody wants, or may be.
+const LINGER_SILENCE: Duration = Duration::from_secs(1);
+const LINGER_SILENCE_SENDING: Duration = Duration::from_secs(5);
+
+/// How long it listens in all, and for how many bytes. A body, which its client may have to send to the end before it
+/// reads, may take as many as one that is allowed.
+const LINGER_TIMEOUT: Duration = Duration::from_secs(30);
 const LINGER_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
 /// How long a stop waits for the first request of a client that has connected.
@@ -216,7 +222,7 @@ impl<'a, H: Handler> Connection<'a, H> {
             State::Response(answer) => Box::pin(self.response(*answer)).await,
             State::Upgraded(sender) => Box::pin(self.upgraded(sender)).await,
             State::Closed(Closed::Lingering(reason)) => {
-                self.linger().await;
+                self.linger(reason).await;
                 State::Closed(Closed::AtOnce(reason))
             }
             last @ (State::HandedOver | State::Closed(_)) => last,
@@ -577,20 +583,28 @@ impl<'a, H: Handler> Connection<'a, H> {
 
     /// Closes so that the client can read what was sent last: bytes of its own that arrive meanwhile would else make
     /// the kernel reset the connection and throw away what the client has not read.
-    async fn linger(&mut self) {
+    async fn linger(&mut self, reason: Reason) {
         self.wire.shut_down_sending();
-        self.deadline.set(LINGER_TIMEOUT);
-        let mut dropped = 0;
-        while dropped < LINGER_BYTES_MAX {
+        let mut sends = matches!(reason, Reason::Refused(_) | Reason::Unread | Reason::Broken);
+        let is_body = matches!(reason, Reason::Refused(413) | Reason::Unread);
+        let most = if is_body { self.context.limits.body_bytes.max(LINGER_BYTES_MAX) } else { LINGER_BYTES_MAX };
+        let (end, mut dropped) = (Instant::now() + LINGER_TIMEOUT, 0);
+        loop {
             let mut scratch = buffer::lend(false);
             let received = self.wire.receive_into(&mut scratch);
             buffer::give_back(scratch);
             match received {
                 Ok(count) if count > 0 => {
+                    sends = true;
                     dropped += count as u64;
+                    if Instant::now() > end || dropped > most {
+                        return;
+                    }
                     yield_now().await;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    let silence = if sends { LINGER_SILENCE_SENDING } else { LINGER_SILENCE };
+                    self.deadline.set(silence.min(end.saturating_duration_since(Instant::now())));
                     let (wire, deadline) = (&self.wire, &mut self.deadline);
                     let readable = poll_fn(|context| match wire.poll_readable(context) {
                         Poll::Ready(()) => Poll::Ready(true),
