@@ -160,3 +160,14 @@ fn an_old_request_is_never_answered_with_a_100_or_with_chunks() {
     assert_eq!((reply.header("transfer-encoding"), reply.closes()), (None, true), "its end is the end");
     assert_eq!(reply.body.len(), 300_000);
 }
+
+#[test]
+fn every_name_that_a_host_may_have_is_served_and_reaches_the_handler_as_it_was_sent() {
+    let server = Server::new();
+    let mut client = server.connect();
+    for host in ["web.1", "node-1.2:8080", "xn--a", "1.2.3.4.5", "EXAMPLE", "a%20b"] {
+        client.send(format!("GET /host HTTP/1.1\r\nHost: {host}\r\n\r\n"));
+        let reply = client.reply();
+        assert_eq!((reply.status, reply.body.as_str(), reply.closes()), (200, host, false));
+    }
+}

@@ -5,6 +5,10 @@
 //! The layer decides on framing, limits, timeouts and when a connection is closed. It accepts nothing and spawns
 //! nothing: whoever calls it does.
 //!
+//! The Host header that a handler gets is the host that the request is for, as it was sent: of the target if that has one.
+//! The host in the request's URL is what the library of URLs makes of it: in lower case, a number as an address. A name
+//! that it does not take, although RFC 3986 does (`web.1`, `xn--a`), stands there as `host.invalid`.
+//!
 //! A client that may be answered by a switch of protocols is recognised by its `Upgrade` header: one that has to be
 //! ignored (RFC 9110 section 7.8), or that comes with a body, never reaches the handler. The handler answers with status
 //! 101, the `Upgrade` header, and `Response::recv_upgrade`, which gives it the connection as a stream. The connection

@@ -294,6 +294,7 @@ async fn answered(mut request: Request) -> http_types::Result<Response> {
     let mut response = Response::new(StatusCode::Ok);
     match target.path() {
         "/target" => response.set_body(target.as_str()),
+        "/host" => response.set_body(request.header("host").map_or("none", |values| values.last().as_str())),
         "/peer" => response.set_body(request.peer_addr().unwrap_or("none")),
         "/echo" => {
             let length = request.len();

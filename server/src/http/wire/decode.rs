@@ -27,15 +27,33 @@ const DECODED_FIELDS_MAX: usize = 120;
 /// The longest target that travels through async-h1; a longer one is set afterwards.
 const DECODED_TARGET_BYTES_MAX: usize = 4 * 1024;
 
+/// What stands in the URL instead of a host that its library does not take. It is nobody's name (RFC 6761, section 6.4).
+const UNKNOWN_HOST: &str = "host.invalid";
+
 const REFUSED: Refusal = Refusal::bad("a Host or target that makes no URL");
 
 /// Makes the request of a checked head. `bytes` are the head as received. The body is not set.
 pub(crate) fn request(head: &Head<'_>, bytes: &[u8]) -> Result<Request, Refusal> {
+    let refused = match request_for(head, bytes, None) {
+        Ok(request) => return Ok(request),
+        Err(refused) => refused,
+    };
+    // A name may be one without being one of the internet's, whose rules the library of URLs goes by: `web.1`, `xn--a`.
+    let host = head.host.filter(|host| !host.starts_with('[')).ok_or(refused)?;
+    let port = host.find(':').map_or("", |at| &host[at..]);
+    let mut request = request_for(head, bytes, Some(&format!("{UNKNOWN_HOST}{port}")))?;
+    request.insert_header("host", host);
+    Ok(request)
+}
+
+/// Makes the request as one for another host, if there is to be another.
+fn request_for(head: &Head<'_>, bytes: &[u8], other: Option<&str>) -> Result<Request, Refusal> {
     let mut rest = &head.fields[head.fields.len()..];
-    let mut request = if head.plain && bytes.len() < DECODED_BYTES_MAX && head.fields.len() <= DECODED_FIELDS_MAX {
+    let is_taken_as_it_is = head.plain && bytes.len() < DECODED_BYTES_MAX && head.fields.len() <= DECODED_FIELDS_MAX;
+    let mut request = if is_taken_as_it_is && other.is_none() {
         decode(bytes)?
     } else {
-        let (rewritten, taken) = rewrite(head);
+        let (rewritten, taken) = rewrite(head, other.or(head.host).unwrap_or("localhost"));
         rest = &head.fields[taken..];
         let mut request = decode(rewritten.as_bytes())?;
         if long(head) {
@@ -88,9 +106,8 @@ fn long(head: &Head<'_>) -> bool {
 }
 
 /// Writes the head anew. Returns it, and how many of the header lines it accounts for.
-fn rewrite(head: &Head<'_>) -> (String, usize) {
+fn rewrite(head: &Head<'_>, host: &str) -> (String, usize) {
     let target = if head.target.path() == "*" || long(head) { "/" } else { head.target.as_str() };
-    let host = head.host.unwrap_or("localhost");
     let mut text = format!("{} {target} HTTP/1.1\r\nhost: {host}\r\n", head.method);
     let mut taken = 0;
     for (name, value) in &head.fields {
@@ -216,8 +233,27 @@ mod tests {
     }
 
     #[test]
+    fn a_host_that_the_library_of_urls_does_not_know_is_served_all_the_same() {
+        let long = "v".repeat(DECODED_BYTES_MAX);
+        for host in ["web.1", "node-1.2:8080", "xn--a", "1.2.3.4.5", "256.1.1.1:80", "a%20b", "%7f"] {
+            for (target, lines) in [("/p?q", ""), ("http://HOST/p?q", ""), ("/p?q", long.as_str())] {
+                let target = target.replace("HOST", host);
+                let request =
+                    decoded(format!("GET {target} HTTP/1.1\r\nA: {lines}\r\nHost: {host}\r\n\r\n").as_bytes());
+                assert_eq!(values(&request, "host"), [host]);
+                assert_eq!(values(&request, "a"), [lines]);
+                let url = request.url();
+                assert_eq!((url.host_str(), url.path(), url.query()), (Some(UNKNOWN_HOST), "/p", Some("q")), "{host}");
+                let port = host.split_once(':').and_then(|(_, port)| port.parse().ok()).filter(|port| *port != 80);
+                assert_eq!(url.port(), port);
+            }
+        }
+        assert_eq!(decoded(b"GET / HTTP/1.1\r\nHost: web.x\r\n\r\n").url().host_str(), Some("web.x"));
+    }
+
+    #[test]
     fn a_host_that_makes_no_url_is_refused() {
-        for host in ["1.2.3.4.5", "a:99999", "[:::]"] {
+        for host in ["a:99999", "web.1:99999", "[:::]"] {
             let bytes = format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n");
             let head = head::check(bytes.as_bytes(), &Limits::default()).expect("a valid head");
             assert!(request(&head, bytes.as_bytes()).is_err(), "{host}");

@@ -121,7 +121,12 @@ pub(crate) fn valid_host(value: &[u8]) -> bool {
         [b':', digits @ ..] => digits.len() <= 5 && digits.iter().all(u8::is_ascii_digit),
         _ => false,
     };
-    port_is_valid && host.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=".contains(byte))
+    port_is_valid
+        && host.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=".contains(byte))
+        && host
+            .split(|byte| *byte == b'%')
+            .skip(1)
+            .all(|encoded| matches!(encoded, [high, low, ..] if high.is_ascii_hexdigit() && low.is_ascii_hexdigit()))
 }
 
 #[cfg(test)]
@@ -168,12 +173,12 @@ mod tests {
 
     #[test]
     fn a_host_that_could_reach_into_the_url_is_refused() {
-        for host in ["a", "a.b:80", "127.0.0.1:8080", "[::1]", "[::1]:80", "a:", "a_b", "xn--a"] {
+        for host in ["a", "a.b:80", "127.0.0.1:8080", "[::1]", "[::1]:80", "a:", "a_b", "xn--a", "web.1", "a%20"] {
             assert!(valid_host(host.as_bytes()), "{host}");
         }
         for host in [
             "", ":80", "a/b", "a/admin?", "a?b", "a#b", "u@a", "a b", "a\\b", "[::1", "[]", "[::1]x", "a:8x",
-            "a:123456", "a:1:2", "\u{e9}", "a\"b",
+            "a:123456", "a:1:2", "\u{e9}", "a\"b", "a%", "a%2", "a%2g",
         ] {
             assert!(!valid_host(host.as_bytes()), "{host}");
         }
