@@ -23,7 +23,8 @@ const EVENTS_MAX: usize = 128;
 /// What wakes whoever waits, and no socket: no slot has this number.
 const BELL: u64 = u64::MAX;
 
-const BOTH_WAYS: EventFlags = EventFlags::IN.union(EventFlags::OUT).union(EventFlags::RDHUP).union(EventFlags::ET);
+const BOTH_WAYS: EventFlags =
+    EventFlags::IN.union(EventFlags::OUT).union(EventFlags::PRI).union(EventFlags::RDHUP).union(EventFlags::ET);
 
 thread_local! {
     static CURRENT: RefCell<Option<Arc<Poller>>> = const { RefCell::new(None) };
@@ -144,6 +145,7 @@ struct Readiness {
 
 /// What was reported of a socket, and not yet found to be over.
 #[derive(Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "they are independent facts about one socket")]
 struct Now {
     /// Counts the reports.
     reports: u64,
@@ -151,6 +153,8 @@ struct Now {
     writable: bool,
     /// The other end has closed, or the connection has failed: reading never blocks again.
     ended: bool,
+    /// Urgent data has come, at which a receive stops although there is more behind it.
+    urgent: bool,
     reader: Option<Waker>,
     writer: Option<Waker>,
 }
@@ -213,6 +217,13 @@ impl Source {
         now.readable &= now.reports != before.0 || now.ended;
     }
 
+    /// Says that a receive brought less than there was room for. Then that was all there was (epoll(7), "Questions and
+    /// answers"), unless it stopped at urgent data.
+    pub(crate) fn fell_short(&self, before: Before) {
+        let now = &mut *self.readiness.now();
+        now.readable &= now.reports != before.0 || now.ended || now.urgent;
+    }
+
     /// Says that nothing more can be written.
     pub(crate) fn filled(&self, before: Before) {
         let now = &mut *self.readiness.now();
@@ -234,7 +245,8 @@ impl Readiness {
             let now = &mut *self.now();
             now.reports += 1;
             now.ended |= ended;
-            now.readable |= ended || flags.contains(EventFlags::IN);
+            now.urgent |= flags.contains(EventFlags::PRI);
+            now.readable |= ended || flags.intersects(EventFlags::IN | EventFlags::PRI);
             now.writable |= flags.intersects(EventFlags::OUT | EventFlags::HUP | EventFlags::ERR);
             (now.reader.take_if(|_| now.readable), now.writer.take_if(|_| now.writable))
         };

@@ -160,7 +160,8 @@ struct Connection<'a, H> {
 impl<'a, H: Handler> Connection<'a, H> {
     fn new(context: &'a Context<H>, start: Start) -> Result<Self, (Reason, u64)> {
         let Start { stream, peer, listener, read_ahead, requests, waited, declined } = start;
-        let wire = Wire::new(stream, read_ahead).map_err(|error| {
+        // Only clients on a Unix socket have no address.
+        let wire = Wire::new(stream, peer.is_none(), read_ahead).map_err(|error| {
             log::warn!("cannot watch an accepted connection: {error}; it is closed");
             (Reason::Failed, requests)
         })?;

@@ -216,10 +216,10 @@ impl Inbound {
 pub(crate) type Trailers = Vec<u8>;
 
 impl Wire {
-    /// A connection whose first bytes were received elsewhere.
-    pub(crate) fn new(socket: OwnedFd, read_ahead: Vec<u8>) -> io::Result<Wire> {
+    /// A connection whose first bytes were received elsewhere. `local` says that it may be one of a Unix socket.
+    pub(crate) fn new(socket: OwnedFd, local: bool, read_ahead: Vec<u8>) -> io::Result<Wire> {
         let inbound = Inbound { buffer: Buffer::with(read_ahead), ..Inbound::default() };
-        Ok(Wire { socket: Socket::new(socket)?, inbound: Mutex::new(inbound) })
+        Ok(Wire { socket: Socket::new(socket, local)?, inbound: Mutex::new(inbound) })
     }
 
     /// The bytes received. The lock is never held across a wait.
