@@ -209,6 +209,35 @@ fn a_request_that_arrived_before_the_stop_is_answered() {
     assert!(client.reply().closes());
 }
 
+#[test]
+fn what_was_pipelined_before_an_end_is_answered_before_the_connection_closes() {
+    for (phase, reason) in [(Phase::Stopping, Reason::Stopping), (Phase::Draining, Reason::Draining)] {
+        let server = Server::new();
+        server.drain.set_phase(phase);
+        // More than one buffer takes, so that some of it is still in the socket.
+        let post = "POST /ignore HTTP/1.1\r\nHost: test\r\nContent-Length: 3\r\n\r\nabc";
+        let long = format!("GET /?{} HTTP/1.1\r\nHost: test\r\n\r\n", "x".repeat(1_000));
+        let mut client = server.connect_after([GET, post, &long].concat().repeat(20));
+        let replies: Vec<_> = (0..60).map(|_| client.reply()).collect();
+        assert!(replies.iter().all(|reply| reply.status == 200));
+        let closing = replies.iter().position(http_support::Reply::closes);
+        assert_eq!(closing, Some(59), "the last one says that it is: {phase:?}");
+        assert!(client.is_closed());
+        drop(client);
+        assert!(matches!(server.end(), End::Server { reason: told, requests: 60 } if told == reason));
+    }
+}
+
+#[test]
+fn a_client_that_never_stops_sending_does_not_hold_up_a_stop() {
+    let server = Server::new();
+    server.drain.set_phase(Phase::Stopping);
+    let answers = server.connect_after(GET.repeat(1_500)).rest();
+    assert_eq!(answers.matches("HTTP/1.1 200 OK").count(), 1_001, "a thousand more than the first one");
+    assert_eq!(answers.matches("connection: close").count(), 1);
+    assert!(matches!(server.end(), End::Server { reason: Reason::Stopping, requests: 1_001 }));
+}
+
 fn parked(server: &Server) -> Start {
     match server.end() {
         End::Parked(start) => start,

@@ -66,6 +66,9 @@ const LINGER_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// How long a stop waits for the first request of a client that has connected.
 const FIRST_REQUEST_GRACE: Duration = Duration::from_secs(1);
 
+/// How many requests that were sent already are answered before a connection closes because the process is to end.
+const PIPELINED_MAX: u32 = 1_000;
+
 /// The most bytes that a parked connection takes along; what carries them is bounded.
 const READ_AHEAD_BYTES_MAX: usize = 48 * 1024;
 
@@ -155,6 +158,8 @@ struct Connection<'a, H> {
     waits_since: Instant,
     /// The drain in which nobody took it.
     declined: Option<usize>,
+    /// How many requests were answered without a close although the process is to end, because more had been sent.
+    pipelined: u32,
 }
 
 impl<'a, H: Handler> Connection<'a, H> {
@@ -178,6 +183,7 @@ impl<'a, H: Handler> Connection<'a, H> {
             waited,
             waits_since: Instant::now(),
             declined,
+            pipelined: 0,
         })
     }
 
@@ -491,22 +497,42 @@ impl<'a, H: Handler> Connection<'a, H> {
         if encode::asks_to_close(response) || (manner.old && encode::ends_by_close(response, manner.method)) {
             return Some(Reason::Handler);
         }
-        match self.drain_phase() {
-            Phase::Stopping => return Some(Reason::Stopping),
-            Phase::Over => return Some(Reason::DrainDeadline),
-            Phase::Draining if !self.may_park() => return Some(Reason::Draining),
-            Phase::Draining | Phase::Serving => {}
-        }
         let unread = |body: &Option<Body>| body.as_ref().is_some_and(|body| body.abandoned && !body.is_complete());
-        if !unread(&self.wire.inbound().body) {
+        let is_unread = unread(&self.wire.inbound().body);
+        if is_unread {
+            // What has arrived of a body that nobody wants costs little to drop.
+            let _ = poll_once(discard(&self.wire)).await;
+        }
+        let leaves = match self.drain_phase() {
+            Phase::Stopping => Some(Reason::Stopping),
+            Phase::Over => return Some(Reason::DrainDeadline),
+            Phase::Draining if !self.may_park() => Some(Reason::Draining),
+            Phase::Draining | Phase::Serving => None,
+        };
+        if leaves.is_some() && !self.more_was_sent() {
+            return leaves;
+        }
+        if !is_unread {
             return None;
         }
-        // What has arrived of a body that nobody wants costs little to drop.
-        let _ = poll_once(discard(&self.wire)).await;
         let inbound = self.wire.inbound();
         let body = inbound.body.as_ref()?;
         let comes_soon = body.is_coming() && body.left().is_some_and(|left| left <= UNREAD_BYTES_MAX);
         if comes_soon { None } else { Some(body.fault().map_or(Reason::Unread, reason_of)) }
+    }
+
+    /// Whether the client has sent another request already, received or still in the socket: it counts on an answer, and
+    /// may not dare to send it again. So many are waited for in all.
+    fn more_was_sent(&mut self) -> bool {
+        if self.pipelined == PIPELINED_MAX || self.wire.inbound().body.as_ref().is_some_and(|body| !body.is_complete())
+        {
+            return false;
+        }
+        // A head that is to be refused is more, too.
+        let is_there = |connection: &Self| connection.skip_empty_lines().unwrap_or(true);
+        let more = is_there(self) || (self.wire.receive().is_ok_and(|count| count > 0) && is_there(self));
+        self.pipelined += u32::from(more);
+        more
     }
 
     /// Goes on to the next request, past what was left unread of this one.

@@ -80,11 +80,22 @@ impl Server {
 
     /// A connection whose first bytes the server has read.
     pub(crate) fn connect_with(&self, bytes: impl AsRef<[u8]>) -> Client {
+        let (client, wait_unread) = self.connect_sending(bytes);
+        wait_unread(0);
+        client
+    }
+
+    /// A connection that the server is given when all these bytes have arrived.
+    pub(crate) fn connect_after(&self, bytes: impl AsRef<[u8]>) -> Client {
+        self.connect_sending(bytes).0
+    }
+
+    fn connect_sending(&self, bytes: impl AsRef<[u8]>) -> (Client, impl Fn(u64)) {
         let (listener, address) = listen();
         let mut client = Client::over(TcpStream::connect(address).expect("a connection"));
         let (stream, peer) = listener.accept().expect("the connection");
         let watched = stream.try_clone().expect("a clone");
-        let wait_unread = |count: u64| {
+        let wait_unread = move |count: u64| {
             let started = Instant::now();
             while rustix::io::ioctl_fionread(&watched).expect("a socket") != count {
                 assert!(started.elapsed() < DEADLINE, "{count} bytes were to be left unread");
@@ -95,8 +106,7 @@ impl Server {
         client.send(&bytes);
         wait_unread(bytes.as_ref().len() as u64);
         self.resume(Start::new(stream, Some(peer.to_string())));
-        wait_unread(0);
-        client
+        (client, wait_unread)
     }
 
     /// Sends `request` on a connection of its own and returns all that comes back until it is closed.
