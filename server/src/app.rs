@@ -38,6 +38,20 @@ pub struct FilesConfig {
     pub root: PathBuf,
     /// Whether symlinks in it are followed, also out of it.
     pub follow_symlinks: bool,
+    /// What their entity tags are made of.
+    pub etag: Etag,
+}
+
+/// What the entity tags of files are made of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Etag {
+    /// All that tells one state of a file from another, also what differs from machine to machine: its inode, its size, and
+    /// when it was changed. No two states have the same, so that the tag is a strong one.
+    #[default]
+    State,
+    /// The size, and the date of the content, as nginx writes them: replicas with copies that kept their dates have the
+    /// same. Two states may have the same, so that the tag is weak: good for a 304, and not for ranges.
+    SizeMtime,
 }
 
 /// What the application is to serve.
@@ -190,7 +204,7 @@ mod tests {
     }
 
     fn app(root: Option<PathBuf>, demo: bool) -> App {
-        let files = root.map(|root| FilesConfig { root, follow_symlinks: false });
+        let files = root.map(|root| FilesConfig { root, follow_symlinks: false, etag: Etag::State });
         App::new(AppConfig { files, demo, identity: identity() }).unwrap()
     }
 
@@ -303,7 +317,7 @@ mod tests {
 
     #[test]
     fn a_root_that_is_missing_is_an_error_that_names_it() {
-        let files = Some(FilesConfig { root: "/nonexistent/root".into(), follow_symlinks: false });
+        let files = Some(FilesConfig { root: "/nonexistent/root".into(), follow_symlinks: false, etag: Etag::State });
         let config = AppConfig { files, demo: false, identity: identity() };
         let error = App::new(config).unwrap_err().to_string();
         assert!(error.contains("/nonexistent/root"), "{error}");

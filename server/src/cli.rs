@@ -189,6 +189,11 @@ pub struct ServeArgs {
     #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub follow_symlinks: Option<String>,
 
+    /// Make entity tags of a file's state (inode, size, times), or of what replicas have in common: size-mtime
+    #[arg(long, env = "REBORN_ETAG", value_name = "KIND", help_heading = "What is served")]
+    #[arg(default_value = "state")]
+    pub etag: String,
+
     /// Serve /, /fast, /slow and /echo to try reloads with; answers carry x-pid and x-generation
     #[arg(long, env = "REBORN_DEMO", value_name = "BOOL", help_heading = "What is served")]
     #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]

@@ -17,7 +17,7 @@ use std::time::Duration;
 use log::LevelFilter;
 use restart_core::{Endpoint, MAX_DRAINING_MAX};
 
-use crate::app::FilesConfig;
+use crate::app::{Etag, FilesConfig};
 use crate::cli::{Origin, ServeArgs};
 use crate::http;
 
@@ -199,7 +199,12 @@ impl Limits {
 fn files(args: &ServeArgs) -> Result<Option<FilesConfig>, Error> {
     let follow_symlinks = setting(args, "follow_symlinks").boolean(args.follow_symlinks.as_deref())?;
     let root = setting(args, "root").directory(args.root.as_deref())?;
-    Ok(root.map(|root| FilesConfig { root, follow_symlinks }))
+    let etag = match args.etag.as_str() {
+        "state" => Etag::State,
+        "size-mtime" => Etag::SizeMtime,
+        other => return Err(setting(args, "etag").refuse(other, "unknown", "write state or size-mtime")),
+    };
+    Ok(root.map(|root| FilesConfig { root, follow_symlinks, etag }))
 }
 
 /// A value that was refused.
@@ -508,6 +513,14 @@ mod tests {
     }
 
     #[test]
+    fn entity_tags_are_of_one_of_two_kinds() {
+        for (kind, expected) in [("state", Etag::State), ("size-mtime", Etag::SizeMtime)] {
+            assert_eq!(config(&["--root=/", "--etag", kind]).unwrap().files.unwrap().etag, expected);
+        }
+        assert_refused(&["--etag", "md5"], "--etag \"md5\": unknown; write state or size-mtime");
+    }
+
+    #[test]
     fn the_root_is_resolved_once() {
         let directory = tempfile::tempdir().unwrap();
         let (release, current) = (directory.path().join("release"), directory.path().join("current"));
@@ -515,7 +528,7 @@ mod tests {
         std::os::unix::fs::symlink(&release, &current).unwrap();
         let config = config(&["--root", current.to_str().unwrap()]).unwrap();
         let root = release.canonicalize().unwrap();
-        assert_eq!(config.files, Some(FilesConfig { root, follow_symlinks: false }));
+        assert_eq!(config.files, Some(FilesConfig { root, follow_symlinks: false, etag: Etag::State }));
     }
 
     #[test]

@@ -18,7 +18,7 @@ use http_types::headers::{
 use http_types::{Method, Request, Response, StatusCode};
 use rustix::io::Errno;
 
-use super::{FilesConfig, Target, not_found, text};
+use super::{Etag, FilesConfig, Target, not_found, text};
 use conditions::{Conditions, Validators, Verdict};
 use content::Piece;
 use location::{Location, Malformed};
@@ -35,12 +35,16 @@ mod root;
 
 /// A directory whose files are served.
 #[derive(Clone, Debug)]
-pub(super) struct Files(Arc<Root>);
+pub(super) struct Files {
+    root: Arc<Root>,
+    etag: Etag,
+}
 
 impl Files {
     /// Opens the directory.
     pub(super) fn open(config: &FilesConfig) -> io::Result<Self> {
-        Root::open(&config.root, config.follow_symlinks).map(Arc::new).map(Self)
+        let root = Arc::new(Root::open(&config.root, config.follow_symlinks)?);
+        Ok(Self { root, etag: config.etag })
     }
 
     /// Answers a GET or HEAD of this target, which is as the client wrote it.
@@ -56,7 +60,8 @@ impl Files {
         let wanted = Wanted { location, accepted };
         match self.find(&wanted).await {
             Ok(Found::File(opened)) => {
-                let outcome = respond(request, kind_of(&wanted.location), opened);
+                let validators = Validators::of(&opened.facts, self.etag, SystemTime::now());
+                let outcome = respond(request, kind_of(&wanted.location), opened, &validators);
                 outcome.unwrap_or_else(|cause| refuse(&target.path, Errno::from_io_error(&cause).unwrap_or(Errno::IO)))
             }
             Ok(Found::Directory) => redirect(&wanted.location.as_directory(), target.query.as_deref()),
@@ -71,25 +76,29 @@ impl Files {
     }
 
     async fn find(&self, wanted: &Wanted) -> Result<Found, Errno> {
-        if let Some(outcome) = self.0.find_at_once(wanted) {
+        if let Some(outcome) = self.root.find_at_once(wanted) {
             return outcome;
         }
-        let (root, wanted) = (Arc::clone(&self.0), wanted.clone());
+        let (root, wanted) = (Arc::clone(&self.root), wanted.clone());
         smol::unblock(move || root.find(&wanted)).await
     }
 }
 
 /// What of a file a request gets.
-fn respond(request: &Request, kind: Cow<'static, str>, opened: Opened) -> io::Result<Response> {
+fn respond(
+    request: &Request,
+    kind: Cow<'static, str>,
+    opened: Opened,
+    validators: &Validators,
+) -> io::Result<Response> {
     let Opened { file, facts, coding } = opened;
-    let validators = Validators::of(&facts, SystemTime::now());
     let range = Some(request).filter(|request| request.method() == Method::Get).and_then(|get| only(get, "range"));
-    let selected = match (verdict(request, &validators), range) {
-        (Verdict::NotModified, _) => return Ok(with_validators(Response::new(StatusCode::NotModified), &validators)),
+    let selected = match (verdict(request, validators), range) {
+        (Verdict::NotModified, _) => return Ok(with_validators(Response::new(StatusCode::NotModified), validators)),
         (Verdict::Failed, _) => {
             let response =
                 text(StatusCode::PreconditionFailed, "the file is in another state than this request expects");
-            return Ok(with_validators(response, &validators));
+            return Ok(with_validators(response, validators));
         }
         (Verdict::Send, Some(range)) => ranges::select(range, facts.length),
         (Verdict::Send, None) | (Verdict::SendWhole, _) => Selected::Whole,
@@ -100,7 +109,7 @@ fn respond(request: &Request, kind: Cow<'static, str>, opened: Opened) -> io::Re
         Selected::Unsatisfiable => {
             let mut response = text(StatusCode::RequestedRangeNotSatisfiable, "the file ends before this range");
             response.insert_header(CONTENT_RANGE, format!("bytes */{}", facts.length));
-            return Ok(with_validators(response, &validators));
+            return Ok(with_validators(response, validators));
         }
     };
     let mut response = Response::new(if ranges.is_some() { StatusCode::PartialContent } else { StatusCode::Ok });
@@ -124,7 +133,7 @@ fn respond(request: &Request, kind: Cow<'static, str>, opened: Opened) -> io::Re
     if let Some(coding) = coding {
         response.insert_header(CONTENT_ENCODING, coding.name());
     }
-    Ok(with_validators(response, &validators))
+    Ok(with_validators(response, validators))
 }
 
 /// What a 304 has, too.
@@ -262,7 +271,7 @@ mod tests {
             let pipe = root.join("fifo");
             rustix::fs::mknodat(rustix::fs::CWD, &pipe, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
             std::os::unix::net::UnixListener::bind(root.join("socket")).unwrap();
-            let files = Files::open(&FilesConfig { root, follow_symlinks }).unwrap();
+            let files = Files::open(&FilesConfig { root, follow_symlinks, etag: Etag::State }).unwrap();
             Self { directory, files }
         }
 
@@ -271,7 +280,7 @@ mod tests {
             let walked = Self::new();
             let mut root = Root::open(&walked.root(), false).unwrap();
             root.has_openat2 = false;
-            [Self::new(), Self { files: Files(Arc::new(root)), ..walked }]
+            [Self::new(), Self { files: Files { root: Arc::new(root), etag: Etag::State }, ..walked }]
         }
 
         fn root(&self) -> PathBuf {
@@ -482,9 +491,9 @@ mod tests {
                     Ok(Found::File(Opened { facts, coding, .. })) => format!("{facts:?} {coding:?}"),
                     other => format!("{other:?}"),
                 };
-                let patient = describe(site.files.0.find(&wanted));
+                let patient = describe(site.files.root.find(&wanted));
                 // The kernel may decline for a moment, as when something is renamed anywhere.
-                if let Some(outcome) = (0..10).find_map(|_| site.files.0.find_at_once(&wanted)) {
+                if let Some(outcome) = (0..10).find_map(|_| site.files.root.find_at_once(&wanted)) {
                     assert_eq!(describe(outcome), patient, "{path}");
                     found_at_once += 1;
                 }
@@ -599,6 +608,25 @@ mod tests {
             assert_eq!((part.status, part.text()), (200, content.as_str()));
             assert_eq!(site.get("/a.txt", &[("if-modified-since", &date)]).status, 200);
         }
+    }
+
+    #[test]
+    fn replicas_have_the_same_tags_where_they_are_made_of_size_and_date() {
+        let sites = [Site::new(), Site::new()].map(|site| {
+            site.touch("a.txt", 0);
+            let files = Files { etag: Etag::SizeMtime, ..site.files.clone() };
+            Site { files, ..site }
+        });
+        let [one, other] = sites.each_ref().map(|site| site.get("/a.txt", &[]).header("etag").unwrap().to_owned());
+        assert_eq!(one, other);
+        assert_eq!(one, "W/\"5e0be100-6\"", "as nginx has it, but weak");
+        for tag in [one.as_str(), "\"5e0be100-6\""] {
+            assert_eq!(sites[1].get("/a.txt", &[("if-none-match", tag)]).status, 304);
+            let range = ("range", "bytes=2-5");
+            assert_eq!(sites[1].get("/a.txt", &[range, ("if-range", tag)]).status, 200, "it may be of another state");
+        }
+        sites[1].touch("a.txt", 1);
+        assert_eq!(sites[1].get("/a.txt", &[("if-none-match", &one)]).status, 200);
     }
 
     #[test]

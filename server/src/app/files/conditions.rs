@@ -9,6 +9,8 @@
 
 use std::time::{Duration, SystemTime};
 
+use crate::app::Etag;
+
 /// How long a file has to be left alone until its tag is a strong one: timestamps have a resolution, and within it two
 /// changes look like one.
 const SETTLED_AFTER: Duration = Duration::from_secs(1);
@@ -16,6 +18,9 @@ const SETTLED_AFTER: Duration = Duration::from_secs(1);
 /// How old a date has to be until it is told: within its own second a file may still change without changing it, and the
 /// clock of file systems is a little behind.
 const TOLD_AFTER: Duration = Duration::from_secs(2);
+
+/// The way in which the facts of a file become its tag. Another way needs another number, so that no tag means two states.
+const TAG_VERSION: u8 = 1;
 
 /// What tells one state of a file from another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,9 +80,6 @@ impl Dates {
     }
 }
 
-/// The way in which the facts of a file become its tag. Another way needs another number, so that no tag means two states.
-const TAG_VERSION: u8 = 1;
-
 impl Facts {
     /// All of them, the same in each build and on each machine, so that a new program does not change every tag.
     fn encoded(&self) -> [u8; 49] {
@@ -112,14 +114,14 @@ fn seconds(at: SystemTime) -> Option<u64> {
 }
 
 impl Validators {
-    /// Those of a file as it is `now`.
-    pub(super) fn of(facts: &Facts, now: SystemTime) -> Self {
+    /// Those of a file as it is `now`, with a tag of such a kind.
+    pub(super) fn of(facts: &Facts, etag: Etag, now: SystemTime) -> Self {
         let age = now.duration_since(facts.changed).unwrap_or_default();
-        Self {
-            tag: format!("{:032x}", fnv1a(&facts.encoded())),
-            is_strong: age >= SETTLED_AFTER,
-            dates: Dates::of(facts, now),
-        }
+        let (tag, is_strong) = match etag {
+            Etag::State => (format!("{:032x}", fnv1a(&facts.encoded())), age >= SETTLED_AFTER),
+            Etag::SizeMtime => (format!("{:x}-{:x}", seconds(facts.modified).unwrap_or(0), facts.length), false),
+        };
+        Self { tag, is_strong, dates: Dates::of(facts, now) }
     }
 
     /// The value of ETag.
@@ -253,11 +255,11 @@ mod tests {
     }
 
     fn settled() -> Validators {
-        Validators::of(&facts(), SystemTime::UNIX_EPOCH + MODIFIED + TOLD_AFTER)
+        Validators::of(&facts(), Etag::State, SystemTime::UNIX_EPOCH + MODIFIED + TOLD_AFTER)
     }
 
     fn fresh() -> Validators {
-        Validators::of(&facts(), SystemTime::UNIX_EPOCH + MODIFIED)
+        Validators::of(&facts(), Etag::State, SystemTime::UNIX_EPOCH + MODIFIED)
     }
 
     #[test]
@@ -270,7 +272,7 @@ mod tests {
             Facts { changed: later, ..facts() },
         ] {
             let now = SystemTime::UNIX_EPOCH + MODIFIED + SETTLED_AFTER * 2;
-            assert_ne!(Validators::of(&other, now).etag(), settled().etag(), "{other:?}");
+            assert_ne!(Validators::of(&other, Etag::State, now).etag(), settled().etag(), "{other:?}");
         }
     }
 
@@ -293,7 +295,7 @@ mod tests {
         assert_eq!(settled().last_modified().unwrap().to_string(), DATE);
         let clock_behind = SystemTime::UNIX_EPOCH + MODIFIED - Duration::from_secs(1);
         for now in [clock_behind, SystemTime::UNIX_EPOCH + MODIFIED] {
-            let told = SystemTime::from(Validators::of(&facts(), now).last_modified().unwrap());
+            let told = SystemTime::from(Validators::of(&facts(), Etag::State, now).last_modified().unwrap());
             assert!(told + Duration::from_secs(1) < now, "its second is over");
         }
     }
@@ -302,7 +304,7 @@ mod tests {
     fn a_file_of_1970_or_before_has_no_date() {
         for before in [0, 1] {
             let modified = SystemTime::UNIX_EPOCH - Duration::from_secs(before);
-            let validators = Validators::of(&Facts { modified, ..facts() }, SystemTime::now());
+            let validators = Validators::of(&Facts { modified, ..facts() }, Etag::State, SystemTime::now());
             assert!(validators.last_modified().is_none());
             for header in ["if-modified-since", "if-unmodified-since"] {
                 assert_verdict(&validators, &[&format!("{header}: {LATER}")], Verdict::Send);
@@ -317,7 +319,7 @@ mod tests {
     fn a_date_that_stayed_while_the_file_changed_is_no_validator() {
         // Unpacked an hour later, with the date that it had in the archive.
         let changed = SystemTime::UNIX_EPOCH + MODIFIED + Duration::from_secs(3600);
-        let replaced = Validators::of(&Facts { changed, ..facts() }, changed + Duration::from_secs(60));
+        let replaced = Validators::of(&Facts { changed, ..facts() }, Etag::State, changed + Duration::from_secs(60));
         assert_eq!(replaced.last_modified().unwrap().to_string(), DATE);
         assert_verdict(&replaced, &[&format!("if-range: {DATE}")], Verdict::SendWhole);
         assert_verdict(&replaced, &[&format!("if-modified-since: {DATE}")], Verdict::Send);
