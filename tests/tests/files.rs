@@ -447,3 +447,21 @@ fn a_root_that_is_gone_fails_the_reload_and_the_old_one_is_served_on() {
     server.reload().assert_code(1).assert_stderr(&reason);
     assert_eq!(get(&mut connect(&server), "/a.txt", &[]).text(), "a text");
 }
+
+#[test]
+fn a_root_that_is_deleted_and_made_anew_is_served_again_and_the_log_says_so_once() {
+    let server = serving(|site| fs::write(site.join("a.txt"), "old").unwrap());
+    let mut connection = connect(&server);
+    assert_eq!(get(&mut connection, "/a.txt", &[]).body, b"old");
+    fs::remove_dir_all(site(&server)).unwrap();
+    server.wait_until("the log says that it is gone", |server| {
+        assert_eq!(get(&mut connection, "/a.txt", &[]).status, 404);
+        server.log().contains("was deleted, nothing is found in it")
+    });
+    fs::create_dir(site(&server)).unwrap();
+    fs::write(site(&server).join("a.txt"), "new").unwrap();
+    server.wait_until("the new one is served", |_| get(&mut connection, "/a.txt", &[]).status == 200);
+    assert_eq!(get(&mut connection, "/a.txt", &[]).body, b"new");
+    let log = server.log();
+    assert_eq!(log.matches("was deleted").count(), 2, "once that it is gone, and once that it is back: {log}");
+}

@@ -3,7 +3,7 @@
 //! A request is answered in four steps, each with a module of its own: its path names a `location`, its Accept-Encoding
 //! a `coding`, the `root` opens what is there, and its `conditions` and `ranges` decide what of it is sent, as `content`.
 //! All but `root` and `content` are pure. What the kernel has in memory is answered at once; opening and reading from a
-//! disk happen on the blocking pool. A reload opens the directory afresh.
+//! disk happen on the blocking pool. A reload opens the directory afresh, and `place` where it was deleted.
 
 use std::borrow::Cow;
 use std::io;
@@ -22,29 +22,31 @@ use super::{Etag, FilesConfig, Target, not_found, text};
 use conditions::{Conditions, Validators, Verdict};
 use content::Piece;
 use location::{Location, Malformed};
+use place::Place;
 use ranges::Selected;
-use root::{Found, INDEX, Opened, Root, Wanted};
+use root::{Found, INDEX, Opened, Wanted};
 
 mod byteranges;
 mod coding;
 mod conditions;
 mod content;
 mod location;
+mod place;
 mod ranges;
 mod root;
 
 /// A directory whose files are served.
 #[derive(Clone, Debug)]
 pub(super) struct Files {
-    root: Arc<Root>,
+    place: Arc<Place>,
     etag: Etag,
 }
 
 impl Files {
     /// Opens the directory.
     pub(super) fn open(config: &FilesConfig) -> io::Result<Self> {
-        let root = Arc::new(Root::open(&config.root, config.follow_symlinks)?);
-        Ok(Self { root, etag: config.etag })
+        let place = Arc::new(Place::open(config.root.clone(), config.follow_symlinks)?);
+        Ok(Self { place, etag: config.etag })
     }
 
     /// Answers a GET or HEAD of this target, which is as the client wrote it.
@@ -76,11 +78,20 @@ impl Files {
     }
 
     async fn find(&self, wanted: &Wanted) -> Result<Found, Errno> {
-        if let Some(outcome) = self.root.find_at_once(wanted) {
-            return outcome;
+        let root = self.place.current();
+        let outcome = if let Some(outcome) = root.find_at_once(wanted) {
+            outcome
+        } else {
+            let wanted = wanted.clone();
+            smol::unblock(move || root.find(&wanted)).await
+        };
+        match outcome {
+            Err(Errno::NOENT) if self.place.is_to_look() => {
+                let (place, wanted) = (Arc::clone(&self.place), wanted.clone());
+                smol::unblock(move || place.look().map_or(Err(Errno::NOENT), |root| root.find(&wanted))).await
+            }
+            outcome => outcome,
         }
-        let (root, wanted) = (Arc::clone(&self.root), wanted.clone());
-        smol::unblock(move || root.find(&wanted)).await
     }
 }
 
@@ -278,9 +289,8 @@ mod tests {
         /// One whose paths the kernel resolves, and one where it does not.
         fn both() -> [Self; 2] {
             let walked = Self::new();
-            let mut root = Root::open(&walked.root(), false).unwrap();
-            root.has_openat2 = false;
-            [Self::new(), Self { files: Files { root: Arc::new(root), etag: Etag::State }, ..walked }]
+            let place = Arc::new(Place::open(walked.root(), false).unwrap().without_openat2());
+            [Self::new(), Self { files: Files { place, etag: Etag::State }, ..walked }]
         }
 
         fn root(&self) -> PathBuf {
@@ -491,9 +501,9 @@ mod tests {
                     Ok(Found::File(Opened { facts, coding, .. })) => format!("{facts:?} {coding:?}"),
                     other => format!("{other:?}"),
                 };
-                let patient = describe(site.files.root.find(&wanted));
+                let patient = describe(site.files.place.current().find(&wanted));
                 // The kernel may decline for a moment, as when something is renamed anywhere.
-                if let Some(outcome) = (0..10).find_map(|_| site.files.root.find_at_once(&wanted)) {
+                if let Some(outcome) = (0..10).find_map(|_| site.files.place.current().find_at_once(&wanted)) {
                     assert_eq!(describe(outcome), patient, "{path}");
                     found_at_once += 1;
                 }
@@ -727,6 +737,23 @@ mod tests {
         let site = Site::new();
         fs::rename(site.root(), site.directory.path().join("elsewhere")).unwrap();
         assert_eq!(site.get("/a.txt", &[]).text(), "a text");
+    }
+
+    #[test]
+    fn a_root_that_is_deleted_and_made_anew_is_served_again() {
+        for site in Site::both() {
+            fs::remove_dir_all(site.root()).unwrap();
+            assert_eq!(site.get("/a.txt", &[]).status, 404);
+            fs::create_dir(site.root()).unwrap();
+            site.write("a.txt", b"anew");
+            let end = Instant::now() + Duration::from_secs(30);
+            while site.get("/a.txt", &[]).status == 404 {
+                assert!(Instant::now() < end, "it is never found");
+                std::thread::yield_now();
+            }
+            assert_eq!(site.get("/a.txt", &[]).text(), "anew");
+            assert_eq!(site.get("/page.html", &[]).status, 404, "nothing is left of the old one");
+        }
     }
 
     #[test]

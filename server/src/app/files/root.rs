@@ -1,6 +1,6 @@
 //! The directory whose files are served, and how the kernel keeps clients inside it.
 //!
-//! The directory is opened once. Every file is opened beneath it by openat2(2): `RESOLVE_BENEATH` and
+//! The directory is open as long as it is there. Every file is opened beneath it by openat2(2): `RESOLVE_BENEATH` and
 //! `RESOLVE_NO_SYMLINKS` hold whatever is renamed or linked meanwhile. With `--follow-symlinks` links lead wherever they
 //! point, as whoever made them wanted; the path itself has no `..`, so nothing else leads out. Where there is no openat2
 //! (systemd takes it from each service with `DynamicUser=` or `RestrictSUIDSGID=`, systemd.exec(5)), a path is walked name
@@ -106,6 +106,11 @@ impl Root {
             Err(cause) => return Err(named(cause, "")),
         }
         Ok(root)
+    }
+
+    /// Whether it is in no directory any more, and will never have a file again.
+    pub(super) fn is_deleted(&self) -> bool {
+        rustix::fs::fstat(&self.directory).is_ok_and(|stat| stat.st_nlink == 0)
     }
 
     /// Finds what the kernel has in memory; nothing where it would have to wait, or where it may have to.
