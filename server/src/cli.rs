@@ -281,9 +281,9 @@ pub struct ServeArgs {
     #[arg(long, env = "REBORN_THREADS", value_name = "N", help_heading = "Limits")]
     pub threads: Option<String>,
 
-    /// A connection may wait this long between two requests
+    /// A connection may wait this long between two requests; longer than a load balancer in front keeps it
     #[arg(long, env = "REBORN_IDLE_TIMEOUT", value_name = "DURATION", help_heading = "Limits")]
-    #[arg(default_value = "60s")]
+    #[arg(default_value = "75s")]
     pub idle_timeout: String,
 
     /// A request head must be complete after this time

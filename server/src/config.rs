@@ -480,6 +480,14 @@ mod tests {
     }
 
     #[test]
+    fn limits_are_by_default_those_of_the_library_and_outlast_a_load_balancer() {
+        let limits = config(&[]).unwrap().limits.http;
+        assert_eq!(limits, http::Limits::default());
+        // What AWS's load balancers and nginx's upstreams keep a connection for.
+        assert!(limits.idle_timeout > Duration::from_secs(60));
+    }
+
+    #[test]
     fn the_access_log_goes_to_a_file_or_to_standard_error() {
         let config = |arguments| config(arguments).unwrap().access_log.unwrap();
         let (path, format) = (Some(PathBuf::from("a.log")), AccessLogFormat::Common);

@@ -18,7 +18,8 @@ pub struct Limits {
     pub headers: usize,
     /// The most bytes of a request's body. Beyond it: 413. 1 GiB.
     pub body_bytes: u64,
-    /// How long a connection may be idle between requests, or before its first. Then it is closed. 60 s.
+    /// How long a connection may be idle between requests, or before its first. Then it is closed. 75 s:
+    /// longer than the load balancers in front of it (60 s), whose next request might else meet the close.
     pub idle_timeout: Duration,
     /// How long a head may take from its first byte to its last. Then: 408. 10 s.
     pub head_timeout: Duration,
@@ -35,7 +36,7 @@ impl Default for Limits {
             head_bytes: 16 * 1024,
             headers: 100,
             body_bytes: 1 << 30,
-            idle_timeout: Duration::from_secs(60),
+            idle_timeout: Duration::from_secs(75),
             head_timeout: Duration::from_secs(10),
             body_timeout: Duration::from_secs(20),
             write_timeout: Duration::from_secs(20),
