@@ -1,7 +1,8 @@
 //! Plain files from one directory, and no way out of it.
 //!
-//! A request is answered in four steps, each with a module of its own: its path names a `location`, its Accept-Encoding
-//! a `coding`, the `root` opens what is there, and its `conditions` and `ranges` decide what of it is sent, as `content`.
+//! A request is answered in four steps, each with a module of its own: its path names a `location` and its `kind`, its
+//! Accept-Encoding a `coding`, the `root` opens what is there, and its `conditions` and `ranges` decide what of it is sent,
+//! as `content`.
 //! All but `root` and `content` are pure. What the kernel has in memory is answered at once; opening and reading from a
 //! disk happen on the blocking pool. A reload opens the directory afresh, and `place` where it was deleted.
 
@@ -30,6 +31,7 @@ mod byteranges;
 mod coding;
 mod conditions;
 mod content;
+mod kind;
 mod location;
 mod place;
 mod ranges;
@@ -58,12 +60,19 @@ impl Files {
             }
             Err(Malformed::Name) => return not_found(),
         };
-        let accepted = coding::accepted(list(request, ACCEPT_ENCODING).as_deref());
+        let file = if location.is_directory { Path::new(INDEX) } else { &location.path };
+        let (kind, own_coding) = (kind::kind_of(file), kind::coding_of(file));
+        let accepted = match own_coding {
+            // It is sent as it lies there, to whomever.
+            Some(_) => coding::accepted(None),
+            None => coding::accepted(list(request, ACCEPT_ENCODING).as_deref()),
+        };
         let wanted = Wanted { location, accepted };
         match self.find(&wanted).await {
-            Ok(Found::File(opened)) => {
+            Ok(Found::File(mut opened)) => {
+                opened.coding = opened.coding.or(own_coding);
                 let validators = Validators::of(&opened.facts, self.etag, SystemTime::now());
-                let outcome = respond(request, kind_of(&wanted.location), opened, &validators);
+                let outcome = respond(request, kind, opened, &validators);
                 outcome.unwrap_or_else(|cause| refuse(&target.path, Errno::from_io_error(&cause).unwrap_or(Errno::IO)))
             }
             Ok(Found::Directory) => redirect(&wanted.location.as_directory(), target.query.as_deref()),
@@ -190,13 +199,6 @@ fn redirect(path: &str, query: Option<&str>) -> Response {
     let mut response = text(StatusCode::MovedPermanently, format_args!("this is a directory: {location}"));
     response.insert_header(LOCATION, location);
     response
-}
-
-/// The type that a name stands for. Text is taken to be UTF-8.
-fn kind_of(location: &Location) -> Cow<'static, str> {
-    let file = if location.is_directory { Path::new(INDEX) } else { &location.path };
-    let kind = mime_guess::from_path(file).first_raw().unwrap_or("application/octet-stream");
-    if kind.starts_with("text/") { format!("{kind}; charset=utf-8").into() } else { kind.into() }
 }
 
 /// What a client learns of an error. What leaves the root does not exist for it.
@@ -375,10 +377,10 @@ mod tests {
         for site in Site::both() {
             for (path, content, kind) in [
                 ("/a.txt", "a text", "text/plain; charset=utf-8"),
-                ("/page.html", "<p>", "text/html; charset=utf-8"),
-                ("/", "the index", "text/html; charset=utf-8"),
-                ("/index.html", "the index", "text/html; charset=utf-8"),
-                ("/dir/", "a directory's index", "text/html; charset=utf-8"),
+                ("/page.html", "<p>", "text/html"),
+                ("/", "the index", "text/html"),
+                ("/index.html", "the index", "text/html"),
+                ("/dir/", "a directory's index", "text/html"),
                 ("/dir/deep/b.svg", "<svg/>", "image/svg+xml"),
                 ("/with%20space%20%C3%A9.bin", "unusual", "application/octet-stream"),
                 ("/%61.txt", "a text", "text/plain; charset=utf-8"),
@@ -670,6 +672,19 @@ mod tests {
         let part = site.get("/a.txt", &[gzip, ("range", "bytes=0-3")]);
         assert_eq!((part.text(), part.header("content-range")), ("gzip", Some("bytes 0-3/7")));
         assert_eq!(part.header("content-encoding"), Some("gzip"));
+    }
+
+    #[test]
+    fn a_file_that_is_compressed_by_its_name_is_sent_as_what_it_is() {
+        let site = Site::new();
+        site.write("a.svgz", b"gzipped");
+        site.write("a.svgz.br", b"twice");
+        for accepted in ["gzip, br", "br", "identity", "*;q=0"] {
+            let answer = site.get("/a.svgz", &[("accept-encoding", accepted)]);
+            assert_eq!((answer.status, answer.text()), (200, "gzipped"), "{accepted}");
+            assert_eq!(answer.header("content-encoding"), Some("gzip"));
+            assert_eq!(answer.header("content-type"), Some("image/svg+xml"));
+        }
     }
 
     #[test]
