@@ -451,6 +451,30 @@ mod tests {
     }
 
     #[test]
+    fn a_request_for_a_fifo_wakes_nobody_who_waits_to_write_to_it() {
+        for site in Site::both() {
+            let pipe = site.root().join("fifo");
+            let (about_to_open, waits) = std::sync::mpsc::channel();
+            let writer = std::thread::spawn(move || {
+                about_to_open.send(fs::read_link("/proc/thread-self").unwrap()).unwrap();
+                fs::OpenOptions::new().write(true).open(pipe)
+            });
+            let stat = Path::new("/proc").join(waits.recv().unwrap()).join("stat");
+            let end = Instant::now() + Duration::from_secs(30);
+            while !fs::read_to_string(&stat).unwrap().contains(") S ") {
+                assert!(Instant::now() < end, "it waits for a reader");
+                std::thread::yield_now();
+            }
+            for _ in 0..100 {
+                assert_eq!(site.get("/fifo", &[]).status, 404);
+            }
+            assert!(!writer.is_finished(), "no reader has come");
+            let _reader = fs::File::open(site.root().join("fifo")).unwrap();
+            writer.join().unwrap().unwrap();
+        }
+    }
+
+    #[test]
     fn links_are_followed_on_request_but_those_of_the_kernel() {
         let site = Site::with(true);
         for (path, content) in [

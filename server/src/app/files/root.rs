@@ -4,8 +4,8 @@
 //! `RESOLVE_NO_SYMLINKS` hold whatever is renamed or linked meanwhile. With `--follow-symlinks` links lead wherever they
 //! point, as whoever made them wanted; the path itself has no `..`, so nothing else leads out. Where there is no openat2
 //! (systemd takes it from each service with `DynamicUser=` or `RestrictSUIDSGID=`, systemd.exec(5)), a path is walked name
-//! by name without following any link, which comes to the same. What is opened is looked at before it is read, and only
-//! regular files are files.
+//! by name without following any link, which comes to the same. What is there is looked at before it is opened, and
+//! only regular files are files: to open a FIFO wakes whoever waits to write to it, and a device may do anything.
 
 use std::fs::File;
 use std::io;
@@ -133,12 +133,11 @@ impl Root {
     fn look(&self, wanted: &Wanted, patience: Patience) -> Result<Found, Errno> {
         let Wanted { location, accepted } = wanted;
         let path = if location.is_directory { location.path.join(INDEX) } else { location.path.clone() };
-        let (file, stat) = self.open_file(&path, patience)?;
-        match FileType::from_raw_mode(stat.st_mode) {
-            FileType::RegularFile => {}
-            FileType::Directory if !location.is_directory => return Ok(Found::Directory),
-            _ => return Err(Errno::NOENT),
-        }
+        let (file, stat) = match self.open_file(&path, patience)? {
+            Ok(opened) => opened,
+            Err(FileType::Directory) if !location.is_directory => return Ok(Found::Directory),
+            Err(_) => return Err(Errno::NOENT),
+        };
         if let Some(sibling) = self.sibling(&path, &stat, &accepted.codings, patience)? {
             return Ok(Found::File(sibling));
         }
@@ -161,25 +160,31 @@ impl Root {
             let mut name = path.as_os_str().to_owned();
             name.push(coding.suffix());
             match self.open_file(&PathBuf::from(name), patience) {
-                Ok((file, stat)) => {
-                    let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
-                    if is_file && stat.st_mtime >= original.st_mtime {
-                        return Ok(Some(Opened { file, facts: facts(&stat)?, coding: Some(*coding) }));
-                    }
+                Ok(Ok((file, stat))) if stat.st_mtime >= original.st_mtime => {
+                    return Ok(Some(Opened { file, facts: facts(&stat)?, coding: Some(*coding) }));
                 }
                 Err(cause) if patience == Patience::None && cause != Errno::NOENT => return Err(cause),
                 Err(cause) if is_exhaustion(cause) => return Err(cause),
-                Err(_) => {}
+                Ok(_) | Err(_) => {}
             }
         }
         Ok(None)
     }
 
-    fn open_file(&self, path: &Path, patience: Patience) -> Result<(File, Stat), Errno> {
-        // Not blocking, so that a fifo without a writer cannot hold a thread; on a regular file that changes nothing.
+    /// Opens a regular file; of what is none it says what it is.
+    fn open_file(&self, path: &Path, patience: Patience) -> Result<Result<(File, Stat), FileType>, Errno> {
+        let kind_of = |stat: &Stat| FileType::from_raw_mode(stat.st_mode);
+        let seen = kind_of(&rustix::fs::fstat(self.open_beneath(path, OFlags::PATH, patience)?)?);
+        if seen != FileType::RegularFile {
+            return Ok(Err(seen));
+        }
+        // It may be something else by now: not blocking, so that not even then a FIFO can hold a thread.
         let file = self.open_beneath(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY, patience)?;
         let stat = rustix::fs::fstat(&file)?;
-        Ok((file.into(), stat))
+        Ok(match kind_of(&stat) {
+            FileType::RegularFile => Ok((file.into(), stat)),
+            other => Err(other),
+        })
     }
 
     fn open_beneath(&self, path: &Path, flags: OFlags, patience: Patience) -> Result<OwnedFd, Errno> {
