@@ -238,6 +238,26 @@ fn a_client_that_never_stops_sending_does_not_hold_up_a_stop() {
     assert!(matches!(server.end(), End::Server { reason: Reason::Stopping, requests: 1_001 }));
 }
 
+#[test]
+fn an_old_client_sees_by_a_reset_that_its_response_was_cut() {
+    let server = Server::new();
+    let ask = |path: &str| {
+        let mut client = server.connect();
+        client.send(format!("GET {path} HTTP/1.0\r\n\r\n"));
+        client
+    };
+    let (bytes, reset) = ask("/breaking").rest_to_a_reset();
+    assert!(reset && bytes > 1_000, "{bytes} bytes of a body that failed");
+    assert!(matches!(server.end(), End::Server { reason: Reason::Broken, .. }));
+    let (bytes, reset) = ask("/chunked").rest_to_a_reset();
+    assert!(!reset && bytes > 300_000, "one that is whole ends in order");
+    assert!(matches!(server.end(), End::Server { reason: Reason::Asked, .. }));
+    let mut stuck = ask("/stuck");
+    assert!(stuck.until("sss").starts_with("HTTP/1.1 200 OK"));
+    server.drain.set_phase(Phase::Over);
+    assert!(stuck.rest_to_a_reset().1, "the drain's deadline cut it");
+}
+
 fn parked(server: &Server) -> Start {
     match server.end() {
         End::Parked(start) => start,

@@ -37,7 +37,7 @@ use super::observe::Account;
 use super::upgrade::{self, Offer, Upgraded};
 use super::wire::buffer;
 use super::wire::deadline::Deadline;
-use super::wire::encode::{self, Manner, Outbox};
+use super::wire::encode::{self, Manner, Outbox, Source};
 use super::wire::framing::Framing;
 use super::wire::head::{self, Found};
 use super::wire::inbound::{Body, Fault, Wire};
@@ -160,6 +160,9 @@ struct Connection<'a, H> {
     declined: Option<usize>,
     /// How many requests were answered without a close although the process is to end, because more had been sent.
     pipelined: u32,
+    /// Whether the client takes the end of the connection for that of its response. Before it is there, only a reset tells
+    /// that it was cut.
+    ends_by_close: bool,
 }
 
 impl<'a, H: Handler> Connection<'a, H> {
@@ -184,6 +187,7 @@ impl<'a, H: Handler> Connection<'a, H> {
             waits_since: Instant::now(),
             declined,
             pipelined: 0,
+            ends_by_close: false,
         })
     }
 
@@ -201,7 +205,11 @@ impl<'a, H: Handler> Connection<'a, H> {
                 State::Idle | State::Head | State::Request(_) | State::Response(_) => Reason::DrainDeadline,
             };
             let Some(next) = watch.until_over(drain, pin!(self.step(state))).await else {
-                self.wire.shut_down();
+                if self.ends_by_close {
+                    self.wire.reset();
+                } else {
+                    self.wire.shut_down();
+                }
                 self.cut_account();
                 return Some(self.ended(over));
             };
@@ -449,6 +457,9 @@ impl<'a, H: Handler> Connection<'a, H> {
             }
             sent => sent,
         };
+        if sent.is_err() && self.ends_by_close {
+            self.wire.reset();
+        }
         self.close_account(sent.is_ok());
         match (sent, stream, close) {
             (Err(failure), ..) => closed_by(&failure, self.fault()),
@@ -479,6 +490,7 @@ impl<'a, H: Handler> Connection<'a, H> {
         let status = response.status();
         let mut out = Outbox::default();
         let source = encode::head(response, manner, &mut out).map_err(Failure::Unsent)?;
+        self.ends_by_close = matches!(source, Source::Rest(_));
         let mut uncounted = 0;
         let sent = match &mut self.account {
             Some(account) => {
@@ -489,7 +501,9 @@ impl<'a, H: Handler> Connection<'a, H> {
         };
         let pace = Pace::new(self.context.limits.write_timeout);
         let (wire, deadline) = (&*self.wire, &mut self.deadline);
-        Sending { wire, deadline, pace, out, source, begun: false, sent, long: false }.run().await
+        Sending { wire, deadline, pace, out, source, begun: false, sent, long: false }.run().await?;
+        self.ends_by_close = false;
+        Ok(())
     }
 
     /// Why the connection has to be closed after this response, if it has to.

@@ -278,6 +278,19 @@ impl Client {
         String::from_utf8(std::mem::replace(&mut self.received, rest)).expect("text")
     }
 
+    /// All that comes until the server closes, and whether that was by a reset.
+    pub(crate) fn rest_to_a_reset(&mut self) -> (usize, bool) {
+        let (mut bytes, mut room) = (self.received.len(), vec![0; 65536]);
+        loop {
+            match self.stream.read(&mut room) {
+                Ok(0) => return (bytes, false),
+                Ok(count) => bytes += count,
+                Err(error) if error.kind() == ErrorKind::ConnectionReset => return (bytes, true),
+                Err(error) => panic!("{error} after {bytes} bytes"),
+            }
+        }
+    }
+
     /// Takes up to `count` bytes, whatever they are; 0 if the server has closed. They are not part of any reply.
     pub(crate) fn receive_up_to(&mut self, count: usize) -> usize {
         self.stream.read(&mut vec![0; count]).expect("the server answers or closes")
@@ -334,6 +347,8 @@ async fn answered(mut request: Request) -> http_types::Result<Response> {
         "/cut" => response.set_body(Body::from_reader(smol::io::Cursor::new(vec![b'c'; 100_000]), Some(200_000))),
         "/long" => response.set_body(Body::from_reader(&b"abcdef"[..], Some(3))),
         "/broken" => response.set_body(Body::from_reader(Breaking { left: 100_000 }, Some(200_000))),
+        "/breaking" => response.set_body(Body::from_reader(Breaking { left: 100_000 }, None)),
+        "/stuck" => response.set_body(Body::from_reader(Stuck { left: 100_000 }, None)),
         "/unsent" => response.set_body(Body::from_reader(Breaking { left: 0 }, None)),
         "/panicking" => response.set_body(Body::from_reader(Panicking, None)),
         "/split" => {
@@ -408,6 +423,35 @@ impl smol::io::AsyncBufRead for Breaking {
         _: &mut std::task::Context<'_>,
     ) -> std::task::Poll<std::io::Result<&[u8]>> {
         std::task::Poll::Ready(Ok(b""))
+    }
+
+    fn consume(self: std::pin::Pin<&mut Self>, _: usize) {}
+}
+
+/// A body that stops after some bytes.
+struct Stuck {
+    left: usize,
+}
+
+impl smol::io::AsyncRead for Stuck {
+    fn poll_read(
+        mut self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+        into: &mut [u8],
+    ) -> std::task::Poll<std::io::Result<usize>> {
+        let count = into.len().min(self.left);
+        into[..count].fill(b's');
+        self.left -= count;
+        if count == 0 { std::task::Poll::Pending } else { std::task::Poll::Ready(Ok(count)) }
+    }
+}
+
+impl smol::io::AsyncBufRead for Stuck {
+    fn poll_fill_buf(
+        self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<std::io::Result<&[u8]>> {
+        std::task::Poll::Pending
     }
 
     fn consume(self: std::pin::Pin<&mut Self>, _: usize) {}

@@ -277,6 +277,11 @@ impl Wire {
         self.socket.shut_down(Shutdown::Both);
     }
 
+    /// Ends both directions by a reset, also for whoever else holds the wire.
+    pub(crate) fn reset(&self) {
+        self.socket.reset();
+    }
+
     /// Reads bytes of the body of message `message`. Returns 0 at its end, once with the raw trailers of a chunked body.
     pub(crate) fn poll_body(
         &self,

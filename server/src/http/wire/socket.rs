@@ -10,8 +10,8 @@ use std::task::{Context, Poll};
 
 use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{
-    RecvAncillaryBuffer, RecvFlags, ReturnFlags, SendAncillaryBuffer, SendFlags, Shutdown, recv, recvmsg, send,
-    sendmsg, shutdown,
+    RecvAncillaryBuffer, RecvFlags, ReturnFlags, SendAncillaryBuffer, SendFlags, Shutdown, connect_unspec, recv,
+    recvmsg, send, sendmsg, shutdown,
 };
 
 use crate::poller::Source;
@@ -86,6 +86,13 @@ impl Socket {
             self.source.filled(before);
         }
         Ok(sent?)
+    }
+
+    /// Ends the connection so that the client sees that it was cut. A Unix socket has no such end, and is shut down.
+    pub(crate) fn reset(&self) {
+        if connect_unspec(&self.fd).is_err() {
+            self.shut_down(Shutdown::Both);
+        }
     }
 
     /// Says to the client that nothing more comes, or ends both directions. It fails only where the connection is gone.
