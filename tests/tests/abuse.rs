@@ -13,7 +13,7 @@ use std::{
 };
 
 use rustix::net::{AddressFamily, SocketType, sockopt};
-use tests::{DEADLINE, Reborn, Server, load::raise_fd_limit};
+use tests::{DEADLINE, Reborn, Server, load::raise_fd_limit, skip::may_trace};
 
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
@@ -21,6 +21,8 @@ const MIB: u64 = 1024 * KIB;
 /// What a connection may take that has sent a part of a head, and one whose response nobody reads.
 const HEAD_BYTES_MAX: u64 = 12 * KIB;
 const RESPONSE_BYTES_MAX: u64 = 96 * KIB;
+/// The same where a thread has to read the file: 192 KiB at a time, and what the allocator has not given back.
+const FILE_BYTES_MAX: u64 = MIB;
 /// What one hostile client may take, whatever it sends.
 const CLIENT_BYTES_MAX: u64 = 8 * MIB;
 
@@ -110,6 +112,35 @@ fn thousands_of_clients_that_never_read_take_a_piece_each_and_are_given_up() {
     server.wait_until("all are given up", |server| given_up(server) == Some(clients as u64));
     load.stop().assert_no_failure();
     assert_took(&server, before, "never reading", clients, RESPONSE_BYTES_MAX);
+}
+
+#[test]
+fn clients_that_slowly_take_a_file_from_the_disk_take_a_few_pieces_each() {
+    if !may_trace() {
+        return;
+    }
+    let clients = 50;
+    // A file system that cannot tell what is in memory: all that is read, a thread of the pool reads.
+    let traced = "exec strace -D -f -o /dev/null --seccomp-bpf --trace=preadv2 --inject=preadv2:error=EOPNOTSUPP";
+    let reborn = Reborn::new().prelude(&format!("{traced} \"$0\" \"$@\""));
+    let file = fs::File::create(reborn.folder().join("large")).unwrap();
+    file.set_len(64 * MIB).unwrap();
+    let folder = reborn.folder().to_owned();
+    let server = reborn.arg("--root").arg(folder).start();
+    let before = peak_bytes(&server);
+    let mut slow: Vec<_> = (0..clients).map(|_| connect(server.address())).collect();
+    for stream in &mut slow {
+        stream.write_all(b"GET /large HTTP/1.1\r\nhost: a\r\n\r\n").unwrap();
+    }
+    let mut piece = vec![0; 128 * 1024];
+    for _ in 0..25 {
+        for stream in &mut slow {
+            stream.read_exact(&mut piece).unwrap();
+        }
+        // As slow clients are; meanwhile the threads of the pool rest.
+        thread::sleep(Duration::from_millis(100));
+    }
+    assert_took(&server, before, "taking slowly", clients, FILE_BYTES_MAX);
 }
 
 /// Sends what `next` gives until that ends or the server closes. Returns the beginning of the answer, and the bytes sent.

@@ -19,7 +19,7 @@ use rustix::io::ReadWriteFlags;
 use smol::Task;
 
 /// What the pool reads at once where the kernel has nothing in memory.
-const PIECE_BYTES: u64 = 128 * 1024;
+const PIECE_BYTES: usize = 128 * 1024;
 
 /// How much of what the kernel has in memory is shown at a time to somebody who only wants to see it.
 const SHOWN_BYTES: usize = 16 * 1024;
@@ -104,8 +104,13 @@ impl Content {
                     None => break,
                     Some(Piece::Text(bytes)) => (self.read, self.used) = (std::mem::take(bytes), 0),
                     Some(Piece::File(range)) => {
-                        let (start, length) = (range.start, (range.end - range.start).min(PIECE_BYTES));
-                        self.reading = Some(smol::unblock(move || read_at(&file, start, length)));
+                        let start = range.start;
+                        let length =
+                            usize::try_from(range.end - start).map_or(PIECE_BYTES, |left| left.min(PIECE_BYTES));
+                        // Made by the thread that will free it, or one like it: what a thread of the pool allocates and
+                        // another one frees stays with that thread, unused, for as long as it rests.
+                        let bytes = vec![0; length];
+                        self.reading = Some(smol::unblock(move || read_at(&file, start, bytes)));
                     }
                 }
                 continue;
@@ -122,8 +127,7 @@ impl Content {
 }
 
 /// Blocks while the disk is asked.
-fn read_at(file: &File, start: u64, length: u64) -> io::Result<Vec<u8>> {
-    let mut bytes = vec![0; usize::try_from(length).map_err(|_| io::Error::from(io::ErrorKind::FileTooLarge))?];
+fn read_at(file: &File, start: u64, mut bytes: Vec<u8>) -> io::Result<Vec<u8>> {
     let count = file.read_at(&mut bytes, start)?;
     if count == 0 {
         return Err(became_shorter());
@@ -216,7 +220,7 @@ mod tests {
             let mut byte = [0];
             for _ in 0..1000 {
                 smol::block_on(content.read_exact(&mut byte)).unwrap();
-                assert!(content.read.capacity() as u64 <= PIECE_BYTES);
+                assert!(content.read.capacity() <= PIECE_BYTES);
             }
         }
     }
