@@ -26,7 +26,7 @@ fn note(variable: &str) -> Option<String> {
 /// Greets the predecessor, and takes nothing of what it gives.
 fn say_hello() -> Result<(), Box<dyn std::error::Error>> {
     use rustix::net::{AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType};
-    let hello = r#"{"kind":"hello","magic":"reborn-handover","min_version":1,"max_version":1,"generation":2,"pid":1}"#;
+    let hello = r#"{"kind":"hello","magic":"reborn-handover","min_version":1,"max_version":1,"features":[],"formats":[],"generation":2,"pid":1}"#;
     let (line, _ours) =
         rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
     let pidfd = rustix::process::pidfd_open(rustix::process::getpid(), rustix::process::PidfdFlags::empty())?;

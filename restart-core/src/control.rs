@@ -15,5 +15,5 @@ pub use place::{Place, find};
 pub use protocol::{
     DrainingGeneration, DrainingReport, GenerationId, ListenerStatus, Outcome, Reloading, Stages, Status,
 };
-pub(crate) use protocol::{Reply, Request};
+pub(crate) use protocol::{Reply, Request, VERSION as CONTROL_VERSION};
 pub(crate) use server::{Clients, Command, serve};

@@ -75,7 +75,7 @@ impl Mode {
     /// A version that speaks only protocols that nobody knows yet.
     pub fn of_the_future() -> Self {
         let hello = serde_json::json!({
-            "kind": "hello", "magic": "reborn-handover", "min_version": 900, "max_version": 901,
+            "kind": "hello", "magic": "reborn-handover", "min_version": 900, "max_version": 901, "features": [], "formats": [],
             "generation": 2, "pid": 1, "version": "900.0.0",
         });
         Self::Speaks(hello.to_string())
@@ -84,7 +84,7 @@ impl Mode {
     /// A version that greets as this one does, takes what it is given, and never becomes ready.
     pub fn of_the_present_and_stuck() -> Self {
         let hello = serde_json::json!({
-            "kind": "hello", "magic": "reborn-handover", "min_version": 1, "max_version": 1,
+            "kind": "hello", "magic": "reborn-handover", "min_version": 1, "max_version": 1, "features": [], "formats": [],
             "generation": 2, "pid": 1, "version": "stuck",
         });
         Self::Speaks(hello.to_string())

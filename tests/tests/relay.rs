@@ -137,7 +137,11 @@ fn a_server_of_nobody_can_be_relayed_and_nothing_is_left_of_a_relay_when_its_ser
     server.reload_ok();
     let relays: Vec<_> = server.relays().into_iter().map(|pid| Process::open(pid).unwrap()).collect();
     let others = |process: &Process| process.fds().into_values().filter(|target| target.starts_with("socket:")).count();
-    assert_eq!(relays.iter().map(others).collect::<Vec<_>>(), [2], "a relay holds the two sockets and no other");
+    assert_eq!(
+        relays.iter().map(others).collect::<Vec<_>>(),
+        [4],
+        "a relay holds its two ends of the line, two of the socket for connections, and no other"
+    );
     drop(server);
     assert!(relays.iter().all(|process| !process.is_alive()));
 }

@@ -6,6 +6,9 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+/// The version of the protocol: it grows where a client has to know that a server understands something. Fields and
+/// kinds that are added do not need it, since readers skip those that they do not know.
+pub(crate) const VERSION: u32 = 1;
 /// A request is no longer than this, its line feed included.
 pub(crate) const REQUEST_BYTES_MAX: usize = 4096;
 /// A reply is no longer than this; a status with thousands of listeners fits.
@@ -149,6 +152,9 @@ pub struct Status {
     /// Resident memory of the process; 0 where an older version did not say.
     #[serde(default)]
     pub memory_bytes: u64,
+    /// The version of the control protocol that the server speaks; 0 where it did not say.
+    #[serde(default)]
+    pub control_version: u32,
     /// What the application adds; null where it adds nothing.
     #[serde(default)]
     pub application: serde_json::Value,
@@ -208,6 +214,26 @@ pub struct DrainingReport {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What each released version of the protocol says. Nothing here is changed but by adding lines.
+    const GOLDEN: [&str; 1] = [include_str!("golden/v1.jsonl")];
+
+    #[test]
+    fn what_released_versions_say_is_read_for_ever() {
+        for line in GOLDEN.iter().flat_map(|file| file.lines()) {
+            let said: serde_json::Value = serde_json::from_str(line).unwrap();
+            let again = if said.get("command").is_some() {
+                serde_json::to_value(serde_json::from_str::<Request>(line).unwrap()).unwrap()
+            } else {
+                let reply: Reply = serde_json::from_str(line).unwrap();
+                assert_ne!(reply, Reply::Unknown, "{line}");
+                serde_json::to_value(reply).unwrap()
+            };
+            for (field, value) in said.as_object().unwrap() {
+                assert_eq!(again[field], *value, "{field} of {line}");
+            }
+        }
+    }
 
     #[test]
     fn a_reply_of_a_newer_version_is_read() {

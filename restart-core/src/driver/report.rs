@@ -9,7 +9,9 @@ use super::actions::PONG_TIMEOUT;
 use super::record::from_wire;
 use super::record::{Limits, unix_ms};
 use super::standing::resident_memory;
-use crate::control::{DrainingGeneration, GenerationId, ListenerStatus, Outcome, Reloading, Reply, Stages, Status};
+use crate::control::{
+    CONTROL_VERSION, DrainingGeneration, GenerationId, ListenerStatus, Outcome, Reloading, Reply, Stages, Status,
+};
 use crate::handover::PastReload;
 use crate::lifecycle::{Failure, Refusal, Stage, State};
 use crate::listeners::Origin;
@@ -79,6 +81,7 @@ impl Driver {
             reloads: self.history.all(),
             reloading: self.reloading(),
             memory_bytes: resident_memory(),
+            control_version: CONTROL_VERSION,
             application: self.parts.settings.application(),
         }
     }

@@ -72,9 +72,42 @@ mod tests {
     use super::super::wire::Batch;
     use super::*;
 
+    /// The packets of each version of the protocol that was ever released, oldest first. Nothing here is changed but by
+    /// adding lines, and a file for each new version.
+    const GOLDEN: [&str; 1] = [include_str!("golden/v1.jsonl")];
+
+    #[test]
+    fn what_released_versions_say_is_read_for_ever() {
+        for packet in GOLDEN.iter().flat_map(|file| file.lines()) {
+            let (message, _) = Message::decode(packet.as_bytes()).unwrap_or_else(|error| panic!("{packet}: {error}"));
+            assert_ne!(message, Message::Unknown, "{packet}");
+            // Nothing of it is lost on the way through the present version.
+            let again: serde_json::Value = serde_json::to_value(&message).unwrap();
+            let said: serde_json::Value = serde_json::from_str(packet).unwrap();
+            for (field, value) in said.as_object().unwrap() {
+                assert!(again[field] == *value, "{field} of {packet} became {again}");
+            }
+        }
+    }
+
+    #[test]
+    fn each_message_of_the_present_version_is_among_the_golden_ones() {
+        let known: Vec<&str> = GOLDEN.iter().flat_map(|file| file.lines()).collect();
+        let source = include_str!("wire.rs");
+        let (_, kinds) = source.split_once("pub(crate) fn kind(&self)").unwrap();
+        let names = kinds.lines().filter_map(|line| line.trim().strip_prefix("Message::")?.split_once("=> \""));
+        let names: Vec<&str> = names.map(|(_, name)| name.trim_end_matches("\",")).collect();
+        assert!(names.len() > 20 && names.contains(&"Commit"), "{names:?}");
+        for name in names.into_iter().filter(|name| !name.contains(' ')) {
+            let kind = format!("\"kind\":\"{}\"", name.to_lowercase());
+            assert!(known.iter().any(|packet| packet.contains(&kind)), "{name} is missing");
+        }
+    }
+
     #[test]
     fn what_a_newer_version_adds_is_skipped() {
-        let packet = br#"{"kind":"given","listeners":2,"reload":{"id":"a","generation":1,"pid":2,"x":1},"new":[3]}"#;
+        let packet =
+            br#"{"kind":"given","listeners":2,"older":[],"reload":{"id":"a","generation":1,"pid":2,"x":1},"new":[3]}"#;
         assert!(matches!(Message::decode(packet).unwrap().0, Message::Given(given) if given.listeners == 2));
         assert_eq!(Message::decode(br#"{"kind":"song","text":"la"}"#).unwrap().0, Message::Unknown);
     }

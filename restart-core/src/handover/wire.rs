@@ -108,10 +108,8 @@ pub(crate) struct Hello {
     min_version: u32,
     max_version: u32,
     /// What the speaker can do beyond the protocol's version; names that the other side lacks are left unused.
-    #[serde(default)]
     pub(crate) features: BTreeSet<String>,
     /// The formats of connections that the speaker takes; none where it takes no connections at all.
-    #[serde(default)]
     pub(crate) formats: BTreeSet<String>,
     pub(crate) generation: u64,
     pub(crate) pid: u32,
@@ -191,7 +189,6 @@ pub(crate) struct Given {
     pub(crate) listeners: usize,
     /// The generations that drain, oldest first; the line to each comes along. The successor only holds them until it
     /// has been committed, so that none of those takes its predecessor's death for the end of everybody newer.
-    #[serde(default)]
     pub(crate) older: Vec<ProcessId>,
     /// The reload that this is, so that the successor can answer for it if the predecessor no longer can.
     pub(crate) reload: ReloadMark,
