@@ -83,6 +83,63 @@ pub(crate) fn runtime_directory() -> Option<PathBuf> {
     (!first.is_empty()).then(|| PathBuf::from(OsStr::from_bytes(first)))
 }
 
+/// Why whoever follows this process would take the end of this one for the end of its service, as it comes with the
+/// first reload: there is nobody who can be told of the next one. `None` where that is no danger. A process that is told
+/// why has to [`supervise`](crate::supervise); one that a predecessor started (`-g`) is never told.
+///
+/// It is PID 1 of its pid namespace, with which everything else ends; or systemd waits for this very process, and has
+/// given it no NOTIFY_SOCKET (`Type=simple` or `exec`). Under `Type=forking` with `PIDFile=` systemd follows the pid file.
+pub fn must_supervise() -> Option<&'static str> {
+    let args: Vec<OsString> = env::args_os().collect();
+    if has_handover_flag(&args) {
+        return None;
+    }
+    let set = |name: &str| env::var(name).ok().filter(|value| !value.is_empty());
+    let follower = Follower {
+        pid: std::process::id(),
+        notify_socket: env::var_os("NOTIFY_SOCKET").is_some_and(|path| !path.is_empty()),
+        exec_pid: set("SYSTEMD_EXEC_PID"),
+        invocation_id: set("INVOCATION_ID").is_some(),
+        parent_is_systemd,
+    };
+    follower.danger()
+}
+
+/// Who may wait for the end of this process.
+struct Follower {
+    pid: u32,
+    notify_socket: bool,
+    exec_pid: Option<String>,
+    invocation_id: bool,
+    parent_is_systemd: fn() -> bool,
+}
+
+impl Follower {
+    fn danger(&self) -> Option<&'static str> {
+        if self.pid == 1 {
+            return Some("it is PID 1, with which everything in its pid namespace ends");
+        }
+        if self.notify_socket {
+            return None;
+        }
+        let is_main = match &self.exec_pid {
+            Some(pid) => *pid == self.pid.to_string(),
+            // systemd says it from version 248 on.
+            None => self.invocation_id && (self.parent_is_systemd)(),
+        };
+        is_main.then_some(
+            "it is the main process of a systemd unit without Type=notify, which would take its end for the service's",
+        )
+    }
+}
+
+/// Whether the parent is a service manager: of the system, or of a user.
+fn parent_is_systemd() -> bool {
+    let Some(parent) = rustix::process::getppid() else { return false };
+    let name = std::fs::read(format!("/proc/{parent}/comm")).unwrap_or_default();
+    parent.as_raw_nonzero().get() == 1 || name == b"systemd\n"
+}
+
 /// Whether `-g` stands among the arguments, before any `--`.
 pub(crate) fn has_handover_flag(args: &[OsString]) -> bool {
     args.iter().skip(1).take_while(|arg| *arg != "--").any(|arg| arg == HANDOVER_FLAG)
@@ -115,6 +172,23 @@ mod tests {
         assert_eq!(with_args(&["app", "serve", "-g"]).successor_args(), ["serve", "-g"]);
         assert_eq!(with_args(&["app", "--", "-g"]).successor_args(), ["-g", "--", "-g"]);
         assert_eq!(with_args(&["app"]).arg0(), "app");
+    }
+
+    #[test]
+    fn only_a_process_whose_end_would_be_the_services_has_to_supervise() {
+        let danger = |pid, notify_socket, exec_pid: Option<&str>, invocation_id, parent| {
+            let exec_pid = exec_pid.map(str::to_owned);
+            let parent_is_systemd: fn() -> bool = if parent { || true } else { || false };
+            Follower { pid, notify_socket, exec_pid, invocation_id, parent_is_systemd }.danger()
+        };
+        assert!(danger(1, false, None, false, false).unwrap().contains("PID 1"));
+        assert!(danger(1, true, None, false, false).is_some(), "a notify socket from outside saves no namespace");
+        assert!(danger(7, false, Some("7"), true, true).unwrap().contains("Type=notify"));
+        assert!(danger(7, false, None, true, true).is_some(), "a systemd before 248");
+        assert_eq!(danger(7, true, Some("7"), true, true), None, "systemd is told");
+        assert_eq!(danger(7, false, Some("6"), true, true), None, "a child of the main process");
+        assert_eq!(danger(7, false, None, true, false), None, "started from a shell within a service");
+        assert_eq!(danger(7, false, None, false, true), None, "a daemon, adopted by PID 1");
     }
 
     #[test]

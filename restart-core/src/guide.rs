@@ -146,7 +146,9 @@
 //! binds itself survive a crash with `FileDescriptorStoreMax=`.
 //!
 //! Where somebody follows one pid (a terminal, a container, runit, s6), start as a supervisor of yourself: call
-//! [`supervise`](crate::supervise) with arguments that make the program serve, and exit with what it returns.
+//! [`supervise`](crate::supervise) with arguments that make the program serve, and exit with what it returns. Do so too
+//! where [`must_supervise`](crate::must_supervise) tells that the end of this process would be the end of the service, as
+//! PID 1 and in a plain systemd unit: the first reload would be the last.
 //!
 //! # Testing it
 //!

@@ -40,7 +40,8 @@ const PASSED_ON: [i32; 5] = [SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2];
 ///
 /// `args` must make the program serve by itself. Inherited listeners (LISTEN_FDS) pass through to it. Where this process
 /// has a NOTIFY_SOCKET of its own, what the generations say is passed on there, but for whose pid is the main one.
-/// Blocks for as long as the service lives. Call it before any thread exists. On failure nothing is left running.
+/// Blocks for as long as the service lives. Call it before any thread exists but one that writes a log. On failure
+/// nothing is left running.
 pub fn supervise(args: Vec<OsString>) -> Result<u8, Error> {
     let failed = |error: io::Error| Error::system("cannot supervise", error);
     let environment = Environment::read()?;

@@ -162,10 +162,14 @@ fn serve_command<H: Handler + 'static>(
     config: &Config,
     application: impl FnOnce(&Config, &Generation) -> io::Result<Service<H>>,
 ) -> u8 {
-    if config.foreground && !config.graceful {
-        return supervise();
-    }
     let logs = Logs::install(config.log.as_deref());
+    let must = restart_core::must_supervise();
+    if !config.graceful && (config.foreground || must.is_some()) {
+        if let (false, Some(why)) = (config.foreground, must) {
+            log::info!("this process supervises the generations, as with --foreground: {why}");
+        }
+        return supervise(&logs);
+    }
     let capacity = Capacity::new(config.limits.requests.unwrap_or(usize::MAX));
     let metrics = Arc::new(Metrics::new(capacity));
     let code = match builder(config, &metrics).start() {
@@ -180,7 +184,7 @@ fn serve_command<H: Handler + 'static>(
 }
 
 /// Stays as the supervisor of a server that is started with the same arguments, but for this one wish.
-fn supervise() -> u8 {
+fn supervise(logs: &Logs) -> u8 {
     let wish = |arg: &OsStr| {
         let text = arg.to_string_lossy();
         ["--foreground", "--supervise"].contains(&text.split_once('=').map_or(&*text, |(flag, _)| flag))
@@ -191,10 +195,15 @@ fn supervise() -> u8 {
     let at = usize::from(given.first().is_some_and(|arg| arg == "serve"));
     let (command, flags) = given.split_at(at);
     let args = command.iter().cloned().chain([off]).chain(flags.iter().cloned()).collect();
-    restart_core::supervise(args).unwrap_or_else(|error| {
-        eprintln!("reborn: {error}");
+    if let Err(error) = logs.start_writer() {
+        eprintln!("reborn: the log cannot be written: {error}");
+    }
+    let code = restart_core::supervise(args).unwrap_or_else(|error| {
+        log::error!("{error}");
         exit::FAILED
-    })
+    });
+    logs.flush(FLUSH_TIMEOUT);
+    code
 }
 
 fn start_application<H: Handler + 'static>(

@@ -101,6 +101,26 @@ fn one_pid_stays_over_reloads_and_every_generation_is_adopted_and_buried() {
 }
 
 #[test]
+fn pid_1_without_foreground_supervises_by_itself_and_says_so() {
+    if !rustix::process::geteuid().is_root() {
+        return skip("only root may make a pid namespace");
+    }
+    // A notify socket from outside the namespace, as podman gives one, cannot save it.
+    for reborn in [Reborn::new(), Reborn::new().notify()] {
+        let server = reborn.demo().probation_ms(0).prelude(AS_PID_1).start();
+        let supervisor = children_of(server.first_pid())[0];
+        let kept = Kept { server, supervisor };
+        for _ in 0..2 {
+            let new = kept.reload();
+            kept.wait_adopted(new);
+        }
+        assert!(kept.server.log().contains("as with --foreground: it is PID 1"), "{}", kept.server.log());
+        kept.server.signal_to(kept.supervisor, Signal::TERM);
+        kept.assert_ends(0);
+    }
+}
+
+#[test]
 fn a_version_that_fails_changes_nothing_and_the_next_one_takes_over() {
     as_any_process_and_as_pid_1(|reborn| {
         let kept = Kept::start(reborn.args(["--ready-timeout", "3s", "--probation", "1s"]));
