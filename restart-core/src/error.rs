@@ -73,6 +73,11 @@ impl Error {
         Error::caused(Kind::System, what, source)
     }
 
+    /// What the application asked for cannot be.
+    pub(crate) fn refused(what: impl Into<String>) -> Error {
+        Error::new(Kind::System, what)
+    }
+
     /// An address or a listener's name that cannot be understood, or one that is asked for twice.
     pub fn is_address(&self) -> bool {
         self.kind == Kind::Address

@@ -27,7 +27,7 @@ use crate::listeners::{
 use crate::notify::Notifier;
 use crate::pid_file::PidFile;
 use crate::predecessor::{self, Predecessor, State};
-use crate::signals::Signals;
+use crate::signals::{Reopen, Signals};
 use crate::sys;
 
 /// A successor has to be ready within this time.
@@ -95,6 +95,7 @@ pub struct Builder {
     control: Place,
     pid_file: Option<PathBuf>,
     reload_signal: Option<i32>,
+    reopen_logs: Option<Reopen>,
     settings: Settings,
 }
 
@@ -126,6 +127,7 @@ impl Builder {
             control: Place::None,
             pid_file: None,
             reload_signal: None,
+            reopen_logs: None,
             settings,
         }
     }
@@ -165,8 +167,16 @@ impl Builder {
     }
 
     /// A signal that asks for a reload, beside SIGHUP and SIGUSR2. It may be SIGINT, which otherwise asks for a stop.
+    /// [`start`](Builder::start) fails where there is no such signal, or it cannot be handled.
     pub fn reload_signal(mut self, number: i32) -> Builder {
         self.reload_signal = Some(number);
+        self
+    }
+
+    /// What is done on SIGUSR1, which asks for the logs to be opened anew; without it the signal does nothing. It is
+    /// called on the task that runs [`Generation::run`], and must not block.
+    pub fn reopen_logs(mut self, reopen: impl Fn() + Send + Sync + 'static) -> Builder {
+        self.reopen_logs = Some(Box::new(reopen));
         self
     }
 
@@ -244,7 +254,7 @@ impl Builder {
     /// Every descriptor but 0, 1 and 2 is close-on-exec afterwards. Fails where what was inherited is not what it
     /// claims to be, where a socket cannot be bound, or where another server has the control socket; a predecessor is
     /// then told why, and goes on serving. Sockets bound meanwhile are closed again.
-    pub fn start(self) -> Result<Generation, Error> {
+    pub fn start(mut self) -> Result<Generation, Error> {
         let args: Vec<OsString> = std::env::args_os().collect();
         let stdin = if has_handover_flag(&args) { predecessor::take_channel()? } else { None };
         let (environment, signals, there) = match self.adopt(stdin.is_some()) {
@@ -270,7 +280,7 @@ impl Builder {
 
     /// What comes before any thread: the environment, the sockets that this process was started with (where there is a
     /// predecessor it gives them later), and the signals.
-    fn adopt(&self, succeeds: bool) -> Result<(Environment, Signals, Vec<Socket>), Error> {
+    fn adopt(&mut self, succeeds: bool) -> Result<(Environment, Signals, Vec<Socket>), Error> {
         let environment = Environment::read()?;
         let mut names = spare_names(&self.wanted, self.default.as_ref());
         let there = match (succeeds, environment.handover_flag) {
@@ -279,7 +289,8 @@ impl Builder {
             (false, false) => from_listen_fds(&environment, names)?,
         };
         sys::close_on_exec_from(3).map_err(|error| Error::system("cannot mark descriptors close-on-exec", error))?;
-        Ok((environment, Signals::install(self.reload_signal)?, there))
+        let signals = Signals::install(self.reload_signal, self.reopen_logs.take(), environment.handover_flag)?;
+        Ok((environment, signals, there))
     }
 
     fn take_place(

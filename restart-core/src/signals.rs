@@ -1,16 +1,35 @@
 //! Signals as events: signal-hook writes to a socket pair, and flags tell which ones came.
 //!
-//! A successor is started with these signals blocked; they are unblocked when the handlers stand, so that none that
-//! comes early kills it. SIGHUP that was ignored at the start stays ignored (`nohup(1)`).
+//! Owns what each signal means, so that none kills a server by accident: those that nobody sends on purpose get a handler
+//! that does nothing. They are handled, not ignored: a program that a handler of the application starts has them as ever,
+//! since exec resets a handler, and keeps what is ignored.
+//!
+//! | signal | meaning |
+//! |---|---|
+//! | HUP, USR2 | reload |
+//! | TERM, INT, QUIT, PWR (the halt of an LXC container) | stop |
+//! | USR1 | open the logs anew |
+//! | XFSZ (the write fails with EFBIG), PIPE (with EPIPE), ALRM, VTALRM, PROF, IO, STKFLT | nothing |
+//! | XCPU, real-time signals | the kernel's default, the end: a limit is meant to be one; nobody sends those by habit |
+//! | ILL, FPE, SEGV, BUS, ABRT, SYS, TRAP | the kernel's default: the program is at fault |
+//! | CHLD, CONT, TSTP, TTIN, TTOU, URG, WINCH | the kernel's default, which ends nothing |
+//!
+//! A successor is started with these signals blocked, so that none that comes early kills it; when the handlers stand it
+//! unblocks all signals: another version, or another flag, may have blocked others than are handled here. SIGHUP that was
+//! ignored at the start stays ignored (`nohup(1)`).
 
+use std::fmt;
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_io::Async;
+use libc::{
+    SIGALRM, SIGCHLD, SIGFPE, SIGHUP, SIGILL, SIGINT, SIGIO, SIGKILL, SIGPIPE, SIGPROF, SIGPWR, SIGQUIT, SIGSEGV,
+    SIGSTKFLT, SIGSTOP, SIGTERM, SIGUSR1, SIGUSR2, SIGVTALRM, SIGXFSZ,
+};
 use rustix::io::Errno;
-use signal_hook::consts::signal::{SIGHUP, SIGINT, SIGTERM, SIGUSR2};
 use signal_hook::low_level::pipe;
 
 use crate::error::Error;
@@ -23,35 +42,80 @@ pub(crate) enum Wish {
     Stop,
 }
 
+/// What a signal means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Meaning {
+    Wish(Wish),
+    /// The application is to open its logs anew.
+    Reopen,
+    Nothing,
+}
+
+const MEANINGS: [(i32, Meaning); 14] = [
+    (SIGHUP, Meaning::Wish(Wish::Reload)),
+    (SIGUSR2, Meaning::Wish(Wish::Reload)),
+    (SIGTERM, Meaning::Wish(Wish::Stop)),
+    (SIGINT, Meaning::Wish(Wish::Stop)),
+    (SIGQUIT, Meaning::Wish(Wish::Stop)),
+    (SIGPWR, Meaning::Wish(Wish::Stop)),
+    (SIGUSR1, Meaning::Reopen),
+    (SIGXFSZ, Meaning::Nothing),
+    (SIGPIPE, Meaning::Nothing),
+    (SIGALRM, Meaning::Nothing),
+    (SIGVTALRM, Meaning::Nothing),
+    (SIGPROF, Meaning::Nothing),
+    (SIGIO, Meaning::Nothing),
+    (SIGSTKFLT, Meaning::Nothing),
+];
+
+/// What the application does when its logs are to be opened anew.
+pub(crate) type Reopen = Box<dyn Fn() + Send + Sync>;
+
 /// The signals of this process.
-#[derive(Debug)]
 pub(crate) struct Signals {
     wakes: Async<UnixStream>,
-    flags: Vec<(Wish, Arc<AtomicBool>)>,
+    flags: Vec<(Meaning, Arc<AtomicBool>)>,
     numbers: Vec<i32>,
+    reopen: Option<Reopen>,
+}
+
+impl fmt::Debug for Signals {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Signals").field("numbers", &self.numbers).finish_non_exhaustive()
+    }
 }
 
 impl Signals {
-    /// Installs the handlers, then unblocks the signals. `extra` is one more signal that asks for a reload; it may be
-    /// one of those that otherwise ask for a stop.
-    pub(crate) fn install(extra: Option<i32>) -> Result<Signals, Error> {
+    /// Installs the handlers, then unblocks the signals: all of them in a `successor`. `extra` is one more signal that
+    /// asks for a reload, whatever else it means.
+    pub(crate) fn install(extra: Option<i32>, reopen: Option<Reopen>, successor: bool) -> Result<Signals, Error> {
+        if let Some((number, fault)) = extra.and_then(|number| Some((number, fault(number)?))) {
+            return Err(Error::refused(format!("the signal {number} cannot ask for a reload: {fault}")));
+        }
         let install = || -> io::Result<Signals> {
             sys::restore_sigchld()?;
             let (reader, writer) = UnixStream::pair()?;
             writer.set_nonblocking(true)?;
-            let mut signals = Signals { wakes: Async::new(reader)?, flags: vec![], numbers: vec![] };
-            for (number, wish) in wishes(extra) {
-                if number == SIGHUP && sys::is_ignored(number)? {
+            let mut signals = Signals { wakes: Async::new(reader)?, flags: vec![], numbers: vec![], reopen };
+            for (number, meaning) in meanings(extra) {
+                // What is ignored already needs no handler, and nohup(1) has its way.
+                if (number == SIGHUP || meaning == Meaning::Nothing) && sys::is_ignored(number)? {
                     continue;
                 }
                 let flag = Arc::new(AtomicBool::new(false));
                 // The flag comes first: a wake-up must find it set.
                 signal_hook::flag::register(number, Arc::clone(&flag))?;
-                pipe::register(number, writer.try_clone()?)?;
-                signals.flags.push((wish, flag));
+                if meaning != Meaning::Nothing {
+                    pipe::register(number, writer.try_clone()?)?;
+                }
+                signals.flags.push((meaning, flag));
                 signals.numbers.push(number);
             }
-            sys::unblock_signals(&signals.numbers)?;
+            if successor {
+                sys::unblock_all_signals()?;
+            } else {
+                sys::unblock_signals(&signals.numbers)?;
+            }
             Ok(signals)
         };
         install().map_err(|error| Error::system("cannot install the signal handlers", error))
@@ -73,9 +137,14 @@ impl Signals {
                 })
                 .await?;
             let mut wishes: Vec<Wish> = Vec::new();
-            for (wish, flag) in &self.flags {
-                if flag.swap(false, Ordering::AcqRel) && !wishes.contains(wish) {
-                    wishes.push(*wish);
+            for (meaning, flag) in &self.flags {
+                if !flag.swap(false, Ordering::AcqRel) {
+                    continue;
+                }
+                match (meaning, &self.reopen) {
+                    (Meaning::Wish(wish), _) if !wishes.contains(wish) => wishes.push(*wish),
+                    (Meaning::Reopen, Some(reopen)) => reopen(),
+                    _ => {}
                 }
             }
             if !wishes.is_empty() {
@@ -85,13 +154,35 @@ impl Signals {
     }
 }
 
-fn wishes(extra: Option<i32>) -> Vec<(i32, Wish)> {
-    let mut all = vec![(SIGHUP, Wish::Reload), (SIGUSR2, Wish::Reload), (SIGTERM, Wish::Stop), (SIGINT, Wish::Stop)];
+/// Sees to it that what means nothing ends no process.
+pub(crate) fn make_harmless() -> io::Result<()> {
+    for (number, _) in MEANINGS.iter().filter(|(_, meaning)| *meaning == Meaning::Nothing) {
+        if !sys::is_ignored(*number)? {
+            signal_hook::flag::register(*number, Arc::default())?;
+        }
+    }
+    Ok(())
+}
+
+fn meanings(extra: Option<i32>) -> Vec<(i32, Meaning)> {
+    let mut all = MEANINGS.to_vec();
     if let Some(extra) = extra {
         all.retain(|(number, _)| *number != extra);
-        all.push((extra, Wish::Reload));
+        all.push((extra, Meaning::Wish(Wish::Reload)));
     }
     all
+}
+
+/// Why a number cannot be a signal that asks for a reload.
+fn fault(number: i32) -> Option<&'static str> {
+    match number {
+        SIGKILL | SIGSTOP => Some("the kernel lets no process catch it"),
+        SIGILL | SIGFPE | SIGSEGV => Some("it reports a fault of the program itself"),
+        SIGCHLD => Some("it reports the end of child processes"),
+        1..=31 => None,
+        number if (libc::SIGRTMIN()..=libc::SIGRTMAX()).contains(&number) => None,
+        _ => Some("there is no such signal"),
+    }
 }
 
 #[cfg(test)]
@@ -100,8 +191,24 @@ mod tests {
 
     #[test]
     fn the_extra_signal_takes_the_place_of_its_usual_meaning() {
-        assert!(wishes(Some(SIGINT)).contains(&(SIGINT, Wish::Reload)));
-        assert_eq!(wishes(Some(SIGINT)).len(), 4);
-        assert_eq!(wishes(Some(12345)).len(), 5);
+        let reload = Meaning::Wish(Wish::Reload);
+        for number in [SIGINT, SIGUSR1, SIGALRM] {
+            assert!(meanings(Some(number)).contains(&(number, reload)));
+            assert_eq!(meanings(Some(number)).len(), MEANINGS.len());
+        }
+        assert_eq!(meanings(Some(libc::SIGRTMAX())).len(), MEANINGS.len() + 1);
+    }
+
+    #[test]
+    fn a_number_that_cannot_be_the_reload_signal_is_a_clear_error() {
+        for number in [SIGKILL, SIGSTOP, SIGILL, SIGFPE, SIGSEGV, SIGCHLD, 0, -1, 32, 33, 65, 12345] {
+            let error = Signals::install(Some(number), None, false).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("the signal {number} cannot ask for a reload: ")), "{error}");
+        }
+    }
+
+    #[test]
+    fn no_signal_is_handled_that_cannot_be() {
+        assert!(MEANINGS.iter().all(|(number, _)| fault(*number).is_none()));
     }
 }

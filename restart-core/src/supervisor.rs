@@ -21,19 +21,20 @@ use rustix::io::Errno;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus};
 use sd_notify::NotifyState;
-use signal_hook::consts::signal::{SIGCHLD, SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
+use signal_hook::consts::signal::{SIGCHLD, SIGHUP, SIGINT, SIGIO, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH};
 use signal_hook::low_level::pipe;
 
 use crate::environment::Environment;
 use crate::error::Error;
-use crate::sys;
+use crate::{signals, sys};
 
 /// A notification is no longer than this; systemd takes no longer ones either.
 const DATAGRAM_BYTES_MAX: usize = 4096;
 /// After the main process has died, a successor that takes over by itself gets this long to say so.
 const SUCCESSION: Duration = Duration::from_secs(2);
-/// What is passed on to the main process as it comes. SIGCHLD is for the supervisor itself.
-const PASSED_ON: [i32; 5] = [SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2];
+/// What is passed on to the main process as it comes: all that may mean something to it. SIGCHLD is for the supervisor
+/// itself, and what means nothing to a generation ends the supervisor no more than that.
+const PASSED_ON: [i32; 9] = [SIGHUP, SIGINT, SIGTERM, SIGQUIT, libc::SIGPWR, SIGUSR1, SIGUSR2, SIGWINCH, SIGIO];
 
 /// Starts this program again with `args`, and follows its generations until the last one has ended. Returns the exit
 /// code to end with: that of the last main process, or 128 and the signal's number where a signal ended it.
@@ -88,6 +89,9 @@ impl Supervisor {
             pipe::register(number, writer.try_clone()?)?;
             flags.push((number, flag));
         }
+        signals::make_harmless()?;
+        // Whoever started this process may have left some blocked, and the generations would inherit that.
+        sys::unblock_all_signals()?;
         let (socket, path) = bind_notify_socket()?;
         rustix::net::sockopt::set_socket_passcred(&socket, true)?;
         Ok(Supervisor { socket, path, wakes, flags, main: None, heir: None, ended: None })

@@ -119,6 +119,11 @@ pub(crate) fn unblock_signals(signals: &[i32]) -> io::Result<()> {
     change_mask(libc::SIG_UNBLOCK, signals).map(drop)
 }
 
+/// Unblocks every signal for the calling thread, and so for every thread that it starts from then on.
+pub(crate) fn unblock_all_signals() -> io::Result<()> {
+    change_mask(libc::SIG_SETMASK, &[]).map(drop)
+}
+
 fn change_mask(how: libc::c_int, signals: &[i32]) -> io::Result<libc::sigset_t> {
     let mut set = MaybeUninit::<libc::sigset_t>::uninit();
     let mut before = MaybeUninit::<libc::sigset_t>::uninit();

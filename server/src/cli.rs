@@ -133,7 +133,8 @@ Configuration file: with --config FILE, each flag but -g is also a key of a TOML
   listen = [\"web=0.0.0.0:80\", \"local=unix:/run/web.sock\"]
   A reload reads it afresh. `reborn check` shows what holds, and from where.
 
-Signals: HUP and USR2 reload, TERM and INT stop gracefully.
+Signals: HUP and USR2 reload. TERM, INT, QUIT and PWR stop gracefully. USR1 opens the access log anew. \
+PIPE, XFSZ, ALRM, VTALRM, PROF, IO and STKFLT do nothing.
 
 Examples:
   reborn serve --root /srv/www --listen 0.0.0.0:80
@@ -164,7 +165,7 @@ FROM         bound: by the server itself; activated: by systemd or systemfd
 
 const STOP_FOOTER: &str = "\
 Requests in flight are finished, for at most --drain-timeout; it returns when the server has ended. \
-The signals TERM and INT stop it as well.
+The signals TERM, INT, QUIT and PWR stop it as well.
 
 ";
 

@@ -72,6 +72,79 @@ fn under_nohup_a_hangup_does_nothing_and_the_other_signal_reloads() {
 }
 
 #[test]
+fn a_signal_of_habit_or_of_a_limit_ends_nobody_and_costs_no_request() {
+    // In any generation, and while it starts; with the supervisor before them as well.
+    for foreground in [false, true] {
+        let reborn = Reborn::new().demo().probation_ms(0);
+        let server = if foreground { reborn.arg("--foreground").start() } else { reborn.start() };
+        let harmless = [
+            Signal::USR1,
+            Signal::PIPE,
+            Signal::ALARM,
+            Signal::VTALARM,
+            Signal::PROF,
+            Signal::IO,
+            Signal::STKFLT,
+            Signal::XFSZ,
+            Signal::WINCH,
+            Signal::URG,
+        ];
+        let signal_all = || {
+            for (signal, pid) in
+                harmless.iter().flat_map(|signal| server.generations().into_iter().map(move |pid| (signal, pid)))
+            {
+                server.signal_to(pid, *signal);
+            }
+        };
+        let held = server.hold();
+        signal_all();
+        server.replace_binary(&Version::Broken(Mode::WaitsAtGate));
+        let reload = server.reload_in_background();
+        let successor = server.wait_broken(0);
+        // What waits there is a shell, which does not survive those that are not blocked: only a server handles them.
+        for signal in &harmless {
+            server.signal_to(successor, *signal);
+        }
+        server.open_gate();
+        reload.join().unwrap().assert_success();
+        signal_all();
+        assert!(held.finish().is_ok(), "{}", server.state());
+        assert_eq!(server.generation(), 2, "{}", server.log());
+        server.stop().assert_success();
+    }
+}
+
+#[test]
+fn quit_and_power_failure_stop_in_order() {
+    for signal in [Signal::QUIT, Signal::POWER] {
+        for foreground in [false, true] {
+            let reborn = Reborn::new().demo().probation_ms(0);
+            let server = if foreground { reborn.arg("--foreground").start() } else { reborn.start() };
+            let held = server.hold();
+            server.signal_to(server.first_pid(), signal);
+            server.wait_until("it stops", |server| server.status()["state"] == "stopping");
+            assert!(held.finish().is_ok(), "{}", server.state());
+            assert_eq!(server.wait_end(server.first_pid()), Ended::Code(0), "{}", server.log());
+            server.wait_nothing_left();
+        }
+    }
+}
+
+#[test]
+fn a_signal_that_a_predecessor_blocked_is_blocked_for_no_successor() {
+    let server = Reborn::new().demo().probation_ms(0).args(["--config", "flags.toml"]);
+    let flags = server.folder().join("flags.toml");
+    std::fs::write(&flags, "reload-signal = \"WINCH\"\n").unwrap();
+    let server = server.start();
+    server.reload_by(Signal::WINCH);
+    std::fs::write(&flags, "").unwrap();
+    let pid = server.reload_ok();
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let blocked = status.lines().find_map(|line| line.strip_prefix("SigBlk:")).unwrap().trim();
+    assert_eq!(blocked, "0000000000000000", "{status}");
+}
+
+#[test]
 fn ctrl_c_during_a_reload_ends_every_generation() {
     let server = Reborn::new().demo().own_group().args(["--probation", "1m"]).start();
     let old = server.first_pid();
