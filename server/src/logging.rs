@@ -10,12 +10,12 @@ mod queue;
 use std::fmt::{self, Write as _};
 use std::io::{self, Write};
 use std::os::fd::AsFd;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 use std::{env, panic, process};
 
 use env_logger::Target;
 use log::Level;
-pub(crate) use queue::{Lost, Patient, Queue, WRITE_BYTES_MAX};
+pub(crate) use queue::{Lost, Patient, Queue, Sink, WRITE_BYTES_MAX};
 
 /// What is logged where neither `--log` nor `RUST_LOG` says otherwise.
 pub const FILTER_DEFAULT: &str = "info";
@@ -150,12 +150,13 @@ impl fmt::Write for Line {
 }
 
 /// Says in the log itself that lines found no room. That the log cannot be written has nowhere to be reported to.
-fn reporter<S: Write>(style: Style) -> impl FnMut(&mut S, &Lost) + Send {
+fn reporter<S: Write>(style: Style) -> impl FnMut(&mut S, Lost) -> Option<Instant> + Send {
     move |sink, lost| {
         if lost.error.is_none() {
             let text = format_args!("{} log lines dropped: standard error did not take them in time", lost.lines);
             _ = sink.write_all(style.line(SystemTime::now(), Level::Warn, text).as_bytes());
         }
+        None
     }
 }
 

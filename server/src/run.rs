@@ -19,7 +19,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-use crate::access::AccessLog;
+use crate::access::{AccessLog, Reopener};
 use crate::app::{App, AppConfig, Identity};
 use crate::cli::{self, ClientArgs, Command, ReloadArgs, ServeArgs, StatusArgs};
 use crate::config::{Config, DEFAULT_LISTEN};
@@ -172,8 +172,10 @@ fn serve_command<H: Handler + 'static>(
     }
     let capacity = Capacity::new(config.limits.requests.unwrap_or(usize::MAX));
     let metrics = Arc::new(Metrics::new(capacity));
-    let code = match builder(config, &metrics).start() {
-        Ok(generation) => start_application(config, generation, &logs, &metrics, application),
+    let reopener = Reopener::default();
+    let reopening = reopener.clone();
+    let code = match builder(config, &metrics).reopen_logs(move || reopening.reopen()).start() {
+        Ok(generation) => start_application(config, generation, &logs, (&metrics, &reopener), application),
         Err(error) => {
             log::error!("cannot serve: {error}");
             exit::FAILED
@@ -210,7 +212,7 @@ fn start_application<H: Handler + 'static>(
     config: &Config,
     generation: Generation,
     logs: &Logs,
-    metrics: &Arc<Metrics>,
+    (metrics, reopener): (&Arc<Metrics>, &Reopener),
     application: impl FnOnce(&Config, &Generation) -> io::Result<Service<H>>,
 ) -> u8 {
     if let Err(error) = logs.start_writer() {
@@ -221,6 +223,9 @@ fn start_application<H: Handler + 'static>(
         .and_then(|service| Ok((service, access_log(config, &generation)?, Workers::start(config.threads)?)));
     match opened {
         Ok((mut service, access_log, workers)) => {
+            if let Some(log) = &access_log {
+                reopener.leads_to(log);
+            }
             service.observers.extend(access_log.iter().map(AccessLog::observer));
             let exit = serve(config, generation, workers, service, metrics);
             access_log.inspect(|log| log.flush(FLUSH_TIMEOUT));

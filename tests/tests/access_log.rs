@@ -15,7 +15,7 @@ use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat};
 use serde_json::Value;
 use smol::block_on;
 use tests::{
-    Ended, Reborn, Server,
+    Ended, Reborn, Server, Signal,
     load::{Connection, Limits, Request, Target},
 };
 
@@ -115,6 +115,51 @@ fn a_renamed_file_is_followed_by_a_new_one_at_the_reload() {
     server.wait_end(old);
     assert!(fs::read_to_string(&rotated).unwrap().contains("/slow?ms=500"), "the old process keeps to the old file");
     assert_eq!(fs::read_to_string(&path).unwrap().lines().count(), 1);
+}
+
+#[test]
+fn a_renamed_file_is_followed_by_a_new_one_without_a_reload() {
+    let (reborn, path) = logging("common");
+    let server = reborn.start();
+    let old = path.with_extension("old");
+    server.ask();
+    wait_lines(&server, &path, 1);
+    fs::rename(&path, &old).unwrap();
+    server.signal(Signal::USR1);
+    server.wait_until("the new file is there, without a request", |_| path.exists());
+    server.ask();
+    wait_lines(&server, &path, 1);
+    // Nobody says a word, as with `truncate` or an administrator's `rm`.
+    fs::remove_file(&path).unwrap();
+    server.wait_until("it is noticed", |server| {
+        server.ask();
+        path.exists()
+    });
+    assert_eq!((server.generation(), fs::read_to_string(&old).unwrap().lines().count()), (1, 1));
+    assert!(server.log().contains("is opened anew"), "{}", server.log());
+}
+
+#[test]
+fn a_log_that_reaches_its_limit_costs_lines_and_few_warnings() {
+    let (reborn, path) = logging("common");
+    // In blocks of 512 bytes.
+    let server = reborn.prelude("ulimit -f 1").start();
+    server.wait_until("the file is full and lines are lost", |server| {
+        server.ask();
+        server.log().contains("cannot be written to: File too large")
+    });
+    for _ in 0..200 {
+        server.ask();
+    }
+    assert_eq!(server.pid(), server.first_pid());
+    assert!(path.metadata().unwrap().len() <= 512);
+    server.stop().assert_success();
+    let said: Vec<u64> = server
+        .log()
+        .lines()
+        .filter_map(|line| line.split_once("] ")?.1.split_once(" lines of the access log are lost")?.0.parse().ok())
+        .collect();
+    assert!(said.len() <= 5 && said.iter().sum::<u64>() >= 200, "{}", server.log());
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
@@ -25,6 +25,7 @@ pub(crate) struct Queue(Arc<Shared>);
 
 struct Shared {
     state: Mutex<State>,
+    started: Mutex<bool>,
     /// Notified when there is something to write.
     filled: Condvar,
     /// Notified when all is written.
@@ -41,7 +42,10 @@ struct State {
     writing: bool,
     /// Somebody waits for all to be written.
     hurried: bool,
-    started: bool,
+    /// The place is to be looked at before anything is written.
+    refresh: bool,
+    /// When the last losses are to be reported that are not yet.
+    unsaid: Option<Instant>,
 }
 
 /// Lines that were not written.
@@ -50,11 +54,27 @@ pub(crate) struct Lost {
     pub(crate) lines: u64,
     /// Why they could not be written; without it they found no room.
     pub(crate) error: Option<io::Error>,
+    /// There may be no later time to report them.
+    pub(crate) hurried: bool,
+}
+
+/// Where lines are written to.
+pub(crate) trait Sink: Write {
+    /// Called before each write, and when somebody asks for it (`asked`): whether it is still the right place.
+    fn refresh(&mut self, _asked: bool) {}
+}
+
+/// What the writer has to do.
+struct Work {
+    lines: Vec<u8>,
+    dropped: u64,
+    hurried: bool,
+    refresh: bool,
 }
 
 impl State {
     fn has_work(&self) -> bool {
-        !self.lines.is_empty() || self.dropped > 0
+        !self.lines.is_empty() || self.dropped > 0 || self.refresh || (self.hurried && self.unsaid.is_some())
     }
 }
 
@@ -62,23 +82,25 @@ impl Queue {
     /// A buffer of so many bytes, whose writer lets lines gather for `pause` to write them together.
     pub(crate) fn new(bytes_max: usize, pause: Duration) -> Queue {
         let (state, filled, drained) = (Mutex::default(), Condvar::new(), Condvar::new());
-        Queue(Arc::new(Shared { state, filled, drained, bytes_max, pause }))
+        let started = Mutex::new(false);
+        Queue(Arc::new(Shared { state, started, filled, drained, bytes_max, pause }))
     }
 
-    /// Starts the thread that writes to `sink`, once; what is lost is told to `report`, within that thread.
-    pub(crate) fn start<S: Write + Send + 'static>(
+    /// Starts the thread that writes to `sink`, once; what is lost is told to `report`, within that thread. Where that
+    /// keeps some of it to itself, it says by when it has to be called again, if need be with nothing new.
+    pub(crate) fn start<S: Sink + Send + 'static>(
         &self,
         name: &str,
         sink: S,
-        report: impl FnMut(&mut S, &Lost) + Send + 'static,
+        report: impl FnMut(&mut S, Lost) -> Option<Instant> + Send + 'static,
     ) -> io::Result<()> {
-        let mut state = self.lock();
-        if state.started {
+        let mut started = self.0.started.lock().unwrap_or_else(PoisonError::into_inner);
+        if *started {
             return Ok(());
         }
         let queue = self.clone();
         thread::Builder::new().name(name.to_owned()).spawn(move || queue.write_for_ever(sink, report))?;
-        state.started = true;
+        *started = true;
         Ok(())
     }
 
@@ -109,39 +131,66 @@ impl Queue {
         !outcome.timed_out()
     }
 
+    /// Has the place looked at soon, whether there is something to write or not.
+    pub(crate) fn refresh(&self) {
+        self.lock().refresh = true;
+        self.0.filled.notify_one();
+    }
+
     /// The writer's whole life.
-    fn write_for_ever<S: Write>(&self, mut sink: S, mut report: impl FnMut(&mut S, &Lost)) {
+    fn write_for_ever<S: Sink>(&self, mut sink: S, mut report: impl FnMut(&mut S, Lost) -> Option<Instant>) {
+        let mut unsaid = None;
         loop {
-            let (lines, dropped) = self.take();
+            let Work { lines, dropped, hurried, refresh } = self.take();
             if dropped > 0 {
-                report(&mut sink, &Lost { lines: dropped, error: None });
+                unsaid = report(&mut sink, Lost { lines: dropped, error: None, hurried });
             }
-            let mut failed = Lost { lines: 0, error: None };
+            if refresh || !lines.is_empty() {
+                sink.refresh(refresh);
+            }
+            let mut failed = Lost { lines: 0, error: None, hurried };
             for piece in pieces(&lines) {
                 if let Err(error) = sink.write_all(piece) {
                     failed.lines += piece.split_inclusive(|byte| *byte == b'\n').count() as u64;
                     failed.error = Some(error);
                 }
             }
-            if failed.lines > 0 {
-                report(&mut sink, &failed);
+            if failed.lines > 0 || unsaid.is_some() {
+                unsaid = report(&mut sink, failed);
             }
-            self.lock().writing = false;
+            let mut state = self.lock();
+            (state.writing, state.unsaid) = (false, unsaid);
+            drop(state);
             self.0.drained.notify_all();
         }
     }
 
-    /// Waits for work, lets it gather, and takes all of it.
-    fn take(&self) -> (Vec<u8>, u64) {
-        let waited = self.0.filled.wait_while(self.lock(), |state| !state.has_work());
-        let mut state = waited.unwrap_or_else(PoisonError::into_inner);
+    /// Waits for work, or until losses have to be reported; lets lines gather, and takes all of it.
+    fn take(&self) -> Work {
+        let mut state = self.lock();
+        while !state.has_work() {
+            let Some(due) = state.unsaid else {
+                state = self.0.filled.wait(state).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            };
+            let left = due.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            state = self.0.filled.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
         if !self.0.pause.is_zero() {
-            let few = |state: &mut State| !state.hurried && state.lines.len() < BATCH_BYTES;
+            let few = |state: &mut State| !state.hurried && !state.refresh && state.lines.len() < BATCH_BYTES;
             let waited = self.0.filled.wait_timeout_while(state, self.0.pause, few);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
         state.writing = true;
-        (std::mem::take(&mut state.lines), std::mem::take(&mut state.dropped))
+        Work {
+            lines: std::mem::take(&mut state.lines),
+            dropped: std::mem::take(&mut state.dropped),
+            hurried: state.hurried,
+            refresh: std::mem::take(&mut state.refresh),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -165,6 +214,8 @@ fn pieces(lines: &[u8]) -> impl Iterator<Item = &[u8]> {
 /// A descriptor that is written to without a lock of the standard library, which a blocked write would hold for
 /// everybody, and that is waited for where somebody made it non-blocking.
 pub(crate) struct Patient<F>(pub(crate) F);
+
+impl<F: AsFd> Sink for Patient<F> {}
 
 impl<F: AsFd> Write for Patient<F> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -215,6 +266,8 @@ mod tests {
         }
     }
 
+    impl Sink for Gate {}
+
     fn gated(queue: &Queue) -> (mpsc::Sender<()>, mpsc::Receiver<Vec<u8>>) {
         let (opener, open) = mpsc::channel();
         let (seen, shown) = mpsc::channel();
@@ -223,8 +276,10 @@ mod tests {
     }
 
     /// Writes the report of a loss where the lines went.
-    fn reported(sink: &mut impl Write, lost: &Lost) {
+    #[expect(clippy::needless_pass_by_value, reason = "a queue calls it like that")]
+    fn reported(sink: &mut impl Write, lost: Lost) -> Option<Instant> {
         _ = writeln!(sink, "{} lost", lost.lines);
+        None
     }
 
     #[test]
@@ -290,10 +345,13 @@ mod tests {
                 Ok(())
             }
         }
+        impl Sink for Broken {}
         let queue = queue();
         let (teller, told) = mpsc::channel();
-        let report =
-            move |_: &mut Broken, lost: &Lost| teller.send((lost.lines, lost.error.as_ref().unwrap().kind())).unwrap();
+        let report = move |_: &mut Broken, lost: Lost| {
+            teller.send((lost.lines, lost.error.unwrap().kind())).unwrap();
+            None
+        };
         queue.start("test", Broken, report).unwrap();
         for _ in 0..3 {
             queue.push(b"one\ntwo\n");
