@@ -87,7 +87,8 @@ pub(crate) fn runtime_directory() -> Option<PathBuf> {
 /// first reload: there is nobody who can be told of the next one. `None` where that is no danger. A process that is told
 /// why has to [`supervise`](crate::supervise); one that a predecessor started (`-g`) is never told.
 ///
-/// It is PID 1 of its pid namespace, with which everything else ends; or systemd waits for this very process, and has
+/// It is PID 1 of its pid namespace, with which everything else ends; or it leads the session of a terminal, which hangs up
+/// with its end (`ssh -t`, `xterm -e`); or systemd waits for this very process, and has
 /// given it no NOTIFY_SOCKET (`Type=simple` or `exec`). Under `Type=forking` with `PIDFile=` systemd follows the pid file.
 pub fn must_supervise() -> Option<&'static str> {
     let args: Vec<OsString> = env::args_os().collect();
@@ -100,6 +101,7 @@ pub fn must_supervise() -> Option<&'static str> {
         notify_socket: env::var_os("NOTIFY_SOCKET").is_some_and(|path| !path.is_empty()),
         exec_pid: set("SYSTEMD_EXEC_PID"),
         invocation_id: set("INVOCATION_ID").is_some(),
+        leads_a_terminal: crate::signals::leads_a_terminal(),
         parent_is_systemd,
     };
     follower.danger()
@@ -108,6 +110,7 @@ pub fn must_supervise() -> Option<&'static str> {
 /// Who may wait for the end of this process.
 struct Follower {
     pid: u32,
+    leads_a_terminal: bool,
     notify_socket: bool,
     exec_pid: Option<String>,
     invocation_id: bool,
@@ -118,6 +121,9 @@ impl Follower {
     fn danger(&self) -> Option<&'static str> {
         if self.pid == 1 {
             return Some("it is PID 1, with which everything in its pid namespace ends");
+        }
+        if self.leads_a_terminal {
+            return Some("it leads the session of its terminal, which hangs up with it");
         }
         if self.notify_socket {
             return None;
@@ -179,7 +185,8 @@ mod tests {
         let danger = |pid, notify_socket, exec_pid: Option<&str>, invocation_id, parent| {
             let exec_pid = exec_pid.map(str::to_owned);
             let parent_is_systemd: fn() -> bool = if parent { || true } else { || false };
-            Follower { pid, notify_socket, exec_pid, invocation_id, parent_is_systemd }.danger()
+            let leads_a_terminal = false;
+            Follower { pid, leads_a_terminal, notify_socket, exec_pid, invocation_id, parent_is_systemd }.danger()
         };
         assert!(danger(1, false, None, false, false).unwrap().contains("PID 1"));
         assert!(danger(1, true, None, false, false).is_some(), "a notify socket from outside saves no namespace");

@@ -6,7 +6,7 @@
 //!
 //! | signal | meaning |
 //! |---|---|
-//! | HUP, USR2 | reload |
+//! | HUP, USR2 | reload; HUP of a terminal that closes: stop |
 //! | TERM, INT, QUIT, PWR (the halt of an LXC container) | stop |
 //! | USR1 | open the logs anew |
 //! | XFSZ (the write fails with EFBIG), PIPE (with EPIPE), ALRM, VTALRM, PROF, IO, STKFLT | nothing |
@@ -17,9 +17,14 @@
 //! A successor is started with these signals blocked, so that none that comes early kills it; when the handlers stand it
 //! unblocks all signals: another version, or another flag, may have blocked others than are handled here. SIGHUP that was
 //! ignored at the start stays ignored (`nohup(1)`).
+//!
+//! A terminal that closes sends SIGHUP by the kernel to its foreground job; a shell passes it on to the other ones, when
+//! the terminal is gone already. A SIGHUP of anybody else, and one that a shell sends while it has its terminal, is meant
+//! for a reload, also where the terminal that this process was started in has long been closed.
 
 use std::fmt;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -29,6 +34,7 @@ use libc::{
     SIGALRM, SIGCHLD, SIGFPE, SIGHUP, SIGILL, SIGINT, SIGIO, SIGKILL, SIGPIPE, SIGPROF, SIGPWR, SIGQUIT, SIGSEGV,
     SIGSTKFLT, SIGSTOP, SIGTERM, SIGUSR1, SIGUSR2, SIGVTALRM, SIGXFSZ,
 };
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use signal_hook::low_level::pipe;
 
@@ -46,13 +52,15 @@ pub(crate) enum Wish {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Meaning {
     Wish(Wish),
+    /// A reload, or a stop where a terminal hangs up.
+    HangUp,
     /// The application is to open its logs anew.
     Reopen,
     Nothing,
 }
 
 const MEANINGS: [(i32, Meaning); 14] = [
-    (SIGHUP, Meaning::Wish(Wish::Reload)),
+    (SIGHUP, Meaning::HangUp),
     (SIGUSR2, Meaning::Wish(Wish::Reload)),
     (SIGTERM, Meaning::Wish(Wish::Stop)),
     (SIGINT, Meaning::Wish(Wish::Stop)),
@@ -71,11 +79,50 @@ const MEANINGS: [(i32, Meaning); 14] = [
 /// What the application does when its logs are to be opened anew.
 pub(crate) type Reopen = Box<dyn Fn() + Send + Sync>;
 
+/// SIGHUP, by what its senders mean.
+pub(crate) struct HangUps(Arc<sys::Senders>);
+
+impl HangUps {
+    /// Notes each that comes from now on.
+    pub(crate) fn watch() -> io::Result<HangUps> {
+        // Without a terminal there is none that could close, and the leader no shell that tells of it.
+        let shell = sys::session_leader().filter(|_| terminal().is_ok());
+        sys::note_senders(SIGHUP, shell).map(HangUps)
+    }
+
+    /// What those that came since the last call ask for.
+    pub(crate) fn take(&self) -> Vec<Wish> {
+        let sys::Senders { kernel, named: shell, others } = &*self.0;
+        let [kernel, shell, others] = [kernel, shell, others].map(|flag| flag.swap(false, Ordering::AcqRel));
+        let closed = kernel || (shell && is_terminal_gone());
+        let reload = others || (shell && !closed);
+        let wishes = [(closed, Wish::Stop), (reload, Wish::Reload)];
+        wishes.into_iter().filter_map(|(is_meant, wish)| is_meant.then_some(wish)).collect()
+    }
+}
+
+/// Whether this process has no controlling terminal (any more).
+fn is_terminal_gone() -> bool {
+    terminal().is_err_and(|error| error == Errno::NXIO)
+}
+
+/// Whether this process leads the session of a terminal: with its end that hangs up.
+pub(crate) fn leads_a_terminal() -> bool {
+    let this = rustix::process::getpid().as_raw_nonzero().get();
+    sys::session_leader() == Some(this) && terminal().is_ok()
+}
+
+fn terminal() -> Result<OwnedFd, Errno> {
+    let flags = OFlags::RDONLY | OFlags::NOCTTY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    rustix::fs::open("/dev/tty", flags, Mode::empty())
+}
+
 /// The signals of this process.
 pub(crate) struct Signals {
     wakes: Async<UnixStream>,
     flags: Vec<(Meaning, Arc<AtomicBool>)>,
     numbers: Vec<i32>,
+    hang_ups: Option<HangUps>,
     reopen: Option<Reopen>,
 }
 
@@ -96,14 +143,18 @@ impl Signals {
             sys::restore_sigchld()?;
             let (reader, writer) = UnixStream::pair()?;
             writer.set_nonblocking(true)?;
-            let mut signals = Signals { wakes: Async::new(reader)?, flags: vec![], numbers: vec![], reopen };
+            let wakes = Async::new(reader)?;
+            let mut signals = Signals { wakes, flags: vec![], numbers: vec![], hang_ups: None, reopen };
             for (number, meaning) in meanings(extra) {
                 // What is ignored already needs no handler, and nohup(1) has its way.
                 if (number == SIGHUP || meaning == Meaning::Nothing) && sys::is_ignored(number)? {
                     continue;
                 }
                 let flag = Arc::new(AtomicBool::new(false));
-                // The flag comes first: a wake-up must find it set.
+                // Flags come first: a wake-up must find them set.
+                if meaning == Meaning::HangUp {
+                    signals.hang_ups = Some(HangUps::watch()?);
+                }
                 signal_hook::flag::register(number, Arc::clone(&flag))?;
                 if meaning != Meaning::Nothing {
                     pipe::register(number, writer.try_clone()?)?;
@@ -141,12 +192,16 @@ impl Signals {
                 if !flag.swap(false, Ordering::AcqRel) {
                     continue;
                 }
-                match (meaning, &self.reopen) {
-                    (Meaning::Wish(wish), _) if !wishes.contains(wish) => wishes.push(*wish),
-                    (Meaning::Reopen, Some(reopen)) => reopen(),
+                match (meaning, &self.reopen, &self.hang_ups) {
+                    (Meaning::Wish(wish), ..) => wishes.push(*wish),
+                    (Meaning::HangUp, _, Some(hang_ups)) => wishes.extend(hang_ups.take()),
+                    (Meaning::Reopen, Some(reopen), _) => reopen(),
                     _ => {}
                 }
             }
+            // A stop comes first: a reload that is refused for it costs nothing.
+            wishes.sort_by_key(|wish| *wish == Wish::Reload);
+            wishes.dedup();
             if !wishes.is_empty() {
                 return Ok(wishes);
             }
@@ -166,7 +221,7 @@ pub(crate) fn make_harmless() -> io::Result<()> {
 
 fn meanings(extra: Option<i32>) -> Vec<(i32, Meaning)> {
     let mut all = MEANINGS.to_vec();
-    if let Some(extra) = extra {
+    if let Some(extra) = extra.filter(|extra| ![SIGHUP, SIGUSR2].contains(extra)) {
         all.retain(|(number, _)| *number != extra);
         all.push((extra, Meaning::Wish(Wish::Reload)));
     }

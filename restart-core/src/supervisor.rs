@@ -26,7 +26,8 @@ use signal_hook::low_level::pipe;
 
 use crate::environment::Environment;
 use crate::error::Error;
-use crate::{signals, sys};
+use crate::signals::{self, HangUps, Wish};
+use crate::sys;
 
 /// A notification is no longer than this; systemd takes no longer ones either.
 const DATAGRAM_BYTES_MAX: usize = 4096;
@@ -64,6 +65,8 @@ struct Supervisor {
     path: PathBuf,
     wakes: UnixStream,
     flags: Vec<(i32, Arc<AtomicBool>)>,
+    /// None where nohup(1) has its way.
+    hang_ups: Option<HangUps>,
     main: Option<Pid>,
     /// Who said that it is ready while another process was the main one: it has noticed that one's end before we do.
     heir: Option<Pid>,
@@ -78,11 +81,14 @@ impl Supervisor {
         let (wakes, writer) = UnixStream::pair()?;
         wakes.set_nonblocking(true)?;
         writer.set_nonblocking(true)?;
-        let mut flags = Vec::new();
+        let (mut flags, mut hang_ups) = (Vec::new(), None);
         for number in PASSED_ON.into_iter().chain([SIGCHLD]) {
-            // nohup(1) reaches the generations as well.
-            if number == SIGHUP && sys::is_ignored(number)? {
-                continue;
+            if number == SIGHUP {
+                // nohup(1) reaches the generations as well.
+                if sys::is_ignored(number)? {
+                    continue;
+                }
+                hang_ups = Some(HangUps::watch()?);
             }
             let flag = Arc::new(AtomicBool::new(false));
             signal_hook::flag::register(number, Arc::clone(&flag))?;
@@ -94,7 +100,7 @@ impl Supervisor {
         sys::unblock_all_signals()?;
         let (socket, path) = bind_notify_socket()?;
         rustix::net::sockopt::set_socket_passcred(&socket, true)?;
-        Ok(Supervisor { socket, path, wakes, flags, main: None, heir: None, ended: None })
+        Ok(Supervisor { socket, path, wakes, flags, hang_ups, main: None, heir: None, ended: None })
     }
 
     fn follow(&mut self) -> io::Result<u8> {
@@ -169,13 +175,24 @@ impl Supervisor {
     fn take_signals(&mut self) {
         let mut bytes = [0; 256];
         while rustix::io::read(&self.wakes, &mut bytes).is_ok_and(|read| read > 0) {}
-        for (number, flag) in &self.flags {
-            if flag.swap(false, Ordering::AcqRel)
-                && *number != SIGCHLD
-                && let (Some(main), Some(signal)) = (self.main, Signal::from_named_raw(*number))
-            {
+        let came = self.flags.iter().filter(|(_, flag)| flag.swap(false, Ordering::AcqRel)).map(|(number, _)| *number);
+        let came: Vec<i32> = came.flat_map(|number| self.passed_on(number)).collect();
+        for signal in came.into_iter().filter_map(Signal::from_named_raw) {
+            if let Some(main) = self.main {
                 let _ = rustix::process::kill_process(main, signal);
             }
+        }
+    }
+
+    /// What a signal means to the main process. The hang-up of a terminal is nothing that can be sent on: it is a stop.
+    fn passed_on(&self, number: i32) -> Vec<i32> {
+        match (number, &self.hang_ups) {
+            (SIGCHLD, _) => vec![],
+            (SIGHUP, Some(hang_ups)) => {
+                let signal_of = |wish| if wish == Wish::Stop { SIGTERM } else { SIGHUP };
+                hang_ups.take().into_iter().map(signal_of).collect()
+            }
+            _ => vec![number],
         }
     }
 

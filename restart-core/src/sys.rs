@@ -9,7 +9,8 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 use rustix::io::FdFlags;
 
@@ -93,6 +94,45 @@ pub(crate) fn restore_sigchld() -> io::Result<()> {
         libc::SIG_ERR => Err(io::Error::last_os_error()),
         _ => Ok(()),
     }
+}
+
+/// The leader of this process's session; none where it is in another pid namespace, which rustix's call takes amiss.
+pub(crate) fn session_leader() -> Option<i32> {
+    // SAFETY: the call takes an integer and changes nothing.
+    Some(unsafe { libc::getsid(0) }).filter(|leader| *leader > 0)
+}
+
+/// Who has sent a signal. The handler only stores, so that it may run at any instant.
+#[derive(Debug)]
+pub(crate) struct Senders {
+    /// The kernel by itself.
+    pub(crate) kernel: AtomicBool,
+    /// The process that was to be told from others.
+    pub(crate) named: AtomicBool,
+    /// Anybody else.
+    pub(crate) others: AtomicBool,
+}
+
+/// Notes from now on who sends a signal; `named` is the one process that is to be told from others, if there is one.
+pub(crate) fn note_senders(signal: i32, named: Option<i32>) -> io::Result<Arc<Senders>> {
+    let nobody = || AtomicBool::new(false);
+    let senders = Arc::new(Senders { kernel: nobody(), named: nobody(), others: nobody() });
+    let noted = Arc::clone(&senders);
+    let note = move |info: &libc::siginfo_t| {
+        // SAFETY: of a signal that comes from neither the kernel nor a fault, kill(2) and sigqueue(3) fill the pid; of
+        // any other the number read is some part of the structure, and is not used.
+        let pid = unsafe { info.si_pid() };
+        let sender = match info.si_code {
+            libc::SI_KERNEL => &noted.kernel,
+            libc::SI_USER | libc::SI_QUEUE | libc::SI_TKILL if Some(pid) == named => &noted.named,
+            _ => &noted.others,
+        };
+        sender.store(true, Ordering::Release);
+    };
+    // SAFETY: the action reads its argument and stores to atomics that live as long as it does: both are
+    // async-signal-safe. It neither allocates nor panics.
+    unsafe { signal_hook_registry::register_sigaction(signal, note) }?;
+    Ok(senders)
 }
 
 /// Signals that the calling thread keeps blocked for as long as the value lives.

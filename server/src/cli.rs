@@ -133,7 +133,7 @@ Configuration file: with --config FILE, each flag but -g is also a key of a TOML
   listen = [\"web=0.0.0.0:80\", \"local=unix:/run/web.sock\"]
   A reload reads it afresh. `reborn check` shows what holds, and from where.
 
-Signals: HUP and USR2 reload. TERM, INT, QUIT and PWR stop gracefully. USR1 opens the access log anew. \
+Signals: HUP and USR2 reload, but a terminal that closes stops. TERM, INT, QUIT and PWR stop gracefully. USR1 opens the access log anew. \
 PIPE, XFSZ, ALRM, VTALRM, PROF, IO and STKFLT do nothing.
 
 Examples:

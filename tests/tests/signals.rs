@@ -3,8 +3,9 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::time::Duration;
+use std::{os::fd::OwnedFd, time::Duration};
 
+use rustix::{fs::OFlags, pty::OpenptFlags};
 use tests::{DEADLINE, Ended, Mode, Process, Reborn, Signal, Version};
 
 #[test]
@@ -142,6 +143,74 @@ fn a_signal_that_a_predecessor_blocked_is_blocked_for_no_successor() {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let blocked = status.lines().find_map(|line| line.strip_prefix("SigBlk:")).unwrap().trim();
     assert_eq!(blocked, "0000000000000000", "{status}");
+}
+
+/// A terminal, and what a session on it begins with: this process becomes its leader.
+fn terminal() -> (OwnedFd, OwnedFd) {
+    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+    let master = rustix::pty::openpt(flags).unwrap();
+    rustix::pty::unlockpt(&master).unwrap();
+    let path = rustix::pty::ptsname(&master, Vec::new()).unwrap();
+    let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let slave = rustix::fs::open(&path, flags, rustix::fs::Mode::empty()).unwrap();
+    (master, slave)
+}
+
+const LEADS_A_SESSION: &str = "exec setsid --ctty \"$0\" \"$@\"";
+/// A shell with a job in the background, to which it passes a hang-up on.
+const JOB_OF_A_SHELL: &str = "exec setsid --ctty sh -mc 'trap \"kill -HUP -\\$job; exit 0\" HUP; \"$0\" \"$@\" & job=$!; read line' \"$0\" \"$@\"";
+/// The same, and the shell ends without a word.
+const JOB_OF_A_SHELL_THAT_LEAVES: &str =
+    "exec setsid --ctty sh -mc 'trap \"exit 0\" HUP; \"$0\" \"$@\" & read line' \"$0\" \"$@\"";
+
+#[test]
+fn a_terminal_that_closes_stops_the_server_and_a_hangup_signal_reloads_it() {
+    for (session, foreground) in
+        [LEADS_A_SESSION, JOB_OF_A_SHELL].into_iter().flat_map(|session| [(session, false), (session, true)])
+    {
+        let (terminal, slave) = terminal();
+        let reborn = Reborn::new().demo().probation_ms(0).stdin(slave).prelude(session);
+        let server = if foreground { reborn.arg("--foreground").start() } else { reborn.start() };
+        server.reload_by(Signal::HUP);
+        let held = server.hold();
+        drop(terminal);
+        server.wait_until("it stops", |server| server.status()["state"] == "stopping");
+        assert!(held.finish().is_ok(), "{}", server.state());
+        server.wait_nothing_left();
+        assert_eq!(server.log().matches("reloaded: ").count(), 1, "{}", server.log());
+    }
+}
+
+#[test]
+fn a_server_that_outlives_its_terminal_is_reloaded_by_a_hangup_signal_as_ever() {
+    let (terminal, slave) = terminal();
+    let server = Reborn::new().demo().probation_ms(0).stdin(slave).prelude(JOB_OF_A_SHELL_THAT_LEAVES).start();
+    let shell = server.first_pid();
+    drop(terminal);
+    server.wait_end(shell);
+    server.reload_by(Signal::HUP);
+    server.stop().assert_success();
+}
+
+#[test]
+fn a_hangup_signal_of_a_script_that_never_had_a_terminal_reloads() {
+    let script = "exec setsid sh -c '\"$0\" \"$@\" & trap \"kill -HUP $!\" USR1; wait; wait' \"$0\" \"$@\"";
+    let server = Reborn::new().demo().probation_ms(0).prelude(script).start();
+    let old = server.pid();
+    server.signal_to(server.first_pid(), Signal::USR1);
+    server.wait_until("it is reloaded", |server| server.pid() != old);
+    server.stop();
+}
+
+#[test]
+fn under_nohup_a_terminal_that_closes_changes_nothing() {
+    let (terminal, slave) = terminal();
+    let session = format!("trap '' HUP; {LEADS_A_SESSION}");
+    let server = Reborn::new().demo().probation_ms(0).stdin(slave).prelude(&session).start();
+    drop(terminal);
+    server.reload_by(Signal::USR2);
+    server.stop().assert_success();
+    assert_eq!(server.log().matches("reloaded: ").count(), 1, "{}", server.log());
 }
 
 #[test]
