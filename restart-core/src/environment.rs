@@ -8,10 +8,14 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
+use rustix::process::Pid;
+
 use crate::error::Error;
 
 /// The flag that a predecessor puts in front of its successor's arguments.
 pub(crate) const HANDOVER_FLAG: &str = "-g";
+/// Names the supervisor, for as long as it lives, to all its generations.
+pub(crate) const SUPERVISOR_VARIABLE: &str = "RESTART_CORE_SUPERVISOR";
 /// What must not reach a successor: it is about this process, and a stale one misleads (`sd_listen_fds(3)`).
 pub(crate) const NOT_PASSED_ON: [&str; 6] =
     ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PIDFDID", "WATCHDOG_PID", "SYSTEMD_EXEC_PID"];
@@ -35,6 +39,8 @@ pub(crate) struct Environment {
     pub(crate) listen_pidfdid: Option<String>,
     /// NOTIFY_SOCKET is set: a service manager follows this process.
     pub(crate) notify_socket: Option<OsString>,
+    /// The pid of the supervisor of the generations, if there is one.
+    pub(crate) supervisor: Option<Pid>,
     /// WATCHDOG_USEC, unless WATCHDOG_PID names another process.
     pub(crate) watchdog_usec: Option<u64>,
     /// RUNTIME_DIRECTORY.
@@ -58,6 +64,7 @@ impl Environment {
             listen_pid: text("LISTEN_PID"),
             listen_pidfdid: text("LISTEN_PIDFDID"),
             notify_socket: env::var_os("NOTIFY_SOCKET").filter(|value| !value.is_empty()),
+            supervisor: text(SUPERVISOR_VARIABLE).and_then(|pid| Pid::from_raw(pid.parse().ok()?)),
             watchdog_usec: text("WATCHDOG_USEC").and_then(|usec| usec.parse().ok()).filter(|_| own_watchdog),
             runtime_directory: runtime_directory(),
             xdg_runtime_dir: env::var_os("XDG_RUNTIME_DIR").filter(|path| !path.is_empty()).map(PathBuf::from),

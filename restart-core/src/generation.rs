@@ -289,7 +289,7 @@ impl Builder {
             (false, false) => from_listen_fds(&environment, names)?,
         };
         sys::close_on_exec_from(3).map_err(|error| Error::system("cannot mark descriptors close-on-exec", error))?;
-        let signals = Signals::install(self.reload_signal, self.reopen_logs.take(), environment.handover_flag)?;
+        let signals = Signals::install(self.reload_signal, self.reopen_logs.take(), &environment)?;
         Ok((environment, signals, there))
     }
 

@@ -18,6 +18,8 @@
 //! unblocks all signals: another version, or another flag, may have blocked others than are handled here. SIGHUP that was
 //! ignored at the start stays ignored (`nohup(1)`).
 //!
+//! The end of the supervisor comes as a stop, too: whoever follows its pid starts the service anew, and needs the address.
+//!
 //! A terminal that closes sends SIGHUP by the kernel to its foreground job; a shell passes it on to the other ones, when
 //! the terminal is gone already. A SIGHUP of anybody else, and one that a shell sends while it has its terminal, is meant
 //! for a reload, also where the terminal that this process was started in has long been closed.
@@ -36,8 +38,10 @@ use libc::{
 };
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags};
 use signal_hook::low_level::pipe;
 
+use crate::environment::Environment;
 use crate::error::Error;
 use crate::sys;
 
@@ -123,6 +127,9 @@ pub(crate) struct Signals {
     flags: Vec<(Meaning, Arc<AtomicBool>)>,
     numbers: Vec<i32>,
     hang_ups: Option<HangUps>,
+    /// Readable once the supervisor has ended.
+    supervisor: Option<Async<OwnedFd>>,
+    is_orphan: AtomicBool,
     reopen: Option<Reopen>,
 }
 
@@ -133,9 +140,13 @@ impl fmt::Debug for Signals {
 }
 
 impl Signals {
-    /// Installs the handlers, then unblocks the signals: all of them in a `successor`. `extra` is one more signal that
+    /// Installs the handlers, then unblocks the signals: all of them in a successor. `extra` is one more signal that
     /// asks for a reload, whatever else it means.
-    pub(crate) fn install(extra: Option<i32>, reopen: Option<Reopen>, successor: bool) -> Result<Signals, Error> {
+    pub(crate) fn install(
+        extra: Option<i32>,
+        reopen: Option<Reopen>,
+        environment: &Environment,
+    ) -> Result<Signals, Error> {
         if let Some((number, fault)) = extra.and_then(|number| Some((number, fault(number)?))) {
             return Err(Error::refused(format!("the signal {number} cannot ask for a reload: {fault}")));
         }
@@ -144,7 +155,15 @@ impl Signals {
             let (reader, writer) = UnixStream::pair()?;
             writer.set_nonblocking(true)?;
             let wakes = Async::new(reader)?;
-            let mut signals = Signals { wakes, flags: vec![], numbers: vec![], hang_ups: None, reopen };
+            let mut signals = Signals {
+                wakes,
+                flags: vec![],
+                numbers: vec![],
+                hang_ups: None,
+                supervisor: environment.supervisor.map(watch).transpose()?.flatten(),
+                is_orphan: AtomicBool::new(false),
+                reopen,
+            };
             for (number, meaning) in meanings(extra) {
                 // What is ignored already needs no handler, and nohup(1) has its way.
                 if (number == SIGHUP || meaning == Meaning::Nothing) && sys::is_ignored(number)? {
@@ -162,7 +181,7 @@ impl Signals {
                 signals.flags.push((meaning, flag));
                 signals.numbers.push(number);
             }
-            if successor {
+            if environment.handover_flag {
                 sys::unblock_all_signals()?;
             } else {
                 sys::unblock_signals(&signals.numbers)?;
@@ -177,8 +196,25 @@ impl Signals {
         self.numbers.clone()
     }
 
-    /// Waits for signals, and returns what they ask for; many of a kind count as one.
+    /// Waits for signals, and returns what they ask for; many of a kind count as one. The end of the supervisor is
+    /// told once, as a stop.
     pub(crate) async fn next(&self) -> io::Result<Vec<Wish>> {
+        futures_lite::future::or(self.sent(), self.orphaned()).await
+    }
+
+    async fn orphaned(&self) -> io::Result<Vec<Wish>> {
+        match &self.supervisor {
+            Some(supervisor) if !self.is_orphan.load(Ordering::Relaxed) => {
+                supervisor.readable().await?;
+                self.is_orphan.store(true, Ordering::Relaxed);
+                log::warn!("the supervisor has ended: the service stops, for whoever starts it anew");
+                Ok(vec![Wish::Stop])
+            }
+            _ => futures_lite::future::pending().await,
+        }
+    }
+
+    async fn sent(&self) -> io::Result<Vec<Wish>> {
         loop {
             let mut bytes = [0; 256];
             self.wakes
@@ -206,6 +242,15 @@ impl Signals {
                 return Ok(wishes);
             }
         }
+    }
+}
+
+/// What becomes readable with the end of a process; none where there is no such process, in this pid namespace.
+fn watch(pid: Pid) -> io::Result<Option<Async<OwnedFd>>> {
+    match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
+        Ok(pidfd) => Async::new(pidfd).map(Some),
+        Err(Errno::SRCH) => Ok(None),
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -256,8 +301,9 @@ mod tests {
 
     #[test]
     fn a_number_that_cannot_be_the_reload_signal_is_a_clear_error() {
+        let environment = Environment::read().unwrap();
         for number in [SIGKILL, SIGSTOP, SIGILL, SIGFPE, SIGSEGV, SIGCHLD, 0, -1, 32, 33, 65, 12345] {
-            let error = Signals::install(Some(number), None, false).unwrap_err().to_string();
+            let error = Signals::install(Some(number), None, &environment).unwrap_err().to_string();
             assert!(error.starts_with(&format!("the signal {number} cannot ask for a reload: ")), "{error}");
         }
     }

@@ -3,11 +3,17 @@
 //! It is the service manager of its generations: their NOTIFY_SOCKET, which tells it who the main process is. It adopts
 //! and reaps them, passes signals on to the main one, and ends with the last one's status. It never serves, never
 //! decides about a reload, and does not start a service anew that has died: whoever follows its pid does.
+//!
+//! Neither leaves the other behind. Generations whose supervisor has ended stop in order (`signals`); when it ends itself,
+//! those that could have taken over and did not are killed. What it needs on disk, a folder with the socket, has a name
+//! that nobody else has, and is removed by the next supervisor if this one is killed.
 
 use std::ffi::OsString;
+use std::fs::DirBuilder;
 use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -19,12 +25,12 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
-use rustix::process::{Pid, Signal, WaitOptions, WaitStatus};
+use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, WaitStatus, pidfd_open};
 use sd_notify::NotifyState;
 use signal_hook::consts::signal::{SIGCHLD, SIGHUP, SIGINT, SIGIO, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH};
 use signal_hook::low_level::pipe;
 
-use crate::environment::Environment;
+use crate::environment::{Environment, HANDOVER_FLAG, SUPERVISOR_VARIABLE};
 use crate::error::Error;
 use crate::signals::{self, HangUps, Wish};
 use crate::sys;
@@ -33,6 +39,11 @@ use crate::sys;
 const DATAGRAM_BYTES_MAX: usize = 4096;
 /// After the main process has died, a successor that takes over by itself gets this long to say so.
 const SUCCESSION: Duration = Duration::from_secs(2);
+/// The same for one that is stopped (SIGSTOP, a debugger) and may be continued.
+const SUCCESSION_OF_STOPPED: Duration = Duration::from_secs(60);
+/// What the names of the supervisors' folders begin with, and how their socket is called.
+const FOLDER_PREFIX: &str = "reborn-supervisor-";
+const SOCKET_NAME: &str = "notify";
 /// What is passed on to the main process as it comes: all that may mean something to it. SIGCHLD is for the supervisor
 /// itself, and what means nothing to a generation ends the supervisor no more than that.
 const PASSED_ON: [i32; 9] = [SIGHUP, SIGINT, SIGTERM, SIGQUIT, libc::SIGPWR, SIGUSR1, SIGUSR2, SIGWINCH, SIGIO];
@@ -42,6 +53,9 @@ const PASSED_ON: [i32; 9] = [SIGHUP, SIGINT, SIGTERM, SIGQUIT, libc::SIGPWR, SIG
 ///
 /// `args` must make the program serve by itself. Inherited listeners (LISTEN_FDS) pass through to it. Where this process
 /// has a NOTIFY_SOCKET of its own, what the generations say is passed on there, but for whose pid is the main one.
+/// The generations find its pid in RESTART_CORE_SUPERVISOR; when it has ended, they stop in order, so that whoever starts
+/// the service anew finds its addresses free.
+///
 /// Blocks for as long as the service lives. Call it before any thread exists but one that writes a log. On failure
 /// nothing is left running.
 pub fn supervise(args: Vec<OsString>) -> Result<u8, Error> {
@@ -49,7 +63,8 @@ pub fn supervise(args: Vec<OsString>) -> Result<u8, Error> {
     let environment = Environment::read()?;
     let mut supervisor = Supervisor::new().map_err(failed)?;
     let mut command = Command::new(&environment.program);
-    command.arg0(environment.arg0()).args(args).env("NOTIFY_SOCKET", &supervisor.path);
+    command.arg0(environment.arg0()).args(args).env("NOTIFY_SOCKET", &supervisor.socket.path);
+    command.env(SUPERVISOR_VARIABLE, std::process::id().to_string());
     for stale in ["LISTEN_PID", "LISTEN_PIDFDID", "WATCHDOG_PID"] {
         command.env_remove(stale);
     }
@@ -61,8 +76,7 @@ pub fn supervise(args: Vec<OsString>) -> Result<u8, Error> {
 }
 
 struct Supervisor {
-    socket: UnixDatagram,
-    path: PathBuf,
+    socket: NotifySocket,
     wakes: UnixStream,
     flags: Vec<(i32, Arc<AtomicBool>)>,
     /// None where nohup(1) has its way.
@@ -70,8 +84,18 @@ struct Supervisor {
     main: Option<Pid>,
     /// Who said that it is ready while another process was the main one: it has noticed that one's end before we do.
     heir: Option<Pid>,
-    /// How the last main process ended, and since when nobody has taken its place.
-    ended: Option<(u8, Instant)>,
+    /// How the last main process ended; nobody has taken its place.
+    ended: Option<Ended>,
+    /// What came for the main process while there was none.
+    pending: Vec<Signal>,
+}
+
+#[derive(Clone, Copy)]
+struct Ended {
+    code: u8,
+    at: Instant,
+    /// Since when all who could take its place are free to do so.
+    free: Instant,
 }
 
 impl Supervisor {
@@ -98,9 +122,8 @@ impl Supervisor {
         signals::make_harmless()?;
         // Whoever started this process may have left some blocked, and the generations would inherit that.
         sys::unblock_all_signals()?;
-        let (socket, path) = bind_notify_socket()?;
-        rustix::net::sockopt::set_socket_passcred(&socket, true)?;
-        Ok(Supervisor { socket, path, wakes, flags, hang_ups, main: None, heir: None, ended: None })
+        let socket = NotifySocket::bind()?;
+        Ok(Supervisor { socket, wakes, flags, hang_ups, main: None, heir: None, ended: None, pending: vec![] })
     }
 
     fn follow(&mut self) -> io::Result<u8> {
@@ -110,21 +133,43 @@ impl Supervisor {
             while self.take_notification()? {}
             self.take_signals();
             self.reap();
-            if let Some((code, since)) = self.ended
-                && (since.elapsed() >= SUCCESSION || !has_children())
+            if let Some(ended) = &mut self.ended
+                && (!has_children() || ended.is_succession_over())
             {
-                return Ok(code);
+                end_generations();
+                return Ok(ended.code);
             }
         }
     }
 
-    fn wait(&self) -> io::Result<()> {
-        let mut fds = [PollFd::new(&self.socket, PollFlags::IN), PollFd::new(&self.wakes, PollFlags::IN)];
+    fn wait(&mut self) -> io::Result<()> {
+        // An heir knows that the main process has ended; whose child that was reaps it in its own time.
+        let dying = self.heir.and(self.main).map(|main| pidfd_open(main, PidfdFlags::empty()));
+        let watched = match dying {
+            Some(Err(Errno::SRCH)) => {
+                self.lose_main();
+                return Ok(());
+            }
+            Some(Ok(pidfd)) => Some(pidfd),
+            _ => None,
+        };
+        let mut fds = vec![PollFd::new(&self.socket.socket, PollFlags::IN), PollFd::new(&self.wakes, PollFlags::IN)];
+        fds.extend(watched.iter().map(|pidfd| PollFd::new(pidfd, PollFlags::IN)));
         let limit = self.ended.map(|_| Timespec { tv_sec: 0, tv_nsec: 100_000_000 });
         match poll(&mut fds, limit.as_ref()) {
-            Ok(_) | Err(Errno::INTR) => Ok(()),
-            Err(error) => Err(error.into()),
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
         }
+        if fds.get(2).is_some_and(|main| !main.revents().is_empty()) {
+            self.lose_main();
+        }
+        Ok(())
+    }
+
+    /// The main process has ended, and another one is there to take its place.
+    fn lose_main(&mut self) {
+        self.main = None;
+        self.succeed();
     }
 
     /// Reads one notification, if there is one. A barrier's descriptor is closed by being dropped.
@@ -133,7 +178,8 @@ impl Supervisor {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmCredentials(1), ScmRights(16))];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
         let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
-        let received = rustix::net::recvmsg(&self.socket, &mut [IoSliceMut::new(&mut bytes)], &mut ancillary, flags);
+        let received =
+            rustix::net::recvmsg(&self.socket.socket, &mut [IoSliceMut::new(&mut bytes)], &mut ancillary, flags);
         let length = match received {
             Ok(received) => received.bytes,
             Err(Errno::AGAIN | Errno::INTR) => return Ok(false),
@@ -164,6 +210,7 @@ impl Supervisor {
         }
         let named = text.lines().find_map(|line| line.strip_prefix("MAINPID=")?.parse().ok()).and_then(Pid::from_raw);
         self.main = named.or(self.main);
+        self.heir = self.heir.filter(|heir| Some(*heir) != self.main);
         let own = |line: &&str| !["MAINPID", "BARRIER=", "FDSTORE"].iter().any(|key| line.starts_with(key));
         let passed_on: Vec<NotifyState<'_>> = text.lines().filter(own).map(NotifyState::Custom).collect();
         if !passed_on.is_empty() && fds.is_empty() {
@@ -178,8 +225,9 @@ impl Supervisor {
         let came = self.flags.iter().filter(|(_, flag)| flag.swap(false, Ordering::AcqRel)).map(|(number, _)| *number);
         let came: Vec<i32> = came.flat_map(|number| self.passed_on(number)).collect();
         for signal in came.into_iter().filter_map(Signal::from_named_raw) {
-            if let Some(main) = self.main {
-                let _ = rustix::process::kill_process(main, signal);
+            match self.main {
+                Some(main) => _ = rustix::process::kill_process(main, signal),
+                None => self.pending.push(signal),
             }
         }
     }
@@ -204,7 +252,8 @@ impl Supervisor {
             }
             if self.main == Some(pid) {
                 self.main = None;
-                self.ended = Some((code_of(status), Instant::now()));
+                let now = Instant::now();
+                self.ended = Some(Ended { code: code_of(status), at: now, free: now });
                 self.succeed();
             }
         }
@@ -215,13 +264,10 @@ impl Supervisor {
         if self.main.is_none() && self.heir.is_some() {
             self.main = self.heir.take();
             self.ended = None;
+            for signal in std::mem::take(&mut self.pending) {
+                let _ = self.main.map(|main| rustix::process::kill_process(main, signal));
+            }
         }
-    }
-}
-
-impl Drop for Supervisor {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.path);
     }
 }
 
@@ -244,37 +290,107 @@ fn code_of(status: WaitStatus) -> u8 {
     code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1)
 }
 
-/// Binds the socket at the first place where that is possible; only its owner can send to it.
-fn bind_notify_socket() -> io::Result<(UnixDatagram, PathBuf)> {
-    let name = format!("reborn-notify-{}.sock", std::process::id());
-    let runtime = ["RUNTIME_DIRECTORY", "XDG_RUNTIME_DIR"].into_iter().filter_map(std::env::var_os);
-    let folders = runtime.map(PathBuf::from).chain(["/run", "/tmp", "/dev/shm"].map(PathBuf::from));
-    let mut last = io::Error::from(io::ErrorKind::NotFound);
-    for folder in folders {
-        match bind_private(&folder.join(&name)) {
-            Ok(bound) => return Ok(bound),
-            Err(error) => last = error,
+impl Ended {
+    /// Whether nobody is to be waited for any more who could take the dead main process's place.
+    fn is_succession_over(&mut self) -> bool {
+        if self.free.elapsed() < SUCCESSION {
+            return false;
         }
+        if successors().iter().any(|(_, is_stopped)| *is_stopped) {
+            self.free = Instant::now();
+        }
+        self.free.elapsed() >= SUCCESSION || self.at.elapsed() >= SUCCESSION_OF_STOPPED
     }
-    Err(last)
 }
 
-fn bind_private(path: &Path) -> io::Result<(UnixDatagram, PathBuf)> {
-    let socket = rustix::net::socket_with(
-        rustix::net::AddressFamily::UNIX,
-        rustix::net::SocketType::DGRAM,
-        rustix::net::SocketFlags::CLOEXEC | rustix::net::SocketFlags::NONBLOCK,
-        None,
-    )?;
-    // The socket file is born with the socket's own mode.
-    rustix::fs::fchmod(socket.as_fd(), rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR)?;
-    match rustix::net::bind(&socket, &rustix::net::SocketAddrUnix::new(path)?) {
-        // A process of our number left it, and is dead.
-        Err(Errno::ADDRINUSE) => {
-            std::fs::remove_file(path)?;
-            rustix::net::bind(&socket, &rustix::net::SocketAddrUnix::new(path)?)?;
-        }
-        result => result?,
+/// Ends those that did not take over: nobody would follow them, and they hold the addresses.
+fn end_generations() {
+    let left = successors();
+    if !left.is_empty() {
+        let pids: Vec<String> = left.iter().map(|(pid, _)| pid.to_string()).collect();
+        log::warn!("the main process has ended, and nobody took its place: killing pid {}", pids.join(", "));
     }
-    Ok((UnixDatagram::from(socket), path.to_owned()))
+    for (pid, _) in left {
+        let _ = rustix::process::kill_process(pid, Signal::KILL);
+    }
+}
+
+/// The children that a generation has started to take over (`-g`), and whether each is stopped.
+fn successors() -> Vec<(Pid, bool)> {
+    let this = std::process::id().to_string();
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| Pid::from_raw(entry.file_name().to_str()?.parse().ok()?));
+    let successor = |pid: Pid| -> Option<(Pid, bool)> {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        // The name before it may hold anything.
+        let mut fields = stat.rsplit_once(") ")?.1.split(' ');
+        let (state, parent) = (fields.next()?, fields.next()?);
+        let command_line = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+        // It is the first argument, behind an interpreter where the program is a script.
+        let mut words = command_line.split(|byte| *byte == 0).skip(1).take(2);
+        let is_successor = words.any(|word| word == HANDOVER_FLAG.as_bytes());
+        (parent == this && is_successor).then_some((pid, ["T", "t"].contains(&state)))
+    };
+    pids.filter_map(successor).collect()
+}
+
+/// The generations' NOTIFY_SOCKET, in a folder of its own. Dropped, both are removed.
+struct NotifySocket {
+    socket: UnixDatagram,
+    path: PathBuf,
+}
+
+impl NotifySocket {
+    /// Binds it at the first place where that is possible; only its owner can send to it.
+    fn bind() -> io::Result<NotifySocket> {
+        let runtime = ["RUNTIME_DIRECTORY", "XDG_RUNTIME_DIR"].into_iter().filter_map(std::env::var_os);
+        let folders = runtime.map(PathBuf::from).chain(["/run", "/tmp", "/dev/shm"].map(PathBuf::from));
+        let mut last = io::Error::from(io::ErrorKind::NotFound);
+        for folder in folders {
+            remove_stale(&folder);
+            match NotifySocket::bind_in(&folder) {
+                Ok(bound) => return Ok(bound),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+
+    fn bind_in(folder: &Path) -> io::Result<NotifySocket> {
+        // The pid alone would do for one pid namespace; several may share the folder.
+        let random = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), std::process::id());
+        let own = folder.join(format!("{FOLDER_PREFIX}{random:016x}"));
+        DirBuilder::new().mode(0o700).create(&own)?;
+        let socket = NotifySocket { socket: UnixDatagram::unbound()?, path: own.join(SOCKET_NAME) };
+        rustix::net::bind(&socket.socket, &rustix::net::SocketAddrUnix::new(&socket.path)?)?;
+        socket.socket.set_nonblocking(true)?;
+        rustix::net::sockopt::set_socket_passcred(&socket.socket, true)?;
+        Ok(socket)
+    }
+}
+
+impl Drop for NotifySocket {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
+        let _ = self.path.parent().map(std::fs::remove_dir);
+    }
+}
+
+/// Removes what supervisors left that were killed: folders whose socket nobody holds.
+fn remove_stale(folder: &Path) {
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let is_named = entry.file_name().to_str().is_some_and(|name| name.starts_with(FOLDER_PREFIX));
+        // Anybody may put anything into /tmp.
+        let own = rustix::process::geteuid().as_raw();
+        let is_own = || entry.metadata().is_ok_and(|metadata| metadata.is_dir() && metadata.uid() == own);
+        let socket = entry.path().join(SOCKET_NAME);
+        let is_dead = || {
+            let connected = UnixDatagram::unbound().and_then(|probe| probe.connect(&socket));
+            connected.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+        };
+        if is_named && is_own() && is_dead() {
+            let _ = std::fs::remove_file(&socket);
+            let _ = std::fs::remove_dir(entry.path());
+        }
+    }
 }

@@ -3,7 +3,11 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::{fs, net::TcpListener};
+use std::{
+    fs,
+    net::TcpListener,
+    time::{Duration, Instant},
+};
 
 use tests::{DEADLINE, Ended, Mode, Reborn, Server, Signal, Version, skip::skip};
 
@@ -224,4 +228,83 @@ fn a_supervisor_that_a_service_manager_follows_tells_it_what_its_generations_say
     assert!(!named, "the main process is the supervisor for good");
     kept.server.stop().assert_success();
     kept.assert_ends(0);
+}
+
+#[test]
+fn generations_whose_supervisor_was_killed_stop_in_order_and_leave_nothing() {
+    let kept = Kept::start(Reborn::new().probation_ms(0));
+    let of_old = kept.server.hold();
+    let (old, new) = (kept.newest(), kept.reload());
+    let of_new = kept.server.hold();
+    kept.server.signal_to(kept.supervisor, Signal::KILL);
+    kept.server.wait_until("the service stops", |server| server.status()["state"] == "stopping");
+    of_old.finish_by(old);
+    of_new.finish_by(new);
+    kept.server.wait_nothing_left();
+    // Whoever follows the pid starts it anew.
+    TcpListener::bind(kept.server.address()).unwrap();
+}
+
+#[test]
+fn a_stop_that_comes_while_there_is_no_main_process_is_not_lost() {
+    as_any_process_and_as_pid_1(|reborn| {
+        let kept = Kept::start(reborn.args(["--probation", "1m"]));
+        let (old, inside) = (kept.newest(), kept.server.pid());
+        kept.server.signal_to(kept.supervisor, Signal::HUP);
+        kept.server.wait_until("the successor accepts", |server| server.ask().pid() != Some(inside));
+        let others = [old, kept.supervisor, kept.server.first_pid()];
+        let successor = kept.server.generations().into_iter().find(|pid| !others.contains(pid)).unwrap();
+        kept.server.signal_to(successor, Signal::STOP);
+        kept.server.signal_to(old, Signal::KILL);
+        let orphaned = Instant::now();
+        kept.wait_adopted(successor);
+        kept.server.signal_to(kept.supervisor, Signal::TERM);
+        // One that could take over is waited for while it stands still: longer than any other one.
+        kept.server.wait_until("the supervisor is still there", |server| {
+            assert!(server.generations().contains(&kept.supervisor), "{}", server.log());
+            orphaned.elapsed() > Duration::from_secs(3)
+        });
+        kept.server.signal_to(successor, Signal::CONT);
+        kept.assert_ends(0);
+    });
+}
+
+#[test]
+fn a_version_that_does_not_take_over_from_a_dead_one_is_not_left_behind() {
+    as_any_process_and_as_pid_1(|reborn| {
+        let kept = Kept::start(reborn.args(["--ready-timeout", "1m"]));
+        let main = kept.newest();
+        kept.server.replace_binary(&Version::Broken(Mode::Hangs));
+        kept.server.signal_to(kept.supervisor, Signal::HUP);
+        kept.server.wait_broken(0);
+        kept.server.signal_to(main, Signal::KILL);
+        kept.assert_ends(128 + 9);
+        assert!(kept.server.log().contains("nobody took its place: killing pid"), "{}", kept.server.log());
+    });
+}
+
+#[test]
+fn supervisors_of_one_number_share_a_folder_and_leave_nothing_there() {
+    if !rustix::process::geteuid().is_root() {
+        return skip("only root may make a pid namespace");
+    }
+    let shared = tempfile::tempdir().unwrap();
+    let left = || fs::read_dir(shared.path()).unwrap().count();
+    let start = || Kept::start(Reborn::new().probation_ms(0).prelude(AS_PID_1).env("RUNTIME_DIRECTORY", shared.path()));
+    let (one, other) = (start(), start());
+    for kept in [&one, &other, &one] {
+        let new = kept.reload();
+        kept.wait_adopted(new);
+    }
+    one.server.signal_to(one.supervisor, Signal::KILL);
+    one.server.wait_gone();
+    assert_eq!(left(), 2);
+    let third = start();
+    assert_eq!(left(), 2, "that of the killed one is gone, and those of the living are not");
+    for kept in [other, third] {
+        kept.reload();
+        kept.server.signal_to(kept.supervisor, Signal::TERM);
+        kept.assert_ends(0);
+    }
+    assert_eq!(left(), 0);
 }
