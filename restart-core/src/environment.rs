@@ -41,6 +41,10 @@ pub(crate) struct Environment {
     pub(crate) notify_socket: Option<OsString>,
     /// The pid of the supervisor of the generations, if there is one.
     pub(crate) supervisor: Option<Pid>,
+    /// FDSTORE: how many sockets systemd keeps for the service, where it says so.
+    pub(crate) fdstore: Option<u32>,
+    /// MEMORY_PRESSURE_WATCH is set: by a systemd that would have said FDSTORE as well (254 and later).
+    pub(crate) memory_pressure_watch: bool,
     /// WATCHDOG_USEC, unless WATCHDOG_PID names another process.
     pub(crate) watchdog_usec: Option<u64>,
     /// RUNTIME_DIRECTORY.
@@ -65,6 +69,8 @@ impl Environment {
             listen_pidfdid: text("LISTEN_PIDFDID"),
             notify_socket: env::var_os("NOTIFY_SOCKET").filter(|value| !value.is_empty()),
             supervisor: text(SUPERVISOR_VARIABLE).and_then(|pid| Pid::from_raw(pid.parse().ok()?)),
+            fdstore: text("FDSTORE").and_then(|count| count.parse().ok()),
+            memory_pressure_watch: text("MEMORY_PRESSURE_WATCH").is_some(),
             watchdog_usec: text("WATCHDOG_USEC").and_then(|usec| usec.parse().ok()).filter(|_| own_watchdog),
             runtime_directory: runtime_directory(),
             xdg_runtime_dir: env::var_os("XDG_RUNTIME_DIR").filter(|path| !path.is_empty()).map(PathBuf::from),
@@ -75,6 +81,13 @@ impl Environment {
     pub(crate) fn successor_args(&self) -> Vec<OsString> {
         let given = self.args.iter().skip(1).cloned();
         if self.handover_flag { given.collect() } else { [HANDOVER_FLAG.into()].into_iter().chain(given).collect() }
+    }
+
+    /// Whether somebody may hold the listeners that this service has bound, once it has ended: systemd, in its descriptor
+    /// store. Before version 254 it does not say whether there is one, and is believed to have it.
+    pub(crate) fn listeners_may_last(&self) -> bool {
+        let is_systemd = self.notify_socket.is_some() && self.supervisor.is_none();
+        is_systemd && self.fdstore.map_or(!self.memory_pressure_watch, |count| count > 0)
     }
 
     /// The program's name as it was given (`argv[0]`).
@@ -185,6 +198,23 @@ mod tests {
         assert_eq!(with_args(&["app", "serve", "-g"]).successor_args(), ["serve", "-g"]);
         assert_eq!(with_args(&["app", "--", "-g"]).successor_args(), ["-g", "--", "-g"]);
         assert_eq!(with_args(&["app"]).arg0(), "app");
+    }
+
+    #[test]
+    fn listeners_last_where_a_descriptor_store_may_hold_them() {
+        let last = |managed: bool, supervised: bool, fdstore, memory_pressure_watch| {
+            let notify_socket = managed.then(|| "/run/notify".into());
+            let supervisor = supervised.then_some(Pid::INIT);
+            let environment = Environment::read().unwrap();
+            Environment { notify_socket, supervisor, fdstore, memory_pressure_watch, ..environment }
+                .listeners_may_last()
+        };
+        assert!(last(true, false, Some(16), true));
+        assert!(last(true, false, None, false), "systemd before 254 does not say");
+        assert!(!last(true, false, None, true), "systemd has none");
+        assert!(!last(true, false, Some(0), false), "the unit says that it has none");
+        assert!(!last(true, true, None, false) && !last(true, true, Some(16), true), "a supervisor keeps nothing");
+        assert!(!last(false, false, None, false));
     }
 
     #[test]

@@ -329,7 +329,7 @@ impl Builder {
         let watch = |sockets: &[Socket], drain: &Drain| -> Result<Vec<Listener>, Error> {
             let streams = sockets.iter().filter(|socket| socket.address.is_stream());
             let listeners = streams.map(|socket| {
-                Listener::new(socket, drain, notifier.managed())
+                Listener::new(socket, drain, environment.listeners_may_last())
                     .map_err(|error| Error::socket(format!("cannot watch the listener {:?}", socket.name), error))
             });
             listeners.collect()

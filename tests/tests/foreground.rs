@@ -5,7 +5,7 @@
 
 use std::{
     fs,
-    net::TcpListener,
+    net::{TcpListener, TcpStream},
     time::{Duration, Instant},
 };
 
@@ -307,4 +307,14 @@ fn supervisors_of_one_number_share_a_folder_and_leave_nothing_there() {
         kept.assert_ends(0);
     }
     assert_eq!(left(), 0);
+}
+
+#[test]
+fn after_a_stop_nobody_is_left_waiting_for_a_supervisor_that_holds_no_listener() {
+    let kept = Kept::start(Reborn::new());
+    let held = kept.server.hold();
+    kept.server.signal_to(kept.supervisor, Signal::TERM);
+    kept.server.wait_until("new connections are refused", |server| TcpStream::connect(server.address()).is_err());
+    assert!(held.finish().is_ok());
+    kept.assert_ends(0);
 }

@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::{fs::File, thread, time::Duration};
+use std::{fs::File, net::TcpStream, thread, time::Duration};
 
 use restart_core::control::Client;
 use rustix::fs::OFlags;
@@ -220,6 +220,18 @@ fn after_a_stop_nobody_is_left_waiting_for_an_answer() {
     });
     held.finish_by(server.first_pid());
     server.wait_nothing_left();
+}
+
+#[test]
+fn after_a_stop_nobody_is_left_waiting_for_a_service_manager_that_holds_no_listener() {
+    for (name, value) in [("FDSTORE", "0"), ("MEMORY_PRESSURE_WATCH", "/sys/fs/cgroup/memory.pressure")] {
+        let server = Reborn::new().demo().probation_ms(0).notify().env(name, value).start();
+        let held = server.hold();
+        server.signal(Signal::TERM);
+        server.wait_until("new connections are refused", |server| TcpStream::connect(server.address()).is_err());
+        held.finish_by(server.first_pid());
+        server.wait_nothing_left();
+    }
 }
 
 #[test]
