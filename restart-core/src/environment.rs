@@ -1,21 +1,26 @@
 //! What the process was started with: its program, arguments and the variables that concern a reload.
 //!
-//! Read once, before any thread exists, into one value; nothing reads the environment afterwards. It decides nothing.
+//! Read once, before any thread exists, into one value; nothing reads the environment afterwards. It decides nothing
+//! about a reload.
 
 use std::env;
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
 use rustix::process::Pid;
 
 use crate::error::Error;
+use crate::sys;
 
 /// The flag that a predecessor puts in front of its successor's arguments.
 pub(crate) const HANDOVER_FLAG: &str = "-g";
 /// Names the supervisor, for as long as it lives, to all its generations.
 pub(crate) const SUPERVISOR_VARIABLE: &str = "RESTART_CORE_SUPERVISOR";
+/// The path of the directory in which the service was started, as it was typed, for all its generations.
+const DIRECTORY_VARIABLE: &str = "RESTART_CORE_DIRECTORY";
 /// What must not reach a successor: it is about this process, and a stale one misleads (`sd_listen_fds(3)`).
 pub(crate) const NOT_PASSED_ON: [&str; 6] =
     ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PIDFDID", "WATCHDOG_PID", "SYSTEMD_EXEC_PID"];
@@ -171,6 +176,35 @@ pub(crate) fn has_handover_flag(args: &[OsString]) -> bool {
     args.iter().skip(1).take_while(|arg| *arg != "--").any(|arg| arg == HANDOVER_FLAG)
 }
 
+/// Makes each generation start in the directory in which the service was started, by the path that was typed: one that
+/// leads through a link to a release leads to the next release once the link is switched.
+///
+/// The kernel knows only where such a path led at the time; PWD is the path itself, where it leads to the same directory.
+/// Call it first thing in `main`, before anything looks at a relative path and before any thread exists; where there are
+/// threads already, nothing happens. Where the path leads to no directory any more, a generation stays in that of the one
+/// before.
+pub fn follow_directory() {
+    let args: Vec<OsString> = env::args_os().collect();
+    if has_handover_flag(&args) {
+        if let Some(path) = env::var_os(DIRECTORY_VARIABLE) {
+            // What is relative is looked for where it was, then.
+            _ = env::set_current_dir(path);
+        }
+    } else {
+        let path = typed_directory();
+        if path.is_some() || env::var_os(DIRECTORY_VARIABLE).is_some() {
+            sys::set_variable(DIRECTORY_VARIABLE, path.as_deref().map(Path::as_os_str));
+        }
+    }
+}
+
+/// The current directory by the path that was typed, if that is known: PWD may as well be somebody else's.
+fn typed_directory() -> Option<PathBuf> {
+    let identity = |path: &Path| path.metadata().ok().map(|metadata| (metadata.dev(), metadata.ino()));
+    let typed = env::var_os("PWD").map(PathBuf::from).filter(|path| path.is_absolute())?;
+    (identity(&typed)? == identity(Path::new("."))?).then_some(typed)
+}
+
 /// The path by which the kernel was asked to run this program (AT_EXECFN, `getauxval(3)`), against the directory in
 /// which the process was started. Never `/proc/self/exe`: a replaced file is the one to run next, and a symlink that
 /// is switched to another release is followed.
@@ -179,7 +213,9 @@ fn program() -> Result<PathBuf, Error> {
     if path.as_os_str().is_empty() {
         return Err(Error::system("cannot find the path of this program", io::Error::from(io::ErrorKind::NotFound)));
     }
-    std::path::absolute(&path).map_err(|error| Error::system(format!("cannot make {} absolute", path.display()), error))
+    let typed = typed_directory().unwrap_or_default().join(&path);
+    std::path::absolute(&typed)
+        .map_err(|error| Error::system(format!("cannot make {} absolute", path.display()), error))
 }
 
 #[cfg(test)]

@@ -145,6 +145,9 @@
 //! Sockets of a socket unit are found by their `FileDescriptorName=`, which is the endpoint's name. Those that the service
 //! binds itself survive a crash with `FileDescriptorStoreMax=`.
 //!
+//! Where relative paths may be given in flags, call [`follow_directory`](crate::follow_directory) before all else: a server
+//! that was started below a `current` link to a release finds the next release's files then.
+//!
 //! Where somebody follows one pid (a terminal, a container, runit, s6), start as a supervisor of yourself: call
 //! [`supervise`](crate::supervise) with arguments that make the program serve, and exit with what it returns. Do so too
 //! where [`must_supervise`](crate::must_supervise) tells that the end of this process would be the end of the service, as

@@ -107,7 +107,7 @@ pub use connections::{BLOB_BYTES_MAX, COMPANIONS_MAX, Connection, Connections};
 pub use counters::{Counts, Inherited};
 pub use drain::{Drain, Guard, Phase};
 pub use driver::{Exit, resident_memory};
-pub use environment::must_supervise;
+pub use environment::{follow_directory, must_supervise};
 pub use error::Error;
 pub use formats::Formats;
 pub use generation::{

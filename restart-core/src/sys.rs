@@ -5,6 +5,7 @@
 //! anything, and nothing here is specific to a reload.
 #![allow(unsafe_code)]
 
+use std::ffi::OsStr;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -74,6 +75,23 @@ pub(crate) fn peer_uid(socket: BorrowedFd<'_>) -> io::Result<u32> {
         0 => Ok(credentials.uid),
         _ => Err(io::Error::last_os_error()),
     }
+}
+
+/// Sets or removes a variable of the environment, for this process and those that it starts. It does so only where this
+/// process has no other thread, and says whether it has.
+pub(crate) fn set_variable(name: &str, value: Option<&OsStr>) -> bool {
+    let is_alone = std::fs::read_dir("/proc/self/task").is_ok_and(|threads| threads.count() == 1);
+    if is_alone {
+        // SAFETY: no other thread exists that could read the environment meanwhile, as was just seen, and this one does
+        // nothing else.
+        unsafe {
+            match value {
+                Some(value) => std::env::set_var(name, value),
+                None => std::env::remove_var(name),
+            }
+        }
+    }
+    is_alone
 }
 
 /// Whether a signal is ignored in this process (`sigaction(2)`).

@@ -102,6 +102,7 @@ fn program<H: Handler + 'static>(
     verify: Verify,
     application: impl FnOnce(&Config, &Generation) -> io::Result<Service<H>>,
 ) -> ExitCode {
+    restart_core::follow_directory();
     let code = match cli::parse(std::env::args_os()) {
         Ok(Command::Serve(args)) => match configuration(&args, verify) {
             Ok(config) => serve_command(&config, application),

@@ -220,3 +220,48 @@ fn the_pid_file_is_never_missing_and_never_names_a_dead_process_across_reloads()
     let left: Vec<_> = fs::read_dir(server.folder().join("run")).unwrap().map(|one| one.unwrap().file_name()).collect();
     assert!(left.is_empty(), "{left:?}");
 }
+
+#[test]
+fn a_server_started_by_a_relative_path_below_a_link_to_a_release_follows_the_link() {
+    for foreground in [false, true] {
+        let publish = |folder: &std::path::Path, release: &str| {
+            let public = folder.join("releases").join(release).join("public");
+            std::fs::create_dir_all(&public).unwrap();
+            std::fs::write(public.join("index.html"), release).unwrap();
+        };
+        let reborn = Reborn::new().through_release_link().prelude("cd current && exec ./reborn \"$@\"");
+        publish(reborn.folder(), "1");
+        let reborn = reborn.args(["--root", "public", "--probation", "0s"]);
+        let server = if foreground { reborn.arg("--foreground").start() } else { reborn.start() };
+        let site = || {
+            let request = b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n";
+            let mut connection = server.connect();
+            smol::block_on(async {
+                connection.send(request).await.unwrap();
+                connection.answer().await.unwrap().text()
+            })
+        };
+        assert_eq!(site(), "1");
+        for release in ["2", "3"] {
+            publish(server.folder(), release);
+            server.switch_release(release, &Version::Differing);
+            let pid = server.reload_ok();
+            let program = std::fs::read_link(format!("/proc/{pid}/exe")).unwrap();
+            assert!(program.ends_with(format!("releases/{release}/reborn")), "{}", program.display());
+            assert_eq!(site(), release);
+            std::fs::remove_dir_all(server.folder().join(format!("releases/{}", release.parse::<u8>().unwrap() - 1)))
+                .unwrap();
+            assert_eq!(site(), release);
+        }
+    }
+}
+
+#[test]
+fn a_pwd_that_is_another_directorys_is_not_believed() {
+    let reborn = Reborn::new().prelude("mkdir site && cd site && exec env PWD=/ ../reborn \"$@\"");
+    let server = reborn.args(["--root", ".", "--probation", "0s"]).start();
+    server.replace_binary(&Version::Differing);
+    let pid = server.reload_ok();
+    let directory = std::fs::read_link(format!("/proc/{pid}/cwd")).unwrap();
+    assert!(directory.ends_with("site"), "{}", directory.display());
+}
