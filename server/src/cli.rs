@@ -142,7 +142,8 @@ Examples:
   REBORN_DEMO=true REBORN_DRAIN_TIMEOUT=1m reborn serve";
 
 const CHECK_FOOTER: &str = "\
-It takes what `reborn serve` takes; run it with the new program before a reload. What it prints is a configuration \
+It takes what `reborn serve` takes; run it with the new program, as the server's user, before a reload. It refuses what \
+`reborn serve` would, but for what only binding shows: an address that another process has. What it prints is a configuration \
 file: each value, and behind it the flag, the variable or the line of the file that it came from.";
 
 const RELOAD_FOOTER: &str = "\

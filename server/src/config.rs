@@ -4,6 +4,7 @@
 //! refused is named as the user knows it (flag or variable), with the cause and with what would be right. Nothing is
 //! opened or bound here, so that the same check can run for a configuration that is not served.
 
+use std::env;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::num::{IntErrorKind, ParseIntError};
@@ -22,6 +23,7 @@ use crate::cli::{Origin, ServeArgs};
 use crate::http;
 
 mod listen;
+mod place;
 mod signal;
 
 pub use listen::{DEFAULT_LISTEN, METRICS_NAME};
@@ -123,9 +125,9 @@ impl Config {
             files: files(args)?,
             demo: setting(args, "demo").boolean(args.demo.as_deref())?,
             listen: listen::check(&setting(args, "listen"), &args.listen)?,
-            metrics: listen::metrics(&setting(args, "metrics"), args.metrics.as_deref(), &args.listen)?,
+            metrics: metrics(args)?,
             control: setting(args, "control").socket_path(args.control.as_deref())?,
-            pid_file: setting(args, "pid_file").file_path(args.pid_file.as_deref())?,
+            pid_file: setting(args, "pid_file").in_a_folder(args.pid_file.as_deref(), place::folder)?,
             graceful: args.graceful,
             foreground: setting(args, "foreground").boolean(args.foreground.as_deref())?,
             reload: Reload::new(args)?,
@@ -151,7 +153,10 @@ impl AccessLogConfig {
         };
         Ok(match args.access_log.as_deref() {
             Some(path) if path == "-" => Some(Self { path: None, format }),
-            path => setting(args, "access_log").file_path(path)?.map(|path| Self { path: Some(path), format }),
+            path => {
+                let path = setting(args, "access_log").in_a_folder(path, place::writable)?;
+                path.map(|path| Self { path: Some(path), format })
+            }
         })
     }
 }
@@ -205,6 +210,11 @@ fn files(args: &ServeArgs) -> Result<Option<FilesConfig>, Error> {
         other => return Err(setting(args, "etag").refuse(other, "unknown", "write state or size-mtime")),
     };
     Ok(root.map(|root| FilesConfig { root, follow_symlinks, etag }))
+}
+
+fn metrics(args: &ServeArgs) -> Result<Option<Endpoint>, Error> {
+    let inherited = args.graceful || env::var_os("LISTEN_FDS").is_some();
+    listen::metrics(&setting(args, "metrics"), args.metrics.as_deref(), &args.listen, inherited)
 }
 
 /// A value that was refused.
@@ -289,13 +299,16 @@ impl Setting {
         let advice = "give a directory that exists, absolute or relative to the current directory";
         let Some(path) = non_empty(path) else { return Ok(None) };
         match Path::new(path).canonicalize() {
-            Ok(directory) if directory.is_dir() => Ok(Some(directory)),
+            Ok(directory) if directory.is_dir() => {
+                place::searchable(&directory).map_err(|cause| self.refuse(path, cause, "let this user search it"))?;
+                Ok(Some(directory))
+            }
             Ok(_) => Err(self.refuse(path, "not a directory", advice)),
-            Err(cause) => Err(self.refuse(path, cause.to_string(), advice)),
+            Err(error) => Err(self.refuse(path, place::cause(Path::new(path), &error), advice)),
         }
     }
 
-    /// A path at which a file can be made. Whether its directory is there is seen when the file is made.
+    /// The path of a file, where none is made yet.
     fn file_path(&self, path: Option<&OsStr>) -> Result<Option<PathBuf>, Error> {
         let advice = "give the path of a file";
         let Some(path) = non_empty(path) else { return Ok(None) };
@@ -303,6 +316,18 @@ impl Setting {
             return Err(self.refuse(path, "a directory", advice));
         }
         Ok(Some(path.into()))
+    }
+
+    /// The path of a file that this process can write, as `allows` says.
+    fn in_a_folder(
+        &self,
+        path: Option<&OsStr>,
+        allows: fn(&Path) -> Result<(), String>,
+    ) -> Result<Option<PathBuf>, Error> {
+        let path = self.file_path(path)?;
+        let advice = "give a file in a directory that this user may write to";
+        let refused = path.as_deref().and_then(|path| allows(path).err().map(|cause| self.refuse(path, cause, advice)));
+        refused.map_or(Ok(path), Err)
     }
 
     fn socket_path(&self, path: Option<&OsStr>) -> Result<Option<PathBuf>, Error> {
@@ -427,7 +452,7 @@ mod tests {
             "--requests=5",
             "--threads=3",
             "--log=warn,server::http=trace",
-            "--pid-file=run/reborn.pid",
+            "--pid-file=src/reborn.pid",
             "--control=control.sock",
         ])
         .unwrap();
@@ -437,7 +462,7 @@ mod tests {
         assert_eq!((config.limits.http.head_bytes, config.limits.http.body_bytes), (32 * 1024, 5000));
         assert_eq!((config.limits.connections, config.limits.requests, config.threads), (7, Some(5), 3));
         assert_eq!(config.log.as_deref(), Some("warn,server::http=trace"));
-        assert_eq!(config.pid_file.as_deref(), Some(Path::new("run/reborn.pid")));
+        assert_eq!(config.pid_file.as_deref(), Some(Path::new("src/reborn.pid")));
         assert_eq!(config.control.as_deref(), Some(Path::new("control.sock")));
     }
 

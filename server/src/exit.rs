@@ -11,8 +11,9 @@ pub const OK: u8 = 0;
 /// example because an address is taken.
 pub const FAILED: u8 = 1;
 
-/// What was asked for cannot be: an unknown flag, or a value (of a flag or of a `REBORN_` variable) that is refused.
-/// Nothing was started. Trying again without a change is useless, so `RestartPreventExitStatus=2` fits a systemd unit.
+/// What was asked for cannot be: an unknown flag, a value (of a flag, a variable or the file) that is refused, or a file or
+/// an address that this user may not have. Nothing was started. Trying again without a change is useless, so the units
+/// have `RestartPreventExitStatus=2`.
 pub const USAGE: u8 = 2;
 
 /// A client command (`reload`, `status`, `stop`) found no running server.
@@ -22,6 +23,6 @@ pub const NOT_RUNNING: u8 = 3;
 pub const TABLE: [(u8, &str); 4] = [
     (OK, "success"),
     (FAILED, "the operation failed: no reload happened, or the server cannot serve"),
-    (USAGE, "usage: an unknown flag or a refused value; nothing was started"),
+    (USAGE, "usage: an unknown flag or a value that cannot be; nothing was started"),
     (NOT_RUNNING, "no running server was found (reload, status, stop)"),
 ];

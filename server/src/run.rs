@@ -179,11 +179,19 @@ fn serve_command<H: Handler + 'static>(
         Ok(generation) => start_application(config, generation, &logs, (&metrics, &reopener), application),
         Err(error) => {
             log::error!("cannot serve: {error}");
-            exit::FAILED
+            let cause = std::error::Error::source(&error).and_then(|cause| cause.downcast_ref::<io::Error>());
+            let is_refused = error.is_address() || error.is_inherited() || cause.is_some_and(is_lasting);
+            if is_refused { exit::USAGE } else { exit::FAILED }
         }
     };
     logs.flush(FLUSH_TIMEOUT);
     code
+}
+
+/// Whether a cause stays what it is until somebody changes something: a restart by itself is of no use.
+fn is_lasting(cause: &io::Error) -> bool {
+    use io::ErrorKind::{IsADirectory, NotADirectory, NotFound, PermissionDenied, ReadOnlyFilesystem};
+    [IsADirectory, NotADirectory, NotFound, PermissionDenied, ReadOnlyFilesystem].contains(&cause.kind())
 }
 
 /// Stays as the supervisor of a server that is started with the same arguments, but for this one wish.
@@ -235,7 +243,7 @@ fn start_application<H: Handler + 'static>(
         Err(error) => {
             log::error!("cannot serve: {error}");
             generation.fail(&error.to_string());
-            exit::FAILED
+            if is_lasting(&error) { exit::USAGE } else { exit::FAILED }
         }
     }
 }

@@ -6,10 +6,13 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
 
 use smol::block_on;
 use tests::load::{Connection, Limits, Load, Request, Target};
-use tests::{DEADLINE, Reborn, Server, Signal};
+use tests::skip::may_change_user;
+use tests::{CommandOutput, DEADLINE, Reborn, Server, Signal};
 
 const FILE: &str = "reborn.toml";
 
@@ -239,11 +242,11 @@ fn check_prints_each_value_with_its_origin_and_touches_nothing() {
     shows(&format!("listen = [\"{listen}\"]"), "--listen");
 
     fs::write(&path, "\nidle-timeout = \"5\"\n").unwrap();
-    let output = server.command(["check", "--config", "checked.toml", "--pid-file=made/pid"]);
+    let output = server.command(["check", "--config", "checked.toml", "--pid-file=run/made"]);
     output.assert_code(2).assert_stderr(r#"reborn: checked.toml:2: idle-timeout "5": not a duration"#);
     assert_eq!(output.stdout, "");
     fs::remove_file(path).unwrap();
-    server.command(["check", "--pid-file=made/pid"]).assert_success();
+    server.command(["check", "--pid-file=run/made"]).assert_success();
     assert_eq!(files(&server), before, "nothing was made");
     assert_eq!(server.ask().pid(), Some(server.first_pid()));
 }
@@ -256,4 +259,40 @@ fn files(server: &Server) -> BTreeSet<String> {
     };
     let all = names(server.folder()).into_iter().chain(names(&server.folder().join("run")));
     all.collect()
+}
+
+#[test]
+fn check_refuses_what_serve_would_refuse() {
+    let mut refused = vec![
+        (
+            vec!["--access-log", "nowhere/access.log"],
+            "--access-log \"nowhere/access.log\": its folder nowhere: No such file",
+        ),
+        (vec!["--pid-file", "nowhere/pid"], "--pid-file \"nowhere/pid\": its folder nowhere: No such file"),
+        (vec!["--metrics", "127.0.0.1:8080"], "--metrics \"127.0.0.1:8080\": clients are served on"),
+        (vec!["--metrics", "127.0.0.1:9", "--listen", "0.0.0.0:9"], "--metrics \"127.0.0.1:9\": clients are served on"),
+        (vec!["--listen", "127.0.0.1:9", "--listen", "0.0.0.0:9"], "127.0.0.1:9 and 0.0.0.0:9 exclude each other"),
+    ];
+    let mut reborn = Reborn::new().demo();
+    if may_change_user() {
+        refused.push((vec!["--root", "closed"], "--root \"closed\": Permission denied"));
+        refused.push((vec!["--access-log", "/etc/access.log"], "its folder /etc: Permission denied"));
+        reborn = reborn.as_nobody();
+    }
+    let server = reborn.start();
+    fs::create_dir(server.folder().join("closed")).unwrap();
+    fs::set_permissions(server.folder().join("closed"), fs::Permissions::from_mode(0o700)).unwrap();
+    for (flags, reason) in refused {
+        for command in ["check", "serve"] {
+            server.command([&[command][..], &flags].concat()).assert_code(2).assert_stderr(reason);
+        }
+    }
+    // What the machine does to the unit's view of it is said where it may be the cause.
+    let hint = "with PrivateTmp= the unit has a folder of its own there";
+    for (id, is_said) in [("", false), ("0123456789abcdef0123456789abcdef", true)] {
+        let mut command = Command::new(server.program());
+        command.args(["check", "--root", "/tmp/reborn-nowhere"]).env("INVOCATION_ID", id);
+        let output = CommandOutput::of(&mut command);
+        assert_eq!(output.assert_code(2).stderr.contains(hint), is_said, "{output}");
+    }
 }

@@ -301,13 +301,13 @@ fn g_with_nothing_to_take_is_an_error_that_says_so() {
     let (_peer, socket) = UnixStream::pair().unwrap();
     for stdin in [OwnedFd::from(File::open("/dev/null").unwrap()), socket.into()] {
         let server = Reborn::new().arg("-g").stdin(stdin).spawn();
-        assert_eq!(server.wait_end(server.first_pid()), Ended::Code(1));
+        assert_eq!(server.wait_end(server.first_pid()), Ended::Code(2));
         let log = server.log();
         assert!(log.contains("-g") && log.contains("descriptor 3"), "{log}");
     }
     // A descriptor 3 that is no listening socket is none to serve on.
     let server = Reborn::new().arg("-g").prelude("exec 3</dev/null").spawn();
-    assert_eq!(server.wait_end(server.first_pid()), Ended::Code(1));
+    assert_eq!(server.wait_end(server.first_pid()), Ended::Code(2));
     assert!(server.log().contains("descriptor 3"), "{}", server.log());
 }
 
@@ -343,6 +343,6 @@ fn listening_sockets_without_a_listen_pid_are_taken_and_anothers_are_refused_by_
     let reborn = Reborn::new().demo();
     let path = reborn.folder().join("anothers").display().to_string();
     let server = reborn.launch(["--socket", &path, "--listen-pid", "1"]).spawn();
-    assert_eq!(server.wait_end(server.first_pid()), Ended::Code(1));
+    assert_eq!(server.wait_end(server.first_pid()), Ended::Code(2));
     assert!(server.log().contains("LISTEN_PID=1 says that the sockets of LISTEN_FDS are for another process"));
 }

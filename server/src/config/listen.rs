@@ -1,9 +1,10 @@
 //! The addresses that were asked for: read, named, and checked against each other.
 //!
 //! How one address is written is known by `restart_core::Endpoint` alone. What is checked here is what only the whole
-//! list shows, two listeners of one name and one address twice, and what only an HTTP server refuses: datagrams.
+//! list shows, two listeners of one name and addresses that exclude each other, and what only an HTTP server refuses:
+//! datagrams.
 
-use restart_core::Endpoint;
+use restart_core::{Address, Endpoint};
 
 use super::{Error, Setting, joined};
 
@@ -36,13 +37,35 @@ pub(super) fn check(setting: &Setting, given: &[String]) -> Result<Vec<Endpoint>
         if endpoints.iter().any(|earlier| earlier.address == endpoint.address) {
             return Err(refuse(format!("{} is there twice", endpoint.address), "name each address once"));
         }
+        if let Some(earlier) = endpoints.iter().find(|earlier| excludes(&earlier.address, &endpoint.address)) {
+            let cause = format!("{} and {} exclude each other", earlier.address, endpoint.address);
+            return Err(refuse(cause, "the one for all addresses serves the other one's clients as well"));
+        }
         endpoints.push(endpoint);
     }
     Ok(endpoints)
 }
 
-/// Where metrics are served; the listener is always called [`METRICS_NAME`].
-pub(super) fn metrics(setting: &Setting, text: Option<&str>, listen: &[String]) -> Result<Option<Endpoint>, Error> {
+/// Whether only one of two sockets can be bound: the same address, or all of a family and one of them.
+fn excludes(one: &Address, other: &Address) -> bool {
+    match (one, other) {
+        (Address::Tcp(one), Address::Tcp(other)) => {
+            let is_for_all = one.ip().is_unspecified() || other.ip().is_unspecified();
+            let alike = one.port() == other.port() && one.port() != 0 && one.is_ipv4() == other.is_ipv4();
+            one == other || (alike && is_for_all)
+        }
+        _ => one == other,
+    }
+}
+
+/// Where metrics are served; the listener is always called [`METRICS_NAME`]. Clients are served at the default address where
+/// nothing else was asked for, unless sockets are `inherited`.
+pub(super) fn metrics(
+    setting: &Setting,
+    text: Option<&str>,
+    listen: &[String],
+    inherited: bool,
+) -> Result<Option<Endpoint>, Error> {
     const ADVICE: &str = "write ADDR, such as 127.0.0.1:9100 or unix:/run/reborn/metrics.sock";
     let Some(text) = text.filter(|text| !text.is_empty()) else { return Ok(None) };
     let refuse = |cause: String| setting.refuse(text, cause, ADVICE);
@@ -51,8 +74,9 @@ pub(super) fn metrics(setting: &Setting, text: Option<&str>, listen: &[String]) 
     if !endpoint.address.is_stream() {
         return Err(refuse("it is for datagrams, and HTTP needs connections".to_owned()));
     }
-    let clashes = |other: Endpoint| other.address == endpoint.address || other.name == endpoint.name;
-    match listen.iter().find(|text| Endpoint::parse(text, DEFAULT_NAME).is_ok_and(clashes)) {
+    let clashes = |other: Endpoint| excludes(&other.address, &endpoint.address) || other.name == endpoint.name;
+    let default = (listen.is_empty() && !inherited).then(|| DEFAULT_LISTEN.to_owned());
+    match listen.iter().chain(&default).find(|text| Endpoint::parse(text, DEFAULT_NAME).is_ok_and(clashes)) {
         Some(other) => {
             let cause = format!("clients are served on {other:?}");
             Err(setting.refuse(text, cause, "give each listener an address and a name of its own"))
@@ -74,6 +98,7 @@ mod tests {
 
     #[test]
     fn a_list_keeps_its_order_and_every_listener_gets_a_name() {
+        assert!(checked(Origin::Flag, &["127.0.0.1:0", "0.0.0.0:0", "[::]:8080", "127.0.0.1:8080"]).is_ok());
         let given = ["127.0.0.1:8080", "[::1]:8080", "unix:/run/a,b=c", "x=@y=z"];
         let expected = ["http=127.0.0.1:8080", "http-2=[::1]:8080", "http-3=unix:/run/a,b=c", "x=unix:@y=z"];
         assert_eq!(checked(Origin::Flag, &given).unwrap(), expected);
@@ -84,21 +109,36 @@ mod tests {
     fn metrics_have_an_address_of_their_own() {
         let setting = Setting { id: "metrics", origin: Origin::Flag };
         let checked = |text: &str, listen: &str| {
-            let endpoint = metrics(&setting, Some(text), &[listen.to_owned()]).map_err(|error| error.to_string())?;
+            let endpoint =
+                metrics(&setting, Some(text), &[listen.to_owned()], false).map_err(|error| error.to_string())?;
             Ok::<_, String>(endpoint.map(|endpoint| endpoint.to_string()))
         };
         assert_eq!(checked("127.0.0.1:9", "@x").unwrap().unwrap(), "metrics=127.0.0.1:9");
         assert_eq!(checked("", "@x"), Ok(None));
-        let refused = [("localhost", "@x"), ("udp:127.0.0.1:1", "@x"), ("@x", "a=@x"), ("@y", "metrics=@x")];
+        assert_eq!(checked("127.0.0.1:80", "[::]:80").unwrap().unwrap(), "metrics=127.0.0.1:80");
+        let refused = [
+            ("127.0.0.1:80", "0.0.0.0:80"),
+            ("[::]:80", "x=[::1]:80"),
+            ("localhost", "@x"),
+            ("udp:127.0.0.1:1", "@x"),
+            ("@x", "a=@x"),
+            ("@y", "metrics=@x"),
+        ];
         for (text, listen) in refused {
             let error = checked(text, listen).unwrap_err();
             assert!(error.starts_with(&format!("--metrics {text:?}: ")), "{error}");
         }
+        let of_default = |inherited| metrics(&setting, Some("127.0.0.1:8080"), &[], inherited);
+        let error = of_default(false).unwrap_err().to_string();
+        assert!(error.contains(r#"clients are served on "http=127.0.0.1:8080""#), "{error}");
+        assert!(of_default(true).is_ok(), "what was inherited takes the default's place");
     }
 
     #[test]
     fn what_cannot_be_served_is_refused() {
-        let cases: [(&[&str], &str); 7] = [
+        let cases: [(&[&str], &str); 9] = [
+            (&["127.0.0.1:80", "all=0.0.0.0:80"], "127.0.0.1:80 and 0.0.0.0:80 exclude each other"),
+            (&["[::]:80", "[::1]:80"], "[::]:80 and [::1]:80 exclude each other"),
             (&["a=@x", "b=@y", "a=@z"], r#"--listen "a=@x,b=@y,a=@z": two listeners are called "a""#),
             (&["127.0.0.1:1", "n=127.0.0.1:1"], "127.0.0.1:1 is there twice"),
             (&["/run/x", "unix:/run/x"], "unix:/run/x is there twice"),
