@@ -139,7 +139,7 @@ fn quoted(text: &str, found: &mut BTreeSet<String>) {
 
 /// The tests of systemd, which run commands as they stand in the pages.
 fn systemd_tests() -> String {
-    ["page", "install", "package"].map(|name| read(&format!("tests/tests/systemd_{name}.rs"))).concat()
+    ["page", "install", "package", "configuration"].map(|name| read(&format!("tests/tests/systemd_{name}.rs"))).concat()
 }
 
 #[test]
