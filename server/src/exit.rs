@@ -19,10 +19,14 @@ pub const USAGE: u8 = 2;
 /// A client command (`reload`, `status`, `stop`) found no running server.
 pub const NOT_RUNNING: u8 = 3;
 
+/// A client command found a control socket that this user may not look at or connect to.
+pub const NOT_ALLOWED: u8 = 4;
+
 /// Each code with the line that the help text gives it.
-pub const TABLE: [(u8, &str); 4] = [
+pub const TABLE: [(u8, &str); 5] = [
     (OK, "success"),
     (FAILED, "the operation failed: no reload happened, or the server cannot serve"),
     (USAGE, "usage: an unknown flag or a value that cannot be; nothing was started"),
     (NOT_RUNNING, "no running server was found (reload, status, stop)"),
+    (NOT_ALLOWED, "the server is another user's, and not this one's to ask (reload, status, stop)"),
 ];

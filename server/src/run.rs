@@ -7,6 +7,8 @@
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::io::{self, IsTerminal, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::thread;
@@ -147,11 +149,7 @@ fn tell_predecessor(error: &clap::Error) -> bool {
 
 fn check(args: &ServeArgs, verify: Verify) -> u8 {
     match configuration(args, verify) {
-        Ok(_) => {
-            // Whoever reads it may have gone.
-            let _ = io::stdout().write_all(cli::effective(args).as_bytes());
-            exit::OK
-        }
+        Ok(_) => print(&cli::effective(args)),
         Err(reason) => {
             eprintln!("reborn: {reason}");
             exit::USAGE
@@ -294,10 +292,28 @@ fn client_command(args: &ClientArgs, talk: impl FnOnce(&mut Client) -> Result<u8
     match found.and_then(|mut client| talk(&mut client)) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("reborn: {error}");
-            if error.is_not_running() { exit::NOT_RUNNING } else { exit::FAILED }
+            if !error.is_not_running() {
+                eprintln!("reborn: {error}");
+                exit::FAILED
+            } else if let Some(place) = hidden_server(args.control()) {
+                let place = place.display();
+                eprintln!(
+                    "reborn: whether a server runs at {place} is not for this user to see; ask as root, or as its user"
+                );
+                exit::NOT_ALLOWED
+            } else {
+                eprintln!("reborn: {error}");
+                exit::NOT_RUNNING
+            }
         }
     }
+}
+
+/// The control socket that was asked for, or that of the system's own server, where this user may not connect to it.
+fn hidden_server(control: Option<&Path>) -> Option<PathBuf> {
+    let place = control.map_or_else(|| Path::new("/run").join(SERVICE_NAME).join("control.sock"), Path::to_owned);
+    let error = UnixStream::connect(&place).err()?;
+    (error.kind() == io::ErrorKind::PermissionDenied).then_some(place)
 }
 
 fn reload_command(args: &ReloadArgs) -> u8 {
@@ -326,6 +342,7 @@ fn has_main_process_ended() -> bool {
 
 fn reload(client: &mut Client, wait: Option<Duration>) -> Result<u8, restart_core::Error> {
     let path = client.path().to_owned();
+    progress::say_if_interrupted("the reload goes on without this command; `reborn status` tells its outcome");
     let answer = progress::shown(&path, || match wait {
         Some(patience) => client.reload_in_turn(patience, |reason| progress::say(&format!("waiting: {reason}"))),
         None => client.reload(),
@@ -349,26 +366,29 @@ fn reload(client: &mut Client, wait: Option<Duration>) -> Result<u8, restart_cor
             exit::FAILED
         }
         // A stop that overtakes a reload must not make the unit fail.
-        _ => {
+        _ if std::env::var_os("MAINPID").is_some() => {
             say_outcome(&"the service is stopping; there is nothing to reload");
             exit::OK
+        }
+        _ => {
+            eprintln!("reborn: no reload happened: the service is stopping");
+            exit::FAILED
         }
     })
 }
 
 fn status(client: &mut Client, json: bool) -> Result<u8, restart_core::Error> {
     let status = client.status()?;
-    if json {
-        say(&serde_json::to_string_pretty(&status).expect("a status is plain data"));
+    Ok(print(&if json {
+        serde_json::to_string_pretty(&status).expect("a status is plain data") + "\n"
     } else {
-        show(&status);
-    }
-    Ok(exit::OK)
+        overview(&status)
+    }))
 }
 
-fn show(status: &Status) {
-    // It ends with a line feed. Whoever reads it may have gone.
-    let _ = write!(io::stdout(), "{}", Overview { status, now: SystemTime::now() });
+/// It ends with a line feed.
+fn overview(status: &Status) -> String {
+    Overview { status, now: SystemTime::now() }.to_string()
 }
 
 /// Shows the status until the server ends.
@@ -381,8 +401,11 @@ fn watch(client: &mut Client) -> Result<u8, restart_core::Error> {
     let mut status = client.status()?;
     loop {
         // The cursor goes to the upper left corner, and the screen is cleared.
-        let _ = write!(io::stdout(), "\x1b[H\x1b[2J");
-        show(&status);
+        let anew = if progress::takes_escapes(&io::stdout()) { "\x1b[H\x1b[2J" } else { "\n" };
+        let code = print(&format!("{anew}{}", overview(&status)));
+        if code != exit::OK {
+            return Ok(code);
+        }
         thread::sleep(WATCH_EVERY);
         match Client::connect(&path).and_then(|mut client| client.status()) {
             Ok(next) => status = next,
@@ -407,7 +430,20 @@ fn say_outcome(text: &dyn fmt::Display) {
     }
 }
 
-/// Prints a line; whoever reads it may have gone (`reborn status | head -1`).
+/// Prints a line; that it could not be printed makes no command fail that has done more than to look.
 fn say(text: &dyn fmt::Display) {
     let _ = writeln!(io::stdout(), "{text}");
+}
+
+/// Prints what was asked for, and gives the exit code: what could not be written (a full disk) is a failure. Whoever reads
+/// it may have gone (`reborn status | head -1`), which is none.
+fn print(text: &str) -> u8 {
+    let mut out = io::stdout();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            eprintln!("reborn: cannot write to standard output: {error}");
+            exit::FAILED
+        }
+        _ => exit::OK,
+    }
 }

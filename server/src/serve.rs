@@ -8,7 +8,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use restart_core::{Accepted, Address, Connection, Connections, Exit, Generation, Guard, Listener};
+use restart_core::{Accepted, Address, Connection, Connections, Drain, Exit, Generation, Guard, Listener, Phase};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use smol::Timer;
 use smol::future::{FutureExt, yield_now};
@@ -28,6 +28,8 @@ const DESCRIPTORS_KEPT: usize = 64;
 /// How many idle connections are asked to make room where there is none, and how often.
 const ASKED_FOR_ROOM: usize = 64;
 const ASKING_PAUSE: Duration = Duration::from_millis(50);
+/// A stop that takes longer says what it waits for.
+const TELLING_PAUSE: Duration = Duration::from_millis(200);
 
 /// What answers requests, and who is told of them.
 pub(crate) struct Service<H> {
@@ -95,6 +97,7 @@ pub(crate) fn serve<H: Handler + 'static>(
         };
         workers.spawn_on_main(admin::serve(listener, admin, Arc::clone(&workers)));
     }
+    workers.spawn_on_main(tell_stop(generation.drain(), config.reload.drain_timeout));
     let exit = workers.run(generation.run());
     let balance = metrics.ledger.balance();
     if balance.is_closed() {
@@ -103,6 +106,22 @@ pub(crate) fn serve<H: Handler + 'static>(
         log::error!("the ledger does not balance: {balance}");
     }
     exit
+}
+
+/// Says what a stop waits for: whoever typed Ctrl-C sees no prompt, and does not know why.
+async fn tell_stop(drain: Drain, timeout: Duration) {
+    let mut phase = drain.phase();
+    while phase != Phase::Stopping {
+        phase = drain.changed(phase).await;
+    }
+    // By then those that do nothing have closed.
+    Timer::after(TELLING_PAUSE).await;
+    match drain.live() {
+        0 => {}
+        live => log::info!(
+            "stopping: {live} connections have requests to finish, for up to {timeout:?} (`kill -9` cuts them)"
+        ),
+    }
 }
 
 /// Has a listener's connections send at once (`TCP_NODELAY`): Linux gives each what its listener has, and it stays with

@@ -289,7 +289,7 @@ fn another_users_control_socket_is_left_alone() {
     let path = reborn.folder().join("run/control");
     let listener = UnixListener::bind(&path).unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
-    let _server = refused(reborn, 1, &["run/control", "another user's socket"]);
+    let _server = refused(reborn, 2, &["run/control", "another user's socket"]);
     UnixStream::connect(&path).unwrap();
     drop(listener);
 }
@@ -310,6 +310,57 @@ fn another_user_is_refused_even_where_the_sockets_file_lets_him_in() {
         CommandOutput::of(&mut client).assert_code(1).assert_stderr("uid 65534 may not command a process of uid 0");
     }
     assert_eq!((server.pid(), server.generation()), (server.first_pid(), 1));
+}
+
+#[test]
+fn a_server_that_a_user_may_not_look_for_is_not_said_to_be_missing() {
+    if !may_change_user() {
+        return;
+    }
+    let server = start();
+    let path = server.control().unwrap();
+    fs::set_permissions(server.folder(), fs::Permissions::from_mode(0o755)).unwrap();
+    for command in ["status", "reload", "stop"] {
+        let mut client = Command::new(server.program());
+        client.arg(command).arg("--control").arg(path).uid(NOBODY).gid(NOBODY).current_dir("/");
+        CommandOutput::of(&mut client).assert_code(4).assert_stderr("is not for this user to see; ask as root");
+    }
+}
+
+#[test]
+fn an_answer_that_cannot_be_written_is_a_failure_and_a_reader_that_has_gone_is_none() {
+    let server = start();
+    let run = |words: &[&str], out: Stdio| {
+        let mut command = Command::new(server.program());
+        command.args(words).arg("--control").arg(server.control().unwrap()).stdout(out).stderr(Stdio::piped());
+        command.spawn().unwrap().wait_with_output().unwrap()
+    };
+    for words in [&["status"][..], &["status", "--json"], &["check"]] {
+        let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let output = run(words, full.into());
+        assert_eq!(output.status.code(), Some(1));
+        assert!(String::from_utf8_lossy(&output.stderr).contains("cannot write to standard output: No space left"));
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        assert_eq!(run(words, writer.into()).status.code(), Some(0));
+    }
+}
+
+#[test]
+fn a_reload_that_is_interrupted_says_that_it_goes_on() {
+    let server = start();
+    server.replace_binary(&Version::Broken(Mode::WaitsAtGate));
+    let mut command = Command::new(binary::reborn());
+    command.arg("reload").arg("--control").arg(server.control().unwrap()).stderr(Stdio::piped());
+    let reload = command.spawn().unwrap();
+    server.wait_broken(0);
+    tests::Process::open(reload.id()).unwrap().signal(Signal::INT);
+    let output = reload.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.starts_with("reborn: the reload goes on") && !said.contains('\x1b'), "{said}");
+    server.open_gate();
+    server.wait_until("it went on", |server| server.generation() == 2);
 }
 
 #[test]

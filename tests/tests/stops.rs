@@ -3,12 +3,12 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::{fs::File, net::TcpStream, thread, time::Duration};
+use std::{fs::File, net::TcpStream, process::Command, thread, time::Duration};
 
 use restart_core::control::Client;
 use rustix::fs::OFlags;
 use tests::{
-    DEADLINE, Ended, Mode, Process, Reborn, Server, Signal, Version,
+    CommandOutput, DEADLINE, Ended, Mode, Process, Reborn, Server, Signal, Version, binary,
     load::{Connection, Limits, Look, Request, Target},
 };
 
@@ -120,16 +120,40 @@ fn a_second_signal_to_a_draining_generation_does_not_cut_its_requests() {
 }
 
 #[test]
-fn a_reload_that_a_stop_overtakes_is_told_so_and_is_no_failure() {
+fn a_reload_that_a_stop_overtakes_has_failed_but_fails_no_unit() {
+    for main in [None, Some("1")] {
+        let server = start();
+        server.replace_binary(&Version::Broken(Mode::WaitsAtGate));
+        let mut command = Command::new(binary::reborn());
+        command.arg("reload").arg("--control").arg(server.control().unwrap());
+        if let Some(main) = main {
+            command.env("MAINPID", main);
+        }
+        let reload = thread::spawn(move || CommandOutput::of(&mut command));
+        server.wait_broken(0);
+        server.stop().assert_success();
+        let output = reload.join().unwrap();
+        if main.is_some() {
+            // As the ExecReload= of a unit, which would be marked as failed.
+            assert!(output.assert_success().stdout.contains("the service is stopping"), "{output}");
+        } else {
+            output.assert_code(1).assert_stderr("no reload happened: the service is stopping");
+        }
+        server.wait_nothing_left();
+    }
+}
+
+#[test]
+fn a_stop_says_what_it_waits_for() {
     let server = start();
-    server.replace_binary(&Version::Broken(Mode::WaitsAtGate));
-    let reload = server.reload_in_background();
-    server.wait_broken(0);
-    server.stop().assert_success();
-    let output = reload.join().unwrap();
-    output.assert_success();
-    assert!(output.stdout.contains("the service is stopping"), "{output}");
+    let held = server.hold();
+    server.signal(Signal::INT);
+    server.wait_until("it says so", |server| server.log().contains("stopping: 1 connections have requests to finish"));
+    assert!(held.finish().is_ok());
     server.wait_nothing_left();
+    let server = start();
+    server.stop().assert_success();
+    assert!(!server.log().contains("stopping: "), "{}", server.log());
 }
 
 #[test]
