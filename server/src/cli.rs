@@ -11,7 +11,7 @@ use std::fmt::{self, Write as _};
 use std::path::Path;
 use std::time::Duration;
 
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::parser::ValueSource;
 use clap::{ArgAction, ArgMatches, Args, Command as Clap, CommandFactory, FromArgMatches, Parser, Subcommand};
 
@@ -32,11 +32,34 @@ const VARIABLE_PREFIX: &str = "REBORN_";
 /// The error holds what to print and its exit code, also for `--help` and `--version`: `error.exit()` does it all.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, clap::Error> {
     let arguments = with_default_command(arguments);
-    let matches = command().try_get_matches_from(&arguments)?;
+    let matches = command().try_get_matches_from(&arguments).map_err(with_tip)?;
     match configuration(&matches) {
         Some((name, path)) => with_file(&arguments, name, |serve| File::read(Path::new(&path), serve)),
         None => understood(&matches, None),
     }
+}
+
+/// Adds what was probably meant, where other servers have another word for it.
+fn with_tip(mut error: clap::Error) -> clap::Error {
+    let invalid =
+        [ContextKind::InvalidArg, ContextKind::InvalidSubcommand].into_iter().find_map(|kind| error.get(kind));
+    let Some(ContextValue::String(word)) = invalid else { return error };
+    let ends_in_a_port = word.rsplit(':').next().is_some_and(|port| port.parse::<u16>().is_ok());
+    let tip = match word.as_str() {
+        "--port" | "-p" | "--bind" | "-b" | "--host" | "--addr" | "--address" | "-l" => {
+            "to listen elsewhere, write --listen 127.0.0.1:8081".to_owned()
+        }
+        "--dir" | "--directory" | "-d" | "--docroot" | "--document-root" => "the flag is --root DIR".to_owned(),
+        "-c" | "--conf" => "the flag is --config FILE".to_owned(),
+        "restart" | "upgrade" => "to run the new version, write reborn reload".to_owned(),
+        "start" | "run" => "to serve, write reborn serve".to_owned(),
+        folder if Path::new(folder).is_dir() => format!("to serve a directory, write reborn --root {folder}"),
+        _ if ends_in_a_port => "to listen elsewhere, write --listen 127.0.0.1:8081".to_owned(),
+
+        _ => return error,
+    };
+    error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip.into()]));
+    error
 }
 
 /// Reads the command line `reborn serve` with a configuration file of this text.
@@ -586,6 +609,26 @@ mod tests {
             "help serve",
         ] {
             assert_eq!(parse_words(words).unwrap_err().exit_code(), i32::from(exit::OK), "{words}");
+        }
+    }
+
+    #[test]
+    fn words_of_other_servers_lead_to_the_right_ones() {
+        let cases = [
+            ("--port 8081", "--listen 127.0.0.1:8081"),
+            ("serve -p 8081", "--listen 127.0.0.1:8081"),
+            (":8081", "--listen 127.0.0.1:8081"),
+            ("serve localhost:8081", "--listen 127.0.0.1:8081"),
+            ("8081", "--listen 127.0.0.1:8081"),
+            ("/tmp", "reborn --root /tmp"),
+            ("serve .", "reborn --root ."),
+            ("restart", "reborn reload"),
+            ("--directory x", "--root DIR"),
+        ];
+        for (words, right) in cases {
+            let error = parse_words(words).unwrap_err().to_string();
+            assert!(error.contains("tip: ") && error.contains(right), "{words}: {error}");
+            assert!(!error.contains("tip: to pass"), "{words}: {error}");
         }
     }
 

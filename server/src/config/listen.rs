@@ -26,7 +26,10 @@ pub(super) fn check(setting: &Setting, given: &[String]) -> Result<Vec<Endpoint>
     for text in given {
         let number = endpoints.len() + 1;
         let name = if number == 1 { DEFAULT_NAME.to_owned() } else { format!("{DEFAULT_NAME}-{number}") };
-        let endpoint = Endpoint::parse(text, &name).map_err(|error| refuse(error.to_string(), ADVICE))?;
+        let endpoint = Endpoint::parse(text, &name).map_err(|error| match meant(text) {
+            Some(meant) => refuse(format!("{text:?} is no address"), &meant),
+            None => refuse(error.to_string(), ADVICE),
+        })?;
         if !endpoint.address.is_stream() {
             return Err(refuse(format!("{text:?} is for datagrams, and HTTP needs connections"), ADVICE));
         }
@@ -44,6 +47,21 @@ pub(super) fn check(setting: &Setting, given: &[String]) -> Result<Vec<Endpoint>
         endpoints.push(endpoint);
     }
     Ok(endpoints)
+}
+
+/// What was probably meant where only a port was given, or a name for this machine, as other servers take it.
+fn meant(text: &str) -> Option<String> {
+    let (name, address) = text.rsplit_once('=').map_or(("", text), |(name, address)| (name, address));
+    let (host, port) = address.rsplit_once(':').unwrap_or(("", address));
+    let port: u16 = port.parse().ok()?;
+    let name = if name.is_empty() { String::new() } else { format!("{name}=") };
+    match host {
+        "" | "*" => Some(format!(
+            "write {name}127.0.0.1:{port} for clients on this machine, {name}[::]:{port} for clients anywhere"
+        )),
+        "localhost" => Some(format!("write {name}127.0.0.1:{port} or {name}[::1]:{port}")),
+        _ => None,
+    }
 }
 
 /// Whether only one of two sockets can be bound: the same address, or all of a family and one of them.
@@ -136,7 +154,10 @@ mod tests {
 
     #[test]
     fn what_cannot_be_served_is_refused() {
-        let cases: [(&[&str], &str); 9] = [
+        let cases: [(&[&str], &str); 12] = [
+            (&[":8081"], r#"":8081" is no address; write 127.0.0.1:8081 for clients on this machine, [::]:8081 for"#),
+            (&["web=8081"], "write web=127.0.0.1:8081 for clients on this machine"),
+            (&["localhost:8081"], "write 127.0.0.1:8081 or [::1]:8081"),
             (&["127.0.0.1:80", "all=0.0.0.0:80"], "127.0.0.1:80 and 0.0.0.0:80 exclude each other"),
             (&["[::]:80", "[::1]:80"], "[::]:80 and [::1]:80 exclude each other"),
             (&["a=@x", "b=@y", "a=@z"], r#"--listen "a=@x,b=@y,a=@z": two listeners are called "a""#),
