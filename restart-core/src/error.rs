@@ -11,6 +11,7 @@ pub struct Error {
     kind: Kind,
     what: String,
     source: Option<io::Error>,
+    note: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,11 +27,11 @@ enum Kind {
 
 impl Error {
     fn new(kind: Kind, what: impl Into<String>) -> Error {
-        Error { kind, what: what.into(), source: None }
+        Error { kind, what: what.into(), source: None, note: None }
     }
 
     fn caused(kind: Kind, what: impl Into<String>, source: impl Into<io::Error>) -> Error {
-        Error { kind, what: what.into(), source: Some(source.into()) }
+        Error { kind, what: what.into(), source: Some(source.into()), note: None }
     }
 
     pub(crate) fn address(what: impl Into<String>) -> Error {
@@ -78,6 +79,11 @@ impl Error {
         Error::new(Kind::System, what)
     }
 
+    /// The same, with what the application knows about it in parentheses at the end.
+    pub(crate) fn noted(self, note: Option<String>) -> Error {
+        Error { note, ..self }
+    }
+
     /// An address or a listener's name that cannot be understood, or one that is asked for twice.
     pub fn is_address(&self) -> bool {
         self.kind == Kind::Address
@@ -122,9 +128,13 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.source {
-            Some(source) => write!(out, "{}: {source}", self.what),
-            None => out.write_str(&self.what),
+        out.write_str(&self.what)?;
+        if let Some(source) = &self.source {
+            write!(out, ": {source}")?;
+        }
+        match &self.note {
+            Some(note) => write!(out, " ({note})"),
+            None => Ok(()),
         }
     }
 }

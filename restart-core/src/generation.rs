@@ -50,6 +50,7 @@ pub(crate) const CONTROL_NAME: &str = "control";
 
 type SaveState = Box<dyn FnMut() -> Vec<u8> + Send>;
 type Report = Box<dyn Fn() -> serde_json::Value + Send>;
+type Explain = Box<dyn Fn(&Error) -> Option<String> + Send>;
 type Count = Box<dyn Fn() -> Counts + Send>;
 
 /// What the driver has to know for as long as the process lives.
@@ -96,6 +97,7 @@ pub struct Builder {
     pid_file: Option<PathBuf>,
     reload_signal: Option<i32>,
     reopen_logs: Option<Reopen>,
+    explain: Option<Explain>,
     settings: Settings,
 }
 
@@ -128,6 +130,7 @@ impl Builder {
             pid_file: None,
             reload_signal: None,
             reopen_logs: None,
+            explain: None,
             settings,
         }
     }
@@ -177,6 +180,13 @@ impl Builder {
     /// called on the task that runs [`Generation::run`], and must not block.
     pub fn reopen_logs(mut self, reopen: impl Fn() + Send + Sync + 'static) -> Builder {
         self.reopen_logs = Some(Box::new(reopen));
+        self
+    }
+
+    /// What the application knows about an error of [`start`](Builder::start), such as who asked for the address that
+    /// cannot be bound: it stands behind the error, also where a predecessor is told of it.
+    pub fn explain(mut self, explain: impl Fn(&Error) -> Option<String> + Send + 'static) -> Builder {
+        self.explain = Some(Box::new(explain));
         self
     }
 
@@ -271,10 +281,14 @@ impl Builder {
             None => None,
         };
         let channel = predecessor.as_ref().map(|predecessor| Arc::clone(&predecessor.line.channel));
-        self.take_place(environment, signals, predecessor, there).inspect_err(|error| {
+        let explain = self.explain.take();
+        self.take_place(environment, signals, predecessor, there).map_err(|error| {
+            let note = explain.and_then(|explain| explain(&error));
+            let error = error.noted(note);
             if let Some(channel) = channel {
                 let _ = channel.try_send(&Message::failed(&error.to_string()), &[]);
             }
+            error
         })
     }
 

@@ -16,14 +16,14 @@ use std::time::{Duration, Instant, SystemTime};
 
 use http_types::{Request, Response};
 use restart_core::control::{self, Answer, Client, Place, Status};
-use restart_core::{Builder, Generation};
+use restart_core::{Builder, Endpoint, Generation};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::access::{AccessLog, Reopener};
 use crate::app::{App, AppConfig, Identity};
-use crate::cli::{self, ClientArgs, Command, ReloadArgs, ServeArgs, StatusArgs};
+use crate::cli::{self, ClientArgs, Command, Origin, ReloadArgs, ServeArgs, StatusArgs};
 use crate::config::{Config, DEFAULT_LISTEN};
 use crate::exit;
 use crate::http::{Capacity, Handler};
@@ -107,7 +107,7 @@ fn program<H: Handler + 'static>(
     restart_core::follow_directory();
     let code = match cli::parse(std::env::args_os()) {
         Ok(Command::Serve(args)) => match configuration(&args, verify) {
-            Ok(config) => serve_command(&config, application),
+            Ok(config) => serve_command(&config, &args, application),
             Err(reason) => refuse(&reason),
         },
         Ok(Command::Check(args)) => check(&args, verify),
@@ -159,6 +159,7 @@ fn check(args: &ServeArgs, verify: Verify) -> u8 {
 
 fn serve_command<H: Handler + 'static>(
     config: &Config,
+    args: &ServeArgs,
     application: impl FnOnce(&Config, &Generation) -> io::Result<Service<H>>,
 ) -> u8 {
     let logs = Logs::install(config.log.as_deref());
@@ -173,7 +174,9 @@ fn serve_command<H: Handler + 'static>(
     let metrics = Arc::new(Metrics::new(capacity));
     let reopener = Reopener::default();
     let reopening = reopener.clone();
-    let code = match builder(config, &metrics).reopen_logs(move || reopening.reopen()).start() {
+    let askers = Askers::new(config, args);
+    let builder = builder(config, &metrics).explain(move |error| askers.of(error));
+    let code = match builder.reopen_logs(move || reopening.reopen()).start() {
         Ok(generation) => start_application(config, generation, &logs, (&metrics, &reopener), application),
         Err(error) => {
             log::error!("cannot serve: {error}");
@@ -184,6 +187,42 @@ fn serve_command<H: Handler + 'static>(
     };
     logs.flush(FLUSH_TIMEOUT);
     code
+}
+
+/// Who asked for which address, for an error that names one.
+struct Askers(Vec<(String, String)>);
+
+impl Askers {
+    fn new(config: &Config, args: &ServeArgs) -> Askers {
+        let asker = |id: &str| match args.origins.get(id) {
+            Origin::Default => "the default; choose another one with --listen".to_owned(),
+            origin => format!("asked for by {}", origin.name(id)),
+        };
+        let default = DEFAULT_LISTEN.parse::<Endpoint>().expect("the default is an address");
+        let listen = if config.listen.is_empty() { std::slice::from_ref(&default) } else { &config.listen };
+        let all = listen.iter().map(|endpoint| (endpoint, "listen"));
+        let all = all.chain(config.metrics.iter().map(|endpoint| (endpoint, "metrics")));
+        Askers(all.map(|(endpoint, id)| (endpoint.address.to_string(), asker(id))).collect())
+    }
+
+    fn of(&self, error: &restart_core::Error) -> Option<String> {
+        let text = error.is_socket().then(|| error.to_string())?;
+        let (_, asker) = self.0.iter().find(|(address, _)| text.contains(&format!("cannot bind {address}")))?;
+        Some(asker.clone())
+    }
+}
+
+/// Says where systemd's sockets have the last word.
+fn warn_of_overridden(config: &Config, generation: &Generation) {
+    for listener in
+        generation.listeners().iter().filter(|listener| listener.origin() == restart_core::Origin::Activated)
+    {
+        let asked = config.listen.iter().find(|endpoint| endpoint.name == listener.name());
+        if let Some(asked) = asked.filter(|asked| asked.address != *listener.address()) {
+            let (name, address) = (listener.name(), listener.address());
+            log::warn!("listen: {asked} has no effect: systemd (or systemfd) gave the listener {name:?} on {address}");
+        }
+    }
 }
 
 /// Whether a cause stays what it is until somebody changes something: a restart by itself is of no use.
@@ -226,6 +265,7 @@ fn start_application<H: Handler + 'static>(
         // Without its thread the log is silent; that is no reason not to serve.
         eprintln!("reborn: the log cannot be written: {error}");
     }
+    warn_of_overridden(config, &generation);
     let opened = application(config, &generation)
         .and_then(|service| Ok((service, access_log(config, &generation)?, Workers::start(config.threads)?)));
     match opened {

@@ -296,3 +296,40 @@ fn check_refuses_what_serve_would_refuse() {
         assert_eq!(output.assert_code(2).stderr.contains(hint), is_said, "{output}");
     }
 }
+
+#[test]
+fn an_address_that_is_taken_is_told_with_who_asked_for_it() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = taken.local_addr().unwrap();
+    let flag = Reborn::new().listen(&format!("taken={taken}")).spawn();
+    flag.wait_end(flag.first_pid());
+    let expected = format!("cannot bind {taken}: Address already in use (os error 98) (asked for by --listen)");
+    assert!(flag.log().contains(&expected), "{}", flag.log());
+    let variable = Reborn::new().env("REBORN_METRICS", taken.to_string()).spawn();
+    variable.wait_end(variable.first_pid());
+    assert!(variable.log().contains("(asked for by REBORN_METRICS)"), "{}", variable.log());
+    let reborn = Reborn::new().demo();
+    let address = reborn.address();
+    let server = configured(reborn, &format!("listen = [\"http={address}\"]")).start();
+    rewrite(&server, &format!("\nlisten = [\"http={address}\", \"taken={taken}\"]"));
+    server.reload().assert_code(1).assert_stderr("(asked for by reborn.toml:2: listen)");
+}
+
+#[test]
+fn a_listen_that_inherited_sockets_override_is_warned_of() {
+    let reborn = Reborn::new().demo();
+    let address = reborn.address();
+    let reborn = reborn.without_own_address().launch([
+        "--socket",
+        &address.to_string(),
+        "--listen-pid",
+        "none",
+        "--names",
+        "http",
+    ]);
+    let server = reborn.listen("http=127.0.0.1:9").start();
+    let warning = format!(
+        "listen: http=127.0.0.1:9 has no effect: systemd (or systemfd) gave the listener \"http\" on {address}"
+    );
+    assert!(server.log().contains(&warning), "{}", server.log());
+}
