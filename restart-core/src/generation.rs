@@ -17,7 +17,7 @@ use crate::control::{self, Place};
 use crate::counters::{Counts, Inherited};
 use crate::drain::{Drain, Phase};
 use crate::driver::{Driver, Exit};
-use crate::environment::{Environment, has_handover_flag};
+use crate::environment::{Environment, has_handover_flag, must_supervise};
 use crate::error::Error;
 use crate::formats::Formats;
 use crate::handover::{Channel, Hello, Message};
@@ -303,6 +303,9 @@ impl Builder {
             (false, false) => from_listen_fds(&environment, names)?,
         };
         sys::close_on_exec_from(3).map_err(|error| Error::system("cannot mark descriptors close-on-exec", error))?;
+        if let (Some(why), None) = (must_supervise(), environment.supervisor) {
+            log::warn!("the first reload will be the last: {why}; have it supervised (restart_core::supervise)");
+        }
         let signals = Signals::install(self.reload_signal, self.reopen_logs.take(), &environment)?;
         Ok((environment, signals, there))
     }

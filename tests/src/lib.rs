@@ -20,6 +20,7 @@ pub mod process;
 pub mod procfs;
 pub mod relay;
 pub mod skip;
+pub mod terminal;
 pub mod tracer;
 pub mod version;
 

@@ -17,6 +17,7 @@ use std::{
 use tests::{
     CommandOutput, DEADLINE, Ended, Mode, Reborn, Server, Signal, Version, binary,
     skip::{NOBODY, may_change_user},
+    terminal::terminal,
 };
 
 fn start() -> Server {
@@ -361,6 +362,23 @@ fn a_reload_that_is_interrupted_says_that_it_goes_on() {
     assert!(said.starts_with("reborn: the reload goes on") && !said.contains('\x1b'), "{said}");
     server.open_gate();
     server.wait_until("it went on", |server| server.generation() == 2);
+}
+
+#[test]
+fn only_a_terminal_that_knows_escape_codes_gets_them() {
+    let server = Reborn::new().demo().probation_ms(300).start();
+    for (kind, knows_them) in [("xterm", true), ("dumb", false), ("", false)] {
+        let (person, program) = terminal();
+        let mut command = Command::new(binary::reborn());
+        command.arg("reload").arg("--control").arg(server.control().unwrap()).env("TERM", kind);
+        command.stderr(program).stdout(Stdio::null());
+        assert!(command.status().unwrap().success());
+        drop(command);
+        let mut said = Vec::new();
+        // It ends in an error when nobody has the other end any more.
+        _ = std::io::Read::read_to_end(&mut fs::File::from(person), &mut said);
+        assert_eq!(said.contains(&0x1b), knows_them, "{kind}: {}", String::from_utf8_lossy(&said));
+    }
 }
 
 #[test]

@@ -291,3 +291,29 @@ fn the_handler_in_readme_is_the_one_that_the_documentation_compiles() {
         code.trim_end().lines().map(|line| format!("/// {line}").trim_end().to_owned()).collect();
     assert!(read("server/src/run.rs").contains(&documented.join("\n")), "{code}");
 }
+
+#[test]
+fn every_signal_has_its_meaning_in_the_page_and_in_the_help() {
+    let page = read("deploy/README.md");
+    let (_, section) = page.split_once("\n## Signals\n").expect("it has a section");
+    let (section, _) = section.split_once("\n## ").expect("it is not the last one");
+    let words = |text: &str| -> BTreeSet<String> {
+        text.split(|character: char| !character.is_ascii_alphanumeric()).map(str::to_owned).collect()
+    };
+    let rows: Vec<_> = section.lines().filter_map(|line| line.strip_prefix("| ")?.split(" | ").next()).collect();
+    let explained = words(&rows.join(" "));
+    let all = "HUP INT QUIT ILL TRAP ABRT BUS FPE KILL USR1 SEGV USR2 PIPE ALRM TERM STKFLT CHLD CONT STOP TSTP TTIN TTOU \
+               URG XCPU XFSZ VTALRM PROF WINCH IO PWR SYS";
+    let missing: Vec<_> = all.split_whitespace().filter(|name| !explained.contains(*name)).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+    // What is handled is in the help as well.
+    let source = read("restart-core/src/signals.rs");
+    let (_, table) = source.split_once("const MEANINGS").expect("the table");
+    let (table, _) = table.split_once("];").expect("its end");
+    let help = CommandOutput::of(Command::new(binary::reborn()).args(["help", "serve"])).stdout.clone();
+    let (_, help) = help.split_once("Signals:").expect("they are in the help");
+    let told = words(help);
+    let handled: Vec<_> =
+        table.lines().filter_map(|line| line.trim().strip_prefix("(SIG")?.split(',').next()).collect();
+    assert!(handled.len() > 10 && handled.iter().all(|name| told.contains(*name)), "{handled:?} in {help}");
+}

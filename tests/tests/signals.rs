@@ -3,10 +3,9 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::{os::fd::OwnedFd, time::Duration};
+use std::time::Duration;
 
-use rustix::{fs::OFlags, pty::OpenptFlags};
-use tests::{DEADLINE, Ended, Mode, Process, Reborn, Signal, Version};
+use tests::{DEADLINE, Ended, Mode, Process, Reborn, Signal, Version, terminal::terminal};
 
 #[test]
 fn a_thousand_hangups_leave_one_generation_the_newest_and_lose_no_request() {
@@ -145,17 +144,7 @@ fn a_signal_that_a_predecessor_blocked_is_blocked_for_no_successor() {
     assert_eq!(blocked, "0000000000000000", "{status}");
 }
 
-/// A terminal, and what a session on it begins with: this process becomes its leader.
-fn terminal() -> (OwnedFd, OwnedFd) {
-    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
-    let master = rustix::pty::openpt(flags).unwrap();
-    rustix::pty::unlockpt(&master).unwrap();
-    let path = rustix::pty::ptsname(&master, Vec::new()).unwrap();
-    let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let slave = rustix::fs::open(&path, flags, rustix::fs::Mode::empty()).unwrap();
-    (master, slave)
-}
-
+/// The server becomes the leader of a session on its terminal.
 const LEADS_A_SESSION: &str = "exec setsid --ctty \"$0\" \"$@\"";
 /// A shell with a job in the background, to which it passes a hang-up on.
 const JOB_OF_A_SHELL: &str = "exec setsid --ctty sh -mc 'trap \"kill -HUP -\\$job; exit 0\" HUP; \"$0\" \"$@\" & job=$!; read line' \"$0\" \"$@\"";
