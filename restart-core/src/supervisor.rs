@@ -131,6 +131,7 @@ impl Supervisor {
             self.wait()?;
             // What a process said before it died comes before its death.
             while self.take_notification()? {}
+            self.lose_dead_main();
             self.take_signals();
             self.reap();
             if let Some(ended) = &mut self.ended
@@ -142,34 +143,34 @@ impl Supervisor {
         }
     }
 
-    fn wait(&mut self) -> io::Result<()> {
-        // An heir knows that the main process has ended; whose child that was reaps it in its own time.
-        let dying = self.heir.and(self.main).map(|main| pidfd_open(main, PidfdFlags::empty()));
-        let watched = match dying {
-            Some(Err(Errno::SRCH)) => {
-                self.lose_main();
-                return Ok(());
-            }
-            Some(Ok(pidfd)) => Some(pidfd),
-            _ => None,
-        };
+    fn wait(&self) -> io::Result<()> {
+        let main = self.disputed_main();
         let mut fds = vec![PollFd::new(&self.socket.socket, PollFlags::IN), PollFd::new(&self.wakes, PollFlags::IN)];
-        fds.extend(watched.iter().map(|pidfd| PollFd::new(pidfd, PollFlags::IN)));
+        fds.extend(main.iter().map(|main| PollFd::new(main, PollFlags::IN)));
         let limit = self.ended.map(|_| Timespec { tv_sec: 0, tv_nsec: 100_000_000 });
         match poll(&mut fds, limit.as_ref()) {
-            Ok(_) | Err(Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
+            Ok(_) | Err(Errno::INTR) => Ok(()),
+            Err(error) => Err(error.into()),
         }
-        if fds.get(2).is_some_and(|main| !main.revents().is_empty()) {
-            self.lose_main();
-        }
-        Ok(())
     }
 
-    /// The main process has ended, and another one is there to take its place.
-    fn lose_main(&mut self) {
-        self.main = None;
-        self.succeed();
+    /// The main process, where somebody else says to serve in its place. It has ended, or ends at this moment, and whose
+    /// child it is reaps it in its own time, if that is not this process.
+    fn disputed_main(&self) -> Option<OwnedFd> {
+        pidfd_open(self.heir.and(self.main)?, PidfdFlags::empty()).ok()
+    }
+
+    /// Where the main process has ended, and another one has said that it takes its place, it is followed.
+    fn lose_dead_main(&mut self) {
+        if self.heir.is_none() || self.main.is_none() {
+            return;
+        }
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let lives = |main: OwnedFd| poll(&mut [PollFd::new(&main, PollFlags::IN)], Some(&now)) == Ok(0);
+        if !self.disputed_main().is_some_and(lives) {
+            self.main = None;
+            self.succeed();
+        }
     }
 
     /// Reads one notification, if there is one. A barrier's descriptor is closed by being dropped.
@@ -392,5 +393,73 @@ fn remove_stale(folder: &Path) {
             let _ = std::fs::remove_file(&socket);
             let _ = std::fs::remove_dir(entry.path());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead, BufReader, Read};
+    use std::process::{Command, Stdio};
+
+    use rustix::process::{WaitId, WaitIdOptions, waitid};
+
+    use super::*;
+
+    const LONG: Timespec = Timespec { tv_sec: 30, tv_nsec: 0 };
+
+    /// Runs one of the children below in a process of its own.
+    fn words(name: &str) -> Vec<OsString> {
+        let name = format!("supervisor::tests::{name}");
+        ["--exact", &name, "--ignored", "--nocapture"].map(OsString::from).to_vec()
+    }
+
+    fn is_child() -> bool {
+        std::env::var_os("TEST_CHILD").is_some()
+    }
+
+    #[test]
+    #[ignore = "another test runs it in a process of its own"]
+    fn child_that_supervises() {
+        if is_child() {
+            let code = supervise(words("child_that_serves_again")).unwrap();
+            std::process::exit(i32::from(code));
+        }
+    }
+
+    /// A generation that names its successor, sees it die, leaves it unburied, and serves again until it is told to stop.
+    #[test]
+    #[ignore = "another test runs it in a process of its own"]
+    fn child_that_serves_again() {
+        if !is_child() {
+            return;
+        }
+        let (mut told, writer) = UnixStream::pair().unwrap();
+        pipe::register(SIGTERM, writer).unwrap();
+        let mut successor = Command::new("sleep").arg("1000").spawn().unwrap();
+        sd_notify::notify(&[NotifyState::MainPid(successor.id()), NotifyState::Ready]).unwrap();
+        successor.kill().unwrap();
+        let zombie = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+        waitid(WaitId::Pid(Pid::from_child(&successor)), zombie).unwrap();
+        sd_notify::notify(&[NotifyState::Ready]).unwrap();
+        println!("\nSERVES");
+        told.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        told.read_exact(&mut [0]).unwrap();
+        std::process::exit(7);
+    }
+
+    #[test]
+    fn a_generation_that_serves_again_is_followed_before_its_dead_successor_is_buried() {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(words("child_that_supervises")).env("TEST_CHILD", "1").stdout(Stdio::piped());
+        let mut supervisor = command.spawn().unwrap();
+        let mut lines = BufReader::new(supervisor.stdout.take().unwrap()).lines();
+        assert!(lines.any(|line| line.unwrap() == "SERVES"));
+        rustix::process::kill_process(Pid::from_child(&supervisor), Signal::TERM).unwrap();
+        let pidfd = pidfd_open(Pid::from_child(&supervisor), PidfdFlags::empty()).unwrap();
+        let ended = poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&LONG)).unwrap() == 1;
+        if !ended {
+            supervisor.kill().unwrap();
+        }
+        assert_eq!((ended, supervisor.wait().unwrap().code()), (true, Some(7)));
     }
 }
