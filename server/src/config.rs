@@ -27,6 +27,7 @@ mod place;
 mod signal;
 
 pub use listen::{DEFAULT_LISTEN, METRICS_NAME};
+pub(crate) use place::cause as cause_at;
 
 /// The longest duration that is taken: what is longer is a typing error, and could overflow a clock.
 const DURATION_MAX: Duration = Duration::from_secs(7 * 24 * 60 * 60);

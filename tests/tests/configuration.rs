@@ -289,11 +289,13 @@ fn check_refuses_what_serve_would_refuse() {
     }
     // What the machine does to the unit's view of it is said where it may be the cause.
     let hint = "with PrivateTmp= the unit has a folder of its own there";
-    for (id, is_said) in [("", false), ("0123456789abcdef0123456789abcdef", true)] {
-        let mut command = Command::new(server.program());
-        command.args(["check", "--root", "/tmp/reborn-nowhere"]).env("INVOCATION_ID", id);
-        let output = CommandOutput::of(&mut command);
-        assert_eq!(output.assert_code(2).stderr.contains(hint), is_said, "{output}");
+    for flag in ["--root", "--config"] {
+        for (id, is_said) in [("", false), ("0123456789abcdef0123456789abcdef", true)] {
+            let mut command = Command::new(server.program());
+            command.args(["check", flag, "/tmp/reborn-nowhere"]).env("INVOCATION_ID", id);
+            let output = CommandOutput::of(&mut command);
+            assert_eq!(output.assert_code(2).stderr.contains(hint), is_said, "{output}");
+        }
     }
 }
 

@@ -13,6 +13,8 @@ use std::sync::Arc;
 use clap::{Arg, ArgAction, Command as Clap};
 use toml::de::{DeTable, DeValue};
 
+use crate::config::cause_at;
+
 /// A longer file is no configuration.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
 
@@ -91,12 +93,12 @@ fn contents(path: &Path) -> Result<String, String> {
     const ADVICE: &str = "give a TOML file with --config, or leave it out";
     let refuse = |cause: String| format!("the configuration cannot be read: {cause}; {ADVICE}");
     // A pipe would wait for a writer, and the next generation would find it empty.
-    if !fs::metadata(path).map_err(|error| refuse(error.to_string()))?.is_file() {
+    if !fs::metadata(path).map_err(|error| refuse(cause_at(path, &error)))?.is_file() {
         return Err(refuse("it is no regular file".to_owned()));
     }
     let mut bytes = Vec::new();
     let read = fs::File::open(path).and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes));
-    read.map_err(|error| refuse(error.to_string()))?;
+    read.map_err(|error| refuse(cause_at(path, &error)))?;
     if bytes.len() as u64 > FILE_BYTES_MAX {
         return Err(refuse(format!("it is longer than {FILE_BYTES_MAX} bytes")));
     }

@@ -33,7 +33,7 @@ pub(super) fn folder(file: &Path) -> Result<(), String> {
 }
 
 /// An error, and under systemd the directive that may be behind it.
-pub(super) fn cause(path: &Path, error: &io::Error) -> String {
+pub(crate) fn cause(path: &Path, error: &io::Error) -> String {
     let is_service = env::var_os("INVOCATION_ID").is_some_and(|id| !id.is_empty());
     match directive(path, error).filter(|_| is_service) {
         Some(directive) => format!("{error} ({directive})"),
