@@ -26,7 +26,7 @@ use crate::control::{self, Clients, Command, GenerationId, Outcome, Reply, Reque
 use crate::counters::Counts;
 use crate::drain::{Drain, Phase};
 use crate::generation::Parts;
-use crate::lifecycle::{Ending, Event, Lifecycle, Origin};
+use crate::lifecycle::{Ending, Event, Lifecycle, Manager, Origin};
 use crate::listeners::{Listener, unlink_if_ours};
 use crate::signals::Wish;
 use crate::successor::Successor;
@@ -134,10 +134,14 @@ pub(crate) struct Driver {
 impl Driver {
     pub(crate) fn new(parts: Parts) -> Driver {
         let (inputs, received) = async_channel::bounded(INPUTS_MAX);
-        let managed = parts.notifier.managed();
+        let manager = match (parts.notifier.managed(), parts.environment.supervisor) {
+            (false, _) => Manager::None,
+            (true, None) => Manager::Restarts,
+            (true, Some(_)) => Manager::Follows,
+        };
         let older = parts.predecessor.as_ref().map(|given| u8::try_from(given.older.len()).unwrap_or(u8::MAX));
         Driver {
-            lifecycle: Lifecycle::new(older, managed, parts.settings.max_draining),
+            lifecycle: Lifecycle::new(older, manager, parts.settings.max_draining),
             parts,
             executor: Arc::new(Executor::new()),
             inputs,

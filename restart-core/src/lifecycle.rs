@@ -53,6 +53,17 @@ pub(crate) enum Predecessor {
     Gone,
 }
 
+/// Who follows this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Manager {
+    /// Nobody.
+    None,
+    /// A service manager, which starts the service anew where its main process fails.
+    Restarts,
+    /// A supervisor, which follows whoever says that it is the main process, and starts nobody.
+    Follows,
+}
+
 /// How far a reload has come before its point of no return.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Stage {
@@ -318,8 +329,7 @@ impl Sight {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Lifecycle {
     state: State,
-    /// Whether a service manager follows us.
-    managed: bool,
+    manager: Manager,
     /// How many older generations still drain.
     older: u8,
     max_draining: u8,
@@ -340,11 +350,11 @@ type Step = (State, Vec<Action>);
 impl Lifecycle {
     /// A process that has just been started. `older`: how many generations drain, if there is a predecessor that has
     /// told so.
-    pub(crate) fn new(older: Option<u8>, managed: bool, max_draining: u8) -> Lifecycle {
+    pub(crate) fn new(older: Option<u8>, manager: Manager, max_draining: u8) -> Lifecycle {
         let predecessor = if older.is_some() { Predecessor::Alive } else { Predecessor::None };
         Lifecycle {
             state: State::Starting { predecessor },
-            managed,
+            manager,
             older: older.unwrap_or(0),
             max_draining,
             predecessor: Sight::default(),
@@ -562,7 +572,7 @@ impl Lifecycle {
                 self.asked = 1;
                 (State::Reloading(Stage::AwaitPong), vec![Action::SendPing, Action::Start(Timer::Pong)])
             }
-            (Event::SuccessorPong, Stage::AwaitPong) if self.managed => {
+            (Event::SuccessorPong, Stage::AwaitPong) if self.manager != Manager::None => {
                 (State::Reloading(Stage::Announcing), vec![Action::CancelTimer, Action::Announce])
             }
             (Event::SuccessorPong, Stage::AwaitPong) => {
@@ -659,6 +669,7 @@ impl Lifecycle {
 
     /// The successor is gone: serves on as if nothing had happened, or stops.
     fn rolled_back(&mut self, failure: Failure, then_stop: bool) -> Step {
+        self.newest = Sight::default();
         let mut actions = vec![Action::CloseLine];
         let (state, more) = if then_stop {
             actions.push(Action::AnswerFailed(failure));
@@ -678,7 +689,14 @@ impl Lifecycle {
         let mut actions = vec![];
         match event {
             Event::NewerClosed | Event::NewestDied if self.newest.is_gone() => return self.survive(answered),
-            Event::CommitFailed if !committed => return self.survive(answered),
+            // There may be room for it in a moment, or proof that nobody is there. One that lives, and cannot be told,
+            // commits itself when this one is gone.
+            Event::CommitFailed if !committed && self.asked < ASKED_MAX => {
+                self.asked += 1;
+                actions.push(Action::Start(Timer::Committed));
+            }
+            Event::CommitFailed if !committed => return self.abandon(answered),
+            Event::Deadline(Timer::Committed) if !committed => actions.push(Action::SendCommit { settled, reload }),
             Event::NewestIntroduced { ahead } if ahead || self.newest.dead => {
                 self.newest.dead = false;
                 actions.push(Action::Welcome);
@@ -734,11 +752,13 @@ impl Lifecycle {
         (State::Draining { settled, committed, reload, answered, drained }, actions)
     }
 
-    /// Nobody newer serves, or has been told to.
+    /// Nobody newer lives.
     fn survive(&mut self, answered: bool) -> Step {
-        if !self.managed {
-            return self.resume(answered);
-        }
+        if self.manager == Manager::Restarts { self.abandon(answered) } else { self.resume(answered) }
+    }
+
+    /// Ends, so that somebody else serves.
+    fn abandon(&mut self, answered: bool) -> Step {
         // The exit hands the unreaped successor to systemd, which acts on its status (SIGKILL, a failure).
         let mut actions: Vec<Action> =
             (!answered).then_some(Action::AnswerFailed(Failure::DiedAfterCommit)).into_iter().collect();
@@ -754,11 +774,14 @@ impl Lifecycle {
         committed.then_some(Action::ForwardStop)
     }
 
-    /// Nobody newer lives, and no service manager will start anybody: serves again, unless the service is to stop.
+    /// Nobody newer lives, and nobody will start anybody: serves again, unless the service is to stop.
     fn resume(&mut self, answered: bool) -> Step {
+        self.newest = Sight::default();
         let mut actions = vec![Action::CancelTimer, Action::EndDrain, Action::CloseLine, Action::TakeOver];
         actions.extend((!self.stop_wanted).then_some(Action::Accept));
         actions.extend((!answered).then_some(Action::AnswerFailed(Failure::DiedAfterCommit)));
+        // A supervisor follows whoever says so.
+        actions.extend((self.manager == Manager::Follows && !self.stop_wanted).then_some(Action::NotifyReady));
         let (state, more) = if self.stop_wanted { stop(Origin::Signal) } else { self.serve_or_reload(true) };
         actions.extend(more);
         (state, actions)

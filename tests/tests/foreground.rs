@@ -190,14 +190,21 @@ fn the_end_is_the_last_main_processs_own() {
 }
 
 #[test]
-fn the_newest_killed_while_an_older_one_drains_ends_it_all_for_whoever_restarts_it() {
+fn the_newest_killed_while_an_older_one_drains_leaves_the_older_one_serving_again() {
     as_any_process_and_as_pid_1(|reborn| {
         let kept = Kept::start(reborn.probation_ms(0));
-        let held = kept.server.hold();
+        let (held, old) = (kept.server.hold(), kept.server.pid());
         let new = kept.reload();
         kept.server.signal_to(new, Signal::KILL);
-        kept.assert_ends(128 + 9);
-        assert!(held.finish().is_err());
+        kept.server.wait_until("the older one serves again", |server| {
+            server.command(["status", "--json"]).is_success() && server.pid() == old
+        });
+        held.finish_by(old);
+        assert_eq!(kept.server.ask().pid(), Some(old));
+        // It is followed as before, and can be reloaded.
+        assert_ne!(kept.reload(), new);
+        kept.server.signal_to(kept.supervisor, Signal::TERM);
+        kept.assert_ends(0);
     });
 }
 

@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::hash::{BuildHasherDefault, Hasher};
 
-use super::State;
+use super::{Manager, State};
 use world::{Budget, Gate, Step, World};
 
 /// Multiplies and rotates: the states come from nobody hostile, and there are many of them.
@@ -239,11 +239,11 @@ impl Search {
     }
 }
 
-/// Walks with and without a service manager.
-fn walk_both(generations: usize, max_draining: u8, budget: Budget) {
-    for managed in [false, true] {
-        let what = format!("{generations} generations, managed {managed}, {budget:?}");
-        walk(&what, World::new(generations, managed, max_draining, budget));
+/// Walks without a service manager, with one, and with a supervisor.
+fn walk_all(generations: usize, max_draining: u8, budget: Budget) {
+    for follower in [Manager::None, Manager::Restarts, Manager::Follows] {
+        let what = format!("{generations} generations, followed by {follower:?}, {budget:?}");
+        walk(&what, World::new(generations, follower, max_draining, budget));
     }
 }
 
@@ -252,32 +252,32 @@ const NOTHING: Budget = Budget { reloads: 0, stops: 0, crashes: 0, garbage: 0, b
 
 #[test]
 fn two_generations_keep_their_promises_whatever_happens() {
-    walk_both(2, 1, Budget { reloads: 2, stops: 1, crashes: 2, ..NOTHING });
-    walk_both(2, 1, Budget { reloads: 1, stops: 2, crashes: 1, ..NOTHING });
+    walk_all(2, 1, Budget { reloads: 2, stops: 1, crashes: 2, ..NOTHING });
+    walk_all(2, 1, Budget { reloads: 1, stops: 2, crashes: 1, ..NOTHING });
 }
 
 #[test]
 fn two_generations_keep_their_promises_whatever_arrives() {
-    walk_both(2, 1, Budget { reloads: 1, crashes: 1, garbage: 2, ..NOTHING });
-    walk_both(2, 1, Budget { reloads: 1, stops: 1, crashes: 1, garbage: 1, ..NOTHING });
-    walk_both(2, 1, Budget { reloads: 1, stops: 1, crashes: 1, breaks: 1, ..NOTHING });
+    walk_all(2, 1, Budget { reloads: 1, crashes: 1, garbage: 2, ..NOTHING });
+    walk_all(2, 1, Budget { reloads: 1, stops: 1, crashes: 1, garbage: 1, ..NOTHING });
+    walk_all(2, 1, Budget { reloads: 1, stops: 1, crashes: 1, breaks: 1, ..NOTHING });
 }
 
 #[test]
 fn three_generations_keep_their_promises_whatever_happens() {
-    walk_both(3, 2, Budget { reloads: 2, crashes: 1, ..NOTHING });
-    walk_both(3, 2, Budget { reloads: 2, stops: 1, crashes: 2, plain: true, ..NOTHING });
+    walk_all(3, 2, Budget { reloads: 2, crashes: 1, ..NOTHING });
+    walk_all(3, 2, Budget { reloads: 2, stops: 1, crashes: 2, plain: true, ..NOTHING });
 }
 
 #[test]
 fn three_generations_keep_their_promises_whatever_arrives() {
-    walk_both(3, 2, Budget { reloads: 2, crashes: 1, garbage: 1, plain: true, ..NOTHING });
-    walk_both(3, 2, Budget { reloads: 2, crashes: 1, breaks: 1, plain: true, ..NOTHING });
+    walk_all(3, 2, Budget { reloads: 2, crashes: 1, garbage: 1, plain: true, ..NOTHING });
+    walk_all(3, 2, Budget { reloads: 2, crashes: 1, breaks: 1, plain: true, ..NOTHING });
 }
 
 #[test]
 fn four_generations_keep_their_promises() {
-    walk_both(4, 3, Budget { reloads: 3, crashes: 1, plain: true, ..NOTHING });
+    walk_all(4, 3, Budget { reloads: 3, crashes: 1, plain: true, ..NOTHING });
     let garbage = Budget { reloads: 3, garbage: 1, plain: true, ..NOTHING };
-    walk("4 generations with garbage", World::new(4, false, 3, garbage));
+    walk("4 generations with garbage", World::new(4, Manager::None, 3, garbage));
 }

@@ -5,7 +5,7 @@
 //! that. What is said may arrive as garbage (another version, a lost descriptor), and a line may break for one side. It
 //! enumerates what may happen next and carries it out; whether the result is any good is the search's matter.
 
-use crate::lifecycle::{Action, Ending, Event, Lifecycle, Origin, Stage, State, Timer};
+use crate::lifecycle::{self, Action, Ending, Event, Lifecycle, Origin, Stage, State, Timer};
 
 /// What is said on a channel. Every name is the one that the handover has for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -145,6 +145,7 @@ pub(super) struct Budget {
 pub(super) struct World {
     pub(super) slots: Vec<Slot>,
     channels: Vec<Channel>,
+    follower: lifecycle::Manager,
     manager: Option<Manager>,
     pub(super) budget: Budget,
     /// The service was told to stop.
@@ -257,11 +258,11 @@ fn bits(mask: u8) -> impl Iterator<Item = usize> {
 
 impl Process {
     /// `given`: the predecessor, and the lines that came from it.
-    fn new(given: Option<(usize, u8)>, managed: bool, max_draining: u8) -> Process {
+    fn new(given: Option<(usize, u8)>, manager: lifecycle::Manager, max_draining: u8) -> Process {
         let older = given.map(|(_, lines)| u8::try_from(lines.count_ones()).expect("few lines"));
         let own_line = given.map_or(0, |(predecessor, _)| 1 << predecessor);
         Process {
-            lifecycle: Lifecycle::new(older, managed, max_draining),
+            lifecycle: Lifecycle::new(older, manager, max_draining),
             gate: Gate::Closed,
             has_been_main: false,
             starting: true,
@@ -289,13 +290,18 @@ impl Process {
 
 impl World {
     /// One process that is being started, and room for `generations` at a time.
-    pub(super) fn new(generations: usize, managed: bool, max_draining: u8, budget: Budget) -> World {
+    pub(super) fn new(generations: usize, follower: lifecycle::Manager, max_draining: u8, budget: Budget) -> World {
         let mut slots = vec![Slot::Unused; generations];
-        slots[0] = Slot::Live(Box::new(Process::new(None, managed, max_draining)));
+        slots[0] = Slot::Live(Box::new(Process::new(None, follower, max_draining)));
         World {
             slots,
             channels: vec![Channel::default(); generations],
-            manager: managed.then_some(Manager { main: 0, announced: None, main_died: false }),
+            follower,
+            manager: (follower != lifecycle::Manager::None).then_some(Manager {
+                main: 0,
+                announced: None,
+                main_died: false,
+            }),
             budget,
             stop_wished: false,
             stop_excused: false,
@@ -429,6 +435,7 @@ impl World {
         let fires = |timer: &Timer| match timer {
             // A death is seen within a moment.
             Timer::Orphaned => !process.predecessor_died,
+            Timer::Committed if process.newest_died || !self.newer_end_held(who) => false,
             Timer::Pong | Timer::Committed if self.budget.plain => {
                 let line = &self.channels[who];
                 line.to_newer.is_empty() && line.to_older.is_empty()
@@ -771,7 +778,7 @@ impl World {
             return Err(format!("process {who} starts a successor beside one that lives"));
         }
         let max_draining = self.at(who).lifecycle.max_draining;
-        let successor = Process::new(Some((who, self.at(who).held)), self.manager.is_some(), max_draining);
+        let successor = Process::new(Some((who, self.at(who).held)), self.follower, max_draining);
         self.slots[who + 1] = Slot::Live(Box::new(successor));
         self.channels[who] = Channel::default();
         let process = self.at(who);
@@ -859,7 +866,7 @@ impl World {
 
     /// A service manager learns of the main process's death when it is its parent, and the status was left to it.
     fn look_at_main(&mut self) {
-        let Some(manager) = self.manager else { return };
+        let Some(manager) = self.manager.filter(|_| self.follower == lifecycle::Manager::Restarts) else { return };
         let parent_lives = manager.main > 0 && self.get(manager.main - 1).is_some();
         if parent_lives || !matches!(self.slots[manager.main], Slot::Dead { reaped: false }) {
             return;
