@@ -19,6 +19,7 @@ pub mod notify;
 pub mod process;
 pub mod procfs;
 pub mod relay;
+pub mod release;
 pub mod skip;
 pub mod terminal;
 pub mod tracer;
