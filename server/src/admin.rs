@@ -52,6 +52,7 @@ pub(crate) async fn serve(listener: Listener, admin: Admin, workers: Arc<Workers
                     http::serve(&context, Start::new(fd, None)).await;
                 };
                 workers.spawn_on_main(connection);
+                smol::future::yield_now().await;
             }
             Err(error) => {
                 log::error!("the listener {:?} cannot accept any more: {error}", listener.name());

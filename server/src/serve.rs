@@ -154,6 +154,8 @@ async fn accept<H: Handler + 'static>(shop: Arc<Shop<H>>, listener: Listener) {
                 };
                 let start = Start { listener: name.clone(), ..Start::new(fd, peer) };
                 open(&shop, Instant::now(), start, guard, Some(permit));
+                // Clients may come without end, and whoever else is on this thread wants something meanwhile.
+                yield_now().await;
             }
             Err(error) => {
                 log::error!("the listener {:?} cannot accept any more: {error}", listener.name());

@@ -69,6 +69,9 @@ const FIRST_REQUEST_GRACE: Duration = Duration::from_secs(1);
 /// How many requests that were sent already are answered before a connection closes because the process is to end.
 const PIPELINED_MAX: u32 = 1_000;
 
+/// After so long without a wait others get their turn, before the next request. A turn costs a microsecond or two.
+const TURN: Duration = Duration::from_micros(100);
+
 /// The most bytes that a parked connection takes along; what carries them is bounded.
 const READ_AHEAD_BYTES_MAX: usize = 48 * 1024;
 
@@ -204,6 +207,9 @@ impl<'a, H: Handler> Connection<'a, H> {
                 State::Upgraded(_) => Reason::Upgraded,
                 State::Idle | State::Head | State::Request(_) | State::Response(_) => Reason::DrainDeadline,
             };
+            if matches!(state, State::Head) {
+                watch.take_turns().await;
+            }
             let Some(next) = watch.until_over(drain, pin!(self.step(state))).await else {
                 if self.ends_by_close {
                     self.wire.reset();
@@ -799,8 +805,11 @@ fn closed_by(failure: &Failure, fault: Option<Fault>) -> State {
     })
 }
 
-/// Learns of changes of phase, at no cost per request: the listener stays registered from one wait to the next.
+/// Learns of changes of phase, at no cost per request: the listener stays registered from one wait to the next. It sees
+/// each wait, and so knows for how long there was none.
 struct Watch {
+    /// Since when the task goes on without a wait, if somebody has asked.
+    turn: Option<Instant>,
     /// How often the phase had been set at the last look.
     seen: usize,
     changed: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
@@ -809,7 +818,17 @@ struct Watch {
 
 impl Watch {
     fn new(drain: &Drain) -> Watch {
-        Watch { seen: drain.changes(), changed: None, waker: None }
+        Watch { turn: None, seen: drain.changes(), changed: None, waker: None }
+    }
+
+    /// Gives way to others if the task has gone on for long without a wait: a client that sends faster than it is
+    /// answered must not keep them all waiting.
+    async fn take_turns(&mut self) {
+        let now = Instant::now();
+        if now.duration_since(*self.turn.get_or_insert(now)) >= TURN {
+            yield_now().await;
+            self.turn = Some(Instant::now());
+        }
     }
 
     /// Does `step`, unless the drain's deadline passes first, and has it look again whenever the phase has been set.
@@ -823,6 +842,7 @@ impl Watch {
                     return Poll::Ready(Some(done));
                 }
                 if self.poll(task, drain).is_pending() {
+                    self.turn = None;
                     return Poll::Pending;
                 }
             }
@@ -855,7 +875,9 @@ impl Watch {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
     use std::os::unix::net::UnixStream;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
 
@@ -863,12 +885,12 @@ mod tests {
     fn a_phase_that_came_and_went_unseen_hides_no_later_one() {
         let drain = Drain::new();
         let mut watch = Watch::new(&drain);
-        let woken = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let woken = Arc::new(AtomicUsize::new(0));
         let waker = {
-            struct Count(Arc<std::sync::atomic::AtomicUsize>);
+            struct Count(Arc<AtomicUsize>);
             impl std::task::Wake for Count {
                 fn wake(self: Arc<Self>) {
-                    self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                    self.0.fetch_add(1, Ordering::Relaxed);
                 }
             }
             Waker::from(Arc::new(Count(Arc::clone(&woken))))
@@ -879,10 +901,30 @@ mod tests {
         drain.set_phase(Phase::Serving);
         assert!(watch.poll(&mut task, &drain).is_ready(), "somebody may have been declined in between");
         assert!(watch.poll(&mut task, &drain).is_pending());
-        let before = woken.load(std::sync::atomic::Ordering::Relaxed);
+        let before = woken.load(Ordering::Relaxed);
         drain.set_phase(Phase::Draining);
-        assert!(woken.load(std::sync::atomic::Ordering::Relaxed) > before);
+        assert!(woken.load(Ordering::Relaxed) > before);
         assert!(watch.poll(&mut task, &drain).is_ready());
+    }
+
+    #[test]
+    fn a_client_that_pipelines_gives_way_to_others_when_its_turn_is_over() {
+        let handled = AtomicUsize::new(0);
+        let handler = |_| {
+            handled.fetch_add(1, Ordering::Relaxed);
+            let begun = Instant::now();
+            while begun.elapsed() < TURN {}
+            async { Ok(Response::new(200)) }
+        };
+        let context = Context::new(handler, Drain::new());
+        let (stream, mut client) = UnixStream::pair().expect("a pair");
+        client.write_all(&b"GET / HTTP/1.1\r\nHost: a\r\n\r\n".repeat(10)).expect("room");
+        let mut serving = pin!(serve(&context, Start::new(stream, None)));
+        let mut task = std::task::Context::from_waker(Waker::noop());
+        for turn in 1..=10 {
+            assert!(serving.as_mut().poll(&mut task).is_pending());
+            assert_eq!(handled.load(Ordering::Relaxed), turn);
+        }
     }
 
     #[test]
