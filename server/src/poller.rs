@@ -145,18 +145,29 @@ struct Readiness {
 
 /// What was reported of a socket, and not yet found to be over.
 #[derive(Debug, Default)]
-#[expect(clippy::struct_excessive_bools, reason = "they are independent facts about one socket")]
 struct Now {
     /// Counts the reports.
     reports: u64,
     readable: bool,
     writable: bool,
-    /// The other end has closed, or the connection has failed: reading never blocks again.
-    ended: bool,
+    other_end: OtherEnd,
     /// Urgent data has come, at which a receive stops although there is more behind it.
     urgent: bool,
     reader: Option<Waker>,
     writer: Option<Waker>,
+    /// Who neither reads nor writes, but wants to know when nobody is there any more.
+    watcher: Option<Waker>,
+}
+
+/// How much is left of the other end; less with each report.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+enum OtherEnd {
+    #[default]
+    Open,
+    /// It sends no more: reading never blocks again.
+    Silent,
+    /// The connection is closed in both directions, or has failed: nobody is there to be answered.
+    Gone,
 }
 
 /// How many reports there were before something was tried. What fails or falls short afterwards is news only if there
@@ -206,6 +217,16 @@ impl Source {
         wait(&mut now.writer, context)
     }
 
+    /// Waits until nobody is at the other end: the connection was reset, has failed, or is closed in both directions. An
+    /// end that only sends no more does not count: it may still wait for its answer.
+    pub(crate) fn poll_gone(&self, context: &mut Context<'_>) -> Poll<()> {
+        let now = &mut *self.readiness.now();
+        if now.other_end == OtherEnd::Gone {
+            return Poll::Ready(());
+        }
+        wait(&mut now.watcher, context)
+    }
+
     /// To be called before something is tried.
     pub(crate) fn before(&self) -> Before {
         Before(self.readiness.now().reports)
@@ -214,14 +235,14 @@ impl Source {
     /// Says that all there was has been read.
     pub(crate) fn emptied(&self, before: Before) {
         let now = &mut *self.readiness.now();
-        now.readable &= now.reports != before.0 || now.ended;
+        now.readable &= now.reports != before.0 || now.other_end > OtherEnd::Open;
     }
 
     /// Says that a receive brought less than there was room for. Then that was all there was (epoll(7), "Questions and
     /// answers"), unless it stopped at urgent data.
     pub(crate) fn fell_short(&self, before: Before) {
         let now = &mut *self.readiness.now();
-        now.readable &= now.reports != before.0 || now.ended || now.urgent;
+        now.readable &= now.reports != before.0 || now.other_end > OtherEnd::Open || now.urgent;
     }
 
     /// Says that nothing more can be written.
@@ -240,17 +261,24 @@ impl Drop for Source {
 impl Readiness {
     /// Takes note of an event, and wakes who waits for it.
     fn report(&self, flags: EventFlags) {
-        let ended = flags.intersects(EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR);
-        let (reader, writer) = {
+        let other_end = if flags.intersects(EventFlags::HUP | EventFlags::ERR) {
+            OtherEnd::Gone
+        } else if flags.contains(EventFlags::RDHUP) {
+            OtherEnd::Silent
+        } else {
+            OtherEnd::Open
+        };
+        let (reader, writer, watcher) = {
             let now = &mut *self.now();
             now.reports += 1;
-            now.ended |= ended;
+            now.other_end = now.other_end.max(other_end);
             now.urgent |= flags.contains(EventFlags::PRI);
-            now.readable |= ended || flags.intersects(EventFlags::IN | EventFlags::PRI);
+            now.readable |= other_end > OtherEnd::Open || flags.intersects(EventFlags::IN | EventFlags::PRI);
             now.writable |= flags.intersects(EventFlags::OUT | EventFlags::HUP | EventFlags::ERR);
-            (now.reader.take_if(|_| now.readable), now.writer.take_if(|_| now.writable))
+            let watcher = now.watcher.take_if(|_| now.other_end == OtherEnd::Gone);
+            (now.reader.take_if(|_| now.readable), now.writer.take_if(|_| now.writable), watcher)
         };
-        reader.into_iter().chain(writer).for_each(Waker::wake);
+        reader.into_iter().chain(writer).chain(watcher).for_each(Waker::wake);
     }
 
     fn now(&self) -> MutexGuard<'_, Now> {
@@ -365,6 +393,20 @@ mod tests {
             source.emptied(source.before());
             block_on(&poller, poll_fn(|context| source.poll_readable(context)));
             assert_eq!(ours.read(&mut [0; 1]).expect("the end"), 0);
+        });
+    }
+
+    #[test]
+    fn who_sends_no_more_is_still_there_and_who_has_closed_is_gone() {
+        on_a_thread(|poller| {
+            let (ours, theirs) = pair();
+            let source = Source::enter(&ours).expect("an entry");
+            theirs.shutdown(std::net::Shutdown::Write).expect("a socket");
+            block_on(&poller, poll_fn(|context| source.poll_readable(context)));
+            let there = block_on(&poller, poll_fn(|context| Poll::Ready(source.poll_gone(context).is_pending())));
+            assert!(there);
+            drop(theirs);
+            block_on(&poller, poll_fn(|context| source.poll_gone(context)));
         });
     }
 

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use restart_core::{Accepted, Address, Connection, Connections, Drain, Exit, Generation, Guard, Listener, Phase};
+use rustix::net::sockopt;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use smol::Timer;
 use smol::future::{FutureExt, yield_now};
@@ -30,6 +31,12 @@ const ASKED_FOR_ROOM: usize = 64;
 const ASKING_PAUSE: Duration = Duration::from_millis(50);
 /// A stop that takes longer says what it waits for.
 const TELLING_PAUSE: Duration = Duration::from_millis(200);
+
+/// After how long a silence the kernel asks whether a client is still there, how often it asks again, and how many
+/// questions without an answer end the connection: who has vanished is gone within two minutes.
+const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
+const KEEPALIVE_EVERY: Duration = Duration::from_secs(15);
+const KEEPALIVE_PROBES: u32 = 4;
 
 /// What answers requests, and who is told of them.
 pub(crate) struct Service<H> {
@@ -83,11 +90,13 @@ pub(crate) fn serve<H: Handler + 'static>(
     });
     for listener in generation.listeners() {
         delay_nothing(listener);
+        keep_alive(listener);
         workers.spawn_on_main(accept(Arc::clone(&shop), listener.clone()));
     }
     workers.spawn_on_main(take(Arc::clone(&shop)));
     if let Ok(listener) = generation.listener(METRICS_NAME) {
         delay_nothing(&listener);
+        keep_alive(&listener);
         let admin = Admin {
             metrics: Arc::clone(metrics),
             inherited: generation.inherited(),
@@ -128,7 +137,19 @@ async fn tell_stop(drain: Drain, timeout: Duration) {
 /// those that move.
 fn delay_nothing(listener: impl AsFd) {
     // Fails on Unix sockets, which delay nothing.
-    let _ = rustix::net::sockopt::set_tcp_nodelay(listener, true);
+    let _ = sockopt::set_tcp_nodelay(listener, true);
+}
+
+/// Has the kernel ask a silent client now and then whether it is there (`SO_KEEPALIVE`): one that has vanished, or has
+/// closed without a reset, is noticed also where nothing is sent to it, while its handler runs. One that only sends no
+/// more answers for itself. Connections have it from their listener, at no cost.
+fn keep_alive(listener: impl AsFd) {
+    let listener = listener.as_fd();
+    // A Unix socket takes the first and knows none of the others; its clients cannot vanish.
+    let _ = sockopt::set_socket_keepalive(listener, true)
+        .and_then(|()| sockopt::set_tcp_keepidle(listener, KEEPALIVE_AFTER))
+        .and_then(|()| sockopt::set_tcp_keepintvl(listener, KEEPALIVE_EVERY))
+        .and_then(|()| sockopt::set_tcp_keepcnt(listener, KEEPALIVE_PROBES));
 }
 
 /// Who is told of each request that is over: whoever was before, and the metrics, where somebody can read them.
@@ -303,5 +324,17 @@ mod tests {
         assert!(!connect());
         delay_nothing(&listener);
         assert!(connect());
+    }
+
+    #[test]
+    fn connections_are_asked_whether_somebody_is_there_because_their_listener_asks() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        keep_alive(&listener);
+        let _client = TcpStream::connect(listener.local_addr().expect("an address")).expect("a connection");
+        let (accepted, _) = listener.accept().expect("it waits");
+        assert!(sockopt::socket_keepalive(&accepted).expect("a socket"));
+        assert_eq!(sockopt::tcp_keepidle(&accepted), Ok(KEEPALIVE_AFTER));
+        assert_eq!(sockopt::tcp_keepintvl(&accepted), Ok(KEEPALIVE_EVERY));
+        assert_eq!(sockopt::tcp_keepcnt(&accepted), Ok(KEEPALIVE_PROBES));
     }
 }

@@ -6,11 +6,13 @@ use std::io::{Read, Write};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context as Task, Poll};
+use std::time::Duration;
 
-use http_support::Server;
+use http_support::{Client, Server};
 use http_types::{Body, Request, Response};
 use restart_core::Drain;
 use server::http::{Context, End, Reason, Start};
+use smol::io::AsyncReadExt;
 
 const HOST: &str = "Host: test\r\n";
 
@@ -269,6 +271,48 @@ fn a_client_that_has_stopped_sending_still_gets_its_answer() {
     assert_eq!(client.reply().body, "slow");
     assert!(client.is_closed());
     assert!(matches!(server.end(), End::Client { requests: 1 }));
+}
+
+/// A body that has nothing to give.
+struct Silent;
+
+impl smol::io::AsyncRead for Silent {
+    fn poll_read(self: Pin<&mut Self>, _: &mut Task<'_>, _: &mut [u8]) -> Poll<std::io::Result<usize>> {
+        Poll::Pending
+    }
+}
+
+/// Closes a connection as the kernel does for a client that has crashed.
+fn reset(client: &Client) {
+    rustix::net::sockopt::set_socket_linger(&client.stream, Some(Duration::ZERO)).expect("a socket");
+}
+
+#[test]
+fn a_client_that_is_gone_ends_its_request_while_the_handler_still_works() {
+    let server = Server::new();
+    let mut client = server.connect();
+    client.get("/");
+    client.send(format!("GET /never HTTP/1.1\r\n{HOST}\r\n"));
+    reset(&client);
+    drop(client);
+    assert!(matches!(server.end(), End::Client { requests: 1 }));
+}
+
+#[test]
+fn a_client_that_is_gone_ends_a_response_that_has_nothing_to_send() {
+    let events = |_| async {
+        let events = smol::io::Cursor::new("data: first\n\n").chain(Silent);
+        let mut response = Response::new(200);
+        response.set_body(Body::from_reader(smol::io::BufReader::new(events), None));
+        Ok(response)
+    };
+    let server = Server::start(Context::new(events, Drain::new()));
+    let mut client = server.connect();
+    client.send(format!("GET / HTTP/1.1\r\n{HOST}\r\n"));
+    client.until("data: first");
+    reset(&client);
+    drop(client);
+    assert!(matches!(server.end(), End::Client { .. }));
 }
 
 #[test]

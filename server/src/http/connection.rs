@@ -5,8 +5,8 @@
 //! |------------|---------------------------------------|-----------------------------------------------|
 //! | Idle       | nothing, at most half an empty line   | bytes, idle timeout, phase, the client's close |
 //! | Head       | the bytes received of its head        | its last byte, head timeout, a refusal        |
-//! | Request    | the request, while the handler runs   | the handler's answer                          |
-//! | Response   | the response, while it is sent        | its last byte, write timeout, a broken body   |
+//! | Request    | the request, while the handler runs   | the handler's answer, a client that is gone   |
+//! | Response   | the response, while it is sent        | its last byte, write timeout, a broken body, a client that is gone |
 //! | Upgraded   | nothing; the handler has the stream   | the handler's drop of the stream              |
 //! | `HandedOver` | what Idle or Head hold              | `End::Parked`                                 |
 //! | Closed     | nothing                               | `End::Server`, `End::Client`                  |
@@ -235,8 +235,11 @@ impl<'a, H: Handler> Connection<'a, H> {
             State::Head => self.head().await,
             State::Request(message) => {
                 Box::pin(async {
-                    let answer = self.request(*message).await;
-                    self.response(answer).await
+                    if let Some(answer) = self.request(*message).await {
+                        return self.response(answer).await;
+                    }
+                    self.cut_account();
+                    State::Closed(Closed::ByClient)
                 })
                 .await
             }
@@ -398,8 +401,8 @@ impl<'a, H: Handler> Connection<'a, H> {
         Ok(Examined::Passed(Box::new(Message { request, framing, expects_continue, keep_alive, manner, offer })))
     }
 
-    /// Has the handler answer.
-    async fn request(&mut self, message: Message) -> Answer {
+    /// Has the handler answer. Nothing is returned if the client is gone before it does.
+    async fn request(&mut self, message: Message) -> Option<Answer> {
         let Message { mut request, keep_alive, framing, expects_continue, manner, offer } = message;
         request.set_peer_addr(self.peer.as_deref());
         if offer.is_some() {
@@ -416,10 +419,18 @@ impl<'a, H: Handler> Connection<'a, H> {
             drop(request);
             self.requests += 1;
             let close = if keep_alive { None } else { Some(Reason::Asked) };
-            return Answer { response: overloaded(), manner, close, decoration, offer: None };
+            return Some(Answer { response: overloaded(), manner, close, decoration, offer: None });
         };
         let handler = &self.context.handler;
-        let answered = AssertUnwindSafe(async { handler.answer(request).await }).catch_unwind().await;
+        let answered = {
+            let mut answering = pin!(AssertUnwindSafe(async { handler.answer(request).await }).catch_unwind());
+            let wire = &self.wire;
+            poll_fn(|context| match answering.as_mut().poll(context) {
+                Poll::Ready(answered) => Poll::Ready(Some(answered)),
+                Poll::Pending => wire.poll_gone(context).map(|()| None),
+            })
+            .await?
+        };
         drop(entry);
         self.requests += 1;
         let fault = self.fault();
@@ -435,7 +446,7 @@ impl<'a, H: Handler> Connection<'a, H> {
             }
         };
         let close = if keep_alive { fault.map(reason_of) } else { Some(Reason::Asked) };
-        Answer { response, manner, close, decoration, offer }
+        Some(Answer { response, manner, close, decoration, offer })
     }
 
     /// Sends an answer, and decides whether another request may follow.

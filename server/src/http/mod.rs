@@ -201,6 +201,10 @@ impl fmt::Display for Reason {
 /// Under [`run`](crate::run) a handler that blocks, or computes for long, takes up one of the threads (`--threads`). When
 /// all are taken up, everybody waits: what takes long without waiting belongs into `smol::unblock`.
 ///
+/// Where the client is gone (reset, or closed in both directions) before the handler has answered, or while the body that
+/// it gave has nothing to give, its future and the body are dropped: what has to be finished all the same belongs into a
+/// task of its own. A client that only sends no more is answered.
+///
 /// It is implemented for every `Fn(Request) -> impl Future<Output = http_types::Result<Response>> + Send`.
 pub trait Handler: Send + Sync {
     /// Answers a request.

@@ -246,6 +246,11 @@ impl Wire {
         self.socket.poll_writable(context)
     }
 
+    /// Waits until nobody is at the other end.
+    pub(crate) fn poll_gone(&self, context: &mut Context<'_>) -> Poll<()> {
+        self.socket.poll_gone(context)
+    }
+
     /// Receives once, without waiting, into the buffer. Returns the number of bytes, 0 at the end of the stream.
     pub(crate) fn receive(&self) -> io::Result<usize> {
         let inbound = &mut *self.inbound();

@@ -79,7 +79,14 @@ impl Sending<'_> {
                 outcome
             } else {
                 self.flush().await?;
-                poll_fn(|context| self.poll_source(context, large)).await
+                let waited = poll_fn(|context| match self.poll_source(context, large) {
+                    Poll::Ready(outcome) => Poll::Ready(Some(outcome)),
+                    Poll::Pending => self.wire.poll_gone(context).map(|()| None),
+                });
+                let Some(outcome) = waited.await else {
+                    return Err(Failure::Failed(io::ErrorKind::ConnectionReset.into()));
+                };
+                outcome
             };
             match outcome {
                 Ok(count) => self.took(count)?,

@@ -47,6 +47,11 @@ impl Socket {
         self.source.poll_writable(context)
     }
 
+    /// Waits until nobody is at the other end.
+    pub(crate) fn poll_gone(&self, context: &mut Context<'_>) -> Poll<()> {
+        self.source.poll_gone(context)
+    }
+
     /// Receives once into `room`. Returns the number of bytes, 0 at the end of the stream.
     pub(crate) fn receive(&self, room: &mut [u8]) -> io::Result<usize> {
         let before = self.source.before();
