@@ -4,6 +4,7 @@
 //! generations have counted: a counter never falls at a reload. Each answer closes its connection, since the next
 //! question may be another process's to answer. It counts nothing itself.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -15,15 +16,18 @@ use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet, 
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 use restart_core::{Accepted, Counts, Drain, Inherited, Listener, resident_memory};
-use smol::lock::Semaphore;
+use smol::channel::{Receiver, Sender, bounded};
+use smol::future::{FutureExt, yield_now};
 
-use crate::http::{self, Context, Handler, Start};
+use crate::http::{self, Context, Handler, Limits, Start};
 use crate::metrics::{BUCKETS_US, Metrics, bucket_name};
 use crate::run::VERSION;
 use crate::workers::Workers;
 
-/// So many clients are answered at a time; more wait in the accept queue.
-const CLIENTS_MAX: usize = 16;
+/// So many clients may be there at a time; whoever came first makes room for another.
+const CLIENTS_MAX: usize = 32;
+/// A client that asks nothing for so long, or does not take its answer, is closed: probes ask at once.
+const CLIENT_TIMEOUT: Duration = Duration::from_secs(5);
 /// What Prometheus asks for and understands.
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -37,28 +41,59 @@ pub(crate) struct Admin {
     pub(crate) started: SystemTime,
 }
 
-/// Answers clients for as long as this is the main process.
+/// Answers clients for as long as this is the main process. No number of silent ones keeps another out.
 pub(crate) async fn serve(listener: Listener, admin: Admin, workers: Arc<Workers>) {
-    // Of its own: the drain of the service neither waits for these connections nor moves them.
-    let context = Arc::new(Context::new(admin, Drain::new()));
-    let room = Arc::new(Semaphore::new(CLIENTS_MAX));
+    let limits = Limits {
+        idle_timeout: CLIENT_TIMEOUT,
+        head_timeout: CLIENT_TIMEOUT,
+        body_timeout: CLIENT_TIMEOUT,
+        write_timeout: CLIENT_TIMEOUT,
+        ..Limits::default()
+    };
+    // The drain is of its own: that of the service neither waits for these connections nor moves them.
+    let context = Arc::new(Context { limits, ..Context::new(admin, Drain::new()) });
+    let mut guests = Guests::default();
     loop {
-        let permit = room.acquire_arc().await;
         match listener.accept().await {
             Ok(Accepted { fd, guard, .. }) => {
-                let context = Arc::clone(&context);
+                let (context, leave) = (Arc::clone(&context), guests.enter());
                 let connection = async move {
-                    let _held = (guard, permit);
-                    http::serve(&context, Start::new(fd, None)).await;
+                    let _held = guard;
+                    let serve = async {
+                        http::serve(&context, Start::new(fd, None)).await;
+                    };
+                    // Nothing is ever sent: it ends when this one has to make room.
+                    let evicted = async {
+                        let _ = leave.recv().await;
+                    };
+                    serve.or(evicted).await;
                 };
                 workers.spawn_on_main(connection);
-                smol::future::yield_now().await;
+                yield_now().await;
             }
             Err(error) => {
                 log::error!("the listener {:?} cannot accept any more: {error}", listener.name());
                 return;
             }
         }
+    }
+}
+
+/// Who is there, in the order in which they came. A client ends when its sender is dropped.
+#[derive(Debug, Default)]
+struct Guests(VecDeque<Sender<()>>);
+
+impl Guests {
+    /// Lets another one in, and the first one go if there are too many. It has to leave when nothing can be received
+    /// any more.
+    fn enter(&mut self) -> Receiver<()> {
+        self.0.retain(|guest| !guest.is_closed());
+        if self.0.len() >= CLIENTS_MAX {
+            self.0.pop_front();
+        }
+        let (guest, leave) = bounded(1);
+        self.0.push_back(guest);
+        leave
     }
 }
 

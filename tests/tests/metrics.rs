@@ -165,6 +165,20 @@ fn readiness_fails_first_when_a_stop_begins_and_clients_are_served_through_the_s
 }
 
 #[test]
+fn silent_clients_keep_no_probe_from_its_answer() {
+    let (_server, metrics) = measured(Reborn::new());
+    let open = |begun: &[u8]| {
+        let client = block_on(Connection::open(&metrics, Limits::default())).unwrap();
+        block_on(client.send(begun)).unwrap();
+        client
+    };
+    let begun: [&[u8]; 2] = [b"", b"GET /healthz HTTP/1.1\r\nhost: a\r\n"];
+    let silent: Vec<_> = (0..300).map(|number| open(begun[number % 2])).collect();
+    assert_eq!(["/healthz", "/readyz", "/metrics"].map(|path| get(&metrics, path).status), [200; 3]);
+    drop(silent);
+}
+
+#[test]
 fn metrics_can_be_had_on_a_unix_socket_and_are_moved_by_a_reload() {
     let reborn = Reborn::new().demo().probation_ms(0).args(["--config", "reborn.toml"]);
     let file = reborn.folder().join("reborn.toml");
