@@ -8,8 +8,12 @@ use std::future::Future;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use async_io::Timer;
+use futures_lite::future;
 
 use crate::address::{Address, Endpoint};
 use crate::connections::Connections;
@@ -45,6 +49,9 @@ pub const TIMEOUT_MAX: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 /// of them travel in one message, which may have 253 descriptors (`unix(7)`, SCM_MAX_FD).
 pub const MAX_DRAINING_MAX: u8 = 64;
 
+/// An application that is well says so within this time.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// The name under which the control socket travels from generation to generation; no listener can have it.
 pub(crate) const CONTROL_NAME: &str = "control";
 
@@ -52,6 +59,7 @@ type SaveState = Box<dyn FnMut() -> Vec<u8> + Send>;
 type Report = Box<dyn Fn() -> serde_json::Value + Send>;
 type Explain = Box<dyn Fn(&Error) -> Option<String> + Send>;
 type Count = Box<dyn Fn() -> Counts + Send>;
+type Probe = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = bool> + Send>> + Send + Sync>;
 
 /// What the driver has to know for as long as the process lives.
 pub(crate) struct Settings {
@@ -65,6 +73,7 @@ pub(crate) struct Settings {
     pub(crate) formats: Formats,
     pub(crate) report: Option<Report>,
     pub(crate) count: Option<Count>,
+    pub(crate) probe: Option<Probe>,
 }
 
 impl Settings {
@@ -76,6 +85,20 @@ impl Settings {
     /// What the application has counted.
     pub(crate) fn counts(&self) -> Counts {
         self.count.as_ref().map_or_else(Counts::new, |count| count())
+    }
+
+    /// Whether the application is well: it says so, and in time. One without a probe is well.
+    #[cfg_attr(not(test), expect(dead_code, reason = "the driver does not ask yet"))]
+    pub(crate) fn is_well(&self) -> impl Future<Output = bool> + Send + use<> {
+        let probe = self.probe.clone();
+        async move {
+            let Some(probe) = probe else { return true };
+            let late = async {
+                Timer::after(PROBE_TIMEOUT).await;
+                false
+            };
+            future::or(probe(), late).await
+        }
     }
 
     /// What this generation says first, to its predecessor and to its successor.
@@ -121,6 +144,7 @@ impl Builder {
             formats: Formats::default(),
             report: None,
             count: None,
+            probe: None,
         };
         Builder {
             wanted: vec![],
@@ -254,6 +278,21 @@ impl Builder {
     /// names and numbers together must fit into a message of 64 KiB.
     pub fn count(mut self, count: impl Fn() -> Counts + Send + 'static) -> Builder {
         self.settings.count = Some(Box::new(count));
+        self
+    }
+
+    /// How the application finds out whether it still serves, beyond the task that runs [`Generation::run`]: for an
+    /// application that serves on other threads, a task that has to get its turn there.
+    ///
+    /// It is asked before this generation, when it is new, answers its predecessor's question whether it works, and before
+    /// the service manager's watchdog is fed. Where it says no, or nothing for a second, there is no answer, and the
+    /// reload fails once the predecessor has waited for it; or no feeding, and the service manager ends the service once
+    /// its `WatchdogSec=` is over. By default the answer is yes.
+    pub fn probe<F>(mut self, probe: impl Fn() -> F + Send + Sync + 'static) -> Builder
+    where
+        F: Future<Output = bool> + Send + 'static,
+    {
+        self.settings.probe = Some(Arc::new(move || Box::pin(probe())));
         self
     }
 
@@ -500,7 +539,18 @@ impl Generation {
 
 #[cfg(test)]
 mod tests {
+    use async_io::block_on;
+
     use super::*;
+
+    #[test]
+    fn an_application_is_well_unless_its_probe_says_otherwise_or_nothing() {
+        let is_well = |builder: Builder| block_on(builder.settings.is_well());
+        assert!(is_well(Builder::new()));
+        assert!(is_well(Builder::new().probe(|| async { true })));
+        assert!(!is_well(Builder::new().probe(|| async { false })));
+        assert!(!is_well(Builder::new().probe(future::pending)));
+    }
 
     #[test]
     fn no_number_is_too_large_for_the_bounds_of_a_reload() {

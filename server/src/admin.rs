@@ -35,6 +35,7 @@ const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=
 #[derive(Clone, Debug)]
 pub(crate) struct Admin {
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) workers: Arc<Workers>,
     pub(crate) inherited: Inherited,
     pub(crate) drain: Drain,
     pub(crate) generation: u64,
@@ -42,7 +43,8 @@ pub(crate) struct Admin {
 }
 
 /// Answers clients for as long as this is the main process. No number of silent ones keeps another out.
-pub(crate) async fn serve(listener: Listener, admin: Admin, workers: Arc<Workers>) {
+pub(crate) async fn serve(listener: Listener, admin: Admin) {
+    let workers = Arc::clone(&admin.workers);
     let limits = Limits {
         idle_timeout: CLIENT_TIMEOUT,
         head_timeout: CLIENT_TIMEOUT,
@@ -104,7 +106,8 @@ impl Handler for Admin {
                 plain(StatusCode::MethodNotAllowed, "this takes GET and HEAD\n")
             }
             "/metrics" => self.scrape(),
-            "/healthz" => plain(StatusCode::Ok, "ok\n"),
+            "/healthz" if self.workers.probe().await => plain(StatusCode::Ok, "ok\n"),
+            "/healthz" => plain(StatusCode::ServiceUnavailable, "no serving thread has taken a task for a second\n"),
             "/readyz" if self.drain.stop_announced() => plain(StatusCode::ServiceUnavailable, "stopping\n"),
             "/readyz" => plain(StatusCode::Ok, "ready\n"),
             _ => plain(StatusCode::NotFound, "there are /metrics, /healthz and /readyz\n"),
@@ -242,4 +245,40 @@ fn gauge(value: u64) -> i64 {
 
 fn seconds(us: u64) -> f64 {
     Duration::from_micros(us).as_secs_f64()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+
+    use http_types::Url;
+    use smol::block_on;
+
+    use super::*;
+
+    #[test]
+    fn a_server_whose_handlers_hang_on_every_thread_is_not_healthy() {
+        let workers = Arc::new(Workers::start(1).expect("threads"));
+        let admin = Admin {
+            metrics: Arc::default(),
+            workers: Arc::clone(&workers),
+            inherited: Inherited::default(),
+            drain: Drain::new(),
+            generation: 1,
+            started: SystemTime::now(),
+        };
+        let health = || {
+            let request = Request::new(Method::Get, Url::parse("http://localhost/healthz").expect("an address"));
+            block_on(admin.answer(request)).expect("it never fails").status()
+        };
+        assert_eq!(health(), StatusCode::Ok);
+        let ((begin, begun), (end, ended)) = (channel(), channel::<()>());
+        workers.spawn(async move {
+            begin.send(()).expect("somebody waits for it");
+            let _ = ended.recv();
+        });
+        begun.recv().expect("it is run");
+        assert_eq!(health(), StatusCode::ServiceUnavailable);
+        drop(end);
+    }
 }

@@ -10,7 +10,7 @@ use std::io::{self, IsTerminal, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -172,12 +172,12 @@ fn serve_command<H: Handler + 'static>(
     }
     let capacity = Capacity::new(config.limits.requests.unwrap_or(usize::MAX));
     let metrics = Arc::new(Metrics::new(capacity));
-    let reopener = Reopener::default();
+    let (reopener, team) = (Reopener::default(), Team::default());
     let reopening = reopener.clone();
     let askers = Askers::new(config, args);
-    let builder = builder(config, &metrics).explain(move |error| askers.of(error));
+    let builder = builder(config, &metrics, &team).explain(move |error| askers.of(error));
     let code = match builder.reopen_logs(move || reopening.reopen()).start() {
-        Ok(generation) => start_application(config, generation, &logs, (&metrics, &reopener), application),
+        Ok(generation) => start_application(config, generation, &logs, (&metrics, &reopener, &team), application),
         Err(error) => {
             log::error!("cannot serve: {error}");
             let cause = std::error::Error::source(&error).and_then(|cause| cause.downcast_ref::<io::Error>());
@@ -258,7 +258,7 @@ fn start_application<H: Handler + 'static>(
     config: &Config,
     generation: Generation,
     logs: &Logs,
-    (metrics, reopener): (&Arc<Metrics>, &Reopener),
+    (metrics, reopener, team): (&Arc<Metrics>, &Reopener, &Team),
     application: impl FnOnce(&Config, &Generation) -> io::Result<Service<H>>,
 ) -> u8 {
     if let Err(error) = logs.start_writer() {
@@ -274,7 +274,7 @@ fn start_application<H: Handler + 'static>(
                 reopener.leads_to(log);
             }
             service.observers.extend(access_log.iter().map(AccessLog::observer));
-            let exit = serve(config, generation, workers, service, metrics);
+            let exit = serve(config, generation, team.get_or_init(|| Arc::new(workers)), service, metrics);
             access_log.inspect(|log| log.flush(FLUSH_TIMEOUT));
             if exit.success { exit::OK } else { exit::FAILED }
         }
@@ -290,11 +290,14 @@ fn access_log(config: &Config, generation: &Generation) -> io::Result<Option<Acc
     config.access_log.as_ref().map(|config| AccessLog::open(config, generation.number())).transpose()
 }
 
-fn builder(config: &Config, metrics: &Arc<Metrics>) -> Builder {
+/// The threads that serve, from their start on: the builder has to know of them before they exist.
+type Team = Arc<OnceLock<Arc<Workers>>>;
+
+fn builder(config: &Config, metrics: &Arc<Metrics>, team: &Team) -> Builder {
     let reload = &config.reload;
     let control = config.control.clone().map_or_else(|| Place::Named(SERVICE_NAME.to_owned()), Place::Path);
     let default = DEFAULT_LISTEN.parse().expect("the default is an address");
-    let reporting = Arc::clone(metrics);
+    let (reporting, team) = (Arc::clone(metrics), Arc::clone(team));
     let mut builder = Builder::new()
         .default_listen(default)
         .control(control)
@@ -305,6 +308,15 @@ fn builder(config: &Config, metrics: &Arc<Metrics>) -> Builder {
         .version(VERSION)
         .take_connections(moving::formats())
         .stop_delay(reload.stop_delay)
+        .probe(move || {
+            let team = team.get().cloned();
+            async move {
+                match team {
+                    Some(workers) => workers.probe().await,
+                    None => true,
+                }
+            }
+        })
         .report(move || {
             let mut report = serde_json::to_value(reporting.ledger.balance()).expect("a balance is plain data");
             report["in_flight"] = reporting.in_flight().into();

@@ -66,12 +66,11 @@ struct Shop<H> {
 pub(crate) fn serve<H: Handler + 'static>(
     config: &Config,
     generation: Generation,
-    workers: Workers,
+    workers: &Arc<Workers>,
     service: Service<H>,
     metrics: &Arc<Metrics>,
 ) -> Exit {
     raise_file_limit();
-    let workers = Arc::new(workers);
     let drain = generation.drain();
     let shop = Arc::new(Shop {
         context: Context {
@@ -86,7 +85,7 @@ pub(crate) fn serve<H: Handler + 'static>(
         connections: generation.connections(),
         ledger: Arc::clone(&metrics.ledger),
         room: Arc::new(Semaphore::new(room(config.limits.connections))),
-        workers: Arc::clone(&workers),
+        workers: Arc::clone(workers),
     });
     for listener in generation.listeners() {
         delay_nothing(listener);
@@ -99,12 +98,13 @@ pub(crate) fn serve<H: Handler + 'static>(
         keep_alive(&listener);
         let admin = Admin {
             metrics: Arc::clone(metrics),
+            workers: Arc::clone(workers),
             inherited: generation.inherited(),
             drain,
             generation: generation.number(),
             started: SystemTime::now(),
         };
-        workers.spawn_on_main(admin::serve(listener, admin, Arc::clone(&workers)));
+        workers.spawn_on_main(admin::serve(listener, admin));
     }
     workers.spawn_on_main(tell_stop(generation.drain(), config.reload.drain_timeout));
     let exit = workers.run(generation.run());

@@ -6,19 +6,22 @@
 //! watches, and takes over. The old leader is a helper when it returns.
 //!
 //! The main thread serves nobody but who asks for metrics. It waits in async-io for everything that is no connection,
-//! so that neither a reload nor a question after its health is held up by requests.
+//! so that no reload is held up by requests. Whether the team still works it finds out by a probe: a task like any other,
+//! but the next one.
 
 use std::collections::VecDeque;
 use std::future::Future;
 use std::io;
 use std::mem::replace;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use async_task::{Builder, Runnable};
-use smol::Executor;
+use event_listener::Event;
+use smol::future::FutureExt;
+use smol::{Executor, Timer};
 
 use crate::poller::Poller;
 
@@ -27,6 +30,9 @@ const SHARE: u64 = 200_000;
 
 /// How often the watching helper looks whether the leader comes back, while there are events at all.
 const WATCH: Duration = Duration::from_millis(5);
+
+/// A team that works takes the next task within this time.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The least by which the cost of a task grows when one took longer, in nanoseconds.
 const STEP: u64 = 1_000;
@@ -56,6 +62,9 @@ struct Team {
     resting: AtomicUsize,
     /// What a task takes in most turns of late, in nanoseconds.
     cost: AtomicU64,
+    /// Whether a probe is among the tasks, and who waits for it.
+    probed: AtomicBool,
+    probe_over: Event,
 }
 
 /// One thread of a team.
@@ -93,6 +102,31 @@ impl Workers {
         self.main.spawn(task).detach();
     }
 
+    /// Whether a thread takes a task within a second. None does where handlers block or compute on all of them. However
+    /// many tasks wait: a team that has much to do works.
+    pub(crate) async fn probe(&self) -> bool {
+        let over = self.team.probe_over.listen();
+        if !self.team.probed.swap(true, Ordering::SeqCst) {
+            let (first, team) = (Arc::clone(&self.team), Arc::clone(&self.team));
+            let probe = async move {
+                team.probed.store(false, Ordering::SeqCst);
+                team.probe_over.notify(usize::MAX);
+            };
+            let (runnable, task) = async_task::spawn(probe, move |runnable| first.add_first(runnable));
+            task.detach();
+            runnable.schedule();
+        }
+        let ran = async {
+            over.await;
+            true
+        };
+        let late = async {
+            Timer::after(PROBE_TIMEOUT).await;
+            false
+        };
+        ran.or(late).await
+    }
+
     /// Adds a connection. If it panics while it runs, only it ends.
     pub(crate) fn spawn(&self, connection: impl Future<Output = ()> + Send + 'static) {
         let team = Arc::clone(&self.team);
@@ -113,6 +147,8 @@ impl Team {
             watcher: AtomicUsize::new(NOBODY),
             resting: AtomicUsize::new(0),
             cost: AtomicU64::new(0),
+            probed: AtomicBool::new(false),
+            probe_over: Event::new(),
         })
     }
 
@@ -223,6 +259,12 @@ impl Team {
     /// Takes note of a task that can go on.
     fn add(&self, task: Runnable) {
         self.ready().push_back(task);
+        self.poller.ring();
+    }
+
+    /// Takes note of a task that is the next one to go on.
+    fn add_first(&self, task: Runnable) {
+        self.ready().push_front(task);
         self.poller.ring();
     }
 
@@ -433,6 +475,40 @@ mod tests {
             drop(end);
             yields.recv_timeout(DEADLINE).expect("it ends");
         }
+    }
+
+    #[test]
+    fn a_probe_finds_out_whether_a_thread_is_left() {
+        let workers = Workers::start(2).expect("threads");
+        assert!(smol::block_on(workers.probe()));
+        let one = block_threads(&workers, 1);
+        assert!(smol::block_on(workers.probe()), "a thread is left");
+        let other = block_threads(&workers, 1);
+        assert!(!smol::block_on(workers.probe()));
+        drop(other);
+        let end = Instant::now() + DEADLINE;
+        while !smol::block_on(workers.probe()) {
+            assert!(Instant::now() < end, "it works again");
+        }
+        drop(one);
+    }
+
+    #[test]
+    fn a_probe_passes_all_tasks_that_wait() {
+        let workers = Workers::start(1).expect("threads");
+        let blocked = block_threads(&workers, 1);
+        for _ in 0..100 {
+            workers.spawn(async { thread::sleep(PROBE_TIMEOUT) });
+        }
+        let probed = thread::scope(|scope| {
+            let probe = scope.spawn(|| smol::block_on(workers.probe()));
+            while !workers.team.probed.load(Ordering::SeqCst) {
+                thread::yield_now();
+            }
+            drop(blocked);
+            probe.join().expect("it ends")
+        });
+        assert!(probed);
     }
 
     #[test]
