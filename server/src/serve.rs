@@ -4,6 +4,7 @@
 //! end, is the generation's matter; what happens on a connection, the HTTP layer's. Here each connection is booked in
 //! the ledger, and offered to the next generation when the HTTP layer parks it.
 
+use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -31,6 +32,9 @@ const ASKED_FOR_ROOM: usize = 64;
 const ASKING_PAUSE: Duration = Duration::from_millis(50);
 /// A stop that takes longer says what it waits for.
 const TELLING_PAUSE: Duration = Duration::from_millis(200);
+
+/// A client that waited and cannot be accepted for so long is another generation's.
+const ANOTHER_ACCEPTED: Duration = Duration::from_secs(1);
 
 /// After how long a silence the kernel asks whether a client is still there, how often it asks again, and how many
 /// questions without an answer end the connection: who has vanished is gone within two minutes.
@@ -165,9 +169,9 @@ fn observers(config: &Config, metrics: &Arc<Metrics>, mut observers: Vec<Observe
 async fn accept<H: Handler + 'static>(shop: Arc<Shop<H>>, listener: Listener) {
     let name: Option<Arc<str>> = Some(listener.name().into());
     loop {
-        let permit = permit(&shop, &listener).await;
-        match listener.accept().await {
-            Ok(Accepted { fd, peer, guard }) => {
+        match client(&shop, &listener).await {
+            Ok(None) => {}
+            Ok(Some((Accepted { fd, peer, guard }, permit))) => {
                 shop.ledger.accepted();
                 let peer = match peer {
                     Address::Tcp(address) => Some(address.to_string()),
@@ -184,6 +188,18 @@ async fn accept<H: Handler + 'static>(shop: Arc<Shop<H>>, listener: Listener) {
             }
         }
     }
+}
+
+/// The next client, and its place. No place is kept for one that may never come: another listener's may need it.
+async fn client<H>(shop: &Shop<H>, listener: &Listener) -> io::Result<Option<(Accepted, SemaphoreGuardArc)>> {
+    listener.client_comes().await?;
+    let permit = permit(shop, listener).await;
+    let lost = async {
+        Timer::after(ANOTHER_ACCEPTED).await;
+        Ok(None)
+    };
+    let accepted = async { listener.accept().await.map(Some) }.or(lost).await?;
+    Ok(accepted.map(|accepted| (accepted, permit)))
 }
 
 /// Waits for room for another connection. While a client waits for it, too, idle connections are asked to make room.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use smol::block_on;
 use tests::{
     Reborn, Server,
-    load::{Connection, Request},
+    load::{Connection, Limits, Request, Target},
 };
 
 fn open(server: &Server, count: usize) -> Vec<Connection> {
@@ -41,6 +41,20 @@ fn clients_beyond_the_limit_of_connections_wait_and_are_served_in_turn() {
     answers.push(block_on(late.answer()).unwrap().status);
     assert_eq!(answers, [200; 5], "no request under way made room, and nobody was refused");
     assert_eq!(server.status()["application"]["closed_by_us"]["made room"], serde_json::Value::Null);
+}
+
+#[test]
+fn a_listener_that_nobody_comes_to_takes_no_place_from_another() {
+    let reborn = Reborn::new().demo().args(["--connections", "1"]);
+    let path = reborn.folder().join("other.sock");
+    let server = reborn.listen(&format!("other=unix:{}", path.display())).start();
+    let targets = [Target::Unix(path), Target::Tcp(server.address())];
+    for target in targets.iter().chain(targets.iter().rev()) {
+        block_on(async {
+            let mut client = Connection::open(target, Limits::default()).await.unwrap();
+            client.exchange(&Request::fast("turn").last()).await.unwrap();
+        });
+    }
 }
 
 #[test]

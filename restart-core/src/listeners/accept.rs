@@ -218,6 +218,29 @@ impl Listener {
         }
     }
 
+    /// Waits until a client waits to be accepted by this generation, for an application that has to make room before it
+    /// accepts one. Another generation may be faster: then [`accept`](Listener::accept) waits for the next one.
+    pub async fn client_comes(&self) -> io::Result<()> {
+        loop {
+            let state = self.gate.get();
+            if state == CLOSED {
+                self.gate.changed(state).await;
+            } else if self.client_waits() {
+                return Ok(());
+            } else if state == LAST_CALL || state == RELEASED {
+                self.refuse_from_now_on(state);
+                future::pending::<()>().await;
+            } else {
+                let comes = async { self.readable().await.map(|()| true) };
+                let changed = async { self.gate_changed(state).await.map(|()| false) };
+                // A socket that has failed is readable as well: accepting tells.
+                if future::or(comes, changed).await? {
+                    return Ok(());
+                }
+            }
+        }
+    }
+
     /// Notes an error, and says whether the last one is so long ago that this one is news.
     fn begins_burst(&self) -> bool {
         let mut failed = lock(&self.failed);
@@ -370,6 +393,21 @@ mod tests {
             assert!(poll_once(&mut accept).await.is_none());
             let _client = connect(&listener);
             assert!(poll_once(&mut accept).await.is_none());
+        });
+    }
+
+    #[test]
+    fn a_client_is_seen_before_it_is_accepted_and_only_while_the_gate_is_open() {
+        let listener = listener();
+        let mut comes = Box::pin(listener.client_comes());
+        block_on(async {
+            let _client = connect(&listener);
+            assert!(poll_once(&mut comes).await.is_none(), "the gate is closed");
+            listener.open();
+            comes.await.unwrap();
+            assert!(listener.client_waits());
+            listener.accept().await.unwrap();
+            assert!(poll_once(Box::pin(listener.client_comes())).await.is_none());
         });
     }
 
