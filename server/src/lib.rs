@@ -15,6 +15,7 @@ pub mod fuzzing;
 pub mod http;
 mod ledger;
 pub mod logging;
+mod means;
 mod metrics;
 mod moving;
 mod overview;

@@ -28,6 +28,7 @@ use crate::config::{Config, DEFAULT_LISTEN};
 use crate::exit;
 use crate::http::{Capacity, Handler};
 use crate::logging::{Logs, is_to_journal};
+use crate::means;
 use crate::metrics::Metrics;
 use crate::moving;
 use crate::overview::Overview;
@@ -169,6 +170,13 @@ fn serve_command<H: Handler + 'static>(
             log::info!("this process supervises the generations, as with --foreground: {why}");
         }
         return supervise(&logs);
+    }
+    if let Err(reason) = means::check(config.listen.len().max(1) + usize::from(config.metrics.is_some())) {
+        let reason = format!("cannot serve: {reason}");
+        if !restart_core::decline(&reason) {
+            eprintln!("reborn: {reason}");
+        }
+        return exit::FAILED;
     }
     let capacity = Capacity::new(config.limits.requests.unwrap_or(usize::MAX));
     let metrics = Arc::new(Metrics::new(capacity));

@@ -11,7 +11,6 @@ use std::time::{Duration, Instant, SystemTime};
 
 use restart_core::{Accepted, Address, Connection, Connections, Drain, Exit, Generation, Guard, Listener, Phase};
 use rustix::net::sockopt;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use smol::Timer;
 use smol::future::{FutureExt, yield_now};
 use smol::lock::{Semaphore, SemaphoreGuardArc};
@@ -20,12 +19,10 @@ use crate::admin::{self, Admin};
 use crate::config::{Config, METRICS_NAME};
 use crate::http::{self, Context, Decorate, End, Handler, Observe, Start};
 use crate::ledger::Ledger;
+use crate::means;
 use crate::metrics::Metrics;
 use crate::moving::{self, Card, Luggage};
 use crate::workers::Workers;
-
-/// How many descriptors are not for connections that are accepted.
-const DESCRIPTORS_KEPT: usize = 64;
 
 /// How many idle connections are asked to make room where there is none, and how often.
 const ASKED_FOR_ROOM: usize = 64;
@@ -74,7 +71,9 @@ pub(crate) fn serve<H: Handler + 'static>(
     service: Service<H>,
     metrics: &Arc<Metrics>,
 ) -> Exit {
-    raise_file_limit();
+    means::raise_file_limit();
+    // A connection, and the file that it is sent.
+    let descriptors_each = if config.files.is_some() { 2 } else { 1 };
     let drain = generation.drain();
     let shop = Arc::new(Shop {
         context: Context {
@@ -88,7 +87,7 @@ pub(crate) fn serve<H: Handler + 'static>(
         },
         connections: generation.connections(),
         ledger: Arc::clone(&metrics.ledger),
-        room: Arc::new(Semaphore::new(room(config.limits.connections))),
+        room: Arc::new(Semaphore::new(means::room(config.limits.connections, descriptors_each))),
         workers: Arc::clone(workers),
     });
     for listener in generation.listeners() {
@@ -301,27 +300,6 @@ async fn hand_over<H>(shop: &Shop<H>, since: Instant, parked: Start, guard: Guar
 
 fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// How many connections may be accepted: as many as are configured, but some descriptors are left for the operator's
-/// commands, for a reload, and for what the handler opens.
-fn room(configured: usize) -> usize {
-    let limit = getrlimit(Resource::Nofile).current.and_then(|limit| usize::try_from(limit).ok());
-    let descriptors = limit.map_or(usize::MAX, |limit| limit - (limit / 2).min(DESCRIPTORS_KEPT));
-    if descriptors < configured {
-        log::debug!("room for {descriptors} connections, not {configured}: the limit of open files (RLIMIT_NOFILE)");
-    }
-    configured.min(descriptors)
-}
-
-/// A connection needs a descriptor each: the soft limit is for programs that use select(2), which this one does not.
-fn raise_file_limit() {
-    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    if current != maximum
-        && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })
-    {
-        log::warn!("the limit of open files stays at {current:?}: {error}");
-    }
 }
 
 #[cfg(test)]

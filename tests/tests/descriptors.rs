@@ -23,6 +23,7 @@ use rustix::{
 use tests::{
     DEADLINE, Ended, Mode, Process, Reborn, Server, Signal, Version,
     load::{Connection, Request},
+    skip::may_change_user,
 };
 
 /// The descriptors of a process that are open on purpose, by kind: `socket`, `anon_inode:[eventpoll]`, a path.
@@ -183,6 +184,20 @@ fn more_connections_than_descriptors_wait_for_their_turn_and_keep_no_command_out
         assert_eq!(answer.unwrap_or_else(|lost| panic!("{lost:?}\n{}", server.state())).status, 200);
     }
     assert_eq!((server.wait_single(), server.ask().pid()), (new, Some(new)));
+}
+
+#[test]
+fn a_limit_that_is_too_low_to_serve_is_named_with_what_is_needed() {
+    let mut cases = vec![("ulimit -n 16", ["RLIMIT_NOFILE", "is 16,", "at least"], Reborn::new())];
+    if may_change_user() {
+        cases.push(("prlimit --pid $$ --nproc=1", ["RLIMIT_NPROC", "is 1:", "at least"], Reborn::new().as_nobody()));
+    }
+    for (limit, named, reborn) in cases {
+        let server = reborn.demo().prelude(limit).spawn();
+        assert_eq!(server.wait_end(server.first_pid()), Ended::Code(1));
+        let log = server.log();
+        assert!(named.iter().all(|word| log.contains(word)) && !log.contains("panicked"), "{log}");
+    }
 }
 
 #[test]
