@@ -5,10 +5,11 @@
 mod http_support;
 
 use std::io::{Read, Write};
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use http_support::{DEADLINE, Server};
-use server::http::{End, Reason};
+use server::http::{Capacity, End, Reason};
 
 /// Sends `request` and right after it one that must never be answered. Returns the status of the only answer.
 #[track_caller]
@@ -199,4 +200,38 @@ fn four_hundred_megabytes_without_a_line_feed_are_refused_at_the_cap() {
     assert!(flooding.join().expect("no panic") < 400);
     assert!(started.elapsed() < DEADLINE);
     assert!(matches!(server.end(), End::Server { reason: Reason::Refused(414), requests: 0 }));
+}
+
+#[test]
+fn clients_that_stall_wherever_they_are_make_room_while_others_wait() {
+    let hour = Duration::from_secs(3600);
+    let capacity = Arc::new(Capacity::default());
+    let server = Server::with(|context| {
+        context.capacity = Arc::clone(&capacity);
+        let limits = &mut context.limits;
+        for timeout in
+            [&mut limits.idle_timeout, &mut limits.head_timeout, &mut limits.body_timeout, &mut limits.write_timeout]
+        {
+            *timeout = hour;
+        }
+    });
+    let post = "POST /read HTTP/1.1\r\nHost: test\r\nContent-Length: 1000\r\n\r\nabc";
+    let stalled = ["", "GET / HT", post, "GET /big HTTP/1.1\r\nHost: a\r\n\r\n"];
+    for begun in stalled {
+        let mut client = server.connect();
+        // So that the response does not fit into what the kernel holds.
+        rustix::net::sockopt::set_socket_recv_buffer_size(&client.stream, 4096).expect("a socket");
+        let more = if begun.contains("/big") { begun.repeat(20) } else { begun.to_owned() };
+        client.send(more);
+        let began = Instant::now();
+        let end = loop {
+            if let Some(end) = server.try_end() {
+                break end;
+            }
+            assert!(began.elapsed() < DEADLINE, "{begun:?} keeps its place");
+            capacity.make_room(1);
+            std::thread::sleep(Duration::from_millis(5));
+        };
+        assert!(matches!(end, End::Server { reason: Reason::Crowded, .. }), "{begun:?}: {end:?}");
+    }
 }

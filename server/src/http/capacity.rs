@@ -1,8 +1,8 @@
 //! What the server takes on at a time: requests up to a bound, and idle connections as long as nobody else needs room.
 //!
 //! A request beyond the bound is answered with 503 at once, without its handler. Where the table of connections is full,
-//! connections that have been idle for a while are called to make room for clients that wait, a few at a time, those that
-//! are idle longest first. How many connections there may be is known to whoever accepts them, not here.
+//! connections that have been idle, or within a head, for a while are called to make room for clients that wait, a few at
+//! a time, those that wait longest first; and where there are none, those whose client is slow. How many connections there may be is known to whoever accepts them, not here.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -12,6 +12,9 @@ use event_listener::{Event, EventListener};
 
 /// A connection that has been idle for less than this keeps its place.
 pub(super) const IDLE_MIN: Duration = Duration::from_secs(1);
+
+/// So does one of which a head is under way for less than this.
+pub(super) const HEAD_MIN: Duration = Duration::from_secs(3);
 
 /// How long the log keeps silent about refused requests after it has told of one.
 const SILENCE: Duration = Duration::from_secs(10);
@@ -23,6 +26,8 @@ pub struct Capacity {
     requests: AtomicUsize,
     told: Mutex<Option<Instant>>,
     room: Event,
+    /// The call for those whose client is slow.
+    slow: Event,
 }
 
 /// A request that is being handled, as long as this lives.
@@ -45,8 +50,8 @@ impl Default for Capacity {
 impl Capacity {
     /// Room for so many requests at a time.
     pub fn new(requests_max: usize) -> Capacity {
-        let (requests, told, room) = (AtomicUsize::new(0), Mutex::new(None), Event::new());
-        Capacity { requests_max, requests, told, room }
+        let (requests, told) = (AtomicUsize::new(0), Mutex::new(None));
+        Capacity { requests_max, requests, told, room: Event::new(), slow: Event::new() }
     }
 
     /// How many requests are being handled.
@@ -54,10 +59,17 @@ impl Capacity {
         self.requests.load(Ordering::Relaxed)
     }
 
-    /// Calls so many connections, those that are idle longest, to close; none that is idle for less than a second. It
-    /// returns at once; call it again as long as there is no room.
+    /// Calls so many connections, those that are idle longest, to close; none that is idle for less than a second. Where
+    /// too few are idle, it calls those whose client sends its body or takes its response slowest for longest. It returns
+    /// at once; call it again as long as there is no room.
     pub fn make_room(&self, connections: usize) {
-        self.room.notify_additional(connections);
+        let called = self.room.notify_additional(connections);
+        self.slow.notify_additional(connections.saturating_sub(called));
+    }
+
+    /// Learns of calls for those whose client is slow, after those that are so for longer.
+    pub(super) fn call_slow(&self) -> EventListener {
+        self.slow.listen()
     }
 
     /// Learns of calls for room, after those who did so earlier.
@@ -111,5 +123,16 @@ mod tests {
         capacity.make_room(1);
         assert!(one.wait_timeout(Duration::ZERO).is_some() && two.wait_timeout(Duration::ZERO).is_some());
         assert!(three.wait_timeout(Duration::ZERO).is_none());
+    }
+
+    #[test]
+    fn the_slow_are_called_only_where_too_few_are_idle() {
+        let capacity = Capacity::new(1);
+        let (slow, idle) = (capacity.call_slow(), capacity.call());
+        capacity.make_room(1);
+        assert!(idle.wait_timeout(Duration::ZERO).is_some());
+        let slow = slow.wait_timeout(Duration::ZERO).is_none().then(|| capacity.call_slow());
+        capacity.make_room(2);
+        assert!(slow.is_some_and(|slow| slow.wait_timeout(Duration::ZERO).is_some()));
     }
 }

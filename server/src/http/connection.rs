@@ -42,7 +42,7 @@ use super::wire::framing::Framing;
 use super::wire::head::{self, Found};
 use super::wire::inbound::{Body, Fault, Wire};
 use super::wire::outbound::{Failure, Sending};
-use super::wire::pace::Pace;
+use super::wire::pace::{Over, Pace};
 use super::wire::refusal::{Refusal, plain};
 use super::wire::{body, decode};
 use super::{Context, Decoration, End, Handler, Reason, Start};
@@ -172,7 +172,7 @@ impl<'a, H: Handler> Connection<'a, H> {
     fn new(context: &'a Context<H>, start: Start) -> Result<Self, (Reason, u64)> {
         let Start { stream, peer, listener, read_ahead, requests, waited, declined } = start;
         // Only clients on a Unix socket have no address.
-        let wire = Wire::new(stream, peer.is_none(), read_ahead).map_err(|error| {
+        let wire = Wire::new(stream, peer.is_none(), read_ahead, &context.capacity).map_err(|error| {
             log::warn!("cannot watch an accepted connection: {error}; it is closed");
             (Reason::Failed, requests)
         })?;
@@ -309,9 +309,7 @@ impl<'a, H: Handler> Connection<'a, H> {
                 },
                 Wake::Late if stopping => return State::Closed(Closed::AtOnce(Reason::Stopping)),
                 Wake::Late if call.is_none() && timeout > capacity::IDLE_MIN => {
-                    // From now on it has to make room when it is called to, after those that are idle longer.
-                    call = Some(self.context.capacity.call());
-                    self.deadline.set(timeout.saturating_sub(self.waited + self.waits_since.elapsed()));
+                    call = Some(self.may_be_called(timeout));
                 }
                 Wake::Late => return State::Closed(Closed::AtOnce(Reason::IdleTimeout)),
                 Wake::Crowded => crowded = true,
@@ -329,6 +327,12 @@ impl<'a, H: Handler> Connection<'a, H> {
         self.deadline.set(timeout.saturating_sub(self.waited));
     }
 
+    /// From now on the wait has to make room when it is called to, after those that have lasted longer.
+    fn may_be_called(&mut self, timeout: Duration) -> EventListener {
+        self.deadline.set(timeout.saturating_sub(self.waited + self.waits_since.elapsed()));
+        self.context.capacity.call()
+    }
+
     /// Skips what may stand before a request. Returns whether bytes of one are there.
     fn skip_empty_lines(&self) -> Result<bool, Refusal> {
         let buffer = &mut self.wire.inbound().buffer;
@@ -343,8 +347,8 @@ impl<'a, H: Handler> Connection<'a, H> {
 
     /// Receives the rest of a head of which some bytes are there.
     async fn head(&mut self) -> State {
-        let mut scanned = 0;
-        let mut timed = false;
+        let timeout = self.context.limits.head_timeout;
+        let (mut scanned, mut timed, mut call) = (0, false, None);
         // With what was read elsewhere, its head's time began there, too.
         let moved = std::mem::take(&mut self.fresh);
         self.open_account(if moved { self.waited } else { Duration::ZERO });
@@ -355,14 +359,13 @@ impl<'a, H: Handler> Connection<'a, H> {
                 Err(refusal) => return self.refuse(refusal),
             }
             if !std::mem::replace(&mut timed, true) {
-                let timeout = self.context.limits.head_timeout;
-                self.begin_wait(timeout, moved);
+                self.begin_wait(timeout.min(capacity::HEAD_MIN), moved);
             }
             if self.is_to_park() {
                 return State::HandedOver;
             }
             self.wire.inbound().buffer.settle();
-            match self.wait(None).await {
+            match self.wait(call.as_mut()).await {
                 Wake::Readable => match self.wire.receive() {
                     Ok(0) => return self.refuse(Refusal::bad("the connection was closed within the head")),
                     Ok(_) => {}
@@ -372,10 +375,17 @@ impl<'a, H: Handler> Connection<'a, H> {
                         return State::Closed(Closed::ByClient);
                     }
                 },
+                Wake::Late if call.is_none() && timeout > capacity::HEAD_MIN => {
+                    call = Some(self.may_be_called(timeout));
+                }
                 Wake::Late => {
                     return self.refuse(Refusal::new(StatusCode::RequestTimeout, "the head took too long"));
                 }
-                Wake::Phase | Wake::Crowded => {}
+                Wake::Crowded => {
+                    self.cut_account();
+                    return State::Closed(Closed::AtOnce(Reason::Crowded));
+                }
+                Wake::Phase => {}
             }
         }
     }
@@ -781,13 +791,13 @@ fn overloaded() -> Response {
 fn refusal_of(fault: Fault) -> Refusal {
     match fault {
         Fault::Refused(refusal) => refusal,
-        Fault::Late => Refusal::new(StatusCode::RequestTimeout, "the body came too slowly"),
+        Fault::Late | Fault::Crowded => Refusal::new(StatusCode::RequestTimeout, "the body came too slowly"),
         Fault::Cut | Fault::Failed(_) => Refusal::bad("the connection was closed within the body"),
     }
 }
 
 fn reason_of(fault: Fault) -> Reason {
-    Reason::Refused(refusal_of(fault).status.into())
+    if fault == Fault::Crowded { Reason::Crowded } else { Reason::Refused(refusal_of(fault).status.into()) }
 }
 
 /// How a connection closes after a response that did not reach its proper end, which may be due to the request's body.
@@ -796,7 +806,7 @@ fn closed_by(failure: &Failure, fault: Option<Fault>) -> State {
         Failure::Unsent(error) | Failure::Broken(error) if fault.is_some() => {
             log::debug!("the body of a response failed with that of its request: {error}; the response is cut");
             match fault {
-                Some(fault @ (Fault::Refused(_) | Fault::Late)) => Closed::Lingering(reason_of(fault)),
+                Some(fault @ (Fault::Refused(_) | Fault::Late | Fault::Crowded)) => Closed::Lingering(reason_of(fault)),
                 Some(Fault::Cut | Fault::Failed(_)) | None => Closed::ByClient,
             }
         }
@@ -808,7 +818,8 @@ fn closed_by(failure: &Failure, fault: Option<Fault>) -> State {
             log::error!("the body of a response is longer than it declared; the rest is dropped");
             Closed::Lingering(Reason::Broken)
         }
-        Failure::Late => Closed::AtOnce(Reason::WriteTimeout),
+        Failure::Over(Over::Late) => Closed::AtOnce(Reason::WriteTimeout),
+        Failure::Over(Over::Crowded) => Closed::AtOnce(Reason::Crowded),
         Failure::Failed(error) => {
             log::debug!("a response could not be sent: {error}");
             Closed::ByClient

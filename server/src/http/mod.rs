@@ -161,7 +161,7 @@ pub enum Reason {
     Upgraded,
     /// Nothing was requested for too long.
     IdleTimeout,
-    /// It was idle, and other clients waited for room.
+    /// It was idle, within a head or slow, and other clients waited for room.
     Crowded,
     /// The client took its response too slowly, or no byte of it for too long.
     WriteTimeout,

@@ -121,6 +121,11 @@ impl Server {
         self.ends.recv_timeout(DEADLINE).expect("a connection ends")
     }
 
+    /// How another connection has ended, if one has.
+    pub(crate) fn try_end(&self) -> Option<End> {
+        self.ends.try_recv().ok()
+    }
+
     /// Whether no connection has ended.
     pub(crate) fn none_ended(&self) -> bool {
         self.ends.try_recv().is_err()

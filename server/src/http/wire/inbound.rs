@@ -14,10 +14,10 @@ use super::buffer::Buffer;
 use super::chunked::{Chunked, Next};
 use super::deadline::Deadline;
 use super::framing::Framing;
-use super::pace::Pace;
+use super::pace::{Over, Pace};
 use super::refusal::Refusal;
 use super::socket::Socket;
-use crate::http::Limits;
+use crate::http::{Capacity, Limits};
 
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
@@ -26,6 +26,8 @@ const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 pub(crate) struct Wire {
     socket: Socket,
     inbound: Mutex<Inbound>,
+    /// Who calls for room.
+    pub(super) capacity: Arc<Capacity>,
 }
 
 /// The bytes received, and the body that they belong to if a request with one is being served.
@@ -46,6 +48,8 @@ pub(crate) enum Fault {
     Refused(Refusal),
     /// The bytes came too slowly, or none for too long.
     Late,
+    /// They came slowly, and others waited for room.
+    Crowded,
     /// The client closed the connection within the body.
     Cut,
     /// The connection failed.
@@ -56,7 +60,7 @@ impl From<Fault> for io::Error {
     fn from(fault: Fault) -> io::Error {
         match fault {
             Fault::Refused(refusal) => io::Error::new(io::ErrorKind::InvalidData, refusal.cause),
-            Fault::Late => io::Error::new(io::ErrorKind::TimedOut, "the body came too slowly"),
+            Fault::Late | Fault::Crowded => io::Error::new(io::ErrorKind::TimedOut, "the body came too slowly"),
             Fault::Cut => io::Error::new(io::ErrorKind::UnexpectedEof, "the connection was closed within the body"),
             Fault::Failed(kind) => kind.into(),
         }
@@ -149,9 +153,9 @@ impl Body {
     }
 
     /// Waits for the deadline of whoever waits for bytes.
-    fn poll_late(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Fault>> {
-        self.pace.wait(&mut self.deadline);
-        self.deadline.poll(context).map(|()| Err(Fault::Late))
+    fn poll_late(&mut self, room: &Capacity, context: &mut Context<'_>) -> Poll<Result<(), Fault>> {
+        let over = self.pace.poll(&mut self.deadline, room, context);
+        over.map(|over| Err(if over == Over::Late { Fault::Late } else { Fault::Crowded }))
     }
 
     /// Advances through framing at the start of `buffer`. Returns how many bytes of data come next, 0 at the end of the
@@ -216,10 +220,12 @@ impl Inbound {
 pub(crate) type Trailers = Vec<u8>;
 
 impl Wire {
-    /// A connection whose first bytes were received elsewhere. `local` says that it may be one of a Unix socket.
-    pub(crate) fn new(socket: OwnedFd, local: bool, read_ahead: Vec<u8>) -> io::Result<Wire> {
+    /// A connection whose first bytes were received elsewhere. `local` says that it may be one of a Unix socket, and
+    /// `capacity` calls for room.
+    pub(crate) fn new(socket: OwnedFd, local: bool, read_ahead: Vec<u8>, capacity: &Arc<Capacity>) -> io::Result<Wire> {
         let inbound = Inbound { buffer: Buffer::with(read_ahead), ..Inbound::default() };
-        Ok(Wire { socket: Socket::new(socket, local)?, inbound: Mutex::new(inbound) })
+        let (socket, capacity) = (Socket::new(socket, local)?, Arc::clone(capacity));
+        Ok(Wire { socket, inbound: Mutex::new(inbound), capacity })
     }
 
     /// The bytes received. The lock is never held across a wait.
@@ -377,7 +383,7 @@ impl Wire {
         if self.socket.poll_readable(context).is_ready() {
             return Poll::Ready(Ok(()));
         }
-        body.poll_late(context)
+        body.poll_late(&self.capacity, context)
     }
 
     /// Sends the 100 that the client waits for, if it does.
@@ -388,7 +394,7 @@ impl Wire {
                 Ok(count) => body.interim = Continue::Wanted { left: &left[count..] },
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     if self.socket.poll_writable(context).is_pending() {
-                        return body.poll_late(context);
+                        return body.poll_late(&self.capacity, context);
                     }
                 }
                 Err(error) => return Poll::Ready(Err(Fault::Failed(error.kind()))),

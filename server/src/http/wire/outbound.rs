@@ -19,7 +19,7 @@ use super::buffer::BUFFER_BYTES;
 use super::deadline::Deadline;
 use super::encode::{Outbox, Source};
 use super::inbound::Wire;
-use super::pace::Pace;
+use super::pace::{Over, Pace};
 
 /// A body that has so many bytes at hand, or all that are left of it, is not copied before it is sent.
 const AT_HAND_BYTES_MIN: usize = 64 * 1024;
@@ -39,8 +39,8 @@ pub(crate) enum Failure {
     Broken(io::Error),
     /// The body went on after the length that was declared. It was cut there.
     Long,
-    /// The client took too little for too long.
-    Late,
+    /// The client took too little for too long, or little while others waited for room.
+    Over(Over),
     /// The connection failed.
     Failed(io::Error),
 }
@@ -210,23 +210,24 @@ async fn send(
     [mut first, mut second]: [&[u8]; 2],
     sent: &mut u64,
 ) -> Result<(), Failure> {
-    let mut late = false;
+    let mut over = None;
     while !first.is_empty() || !second.is_empty() {
         match wire.send([first, second]) {
             Ok(count) => {
                 pace.moved(count);
                 *sent += count as u64;
                 let of_first = count.min(first.len());
-                (first, second, late) = (&first[of_first..], &second[count - of_first..], false);
+                (first, second, over) = (&first[of_first..], &second[count - of_first..], None);
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock && late => return Err(Failure::Late),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                pace.wait(deadline);
+                if let Some(over) = over {
+                    return Err(Failure::Over(over));
+                }
                 // The kernel reports a socket as writable only when a third of its buffer is free, which a slow client
                 // may take longer for than it has. What it did take is seen by sending once more when it is late.
-                late = poll_fn(|context| match wire.poll_writable(context) {
-                    Poll::Ready(()) => Poll::Ready(false),
-                    Poll::Pending => deadline.poll(context).map(|()| true),
+                over = poll_fn(|context| match wire.poll_writable(context) {
+                    Poll::Ready(()) => Poll::Ready(None),
+                    Poll::Pending => pace.poll(deadline, &wire.capacity, context).map(Some),
                 })
                 .await;
             }
