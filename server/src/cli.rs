@@ -298,6 +298,10 @@ pub struct ServeArgs {
     #[arg(default_value = "16384")]
     pub connections: String,
 
+    /// The most connections of one IPv4 address or IPv6 /64 [default: half of --connections; none for loopback]
+    #[arg(long, env = "REBORN_CONNECTIONS_PER_CLIENT", value_name = "N", help_heading = "Limits")]
+    pub connections_per_client: Option<String>,
+
     /// The most requests that are handled at a time; further ones are answered with 503 [default: no limit]
     #[arg(long, env = "REBORN_REQUESTS", value_name = "N", help_heading = "Limits")]
     pub requests: Option<String>,

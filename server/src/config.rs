@@ -113,6 +113,8 @@ pub struct Reload {
 pub struct Limits {
     /// The most connections at a time.
     pub connections: usize,
+    /// The most connections of one client at a time; without it half of `connections`, and no bound for this machine's own.
+    pub connections_per_client: Option<usize>,
     /// The most requests that are handled at a time; without it there is no such bound.
     pub requests: Option<usize>,
     /// What each connection is held to.
@@ -192,6 +194,10 @@ impl Limits {
         };
         Ok(Self {
             connections: setting(args, "connections").number(&args.connections, 1..=1_000_000)?,
+            connections_per_client: match non_empty(args.connections_per_client.as_ref()) {
+                Some(text) => Some(setting(args, "connections_per_client").number(text, 1..=1_000_000)?),
+                None => None,
+            },
             requests: match non_empty(args.requests.as_ref()) {
                 Some(text) => Some(setting(args, "requests").number(text, 1..=1_000_000)?),
                 None => None,
@@ -438,7 +444,10 @@ mod tests {
                 signal: None,
             }
         );
-        assert_eq!(config.limits, Limits { connections: 16_384, requests: None, http: http::Limits::default() });
+        assert_eq!(
+            config.limits,
+            Limits { connections: 16_384, connections_per_client: None, requests: None, http: http::Limits::default() }
+        );
     }
 
     #[test]

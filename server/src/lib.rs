@@ -8,6 +8,7 @@ mod access;
 mod admin;
 pub mod app;
 pub mod cli;
+mod clients;
 pub mod config;
 pub mod exit;
 #[cfg(any(test, fuzzing))]

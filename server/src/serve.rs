@@ -16,6 +16,7 @@ use smol::future::{FutureExt, yield_now};
 use smol::lock::{Semaphore, SemaphoreGuardArc};
 
 use crate::admin::{self, Admin};
+use crate::clients::{Clients, Place};
 use crate::config::{Config, METRICS_NAME};
 use crate::http::{self, Context, Decorate, End, Handler, Observe, Start};
 use crate::ledger::Ledger;
@@ -58,8 +59,9 @@ struct Shop<H> {
     context: Context<H>,
     connections: Connections,
     ledger: Arc<Ledger>,
-    /// Room for connections.
+    /// Room for connections, and each client's share of it.
     room: Arc<Semaphore>,
+    clients: Arc<Clients>,
     workers: Arc<Workers>,
 }
 
@@ -74,6 +76,7 @@ pub(crate) fn serve<H: Handler + 'static>(
     means::raise_file_limit();
     // A connection, and the file that it is sent.
     let descriptors_each = if config.files.is_some() { 2 } else { 1 };
+    let room = means::room(config.limits.connections, descriptors_each);
     let drain = generation.drain();
     let shop = Arc::new(Shop {
         context: Context {
@@ -87,7 +90,8 @@ pub(crate) fn serve<H: Handler + 'static>(
         },
         connections: generation.connections(),
         ledger: Arc::clone(&metrics.ledger),
-        room: Arc::new(Semaphore::new(means::room(config.limits.connections, descriptors_each))),
+        room: Arc::new(Semaphore::new(room)),
+        clients: Clients::new(config.limits.connections_per_client, room),
         workers: Arc::clone(workers),
     });
     for listener in generation.listeners() {
@@ -172,12 +176,14 @@ async fn accept<H: Handler + 'static>(shop: Arc<Shop<H>>, listener: Listener) {
             Ok(None) => {}
             Ok(Some((Accepted { fd, peer, guard }, permit))) => {
                 shop.ledger.accepted();
-                let peer = match peer {
-                    Address::Tcp(address) => Some(address.to_string()),
-                    _ => None,
-                };
-                let start = Start { listener: name.clone(), ..Start::new(fd, peer) };
-                open(&shop, Instant::now(), start, guard, Some(permit));
+                let peer = if let Address::Tcp(address) = peer { Some(address) } else { None };
+                if let Some(place) = shop.clients.enter(peer) {
+                    let peer = peer.map(|address| address.to_string());
+                    let start = Start { listener: name.clone(), ..Start::new(fd, peer) };
+                    open(&shop, Instant::now(), start, guard, (Some(permit), place));
+                } else {
+                    shop.ledger.closed_by_us(http::Reason::Share, 0);
+                }
                 // Clients may come without end, and whoever else is on this thread wants something meanwhile.
                 yield_now().await;
             }
@@ -239,7 +245,8 @@ async fn take<H: Handler + 'static>(shop: Arc<Shop<H>>) {
                     waited,
                     ..Start::new(fd, card.peer)
                 };
-                open(&shop, since, start, guard, shop.room.try_acquire_arc());
+                let place = shop.clients.receive(start.peer.as_ref().and_then(|peer| peer.parse().ok()));
+                open(&shop, since, start, guard, (shop.room.try_acquire_arc(), place));
             }
             Err(error) => {
                 log::error!("a connection came with a description that cannot be read, and is closed: {error}");
@@ -257,12 +264,12 @@ fn open<H: Handler + 'static>(
     since: Instant,
     start: Start,
     guard: Guard,
-    permit: Option<SemaphoreGuardArc>,
+    held: (Option<SemaphoreGuardArc>, Place),
 ) {
     let owned = Arc::clone(shop);
     let connection = async move {
         connection(&owned, since, start, guard).await;
-        drop(permit);
+        drop(held);
     };
     shop.workers.spawn(connection);
 }

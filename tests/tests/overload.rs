@@ -58,6 +58,25 @@ fn a_listener_that_nobody_comes_to_takes_no_place_from_another() {
 }
 
 #[test]
+fn a_client_that_has_its_share_of_the_connections_gets_no_more_of_them_until_it_has_fewer() {
+    let server = Reborn::new().demo().args(["--connections-per-client", "2"]).start();
+    let mut share = open(&server, 2);
+    let mut one_more = server.connect();
+    assert!(block_on(one_more.exchange(&Request::fast("more"))).is_err());
+    assert_eq!(server.status()["application"]["closed_by_us"]["client's share"], 1);
+    assert!(server.log().contains("127.0.0.1 has 2 connections"), "{}", server.log());
+    block_on(share[0].exchange(&Request::fast("kept"))).unwrap();
+    // What moves at a reload still counts.
+    server.reload_ok();
+    server.wait_single();
+    block_on(share[1].exchange(&Request::fast("moved"))).unwrap();
+    assert!(block_on(server.connect().exchange(&Request::fast("more"))).is_err());
+    share.pop();
+    server.wait_until("there is room for another", |server| server.status()["connections"] == 1);
+    assert_eq!(server.ask().status, 200);
+}
+
+#[test]
 fn idle_connections_do_not_lock_others_out() {
     let server =
         Reborn::new().demo().args(["--connections", "32", "--idle-timeout", "1h", "--head-timeout", "1h"]).start();

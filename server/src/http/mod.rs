@@ -163,6 +163,8 @@ pub enum Reason {
     IdleTimeout,
     /// It was idle, within a head or slow, and other clients waited for room.
     Crowded,
+    /// Its client had as many connections as one may have.
+    Share,
     /// The client took its response too slowly, or no byte of it for too long.
     WriteTimeout,
     /// A request was refused with this status: malformed, over a limit, or too slow (408).
@@ -187,6 +189,7 @@ impl fmt::Display for Reason {
             Reason::Upgraded => "upgraded",
             Reason::IdleTimeout => "idle timeout",
             Reason::Crowded => "made room",
+            Reason::Share => "client's share",
             Reason::WriteTimeout => "write timeout",
             Reason::Refused(status) => return write!(out, "refused {status}"),
             Reason::Unread => "unread body",

@@ -1,0 +1,151 @@
+//! How many connections each client has, so that no single one takes all the room there is.
+//!
+//! A client is an IPv4 address, or the /64 that an IPv6 address is of, since whoever has one address there has them all.
+//! Unix sockets have no such bound, and where none was configured, neither have loopback addresses: behind them is a
+//! proxy, with the clients of all others. It only counts; whoever accepts connections asks.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// How long the log keeps silent about clients with too many connections after it has told of one.
+const SILENCE: Duration = Duration::from_secs(10);
+
+/// The bits of an IPv6 address that tell one client from another.
+const NETWORK: u128 = u128::MAX << 64;
+
+/// The connections of all clients.
+#[derive(Debug)]
+pub(crate) struct Clients {
+    most: usize,
+    /// Whether loopback addresses are bounded as well.
+    loopback: bool,
+    counts: Mutex<HashMap<IpAddr, usize>>,
+    told: Mutex<Option<Instant>>,
+}
+
+/// A connection that counts for its client, as long as this lives; or one that counts for nobody.
+#[derive(Debug)]
+pub(crate) struct Place(Option<(Arc<Clients>, IpAddr)>);
+
+impl Clients {
+    /// Nobody yet. At most as many connections for each as `configured`; without that, half of all there may be.
+    pub(crate) fn new(configured: Option<usize>, connections: usize) -> Arc<Clients> {
+        let most = configured.unwrap_or((connections / 2).max(1));
+        Arc::new(Clients { most, loopback: configured.is_some(), counts: Mutex::default(), told: Mutex::default() })
+    }
+
+    /// Counts a connection from this address, unless its client has too many.
+    pub(crate) fn enter(self: &Arc<Self>, address: Option<SocketAddr>) -> Option<Place> {
+        self.count(address, self.most)
+    }
+
+    /// Counts a connection that was within the bound when it was accepted elsewhere.
+    pub(crate) fn receive(self: &Arc<Self>, address: Option<SocketAddr>) -> Place {
+        self.count(address, usize::MAX).unwrap_or(Place(None))
+    }
+
+    fn count(self: &Arc<Self>, address: Option<SocketAddr>, most: usize) -> Option<Place> {
+        let Some(client) =
+            address.map(|address| client(address.ip())).filter(|client| self.loopback || !client.is_loopback())
+        else {
+            return Some(Place(None));
+        };
+        let counts = &mut *self.counts();
+        let count = counts.entry(client).or_default();
+        if *count >= most {
+            self.tell(client);
+            return None;
+        }
+        *count += 1;
+        Some(Place(Some((Arc::clone(self), client))))
+    }
+
+    fn tell(&self, client: IpAddr) {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.is_none_or(|at| at.elapsed() >= SILENCE) {
+            *told = Some(Instant::now());
+            let most = self.most;
+            log::warn!("{client} has {most} connections (--connections-per-client), and further ones are closed");
+        }
+    }
+
+    fn counts(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
+        // Nothing panics while it is held.
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let Some((clients, client)) = self.0.take() else { return };
+        if let Entry::Occupied(mut count) = clients.counts().entry(client) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
+    }
+}
+
+/// Which client an address belongs to.
+fn client(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) if !address.is_loopback() => Ipv6Addr::from_bits(address.to_bits() & NETWORK).into(),
+        address => address,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn enter(clients: &Arc<Clients>, address: &str) -> Option<Place> {
+        clients.enter(Some(SocketAddr::new(address.parse().expect("an address"), 1)))
+    }
+
+    #[test]
+    fn a_client_has_at_most_its_share_and_others_have_theirs() {
+        let clients = Clients::new(Some(2), 100);
+        let held = [enter(&clients, "192.0.2.1"), enter(&clients, "::ffff:192.0.2.1")];
+        assert!(held.iter().all(Option::is_some));
+        assert!(enter(&clients, "192.0.2.1").is_none());
+        assert!(enter(&clients, "192.0.2.2").is_some());
+        drop(held);
+        assert!(clients.counts().is_empty(), "who has gone is forgotten");
+        assert!(enter(&clients, "192.0.2.1").is_some());
+    }
+
+    #[test]
+    fn a_client_has_all_of_its_64_bits() {
+        let clients = Clients::new(Some(1), 100);
+        let _held = enter(&clients, "2001:db8::1").expect("the first");
+        assert!(enter(&clients, "2001:db8::2:0:0:1").is_none());
+        assert!(enter(&clients, "2001:db8:0:1::1").is_some());
+    }
+
+    #[test]
+    fn a_proxy_on_this_machine_and_unix_sockets_have_no_bound_unless_one_is_given() {
+        let clients = Clients::new(None, 1);
+        let proxied: Vec<_> = (0..3).map(|_| enter(&clients, "127.0.0.1")).collect();
+        assert!(proxied.iter().all(Option::is_some) && enter(&clients, "::1").is_some());
+        let held = enter(&clients, "192.0.2.1");
+        assert!(held.is_some() && enter(&clients, "192.0.2.1").is_none(), "others have half of all, and at least one");
+        let clients = Clients::new(Some(1), 1);
+        let held = (enter(&clients, "127.0.0.1"), clients.enter(None), clients.enter(None));
+        assert!(held.0.is_some() && held.1.is_some() && held.2.is_some());
+        assert!(enter(&clients, "127.0.0.1").is_none());
+    }
+
+    #[test]
+    fn connections_that_move_here_count_and_are_never_refused() {
+        let clients = Clients::new(Some(1), 100);
+        let address = Some("192.0.2.1:1".parse().expect("an address"));
+        let moved = [clients.receive(address), clients.receive(address)];
+        assert!(enter(&clients, "192.0.2.1").is_none());
+        drop(moved);
+        assert!(enter(&clients, "192.0.2.1").is_some());
+    }
+}
