@@ -5,7 +5,7 @@
 
 use std::{
     fs,
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Write},
     os::unix::{
         fs::{MetadataExt, PermissionsExt},
         net::{UnixListener, UnixStream},
@@ -395,7 +395,7 @@ fn root_may_command_nobodys_server() {
 
 #[test]
 fn a_client_that_sends_nonsense_or_nothing_disturbs_nobody() {
-    use std::io::{Read, Write};
+    use std::io::Read;
     let server = start();
     let path = server.control().unwrap();
     let _silent: Vec<UnixStream> = (0..20).map(|_| UnixStream::connect(path).unwrap()).collect();
@@ -465,4 +465,40 @@ fn a_reload_that_a_stop_has_overtaken_is_no_failure_of_the_unit() {
     };
     reload(main).assert_success();
     reload(std::process::id()).assert_code(3).assert_stderr("run/control");
+}
+
+#[test]
+fn silent_clients_hold_up_no_command() {
+    let server = start();
+    let path = server.control().unwrap();
+    let _silent: Vec<UnixStream> = (0..300).map(|_| UnixStream::connect(path).unwrap()).collect();
+    server.reload_ok();
+    assert_eq!(server.generation(), 2);
+}
+
+#[test]
+fn a_command_whose_client_has_gone_is_not_carried_out() {
+    let server = start();
+    let first = server.first_pid();
+    // So that it sees the request only when the client has gone.
+    server.signal_to(first, Signal::STOP);
+    let mut client = UnixStream::connect(server.control().unwrap()).unwrap();
+    client.write_all(b"{\"command\":\"reload\",\"id\":\"1\"}\n").unwrap();
+    drop(client);
+    server.signal_to(first, Signal::CONT);
+    server.reload_ok();
+    server.wait_single();
+    assert_eq!((server.generation(), server.status()["reloads"].as_array().unwrap().len()), (2, 1));
+}
+
+#[test]
+fn a_client_that_only_sends_no_more_is_obeyed() {
+    let server = start();
+    let mut client = UnixStream::connect(server.control().unwrap()).unwrap();
+    client.write_all(b"{\"command\":\"reload\",\"id\":\"1\"}\n").unwrap();
+    client.shutdown(std::net::Shutdown::Write).unwrap();
+    let mut answer = String::new();
+    BufReader::new(client).read_line(&mut answer).unwrap();
+    assert!(answer.contains("outcome"), "{answer}");
+    assert_eq!(server.generation(), 2);
 }

@@ -1,17 +1,20 @@
 //! The server's side of the control socket: accepts clients of the same user and root, reads one request at a time,
 //! and passes it on to the driver.
 //!
-//! Clients, their requests and their time are bounded. It decides nothing about a request but who may make it.
+//! Clients, their requests and their time are bounded, and who says nothing makes room for others. It decides nothing
+//! about a request but who may make it, and that its client still has to be there.
 
+use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use async_channel::Sender;
+use async_channel::{Receiver, Sender, bounded};
 use async_executor::Executor;
 use async_io::{Async, Timer};
 use futures_lite::future;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::protocol::{REQUEST_BYTES_MAX, Reply, Request};
 use crate::listeners::Listener;
@@ -41,6 +44,7 @@ pub(crate) async fn serve(
     commands: Sender<Command>,
     clients: Clients,
 ) {
+    let mut silent = Silent::default();
     loop {
         let accepted = match listener.accept().await {
             Ok(accepted) => accepted,
@@ -50,16 +54,21 @@ pub(crate) async fn serve(
             }
         };
         while clients.load(Ordering::Acquire) >= CLIENTS_MAX {
-            Timer::after(Duration::from_millis(100)).await;
+            if silent.make_room() {
+                future::yield_now().await;
+            } else {
+                Timer::after(Duration::from_millis(100)).await;
+            }
         }
         let guard = ClientGuard::new(&clients);
+        let leave = silent.enter();
         let (commands, listener) = (commands.clone(), listener.clone());
         let task = async move {
             let _guard = guard;
             match Async::new(accepted.fd) {
                 Ok(stream) => {
                     let stream = Stream(stream);
-                    if client(&stream, &commands).await == Leave::WithTheProcess {
+                    if client(&stream, leave, &commands).await == Leave::WithTheProcess {
                         // The kernel closes it when the process ends, and no sooner.
                         std::mem::forget(stream);
                     }
@@ -70,6 +79,28 @@ pub(crate) async fn serve(
             listener.renew_spare();
         };
         executor.spawn(task).detach();
+        // Clients may come without end, and others want something meanwhile.
+        future::yield_now().await;
+    }
+}
+
+/// Clients that have not sent their request yet, in the order in which they came. Each leaves when its sender is gone,
+/// and drops its receiver when it has sent it.
+#[derive(Default)]
+struct Silent(VecDeque<Sender<()>>);
+
+impl Silent {
+    fn enter(&mut self) -> Receiver<()> {
+        self.0.retain(|client| !client.is_closed());
+        let (client, leave) = bounded(1);
+        self.0.push_back(client);
+        leave
+    }
+
+    /// Has the first of them leave; false where there is none.
+    fn make_room(&mut self) -> bool {
+        self.0.retain(|client| !client.is_closed());
+        self.0.pop_front().is_some()
     }
 }
 
@@ -97,13 +128,17 @@ enum Leave {
 }
 
 /// Serves one client: one request, its answer, and, after a stop, silence until the process ends.
-async fn client(stream: &Stream, commands: &Sender<Command>) -> Leave {
+async fn client(stream: &Stream, leave: Receiver<()>, commands: &Sender<Command>) -> Leave {
     if let Err(reason) = stream.check_peer() {
         log::warn!("a control client was refused: {reason}");
         stream.reply(&Reply::Error { reason }).await;
         return Leave::Now;
     }
-    let request = match future::or(stream.request(), timeout(CLIENT_TIMEOUT)).await {
+    let evicted = async {
+        let _ = leave.recv().await;
+        Ok(None)
+    };
+    let request = match future::or(stream.request(), future::or(evicted, timeout(CLIENT_TIMEOUT))).await {
         Ok(Some(request)) => request,
         Ok(None) => return Leave::Now,
         Err(reason) => {
@@ -111,7 +146,13 @@ async fn client(stream: &Stream, commands: &Sender<Command>) -> Leave {
             return Leave::Now;
         }
     };
-    let (reply, answers) = async_channel::bounded(1);
+    drop(leave);
+    if stream.is_gone() {
+        // It has told its caller that it failed, or will not tell anybody how it ended.
+        log::debug!("a command is not carried out: its client has gone ({request:?})");
+        return Leave::Now;
+    }
+    let (reply, answers) = bounded(1);
     if commands.send(Command { request, reply }).await.is_err() {
         return Leave::Now;
     }
@@ -152,6 +193,14 @@ impl Stream {
             return Ok(());
         }
         Err(format!("uid {peer} may not command a process of uid {own}"))
+    }
+
+    /// Whether the client has closed its connection; one that only sends no more has not.
+    fn is_gone(&self) -> bool {
+        let mut polled = [PollFd::new(self.0.get_ref(), PollFlags::empty())];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let gone = PollFlags::HUP | PollFlags::ERR;
+        poll(&mut polled, Some(&now)).is_ok_and(|_| polled[0].revents().intersects(gone))
     }
 
     async fn request(&self) -> Result<Option<Request>, String> {
