@@ -102,3 +102,22 @@ fn the_deployment_says_what_the_program_understands() {
         assert!(text.contains(&format!(":{number}\"")), "{name}: nothing of the configuration listens on {number}");
     }
 }
+
+/// What a connection takes at the most: a piece of a response, and what the disk has to give for it (deploy/README.md).
+const CONNECTION_KIB: u64 = 64 + 128;
+/// What a generation that serves nobody takes, and the supervisor.
+const GENERATION_KIB: u64 = 16 * 1024;
+const SUPERVISOR_KIB: u64 = 8 * 1024;
+
+#[test]
+fn the_memory_limit_is_enough_for_all_connections_of_two_generations() {
+    let number = |file: &str, before: &str, after: &str| {
+        let text = fs::read_to_string(folder().join(file)).expect("it is there");
+        let found = text.split_once(before).and_then(|(_, rest)| rest.split_once(after)?.0.trim().parse::<u64>().ok());
+        found.unwrap_or_else(|| panic!("no {before:?} with a number in {file}"))
+    };
+    let connections = number("configmap.yaml", "\n    connections = ", "\n");
+    let limit = number("deployment.yaml", "limits: {memory: ", "Mi}") * 1024;
+    let needed = 2 * (connections * CONNECTION_KIB + GENERATION_KIB) + SUPERVISOR_KIB;
+    assert!(needed <= limit, "{connections} connections need {needed} KiB, and the limit is {limit} KiB");
+}
