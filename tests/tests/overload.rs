@@ -3,6 +3,11 @@
 
 #![allow(clippy::unwrap_used)]
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
 use std::time::Duration;
 
 use smol::block_on;
@@ -74,6 +79,44 @@ fn a_client_that_has_its_share_of_the_connections_gets_no_more_of_them_until_it_
     share.pop();
     server.wait_until("there is room for another", |server| server.status()["connections"] == 1);
     assert_eq!(server.ask().status, 200);
+}
+
+/// A client that asks without end and reads as fast as it can, and how many bytes of answers it got.
+fn flood(server: &Server) -> Arc<AtomicU64> {
+    let mut writer = TcpStream::connect(server.address()).unwrap();
+    let mut reader = writer.try_clone().unwrap();
+    let asked = b"GET /fast HTTP/1.1\r\nhost: a\r\n\r\n".repeat(10_000);
+    // Both end with the server.
+    thread::spawn(move || while writer.write_all(&asked).is_ok() {});
+    let received = Arc::new(AtomicU64::new(0));
+    let counted = Arc::clone(&received);
+    thread::spawn(move || {
+        let mut room = vec![0; 1 << 20];
+        while let Ok(count @ 1..) = reader.read(&mut room) {
+            counted.fetch_add(count as u64, Ordering::Relaxed);
+        }
+    });
+    received
+}
+
+#[test]
+fn a_client_that_pipelines_without_end_gets_a_turn_and_not_the_server() {
+    /// What one answer takes at the least, and how many of them others wait for at the most.
+    const ANSWER_BYTES: u64 = 100;
+    const ANSWERS_MAX: u64 = 500;
+    let server = Reborn::new().demo().args(["--threads", "1"]).start();
+    let received = flood(&server);
+    server.wait_until("it pipelines", |_| received.load(Ordering::Relaxed) > 1 << 20);
+    let mut other = server.connect();
+    let mut beside: Vec<u64> = (0..31)
+        .map(|number| {
+            let before = received.load(Ordering::Relaxed);
+            block_on(other.exchange(&Request::fast(number.to_string()))).unwrap();
+            (received.load(Ordering::Relaxed) - before) / ANSWER_BYTES
+        })
+        .collect();
+    beside.sort_unstable();
+    assert!(beside[15] < ANSWERS_MAX, "so many answers went to the one while the other waited for one: {beside:?}");
 }
 
 #[test]
