@@ -114,6 +114,7 @@ impl Driver {
             log::error!("{error}");
         }
         self.note_own_commit();
+        self.forget_predecessor();
         self.main_listeners.iter().for_each(Listener::open);
     }
 

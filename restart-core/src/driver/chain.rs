@@ -164,6 +164,14 @@ impl Driver {
         self.chain.older = older;
     }
 
+    /// Nothing is left to be said to one that has gone after its commit, so that its line and its pidfd need no descriptors
+    /// any more.
+    pub(super) fn forget_predecessor(&mut self) {
+        if self.chain.predecessor.is_none() && self.lifecycle.is_main() {
+            self.parts.predecessor = None;
+        }
+    }
+
     fn greet(&self, older: &Older) -> Greeter {
         let hello = self.parts.settings.hello(self.parts.number);
         let taker = (self.parts.connections.clone(), self.parts.drain.clone());
@@ -203,6 +211,7 @@ impl Driver {
                 log::debug!("the line to generation {} (pid {}) has closed", gone.id.generation, gone.id.pid);
                 if predecessor {
                     self.chain.predecessor = None;
+                    self.forget_predecessor();
                 }
                 self.refresh_status();
                 Some(Event::OlderClosed { predecessor })
