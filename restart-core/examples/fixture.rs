@@ -65,6 +65,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     if let Some(bytes) = number("FIXTURE_STATE") {
         builder = builder.save_state(7, move || (0..=250).cycle().take(bytes).collect());
     }
+    // Well for as long as the file is not there; else it says nothing at all.
+    let unwell = std::env::var_os("FIXTURE_UNWELL").map(PathBuf::from);
+    builder = builder.probe(move || {
+        let is_unwell = unwell.as_ref().is_some_and(|path| path.exists());
+        async move { if is_unwell { future::pending().await } else { true } }
+    });
     let mut generation = match builder.start() {
         Ok(generation) => generation,
         Err(error) => {

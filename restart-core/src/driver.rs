@@ -126,6 +126,9 @@ pub(crate) struct Driver {
     /// What this generation had counted at its commit, while it drains.
     counted_before: Option<Counts>,
     reporting: Option<Task<()>>,
+    /// Asks the application whether it is well: for the predecessor's ping, and for the watchdog.
+    pong: Option<Task<()>>,
+    feeding: Option<Task<()>>,
     /// What the service manager was last told about this process.
     told: String,
     ending: Option<Ending>,
@@ -165,6 +168,8 @@ impl Driver {
             own_reload: None,
             counted_before: None,
             reporting: None,
+            pong: None,
+            feeding: None,
             told: String::new(),
             ending: None,
         }
@@ -267,6 +272,10 @@ impl Driver {
                 None
             }
             Input::FeedWatchdog => {
+                self.feed_watchdog();
+                None
+            }
+            Input::Well => {
                 if self.lifecycle.is_main() {
                     self.parts.notifier.feed_watchdog();
                 }

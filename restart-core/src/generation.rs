@@ -88,7 +88,6 @@ impl Settings {
     }
 
     /// Whether the application is well: it says so, and in time. One without a probe is well.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the driver does not ask yet"))]
     pub(crate) fn is_well(&self) -> impl Future<Output = bool> + Send + use<> {
         let probe = self.probe.clone();
         async move {

@@ -129,6 +129,17 @@ fn a_successor_that_fails_before_it_has_greeted_says_why() {
 }
 
 #[test]
+fn a_successor_whose_probe_does_not_answer_never_takes_over() {
+    let service = fixture(&["echo=127.0.0.1:0"], &[]);
+    std::fs::write(service.folder.path().join("unwell"), "").unwrap();
+    let failure = service.reload().failure.unwrap();
+    assert!(failure.contains("neither its event loop nor its probe answered"), "{failure}");
+    assert!(ask_tcp(&service.address("echo")).starts_with("1 "));
+    std::fs::remove_file(service.folder.path().join("unwell")).unwrap();
+    assert_eq!(service.reload_well().to.unwrap().generation, 2);
+}
+
+#[test]
 fn a_successor_that_dies_before_it_has_read_the_state_leaves_its_predecessor_serving() {
     let service = fixture(&["echo=127.0.0.1:0"], &[("FIXTURE_STATE", "8388608")]);
     std::fs::write(service.folder.path().join("fail"), "after its hello").unwrap();

@@ -6,6 +6,7 @@ use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
 use std::process::Command;
+use std::time::Duration;
 
 use support::{DEADLINE, Service, ask_tcp, example};
 
@@ -119,4 +120,27 @@ fn a_barrier_that_finds_no_room_holds_up_no_reload_for_long() {
         packet.starts_with(b"BARRIER=1\n"),
         "it comes when there is room, for the one that has been replaced to end"
     );
+}
+
+#[test]
+fn the_watchdog_is_fed_only_while_the_application_answers_its_probe() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("notify");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    let mut command = Command::new(example("fixture"));
+    command.arg("echo=127.0.0.1:0").env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "200000");
+    let service = Service::start(command);
+    let is_fed_within = |time| {
+        socket.set_read_timeout(Some(time)).unwrap();
+        let mut packet = [0; 4096];
+        // Other messages come in between, at no such rate; where nothing comes, that is the answer.
+        let fed = |_| socket.recv(&mut packet).ok().map(|length| packet[..length].starts_with(b"WATCHDOG=1"));
+        (0..20).map_while(fed).any(|fed| fed)
+    };
+    assert!(is_fed_within(DEADLINE));
+    std::fs::write(service.folder.path().join("unwell"), "").unwrap();
+    // One that was on its way is taken out first; the probe that follows it takes a second to fail.
+    while is_fed_within(Duration::from_millis(1500)) {}
+    std::fs::remove_file(service.folder.path().join("unwell")).unwrap();
+    assert!(is_fed_within(DEADLINE));
 }

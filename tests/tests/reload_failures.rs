@@ -189,7 +189,7 @@ fn a_successor_that_hangs_in_its_probation_is_killed_and_the_old_one_serves() {
     let successor = server.generations().into_iter().find(|pid| *pid != old).unwrap();
     server.signal_to(successor, Signal::STOP);
     let output = reload.join().unwrap();
-    output.assert_code(1).assert_stderr("its event loop hangs: no answer within 1s");
+    output.assert_code(1).assert_stderr("hangs: neither its event loop nor its probe answered within 2s");
     assert_eq!((server.pid(), server.ask().pid()), (old, Some(old)));
     assert!(!Process::open(successor).is_some_and(|process| process.is_alive()));
     assert_ne!(server.reload_ok(), old);

@@ -2,8 +2,10 @@
 
 use std::collections::BTreeSet;
 use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use async_executor::Task;
 use async_io::Timer as IoTimer;
 use futures_lite::future;
 
@@ -19,7 +21,7 @@ use crate::listeners::{Listener, Origin, unlink_if_ours};
 use crate::successor::{ENTRIES_PER_MESSAGE_MAX, Gift, Successor};
 
 /// What is not answered is asked again after this time.
-const ASK_AGAIN: Duration = Duration::from_millis(250);
+const ASK_AGAIN: Duration = Duration::from_millis(500);
 /// A successor has to answer the ping at the end of its probation within this time, and to have taken over after the
 /// commit, or the reload is answered without its word.
 pub(super) const PONG_TIMEOUT: Duration = ASK_AGAIN.saturating_mul(ASKED_MAX as u32);
@@ -37,6 +39,10 @@ const ORPHANED_TIMEOUT: Duration = Duration::from_secs(1);
 const ROOM: Duration = Duration::from_secs(5);
 /// Older generations began to drain before the service was stopped, so they end a little before this one has to.
 const STOP_GRACE: Duration = Duration::from_millis(500);
+
+fn is_over(task: Option<&Task<()>>) -> bool {
+    task.is_none_or(Task::is_finished)
+}
 
 impl Driver {
     pub(super) async fn perform(&mut self, action: Action) {
@@ -86,7 +92,7 @@ impl Driver {
             Action::TellOlder => self.tell_older(),
             Action::SayReady => self.say_ready(),
             Action::SayCommitted => self.tell_predecessor(&Message::Committed),
-            Action::SayPong => self.tell_predecessor(&Message::Pong),
+            Action::SayPong => self.answer_ping(),
             Action::SayStop => self.tell_predecessor(&Message::Stop),
             Action::AnswerDone => self.answer_done(),
             Action::AnswerFailed(failure) => self.answer_failed(failure),
@@ -301,6 +307,27 @@ impl Driver {
             self.tell_predecessor(&Message::Released { names: names.to_vec() });
         }
         self.tell_predecessor(&Message::Ready { released: released.len() });
+    }
+
+    /// Answers the predecessor's ping, if the application is well. Asked again meanwhile, it has still one answer to give.
+    fn answer_ping(&mut self) {
+        let Some(predecessor) = self.parts.predecessor.as_ref().filter(|_| is_over(self.pong.as_ref())) else { return };
+        let (channel, well) = (Arc::clone(&predecessor.line.channel), self.parts.settings.is_well());
+        self.pong = Some(self.executor.spawn(async move {
+            if !well.await {
+                log::error!("the application does not answer its probe: the predecessor's ping goes without an answer");
+            } else if let Err(error) = channel.try_send(&Message::Pong, &[]) {
+                log::debug!("{error} to the predecessor");
+            }
+        }));
+    }
+
+    /// Feeds the watchdog, if this is the main process and the application is well.
+    pub(super) fn feed_watchdog(&mut self) {
+        if self.lifecycle.is_main() && is_over(self.feeding.as_ref()) {
+            let well = sources::well(self.parts.settings.is_well(), self.inputs.clone());
+            self.feeding = Some(self.executor.spawn(well));
+        }
     }
 
     /// Leaves accepting to the successor, but for the listeners that it does not have.

@@ -126,7 +126,10 @@ impl Record {
                 stderr_place()
             ),
             Failure::PongDeadline => {
-                format!("{successor} was ready, but its event loop hangs: no answer within {:?}", limits.pong_timeout)
+                format!(
+                    "{successor} was ready, but hangs: neither its event loop nor its probe answered within {:?}",
+                    limits.pong_timeout
+                )
             }
             Failure::Stopped => "the service was told to stop meanwhile".to_owned(),
             Failure::DiedAfterCommit => format!("{successor} took over and then ended"),

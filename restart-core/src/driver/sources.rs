@@ -42,6 +42,8 @@ pub(super) enum Input {
     DrainDeadline(u64),
     BarrierReturned,
     FeedWatchdog,
+    /// The application is well.
+    Well,
     RefreshStatus,
     /// It is time to tell the newest generation how this one is doing.
     ReportDue,
@@ -312,6 +314,15 @@ pub(super) async fn watchdog(every: Duration, inputs: Sender<Input>) {
     loop {
         IoTimer::after(every).await;
         let _ = inputs.send(Input::FeedWatchdog).await;
+    }
+}
+
+/// Reports that the application is well, or says in the log that it is not.
+pub(super) async fn well(well: impl Future<Output = bool>, inputs: Sender<Input>) {
+    if well.await {
+        let _ = inputs.send(Input::Well).await;
+    } else {
+        log::error!("the application does not answer its probe: the watchdog is not fed");
     }
 }
 

@@ -46,6 +46,7 @@ impl Service {
         command.env("FIXTURE_CONTROL", folder.path().join("control"));
         command.env("FIXTURE_FAIL", folder.path().join("fail"));
         command.env("FIXTURE_VERSION", folder.path().join("version"));
+        command.env("FIXTURE_UNWELL", folder.path().join("unwell"));
         if !command.get_envs().any(|(name, _)| name == "NOTIFY_SOCKET") {
             command.env_remove("NOTIFY_SOCKET");
         }
