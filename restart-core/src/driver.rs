@@ -79,14 +79,17 @@ impl fmt::Display for Exit {
     }
 }
 
-/// The process that was started as the successor, until the next one.
+/// The process that was started as the successor, or is being started, until the next one.
 struct Active {
     number: u64,
-    process: Successor,
+    /// There is none while it is being started.
+    process: Option<Successor>,
+    /// It is to be killed as soon as there is one.
+    doomed: bool,
     /// The names of our sockets that it does not want.
     released: BTreeSet<String>,
-    /// What reports its messages and its end.
-    _sources: [Task<()>; 2],
+    /// What reports its start, then its messages and its end.
+    sources: Vec<Task<()>>,
 }
 
 pub use standing::resident_memory;
@@ -248,6 +251,7 @@ impl Driver {
             Input::Wish(Wish::Reload) => Some(Event::Reload(Origin::Signal)),
             Input::Wish(Wish::Stop) => Some(Event::Stop(Origin::Signal)),
             Input::Command(command) => self.take_command(command),
+            Input::Spawned(number, spawned) => self.take_spawned(number, *spawned),
             Input::Successor(number, what) => {
                 let current = self.successor.as_ref().is_some_and(|active| active.number == number);
                 current.then(|| self.take_newer(what)).flatten()

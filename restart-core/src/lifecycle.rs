@@ -644,8 +644,9 @@ impl Lifecycle {
                 actions.insert(0, Action::Reap);
                 (state, actions)
             }
-            // A process that SIGKILL does not end hangs in the kernel. Nothing better is to be had than going on.
-            Event::Deadline(Timer::Reap) => self.rolled_back(failure, then_stop),
+            // A process that SIGKILL does not end hangs in the kernel, as does one whose exec does not end. Nothing better
+            // is to be had than going on.
+            Event::Deadline(Timer::Reap) | Event::SpawnFailed => self.rolled_back(failure, then_stop),
             // It has been told already, and is told again by whoever is not sure of it.
             Event::Stop(Origin::Signal) | Event::SuccessorStop if then_stop => (same, vec![]),
             Event::Stop(origin) => {

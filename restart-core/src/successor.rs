@@ -1,16 +1,18 @@
 //! Starting the next generation and giving it what it needs: the only place that starts a process.
 //!
 //! `std::process::Command` without `pre_exec` goes through `posix_spawn(3)`, so the cost does not grow with this
-//! process's memory, and no code of ours runs between fork and exec. What the successor does afterwards comes back as
-//! messages and as its exit; what that means is `lifecycle`'s matter.
+//! process's memory, and no code of ours runs between fork and exec; it waits for the exec, on a thread of its own. What
+//! the successor does afterwards comes back as messages and as its exit; what that means is `lifecycle`'s matter.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
+use async_channel::Receiver;
 use async_io::Async;
 use rustix::process::{PidfdFlags, Signal};
 
@@ -36,9 +38,26 @@ pub(crate) struct Successor {
     pub(crate) spawn_time: Duration,
 }
 
+/// What came of starting a successor's process: with it, our end of the handover socket.
+pub(crate) type Spawned = Result<(Successor, Channel), Error>;
+
 impl Successor {
+    /// Starts the program anew on a thread of its own: the call returns when the exec is done, and whatever looks at a
+    /// program before it runs, or fetches it over a network, holds that up for as long as it likes.
+    pub(crate) fn spawn_aside(environment: Environment, signals: Vec<i32>) -> Receiver<Spawned> {
+        let (spawned, receiver) = async_channel::bounded(1);
+        let failed = spawned.clone();
+        let run = move || {
+            let _ = spawned.try_send(Successor::spawn(&environment, &signals));
+        };
+        if let Err(error) = thread::Builder::new().name("spawn".to_owned()).spawn(run) {
+            let _ = failed.try_send(Err(Error::system("cannot start a thread that starts the successor", error)));
+        }
+        receiver
+    }
+
     /// Starts the program anew, and returns our end of the handover socket with it. On failure nothing is left behind.
-    pub(crate) fn spawn(environment: &Environment, signals: &[i32]) -> Result<(Successor, Channel), Error> {
+    fn spawn(environment: &Environment, signals: &[i32]) -> Spawned {
         let program = environment.program.display();
         let failed = |error: io::Error| Error::system(format!("cannot start {program}"), error);
         let (channel, stdin) = Channel::pair().map_err(failed)?;

@@ -12,6 +12,7 @@
 pub mod binary;
 pub mod command;
 pub mod held;
+pub mod held_exec;
 pub mod lab;
 pub mod load;
 pub mod network;
@@ -27,6 +28,7 @@ pub mod version;
 
 pub use command::CommandOutput;
 pub use held::Held;
+pub use held_exec::HeldExec;
 pub use process::{DEADLINE, Reborn, Server};
 pub use procfs::{Ended, Process};
 pub use relay::Relay;

@@ -15,10 +15,10 @@ use crate::control::Reply;
 use crate::counters::Bequest;
 use crate::drain::Phase;
 use crate::error::Error;
-use crate::handover::{Commit, Counters, History, Message, ReloadMark};
+use crate::handover::{Channel, Commit, Counters, History, Message, ReloadMark};
 use crate::lifecycle::{ASKED_MAX, Action, Event, State, Timer};
 use crate::listeners::{Listener, Origin, unlink_if_ours};
-use crate::successor::{ENTRIES_PER_MESSAGE_MAX, Gift, Successor};
+use crate::successor::{ENTRIES_PER_MESSAGE_MAX, Gift, Spawned, Successor};
 
 /// What is not answered is asked again after this time.
 const ASK_AGAIN: Duration = Duration::from_millis(500);
@@ -71,8 +71,9 @@ impl Driver {
             }
             Action::Spawn => self.spawn(),
             Action::Kill => {
-                if let Some(active) = &self.successor {
-                    active.process.kill();
+                if let Some(active) = &mut self.successor {
+                    active.doomed = true;
+                    active.process.iter().for_each(Successor::kill);
                 }
                 if let Some(record) = &mut self.record {
                     record.killed = true;
@@ -128,7 +129,7 @@ impl Driver {
     fn let_go(&mut self) {
         self.main_listeners.iter().for_each(Listener::close);
         self.chain.let_go();
-        let successor = self.successor.as_ref().map(|active| active.process.pid());
+        let successor = self.successor_pid();
         log::debug!("the service is now generation {}'s (pid {successor:?})", self.parts.number + 1);
     }
 
@@ -164,31 +165,65 @@ impl Driver {
 
     fn spawn(&mut self) {
         let id = self.asked_id.take().unwrap_or_else(signal_id);
-        let mut record = Record::new(id.clone(), self.asker.take());
-        match Successor::spawn(&self.parts.environment, &self.parts.signals.numbers()) {
-            Ok((process, bootstrap)) => {
-                record.spawned(process.pid(), process.spawn_time);
-                let number = self.next_number();
-                let gift = self.gift(id);
-                let talk = sources::successor(number, bootstrap, gift, self.inputs.clone());
-                let (talks, talking) = async_channel::bounded(1);
-                let talk = async move {
-                    talk.await;
-                    drop(talks);
-                };
-                let exit = sources::exit(number, process.pidfd(), talking, self.inputs.clone());
-                let sources = [self.executor.spawn(talk), self.executor.spawn(exit)];
-                self.successor = Some(Active { number, process, released: BTreeSet::new(), _sources: sources });
-            }
-            Err(error) => {
-                record.detail = Some(error.to_string());
-                self.immediate.push_back(Event::SpawnFailed);
-            }
-        }
-        self.record = Some(record);
+        self.record = Some(Record::new(id, self.asker.take()));
+        let number = self.next_number();
+        let spawned = Successor::spawn_aside(self.parts.environment.clone(), self.parts.signals.numbers());
+        let sources = vec![self.executor.spawn(sources::spawned(number, spawned, self.inputs.clone()))];
+        self.successor = Some(Active { number, process: None, doomed: false, released: BTreeSet::new(), sources });
     }
 
-    fn gift(&mut self, id: String) -> Gift {
+    /// The process exists, and is met, unless it is not wanted any more; or it will never exist.
+    pub(super) fn take_spawned(&mut self, number: u64, spawned: Spawned) -> Option<Event> {
+        let active = self.successor.take_if(|active| active.number == number);
+        match (active, spawned) {
+            (Some(active), Ok((process, bootstrap))) => {
+                self.meet(Active { process: None, ..active }, process, bootstrap);
+                None
+            }
+            (Some(_), Err(error)) => {
+                self.record.as_mut()?.detail = Some(error.to_string());
+                Some(Event::SpawnFailed)
+            }
+            (None, Ok((process, _))) => {
+                log::info!("a successor (pid {}) that had been given up is killed: its start took long", process.pid());
+                process.kill();
+                self.executor.spawn(process.reap_later()).detach();
+                None
+            }
+            (None, Err(error)) => {
+                log::debug!("of a successor that had been given up: {error}");
+                None
+            }
+        }
+    }
+
+    fn meet(&mut self, mut active: Active, process: Successor, bootstrap: Channel) {
+        if let Some(record) = &mut self.record {
+            record.spawned(process.pid(), process.spawn_time);
+        }
+        let (talks, talking) = async_channel::bounded::<()>(1);
+        let exit = sources::exit(active.number, process.pidfd(), talking, self.inputs.clone());
+        active.sources = vec![self.executor.spawn(exit)];
+        if active.doomed {
+            process.kill();
+        } else {
+            let gift = self.gift();
+            let talk = sources::successor(active.number, bootstrap, gift, self.inputs.clone());
+            active.sources.push(self.executor.spawn(async move {
+                talk.await;
+                drop(talks);
+            }));
+        }
+        active.process = Some(process);
+        self.successor = Some(active);
+    }
+
+    fn successor_pid(&self) -> Option<u32> {
+        self.successor.as_ref()?.process.as_ref().map(Successor::pid)
+    }
+
+    fn gift(&mut self) -> Gift {
+        let id = self.record.as_ref().map(|record| record.id.clone()).unwrap_or_default();
         let settings = &mut self.parts.settings;
         let state = settings.save_state.as_mut().map(|(format, save)| (*format, save()));
         Gift {
@@ -202,16 +237,18 @@ impl Driver {
 
     /// Takes the exit status of the successor's process, where it is nobody else's to see.
     fn reap(&mut self) {
-        let status = self.successor.as_mut().and_then(|active| active.process.reap());
+        let status = self.successor.as_mut().and_then(|active| active.process.as_mut()?.reap());
         if let Some(record) = &mut self.record {
             record.status = status;
         }
     }
 
-    /// The successor is out of the way. It is reaped, also where its process ends only after its end of the line.
+    /// The successor is out of the way. It is reaped, also where its process ends only after its end of the line, and
+    /// where it begins only now.
     fn close_line(&mut self) {
         self.chain.close_newer();
-        let Some(Active { mut process, .. }) = self.successor.take() else { return };
+        let Some(Active { process, sources, .. }) = self.successor.take() else { return };
+        let Some(mut process) = process else { return sources.into_iter().for_each(Task::detach) };
         if process.reap().is_none() {
             self.executor.spawn(process.reap_later()).detach();
         }
@@ -234,8 +271,8 @@ impl Driver {
     }
 
     async fn announce(&mut self) {
-        let Some(active) = &self.successor else { return };
-        let (pid, number) = (active.process.pid(), self.parts.number + 1);
+        let Some(pid) = self.successor_pid() else { return };
+        let number = self.parts.number + 1;
         let status = format!("generation {number} (pid {pid}) serves; generation {} drains", self.parts.number);
         let event = match self.parts.notifier.announce(pid, &status).await {
             Ok(()) => Event::Announced,

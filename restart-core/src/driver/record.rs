@@ -120,6 +120,11 @@ impl Record {
                 format!("{successor} closed its line {when}; what it printed is {}", stderr_place())
             }
             Failure::Protocol => format!("{successor} does not speak the handover's language: {}", detail()),
+            Failure::ReadyDeadline if self.spawned.is_none() || self.spawn_time >= limits.ready_timeout => format!(
+                "the successor's program did not begin to run within {:?} (the ready timeout): something holds its exec \
+                 up, such as a virus scanner or a slow file system",
+                limits.ready_timeout
+            ),
             Failure::ReadyDeadline => format!(
                 "{successor} was not ready within {:?} (the ready timeout) and was killed; what it printed is {}",
                 limits.ready_timeout,

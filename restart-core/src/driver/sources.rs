@@ -20,7 +20,7 @@ use crate::handover::{Channel, Heard, Hello, Line, Message, Received, own_pidfd}
 use crate::lifecycle::Timer;
 use crate::listeners::Listener;
 use crate::signals::{Signals, Wish};
-use crate::successor::{Gift, Ungiven, give, meet};
+use crate::successor::{Gift, Spawned, Ungiven, give, meet};
 
 /// How long the last words of a process that has ended may take; its end of the line closed with it.
 const LAST_WORDS_TIMEOUT: Duration = Duration::from_millis(500);
@@ -33,6 +33,8 @@ const GREETINGS_MAX: u32 = 20;
 pub(super) enum Input {
     Wish(Wish),
     Command(Command),
+    /// The successor's process has been started, or could not be.
+    Spawned(u64, Box<Spawned>),
     Successor(u64, FromNewer),
     Older(u64, FromOlder),
     PredecessorDied,
@@ -92,6 +94,13 @@ pub(super) async fn commands(commands: Receiver<Command>, inputs: Sender<Input>)
     while let Ok(command) = commands.recv().await {
         let _ = inputs.send(Input::Command(command)).await;
     }
+}
+
+/// Reports what came of the start of a successor's process.
+pub(super) async fn spawned(number: u64, spawned: Receiver<Spawned>, inputs: Sender<Input>) {
+    let lost = || Err(Error::handover("the thread that was to start the successor has ended"));
+    let spawned = spawned.recv().await.unwrap_or_else(|_| lost());
+    let _ = inputs.send(Input::Spawned(number, Box::new(spawned))).await;
 }
 
 /// Meets a successor, gives it everything, then reports what comes over its line, from whoever is the newest.

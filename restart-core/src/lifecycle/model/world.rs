@@ -68,6 +68,15 @@ enum Watch {
     DeadlineOnly,
 }
 
+/// The start of a successor's process, which takes a while.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Spawn {
+    No,
+    UnderWay,
+    /// It is to be killed as soon as it exists.
+    Doomed,
+}
+
 /// The reload that a process has under way, and whether somebody waits for its outcome.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Record {
@@ -90,6 +99,7 @@ pub(super) struct Process {
     barrier: bool,
     immediate: Vec<Event>,
     record: Record,
+    spawn: Spawn,
     /// It holds its end of the line to its successor, and its pidfd.
     successor: bool,
     /// The line's end has not been reported yet.
@@ -166,6 +176,8 @@ pub(super) enum Step {
     /// An event reaches a process. `fails`: what can fail among its actions does. `killed_after`: so many actions are
     /// carried out, then the process is killed.
     Event { who: usize, event: Event, source: Source, fails: bool, killed_after: Option<usize> },
+    /// A successor's process begins to exist.
+    Spawned { who: usize },
     /// The application in a successor cannot serve.
     AppFails { who: usize },
     /// The next message on a line arrives as garbage.
@@ -193,6 +205,7 @@ pub(super) enum Source {
     Drained,
     DrainDeadline,
     Barrier,
+    Spawn,
     SuccessorSays,
     SuccessorGone,
     SuccessorExited,
@@ -272,6 +285,7 @@ impl Process {
             barrier: false,
             immediate: vec![],
             record: Record::None,
+            spawn: Spawn::No,
             successor: false,
             hears_successor: false,
             awaits_exit: false,
@@ -372,6 +386,9 @@ impl World {
             let mut events = Vec::new();
             self.internal_events(who, process, &mut events);
             if process.immediate.is_empty() {
+                if process.spawn != Spawn::No && !self.is_full(who) {
+                    steps.push(Step::Spawned { who });
+                }
                 self.wishes(who, process, &mut events, &mut steps);
             }
             for (event, source) in events {
@@ -453,6 +470,9 @@ impl World {
         }
         if process.barrier && self.manager.is_some_and(|manager| manager.announced.is_none()) {
             events.push((Event::BarrierReturned, Source::Barrier));
+        }
+        if process.spawn != Spawn::No && (self.is_full(who) || !self.budget.plain) {
+            events.push((Event::SpawnFailed, Source::Spawn));
         }
         if process.successor && process.hears_successor {
             match self.channels[who].to_older.first() {
@@ -536,15 +556,12 @@ impl World {
         let step = |fails, killed_after| Step::Event { who, event, source, fails, killed_after };
         let mut lifecycle = process.lifecycle.clone();
         let actions = lifecycle.on(event);
-        let fallible = |action: &Action| matches!(action, Action::Spawn | Action::Announce | Action::SendCommit { .. });
-        let full = actions.contains(&Action::Spawn) && who + 1 == self.slots.len();
-        if !full {
-            steps.push(step(false, None));
-        }
-        if actions.iter().any(fallible) && (full || !self.budget.plain) {
+        let fallible = |action: &Action| matches!(action, Action::Announce | Action::SendCommit { .. });
+        steps.push(step(false, None));
+        if actions.iter().any(fallible) && !self.budget.plain {
             steps.push(step(true, None));
         }
-        if self.budget.crashes > 0 && !full && !self.budget.plain {
+        if self.budget.crashes > 0 && !self.budget.plain {
             steps.extend((1..actions.len()).map(|count| step(false, Some(count))));
         }
     }
@@ -556,6 +573,7 @@ impl World {
                 self.consume(who, event, source);
                 self.event(who, event, source, fails, killed_after)?;
             }
+            Step::Spawned { who } => self.spawned(who)?,
             Step::AppFails { who } => {
                 self.say_to_older(who, Said::Failed);
                 self.die(who);
@@ -612,6 +630,7 @@ impl World {
             Source::Drained => self.at(who).watch = if self.budget.plain { Watch::No } else { Watch::DeadlineOnly },
             Source::DrainDeadline => self.at(who).watch = Watch::No,
             Source::Barrier => self.at(who).barrier = false,
+            Source::Spawn => self.at(who).spawn = Spawn::No,
             Source::SuccessorSays => {
                 if let Said::Greeting(newest) = self.channels[who].to_older.remove(0) {
                     self.at(who).introduced = Some(newest);
@@ -709,9 +728,12 @@ impl World {
                 self.say_to_newer(who, Said::Greeted);
             }
             Action::Reap => self.reap(who + 1),
-            Action::Spawn => return self.spawn(who, fails, asker),
+            Action::Spawn => return self.spawn(who, asker),
             Action::Kill if self.at(who).successor => self.die(who + 1),
+            Action::Kill if self.at(who).spawn == Spawn::UnderWay => self.at(who).spawn = Spawn::Doomed,
             Action::CloseLine => {
+                // One that comes to exist all the same is killed at once.
+                self.at(who).spawn = Spawn::No;
                 if std::mem::take(&mut self.at(who).successor) {
                     self.reap(who + 1);
                     let process = self.at(who);
@@ -765,15 +787,21 @@ impl World {
         Ok(())
     }
 
-    fn spawn(&mut self, who: usize, fails: bool, asker: &mut bool) -> Result<(), String> {
+    fn spawn(&mut self, who: usize, asker: &mut bool) -> Result<(), String> {
         if self.at(who).record != Record::None {
             return Err(format!("process {who} begins a reload and forgets the one before"));
         }
         self.at(who).record = if std::mem::take(asker) { Record::Asked } else { Record::Unasked };
-        if fails {
-            self.at(who).immediate.push(Event::SpawnFailed);
-            return Ok(());
-        }
+        self.at(who).spawn = Spawn::UnderWay;
+        if self.budget.plain && !self.is_full(who) { self.spawned(who) } else { Ok(()) }
+    }
+
+    /// Whether there is no place for a successor of this one.
+    fn is_full(&self, who: usize) -> bool {
+        who + 1 == self.slots.len()
+    }
+
+    fn spawned(&mut self, who: usize) -> Result<(), String> {
         if matches!(self.slots[who + 1], Slot::Live(_)) {
             return Err(format!("process {who} starts a successor beside one that lives"));
         }
@@ -782,9 +810,13 @@ impl World {
         self.slots[who + 1] = Slot::Live(Box::new(successor));
         self.channels[who] = Channel::default();
         let process = self.at(who);
-        (process.successor, process.hears_successor, process.awaits_exit) = (true, true, true);
+        let doomed = std::mem::replace(&mut process.spawn, Spawn::No) == Spawn::Doomed;
+        (process.successor, process.hears_successor, process.awaits_exit) = (true, !doomed, true);
         (process.newest, process.newest_died) = (Some(who + 1), false);
         process.committed = false;
+        if doomed {
+            self.die(who + 1);
+        }
         Ok(())
     }
 
