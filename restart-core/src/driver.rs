@@ -339,8 +339,11 @@ impl Driver {
         self.see_clients_off().await;
         let exit = Exit {
             generation: self.parts.number,
-            successor: self.chain.newest(),
-            success: !matches!(ending, Ending::Abandoned | Ending::GivenUp),
+            successor: match (ending, &self.parts.predecessor) {
+                (Ending::GivenUp, Some(predecessor)) => Some(predecessor.line.peer.to_id()),
+                _ => self.chain.newest(),
+            },
+            success: ending != Ending::Abandoned,
             cut,
         };
         log::info!("{exit}{}", self.drain_time());

@@ -15,7 +15,8 @@
 //! | `Serving` | yes | yes | yes |
 //! | `Reloading`, until the successor is ready | yes | yes | yes |
 //! | `Reloading`, from probation to the announcement | paused, the successor accepts | yes | yes |
-//! | `RollingBack` (the successor is being killed and reaped) | yes | yes | yes |
+//! | `RollingBack` (the successor withdraws, or is being killed, and reaped) | yes | yes | yes |
+//! | `Withdrawing` (a successor that was told to, after its Ready) | no, the predecessor accepts | no | no |
 //! | `Draining`, from the commit on | no, the successor accepts | no | no |
 //! | `Stopping` | no | answers that it stops | yes |
 
@@ -33,14 +34,16 @@ pub(crate) enum State {
     Serving { settled: bool },
     /// A successor exists or is being started; every failure still rolls back.
     Reloading(Stage),
-    /// The reload failed; the successor is on its way out.
-    RollingBack { failure: Failure, then_stop: bool },
+    /// The reload failed; the successor is on its way out. `withdraws`: it hands back what it has accepted.
+    RollingBack { failure: Failure, withdraws: bool },
     /// The commit has happened. `settled`: systemd has read all that was sent; `committed`: Commit has been sent;
     /// `reload`: with it the wish for another reload; `answered`: whoever asked has been told; `drained`: nothing is in
     /// flight.
     Draining { settled: bool, committed: bool, reload: bool, answered: bool, drained: bool },
-    /// The whole service ends.
-    Stopping { drained: bool },
+    /// A successor whose predecessor has given it up after its Ready: it hands back what it can, and finishes the rest.
+    Withdrawing,
+    /// The whole service ends, and a successor that had not been committed with it.
+    Stopping { drained: bool, successor: bool },
     /// Nothing is left to do.
     Exited,
 }
@@ -113,6 +116,10 @@ pub(crate) enum Timer {
     Pong,
     /// A successor that has given up has to exit by itself.
     Leave,
+    /// A successor that was told to withdraw is told again, in case that could not be read.
+    Withdraw,
+    /// A successor that withdraws has to have finished what it has accepted.
+    Withdrawal,
     /// A killed successor has to be reaped.
     Reap,
     /// The service manager has to have read all that was sent.
@@ -151,8 +158,8 @@ pub(crate) enum Event {
 
     /// The successor could not be started.
     SpawnFailed,
-    /// The successor said Ready.
-    SuccessorReady,
+    /// The successor said Ready. `withdraws`: it can be told to withdraw.
+    SuccessorReady { withdraws: bool },
     /// The successor said Failed.
     SuccessorFailed,
     /// The successor answered the ping.
@@ -187,6 +194,8 @@ pub(crate) enum Event {
 
     /// The predecessor hands the service over.
     Commit { settled: bool, reload: bool },
+    /// The predecessor gives this generation up, and takes back what it has accepted. `stop`: the service stops.
+    Withdraw { stop: bool },
     /// The predecessor's barrier has returned.
     Settled,
     /// The predecessor asks for a sign of life.
@@ -223,6 +232,10 @@ pub(crate) enum Action {
     NotifyTakeover,
     /// Start the next generation, and give it all that it needs.
     Spawn,
+    /// Have the successor hand back what it has accepted, and end.
+    Withdraw { stop: bool },
+    /// Start the drain of a successor that withdraws.
+    BeginWithdrawal,
     /// Kill the successor.
     Kill,
     /// Take the exit status of the successor's process.
@@ -337,6 +350,8 @@ pub(crate) struct Lifecycle {
     predecessor: Sight,
     /// The newest generation, over the line to this one's successor.
     newest: Sight,
+    /// The successor can be told to withdraw, and may have accepted something.
+    withdraws: bool,
     /// How often the present question has been asked.
     asked: u8,
     /// A reload signal that came when no reload could be started.
@@ -359,6 +374,7 @@ impl Lifecycle {
             max_draining,
             predecessor: Sight::default(),
             newest: Sight::default(),
+            withdraws: false,
             asked: 0,
             queued: false,
             stop_wanted: false,
@@ -402,10 +418,7 @@ impl Lifecycle {
     pub(crate) fn accepts(&self) -> bool {
         matches!(
             self.state,
-            State::Standby
-                | State::Serving { .. }
-                | State::Reloading(Stage::AwaitReady)
-                | State::RollingBack { then_stop: false, .. }
+            State::Standby | State::Serving { .. } | State::Reloading(Stage::AwaitReady) | State::RollingBack { .. }
         )
     }
 
@@ -422,9 +435,10 @@ impl Lifecycle {
             State::Standby => self.standby(event),
             State::Serving { settled } => self.serving(settled, event),
             State::Reloading(stage) => self.reloading(stage, event),
-            State::RollingBack { failure, then_stop } => self.rolling_back(failure, then_stop, event),
+            State::RollingBack { failure, withdraws } => self.rolling_back(failure, withdraws, event),
+            State::Withdrawing => self.withdrawing(event),
             State::Draining { .. } => self.draining(event),
-            State::Stopping { drained } => self.stopping(drained, event),
+            State::Stopping { drained, successor } => self.stopping(drained, successor, event),
             State::Exited => (State::Exited, vec![]),
         };
         self.state = state;
@@ -434,11 +448,17 @@ impl Lifecycle {
 
     /// What matters no more in the state entered is no difference between two generations.
     fn forget(&mut self) {
-        if !matches!(self.state, State::Starting { .. } | State::Standby) {
+        if !matches!(self.state, State::Starting { .. } | State::Standby | State::Withdrawing) {
             self.predecessor = Sight::default();
         }
+        if !matches!(self.state, State::Reloading(_)) {
+            self.withdraws = false;
+        }
         match self.state {
-            State::Draining { answered: false, .. } | State::Reloading(Stage::AwaitPong) => {}
+            State::Draining { answered: false, .. }
+            | State::Reloading(Stage::AwaitPong)
+            | State::RollingBack { withdraws: true, .. }
+            | State::Stopping { successor: true, .. } => {}
             State::Draining { .. } | State::Reloading(_) => self.asked = 0,
             _ => (self.asked, self.newest) = (0, Sight::default()),
         }
@@ -446,7 +466,10 @@ impl Lifecycle {
 
     /// What is known of others, whatever this generation is doing.
     fn note(&mut self, event: Event) {
-        let uncommitted = matches!(self.state, State::Standby | State::Starting { predecessor: Predecessor::Alive });
+        let uncommitted = matches!(
+            self.state,
+            State::Standby | State::Withdrawing | State::Starting { predecessor: Predecessor::Alive }
+        );
         match event {
             Event::OlderClosed { predecessor: true } if uncommitted => self.predecessor.closed = true,
             Event::OlderClosed { .. } => self.older = self.older.saturating_sub(1),
@@ -509,6 +532,13 @@ impl Lifecycle {
             }
             Event::OlderClosed { predecessor: true } => (State::Standby, vec![Action::Start(Timer::Orphaned)]),
             Event::Deadline(Timer::Orphaned) => given_up(),
+            Event::Withdraw { stop } => {
+                let mut actions = vec![Action::CancelTimer, Action::Pause, Action::BeginWithdrawal];
+                // The predecessor does not seem to have read it.
+                actions.extend((self.stop_wanted && !stop).then_some(Action::SayStop));
+                self.stop_wanted |= stop;
+                (State::Withdrawing, actions)
+            }
             Event::Ping => (State::Standby, vec![Action::SayPong]),
             // The predecessor may have it from here, and would pass it on again.
             Event::Stop(_) if self.stop_wanted => (State::Standby, vec![]),
@@ -518,6 +548,36 @@ impl Lifecycle {
             }
             Event::Reload(Origin::Command) => (State::Standby, vec![Action::Refuse(Refusal::NotMain)]),
             _ => (State::Standby, vec![]),
+        }
+    }
+
+    fn withdrawing(&mut self, event: Event) -> Step {
+        match event {
+            Event::Drained | Event::DrainDeadline => {
+                let (state, mut actions) = given_up();
+                actions.splice(0..0, self.stop_wanted.then_some(Action::SayStop));
+                (state, actions)
+            }
+            // Nobody is left to take anything back.
+            Event::OlderClosed { predecessor: true } | Event::PredecessorDied if self.predecessor.is_gone() => {
+                if self.stop_wanted {
+                    let (state, actions) = take_over_and_stop(Origin::Signal);
+                    return (state, [vec![Action::EndDrain], actions].concat());
+                }
+                let actions = vec![Action::EndDrain, Action::TakeOver, Action::Accept, Action::NotifyReady];
+                (State::Serving { settled: true }, actions)
+            }
+            Event::Stop(_) if !self.stop_wanted => {
+                self.stop_wanted = true;
+                (State::Withdrawing, vec![Action::SayStop])
+            }
+            // Said again, or by now for another reason.
+            Event::Withdraw { stop } => {
+                self.stop_wanted |= stop;
+                (State::Withdrawing, vec![])
+            }
+            Event::Reload(Origin::Command) => (State::Withdrawing, vec![Action::Refuse(Refusal::NotMain)]),
+            _ => (State::Withdrawing, vec![]),
         }
     }
 
@@ -565,7 +625,8 @@ impl Lifecycle {
     fn reloading(&mut self, stage: Stage, event: Event) -> Step {
         let same = State::Reloading(stage);
         match (event, stage) {
-            (Event::SuccessorReady, Stage::AwaitReady) => {
+            (Event::SuccessorReady { withdraws }, Stage::AwaitReady) => {
+                self.withdraws = withdraws;
                 (State::Reloading(Stage::Probation), vec![Action::Pause, Action::Start(Timer::Probation)])
             }
             (Event::Deadline(Timer::Probation), Stage::Probation) => {
@@ -596,35 +657,29 @@ impl Lifecycle {
                 };
                 (state, vec![Action::LetGo, Action::AwaitBarrier, Action::Start(Timer::Barrier)])
             }
-            (Event::AnnounceFailed, Stage::Announcing) => roll_back(Failure::Announce, false),
+            (Event::AnnounceFailed, Stage::Announcing) => self.roll_back(Failure::Announce),
 
             (Event::SpawnFailed, _) => {
                 let (state, mut actions) = self.serve_or_reload(true);
                 actions.splice(0..0, restored(Failure::Spawn));
                 (state, actions)
             }
-            (Event::SuccessorFailed, _) => roll_back(Failure::Reported, false),
-            (Event::NewerClosed | Event::CommitFailed, _) => roll_back(Failure::ChannelClosed, false),
-            (Event::SuccessorBroke, _) => roll_back(Failure::Protocol, false),
-            (Event::Deadline(Timer::Ready), Stage::AwaitReady) => roll_back(Failure::ReadyDeadline, false),
+            (Event::SuccessorFailed, _) => self.roll_back(Failure::Reported),
+            (Event::NewerClosed | Event::CommitFailed, _) => self.roll_back(Failure::ChannelClosed),
+            (Event::SuccessorBroke, _) => self.roll_back(Failure::Protocol),
+            (Event::Deadline(Timer::Ready), Stage::AwaitReady) => self.roll_back(Failure::ReadyDeadline),
             (Event::Deadline(Timer::Pong), Stage::AwaitPong) if self.asked < ASKED_MAX => {
                 self.asked += 1;
                 (same, vec![Action::SendPing, Action::Start(Timer::Pong)])
             }
-            (Event::Deadline(Timer::Pong), Stage::AwaitPong) => roll_back(Failure::PongDeadline, false),
+            (Event::Deadline(Timer::Pong), Stage::AwaitPong) => self.roll_back(Failure::PongDeadline),
             (Event::SuccessorExited, _) => {
-                let (state, mut actions) = self.rolled_back(Failure::Exited, false);
+                let (state, mut actions) = self.rolled_back(Failure::Exited);
                 actions.splice(0..0, [Action::Accept, Action::Reap]);
                 (state, actions)
             }
-            (Event::Stop(origin), _) => {
-                let (state, mut actions) = roll_back(Failure::Stopped, true);
-                if origin == Origin::Command {
-                    actions.push(Action::AnswerStopping);
-                }
-                (state, actions)
-            }
-            (Event::SuccessorStop, _) => roll_back(Failure::Stopped, true),
+            (Event::Stop(origin), _) => self.stop_with_successor(Failure::Stopped, self.withdraws, origin),
+            (Event::SuccessorStop, _) => self.stop_with_successor(Failure::Stopped, self.withdraws, Origin::Signal),
             (Event::Commit { .. }, _) => (same, vec![Action::SayCommitted]),
             (Event::Reload(Origin::Command), _) => (same, vec![Action::Refuse(Refusal::InProgress)]),
             (Event::Reload(Origin::Signal), _) => {
@@ -635,30 +690,55 @@ impl Lifecycle {
         }
     }
 
-    fn rolling_back(&mut self, failure: Failure, then_stop: bool, event: Event) -> Step {
-        let same = State::RollingBack { failure, then_stop };
+    /// Gives the successor up. One that hears, and may have accepted something, hands that back; one that has given up by
+    /// itself gets a moment to leave; any other is killed.
+    fn roll_back(&mut self, failure: Failure) -> Step {
+        let (more, withdraws) = match failure {
+            Failure::Reported | Failure::ChannelClosed => ([None, Some(Action::Start(Timer::Leave))], false),
+            Failure::Announce | Failure::Protocol if self.withdraws => {
+                self.asked = 1;
+                ([Some(Action::Withdraw { stop: false }), Some(Action::Start(Timer::Withdraw))], true)
+            }
+            _ => ([Some(Action::Kill), Some(Action::Start(Timer::Reap))], false),
+        };
+        let actions = [Some(Action::Accept)].into_iter().chain(more).flatten().collect();
+        (State::RollingBack { failure, withdraws }, actions)
+    }
+
+    /// The service is to stop while there is a successor without a commit: both finish what they have. `withdraws`: it
+    /// hears; one that does not is killed.
+    fn stop_with_successor(&mut self, failure: Failure, withdraws: bool, origin: Origin) -> Step {
+        self.asked = u8::from(withdraws);
+        // First, so that both stop accepting as one.
+        let end = if withdraws { Action::Withdraw { stop: true } } else { Action::Kill };
+        let (_, more) = stop(origin);
+        let mut actions = [vec![Action::AnswerFailed(failure), end], more].concat();
+        actions.extend(withdraws.then_some(Action::Start(Timer::Withdraw)));
+        (State::Stopping { drained: false, successor: true }, actions)
+    }
+
+    fn rolling_back(&mut self, failure: Failure, withdraws: bool, event: Event) -> Step {
+        let same = State::RollingBack { failure, withdraws };
         match event {
-            Event::Deadline(Timer::Leave) => (same, vec![Action::Kill, Action::Start(Timer::Reap)]),
+            Event::Deadline(Timer::Withdraw) if self.asked < ASKED_MAX => {
+                self.asked += 1;
+                (same, vec![Action::Withdraw { stop: false }, Action::Start(Timer::Withdraw)])
+            }
+            Event::Deadline(Timer::Withdraw) => (same, vec![Action::Start(Timer::Withdrawal)]),
+            Event::Deadline(Timer::Leave | Timer::Withdrawal) => {
+                let state = State::RollingBack { failure, withdraws: false };
+                (state, vec![Action::Kill, Action::Start(Timer::Reap)])
+            }
             Event::SuccessorExited => {
-                let (state, mut actions) = self.rolled_back(failure, then_stop);
+                let (state, mut actions) = self.rolled_back(failure);
                 actions.insert(0, Action::Reap);
                 (state, actions)
             }
             // A process that SIGKILL does not end hangs in the kernel, as does one whose exec does not end. Nothing better
             // is to be had than going on.
-            Event::Deadline(Timer::Reap) | Event::SpawnFailed => self.rolled_back(failure, then_stop),
-            // It has been told already, and is told again by whoever is not sure of it.
-            Event::Stop(Origin::Signal) | Event::SuccessorStop if then_stop => (same, vec![]),
-            Event::Stop(origin) => {
-                let mut actions = vec![Action::Kill, Action::Start(Timer::Reap)];
-                if origin == Origin::Command {
-                    actions.push(Action::AnswerStopping);
-                }
-                (State::RollingBack { failure, then_stop: true }, actions)
-            }
-            Event::SuccessorStop => {
-                (State::RollingBack { failure, then_stop: true }, vec![Action::Kill, Action::Start(Timer::Reap)])
-            }
+            Event::Deadline(Timer::Reap) | Event::SpawnFailed => self.rolled_back(failure),
+            Event::Stop(origin) => self.stop_with_successor(failure, withdraws, origin),
+            Event::SuccessorStop => self.stop_with_successor(failure, withdraws, Origin::Signal),
             Event::Reload(Origin::Command) => (same, vec![Action::Refuse(Refusal::InProgress)]),
             Event::Reload(Origin::Signal) => {
                 self.queued = true;
@@ -668,17 +748,12 @@ impl Lifecycle {
         }
     }
 
-    /// The successor is gone: serves on as if nothing had happened, or stops.
-    fn rolled_back(&mut self, failure: Failure, then_stop: bool) -> Step {
-        self.newest = Sight::default();
+    /// The successor is gone: serves on as if nothing had happened.
+    fn rolled_back(&mut self, failure: Failure) -> Step {
+        (self.newest, self.withdraws) = (Sight::default(), false);
         let mut actions = vec![Action::CloseLine];
-        let (state, more) = if then_stop {
-            actions.push(Action::AnswerFailed(failure));
-            stop(Origin::Signal)
-        } else {
-            actions.extend(restored(failure));
-            self.serve_or_reload(true)
-        };
+        actions.extend(restored(failure));
+        let (state, more) = self.serve_or_reload(true);
         actions.extend(more);
         (state, actions)
     }
@@ -788,11 +863,27 @@ impl Lifecycle {
         (state, actions)
     }
 
-    fn stopping(&mut self, mut drained: bool, event: Event) -> Step {
+    fn stopping(&mut self, mut drained: bool, mut successor: bool, event: Event) -> Step {
         let mut actions = vec![];
         match event {
             Event::Drained => drained = true,
-            Event::DrainDeadline => return (State::Exited, vec![Action::TellOlder, Action::Exit(Ending::Stopped)]),
+            Event::DrainDeadline => {
+                actions.extend(successor.then_some(Action::Kill));
+                actions.extend([Action::TellOlder, Action::Exit(Ending::Stopped)]);
+                return (State::Exited, actions);
+            }
+            Event::SuccessorExited if successor => {
+                successor = false;
+                actions.extend([Action::CancelTimer, Action::Reap, Action::CloseLine]);
+            }
+            Event::SpawnFailed if successor => {
+                successor = false;
+                actions.push(Action::CloseLine);
+            }
+            Event::Deadline(Timer::Withdraw) if successor && self.asked < ASKED_MAX => {
+                self.asked += 1;
+                actions.extend([Action::Withdraw { stop: true }, Action::Start(Timer::Withdraw)]);
+            }
             Event::Reload(Origin::Command) => actions.push(Action::Refuse(Refusal::Stopping)),
             Event::Stop(Origin::Command) => actions.push(Action::AnswerStopping),
             Event::Commit { .. } => actions.push(Action::SayCommitted),
@@ -801,27 +892,17 @@ impl Lifecycle {
             _ => {}
         }
         // Under KillMode=mixed everything else is killed the moment the main process exits, so it waits for the others.
-        if drained && self.older == 0 {
+        if drained && self.older == 0 && !successor {
             actions.push(Action::Exit(Ending::Stopped));
             return (State::Exited, actions);
         }
-        (State::Stopping { drained }, actions)
+        (State::Stopping { drained, successor }, actions)
     }
 }
 
 fn begin_reload() -> Step {
     let actions = vec![Action::NotifyReloading, Action::Start(Timer::Ready), Action::Spawn];
     (State::Reloading(Stage::AwaitReady), actions)
-}
-
-/// Gives the successor up: one that has given up by itself gets a moment to leave, any other is killed.
-fn roll_back(failure: Failure, then_stop: bool) -> Step {
-    let mut actions = if then_stop { vec![] } else { vec![Action::Accept] };
-    match failure {
-        Failure::Reported | Failure::ChannelClosed => actions.push(Action::Start(Timer::Leave)),
-        _ => actions.extend([Action::Kill, Action::Start(Timer::Reap)]),
-    }
-    (State::RollingBack { failure, then_stop }, actions)
 }
 
 /// What ends a failed reload that leaves this generation serving.
@@ -845,5 +926,5 @@ fn stop(origin: Origin) -> Step {
     if origin == Origin::Command {
         actions.push(Action::AnswerStopping);
     }
-    (State::Stopping { drained: false }, actions)
+    (State::Stopping { drained: false, successor: false }, actions)
 }

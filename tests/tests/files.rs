@@ -462,6 +462,7 @@ fn a_root_that_is_deleted_and_made_anew_is_served_again_and_the_log_says_so_once
     fs::write(site(&server).join("a.txt"), "new").unwrap();
     server.wait_until("the new one is served", |_| get(&mut connection, "/a.txt", &[]).status == 200);
     assert_eq!(get(&mut connection, "/a.txt", &[]).body, b"new");
+    server.wait_until("the log says that it is back", |server| server.log().contains("the new one is served"));
     let log = server.log();
     assert_eq!(log.matches("was deleted").count(), 2, "once that it is gone, and once that it is back: {log}");
 }

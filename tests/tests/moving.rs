@@ -340,3 +340,24 @@ fn a_successor_that_stops_answering_takes_nothing_and_what_comes_back_is_served_
     assert_eq!(server.booked(first, "handed over"), 1);
     server.assert_no_error();
 }
+
+#[test]
+fn a_successor_that_is_given_up_finishes_what_it_has_accepted_and_its_idle_connections_move_back() {
+    let server = Reborn::new().demo().args(["--probation", "2s"]).notify().start();
+    let old = server.first_pid();
+    let reload = server.reload_in_background();
+    server.wait_until("the successor accepts", |server| server.ask().pid() != Some(old));
+    let mut idle = server.connect();
+    let successor = block_on(idle.exchange(&Request::fast("first"))).unwrap().pid().unwrap();
+    assert_ne!(successor, old);
+    let held = server.hold();
+    // The service manager cannot be told of the new main process.
+    std::fs::remove_file(server.notify().path()).unwrap();
+    server.wait_until("the connection has moved back", |server| server.status()["application"]["received"] == 1);
+    let answer = block_on(idle.exchange(&Request::fast("second"))).unwrap();
+    assert_eq!((answer.pid(), answer.announces_close()), (Some(old), false), "{answer:?}");
+    held.finish_by(successor);
+    reload.join().unwrap().assert_code(1).assert_stderr("cannot tell the service manager of the new main process");
+    assert_eq!(server.wait_single(), old);
+    server.wait_until("it serves as before", |server| server.status()["state"] == "serving");
+}

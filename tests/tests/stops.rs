@@ -83,6 +83,37 @@ fn a_stop_that_the_successor_gets_in_its_probation_ends_both() {
 }
 
 #[test]
+fn a_stop_in_the_probation_finishes_what_the_successor_has_accepted() {
+    let ways: [fn(&Server, u32); 4] = [
+        |server, _| drop(server.stop_in_background()),
+        |server, _| server.signal(Signal::TERM),
+        |server, successor| server.signal_to(successor, Signal::TERM),
+        |server, successor| [server.first_pid(), successor].iter().for_each(|pid| server.signal_to(*pid, Signal::INT)),
+    ];
+    for stop in ways {
+        let (server, successor) = in_probation();
+        let held = server.hold();
+        stop(&server, successor);
+        server.wait_until("the stop is under way", |server| server.log().contains("is given up: the service stops"));
+        held.finish_by(successor);
+        server.wait_nothing_left();
+        server.assert_no_error();
+    }
+}
+
+#[test]
+fn a_successor_that_hangs_holds_up_no_stop_for_longer_than_its_deadline() {
+    let server = Reborn::new().demo().args(["--probation", "1m", "--drain-timeout", "1s"]).start();
+    let old = server.first_pid();
+    server.signal(Signal::HUP);
+    server.wait_until("the successor accepts", |server| server.ask().pid() != Some(old));
+    let successor = server.generations().into_iter().find(|pid| *pid != old).unwrap();
+    server.signal_to(successor, Signal::STOP);
+    server.stop().assert_success();
+    server.wait_nothing_left();
+}
+
+#[test]
 fn a_stop_that_the_successor_gets_before_its_first_word_is_not_lost() {
     let (server, successor) = held_at_gate();
     server.signal_to(successor, Signal::TERM);

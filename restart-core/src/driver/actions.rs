@@ -70,6 +70,8 @@ impl Driver {
                 self.store_listeners();
             }
             Action::Spawn => self.spawn(),
+            Action::Withdraw { stop } => self.withdraw(stop),
+            Action::BeginWithdrawal => self.begin_withdrawal(),
             Action::Kill => {
                 if let Some(active) = &mut self.successor {
                     active.doomed = true;
@@ -259,8 +261,9 @@ impl Driver {
         let after = match timer {
             Timer::Ready => settings.ready_timeout,
             Timer::Probation => settings.probation,
-            Timer::Pong | Timer::Committed => ASK_AGAIN,
+            Timer::Pong | Timer::Committed | Timer::Withdraw => ASK_AGAIN,
             Timer::Leave => LEAVE_TIMEOUT,
+            Timer::Withdrawal => settings.drain_timeout + STOP_GRACE,
             Timer::Reap => REAP_TIMEOUT,
             Timer::Barrier => BARRIER_TIMEOUT,
             Timer::Orphaned => ORPHANED_TIMEOUT,
@@ -418,6 +421,12 @@ impl Driver {
         self.background.push(self.executor.spawn(sources::stop_delay(delay, self.inputs.clone())));
     }
 
+    fn begin_withdrawal(&mut self) {
+        self.drain_begun = Some(Instant::now());
+        self.withdraw_connections();
+        self.watch_drain(vec![], self.parts.settings.drain_timeout);
+    }
+
     pub(super) fn begin_drain(&mut self, phase: Phase) {
         self.drain_begun = Some(Instant::now());
         let (last_call, timeout) = if phase == Phase::Stopping {
@@ -429,6 +438,10 @@ impl Driver {
             self.reporting = Some(self.executor.spawn(sources::reports(REPORT_EVERY, self.inputs.clone())));
             (self.release(), self.parts.settings.drain_timeout)
         };
+        self.watch_drain(last_call, timeout);
+    }
+
+    fn watch_drain(&mut self, last_call: Vec<Listener>, timeout: Duration) {
         let number = self.next_number();
         let drain = self.parts.drain.clone();
         let watch = sources::drain(number, drain, last_call, timeout, self.inputs.clone());

@@ -3,7 +3,7 @@
 //! Here is what is said on the lines, in both directions, and what becomes of a line when this generation becomes the
 //! main process, or is that no more. What a message means to the service is `lifecycle`'s matter.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use async_channel::Sender;
@@ -17,7 +17,8 @@ use crate::control::{DrainingReport, GenerationId};
 use crate::drain::Phase;
 use crate::error::Error;
 use crate::handover::{
-    Channel, Commit, Counters, History, Line, Message, Peer, ProcessId, Received, is_handover_socket, watched_pidfd,
+    Channel, Commit, Counters, History, Line, Message, Peer, ProcessId, Received, WITHDRAW, is_handover_socket,
+    watched_pidfd,
 };
 use crate::lifecycle::{Event, Origin};
 
@@ -31,6 +32,12 @@ pub(super) struct Chain {
     newer: Option<Newer>,
     /// Who has introduced itself as the newest generation, until it is welcomed.
     introduction: Option<Introduction>,
+    /// Our successor's end of the socket on which its connections move back, until it is gone.
+    withdrawal: Option<OwnedFd>,
+    /// The socket on which connections move back to a predecessor that has given this generation up, until they do.
+    way_back: Option<Channel>,
+    /// Where connections that are offered go then.
+    back: Option<Sender<Target>>,
 }
 
 /// An older generation.
@@ -85,8 +92,7 @@ impl Chain {
 
     /// Who serves on when this generation ends.
     pub(super) fn newest(&self) -> Option<GenerationId> {
-        let Peer { id, version, .. } = &self.newer.as_ref()?.peer;
-        Some(GenerationId { generation: id.generation, pid: id.pid, version: version.clone() })
+        self.newer.as_ref().map(|newer| newer.peer.to_id())
     }
 
     /// The line to the newest generation, once there is one.
@@ -111,6 +117,7 @@ impl Chain {
     }
 
     pub(super) fn stop_moving(&mut self) {
+        self.back = None;
         if let Some(newer) = &mut self.newer {
             newer.aim = None;
         }
@@ -118,7 +125,7 @@ impl Chain {
 
     /// The successor is gone, or this generation serves again.
     pub(super) fn close_newer(&mut self) {
-        (self.newer, self.introduction) = (None, None);
+        (self.newer, self.introduction, self.withdrawal) = (None, None, None);
     }
 
     /// Leaves the older generations to the successor.
@@ -200,7 +207,7 @@ impl Driver {
         let predecessor = self.chain.predecessor == Some(number);
         match what {
             // What was read before this generation let go of the line counts all the same.
-            FromOlder::Message(received) => self.take_older_message(number, received.message, predecessor),
+            FromOlder::Message(received) => self.take_older_message(number, *received, predecessor),
             FromOlder::Closed => {
                 let at = self.chain.older.iter().position(|older| older.number == number)?;
                 let gone = self.chain.older.remove(at);
@@ -219,7 +226,8 @@ impl Driver {
         }
     }
 
-    fn take_older_message(&mut self, number: u64, message: Message, predecessor: bool) -> Option<Event> {
+    fn take_older_message(&mut self, number: u64, received: Received, predecessor: bool) -> Option<Event> {
+        let Received { message, fds, .. } = received;
         match message {
             Message::Ping if predecessor => Some(Event::Ping),
             Message::Settled if predecessor => Some(Event::Settled),
@@ -232,6 +240,11 @@ impl Driver {
             Message::History(History { reloads }) if predecessor => {
                 self.take_history(reloads);
                 None
+            }
+            Message::Withdraw { stop, .. } if predecessor => {
+                let socket = fds.into_iter().next().filter(|socket| is_handover_socket(socket));
+                self.chain.way_back = socket.and_then(|socket| Channel::adopt(socket).ok());
+                Some(Event::Withdraw { stop })
             }
             Message::Greeted(hello) => {
                 self.take_answer(number, Peer::new(hello));
@@ -317,7 +330,8 @@ impl Driver {
                     return self.broke(&format!("it releases {released} listeners and has named {named}"));
                 }
                 self.record.as_mut()?.ready();
-                Some(Event::SuccessorReady)
+                let withdraws = self.chain.newer.as_ref()?.peer.features.contains(WITHDRAW);
+                Some(Event::SuccessorReady { withdraws })
             }
             Message::Pong => {
                 self.record.as_mut()?.probed();
@@ -388,6 +402,41 @@ impl Driver {
                 let _ = aim.try_send(target);
             }
         }
+    }
+
+    /// Has the successor hand back what it has accepted.
+    pub(super) fn withdraw(&mut self, stop: bool) {
+        if self.chain.withdrawal.is_none() && !self.parts.settings.formats.is_empty() {
+            match Channel::pair() {
+                Ok((ours, theirs)) => {
+                    self.chain.withdrawal = Some(theirs);
+                    let (connections, drain) = (self.parts.connections.clone(), self.parts.drain.clone());
+                    self.executor.spawn(async move { connections.receive(&ours, &drain).await }).detach();
+                }
+                Err(error) => log::warn!("the successor can hand no connections back: {error}"),
+            }
+        }
+        let fds: Vec<_> = self.chain.withdrawal.iter().map(AsFd::as_fd).collect();
+        let withdraw = Message::Withdraw { stop, moves: !fds.is_empty() };
+        if let Some(channel) = self.chain.to_newest()
+            && let Err(error) = channel.try_send(&withdraw, &fds)
+        {
+            // It has gone, or is told again.
+            log::debug!("{error} to the successor");
+        }
+    }
+
+    /// Lets connections move back to the predecessor, each in its turn, and all others finish.
+    pub(super) fn withdraw_connections(&mut self) {
+        let formats = self.parts.predecessor.as_ref().map(|predecessor| predecessor.line.peer.formats.clone());
+        let (Some(channel), Some(formats)) = (self.chain.way_back.take(), formats) else {
+            return self.parts.drain.set_phase(Phase::Draining);
+        };
+        let (mover, aim) = self.parts.connections.open(self.parts.drain.clone());
+        let _ = aim.try_send(Target { channel, formats });
+        self.chain.back = Some(aim);
+        self.parts.drain.set_phase_in_turn(Phase::Draining);
+        self.executor.spawn(mover).detach();
     }
 
     /// Lets connections move to the newest generation.

@@ -50,6 +50,7 @@ impl Driver {
         let state = match self.lifecycle.state() {
             State::Starting { .. } => "starting",
             State::Standby => "standby",
+            State::Withdrawing => "withdrawing",
             State::Serving { .. } => "serving",
             State::Reloading(_) => "reloading",
             State::RollingBack { .. } => "rolling back",

@@ -10,6 +10,7 @@ use rustix::process::{PidfdFlags, getpid, pidfd_open};
 
 use super::channel::Channel;
 use super::wire::{Hello, ProcessId};
+use crate::control::GenerationId;
 use crate::error::Error;
 use crate::formats::Formats;
 
@@ -35,6 +36,11 @@ pub(crate) struct Line {
 }
 
 impl Peer {
+    /// As people and clients of the control socket know it.
+    pub(crate) fn to_id(&self) -> GenerationId {
+        GenerationId { generation: self.id.generation, pid: self.id.pid, version: self.version.clone() }
+    }
+
     /// Fails where it speaks no version that is spoken here.
     pub(crate) fn new(hello: Hello) -> Result<Peer, Error> {
         let common = hello.common_version()?;

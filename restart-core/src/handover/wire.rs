@@ -17,6 +17,8 @@ use crate::error::Error;
 
 /// The oldest and the newest protocol version that this code speaks.
 pub(crate) const VERSIONS: (u32, u32) = (1, 1);
+/// The feature of a generation that can be told to withdraw.
+pub(crate) const WITHDRAW: &str = "withdraw";
 /// Tells a handover socket from any other that happens to be at hand.
 const MAGIC: &str = "reborn-handover";
 
@@ -64,6 +66,14 @@ pub(crate) enum Message {
     Committed,
     /// The service manager has read all that the predecessor had to tell. `Report` says it again.
     Settled,
+    /// The predecessor gives the successor up, which has said Ready, and takes back what it has accepted. `moves`: with
+    /// an end of a socket pair on which connections can move back. Only to one with the feature `withdraw`.
+    Withdraw {
+        /// The service stops.
+        stop: bool,
+        /// Connections can move back.
+        moves: bool,
+    },
     /// Who the newest generation is, to each older one whose line it takes over, until it is answered. With its pidfd,
     /// and, where it takes connections, an end of a socket pair on which they can move to it.
     Greeting(Hello),
@@ -124,7 +134,7 @@ impl Hello {
             magic: MAGIC.to_owned(),
             min_version: VERSIONS.0,
             max_version: VERSIONS.1,
-            features: BTreeSet::new(),
+            features: BTreeSet::from([WITHDRAW.to_owned()]),
             formats,
             generation,
             pid: std::process::id(),
@@ -342,6 +352,7 @@ impl Message {
     pub(crate) fn descriptors(&self) -> usize {
         match self {
             Message::Hello(_) | Message::State(_) => 1,
+            Message::Withdraw { moves, .. } => usize::from(*moves),
             Message::Greeting(hello) => 1 + usize::from(!hello.formats.is_empty()),
             Message::Listeners(part) => part.entries.len(),
             Message::Given(given) => given.older.len(),
@@ -366,6 +377,7 @@ impl Message {
             Message::Commit(_) => "Commit",
             Message::Committed => "Committed",
             Message::Settled => "Settled",
+            Message::Withdraw { .. } => "Withdraw",
             Message::Greeting(_) => "Greeting",
             Message::Greeted(_) => "Greeted",
             Message::Reload => "Reload",

@@ -110,9 +110,7 @@ fn check(world: &World, steps: &[Step]) -> Result<(), String> {
     }
     for (who, process) in world.live() {
         let state = process.lifecycle.state();
-        // One that stops as soon as its successor is out of the way leaves its gate as it was until then.
-        let about_to_stop = matches!(state, State::RollingBack { then_stop: true, .. });
-        if (process.gate == Gate::Open) != process.lifecycle.accepts() && !about_to_stop {
+        if (process.gate == Gate::Open) != process.lifecycle.accepts() {
             return Err(format!("process {who} is {state:?} and its gate is {:?}", process.gate));
         }
         if !process.is_counted() {
@@ -132,7 +130,7 @@ fn check(world: &World, steps: &[Step]) -> Result<(), String> {
     if live > 0 && !world.stop_wished && !world.is_served() && by_itself().all(Step::takes_time) {
         return Err("nobody accepts, and nothing but time can change it".to_owned());
     }
-    if by_itself().next().is_some() && by_itself().all(Step::is_drain_deadline) && !world.anybody_hangs() {
+    if by_itself().next().is_some() && by_itself().all(Step::is_drain_deadline) && !world.anybody_is_deaf() {
         return Err("nothing is in flight, and a process waits for its deadline".to_owned());
     }
     if by_itself().next().is_some() || live == 0 {

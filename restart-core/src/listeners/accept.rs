@@ -29,6 +29,9 @@ const ERROR_PAUSE: Duration = Duration::from_millis(100);
 /// Errors that follow one another more closely are one burst, of which the log tells once.
 const BURST_GAP: Duration = Duration::from_secs(1);
 
+/// Whoever shuts a listening socket down tells the others that have it within this time.
+const SHUT_DOWN_PAUSE: Duration = Duration::from_secs(1);
+
 /// How often, and how long apart, a stop looks whether the last connections have been accepted.
 const LAST_CALL_LOOKS: u32 = 1000;
 const LAST_CALL_PAUSE: Duration = Duration::from_millis(1);
@@ -207,6 +210,8 @@ impl Listener {
                 }
                 Err(Errno::AGAIN) => future::or(self.readable(), self.gate_changed(state)).await?,
                 Err(Errno::CONNABORTED | Errno::INTR | Errno::PROTO) => {}
+                // The predecessor of this generation may have, as the service stops: the gate closes in a moment then.
+                Err(Errno::INVAL) if self.gate_changes_soon(state).await => {}
                 Err(error @ (Errno::BADF | Errno::INVAL | Errno::NOTSOCK | Errno::FAULT)) => return Err(error.into()),
                 Err(error) => {
                     if self.begins_burst() {
@@ -245,6 +250,18 @@ impl Listener {
     fn begins_burst(&self) -> bool {
         let mut failed = lock(&self.failed);
         failed.replace(Instant::now()).is_none_or(|last| last.elapsed() > BURST_GAP)
+    }
+
+    async fn gate_changes_soon(&self, seen: u8) -> bool {
+        let changed = async {
+            self.gate.changed(seen).await;
+            true
+        };
+        let late = async {
+            Timer::after(SHUT_DOWN_PAUSE).await;
+            false
+        };
+        future::or(changed, late).await
     }
 
     /// Waits until nobody waits to be accepted, for a second at the most: an application that accepts no more must not

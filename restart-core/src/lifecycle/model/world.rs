@@ -26,6 +26,10 @@ pub(super) enum Said {
     Stopping,
     /// The last report of a generation whose drain is over, which tells again that the service is to stop.
     LastReport,
+    /// To a successor that has been given up.
+    Withdraw {
+        stop: bool,
+    },
     /// From the newest generation, which it names.
     Greeting(usize),
     Greeted,
@@ -337,8 +341,10 @@ impl World {
         self.live().any(|(_, process)| process.gate == Gate::Open)
     }
 
-    pub(super) fn anybody_hangs(&self) -> bool {
+    /// Whether somebody cannot be told anything: it hangs, or its line is broken.
+    pub(super) fn anybody_is_deaf(&self) -> bool {
         self.live().any(|(_, process)| process.hangs)
+            || self.channels.iter().any(|line| line.older_deaf || line.newer_deaf)
     }
 
     fn get(&self, who: usize) -> Option<&Process> {
@@ -677,7 +683,7 @@ impl World {
         if matches!(
             (event, source),
             (Event::Stop(_) | Event::SuccessorStop | Event::NewestStops, Source::OlderSays(_) | Source::SuccessorSays)
-                | (Event::OlderReported { stop: true, .. }, _)
+                | (Event::OlderReported { stop: true, .. } | Event::Withdraw { stop: true }, _)
         ) {
             self.at(who).told = true;
         }
@@ -762,6 +768,8 @@ impl World {
             }
             Action::Refuse(_) | Action::AnswerStopping | Action::CutOff => *asker = false,
             Action::BeginDrain | Action::BeginStop => return self.begin_drain(who, action),
+            Action::BeginWithdrawal => self.at(who).watch = Watch::Yes,
+            Action::Withdraw { stop } => drop(self.say_to_newer(who, Said::Withdraw { stop })),
             Action::EndDrain => self.at(who).watch = Watch::No,
             Action::SendPing => drop(self.say_to_newer(who, Said::Ping)),
             Action::SendSettled => drop(self.say_to_newer(who, Said::Settled)),
@@ -847,7 +855,7 @@ impl World {
         // Where a newer one has been killed a moment ago, a draining one could not know.
         let heirs = self.live().next().is_some() && !(ending != Ending::Stopped && self.killed);
         // Nor can one be told over a broken line.
-        let heirs = heirs && !self.channels.iter().any(|line| line.older_deaf || line.newer_deaf);
+        let heirs = heirs && !self.anybody_is_deaf();
         if told && heirs && !self.unit_ended && !self.stop_is_known() {
             return Err(format!("process {who} ends ({ending:?}), and nobody that lives knows that the service stops"));
         }
@@ -869,7 +877,10 @@ impl World {
 
     fn stop_is_known(&self) -> bool {
         let on_its_way = |channel: &Channel| {
-            channel.to_newer.iter().any(|said| matches!(said, Said::Stop | Said::LastReport))
+            channel
+                .to_newer
+                .iter()
+                .any(|said| matches!(said, Said::Stop | Said::LastReport | Said::Withdraw { stop: true }))
                 || channel.to_older.iter().any(|said| matches!(said, Said::Stop | Said::Stopping))
         };
         self.live().any(|(_, process)| process.told) || self.channels.iter().any(on_its_way)
@@ -914,7 +925,7 @@ impl World {
     fn settle(&mut self) {
         for slot in &mut self.slots {
             if let Slot::Live(process) = slot
-                && !matches!(process.lifecycle.state(), State::Starting { .. } | State::Standby)
+                && !matches!(process.lifecycle.state(), State::Starting { .. } | State::Standby | State::Withdrawing)
             {
                 process.predecessor_died = false;
             }
@@ -958,7 +969,7 @@ impl World {
 
 fn from_successor(said: Said, newest: Option<usize>) -> Event {
     match said {
-        Said::Ready => Event::SuccessorReady,
+        Said::Ready => Event::SuccessorReady { withdraws: true },
         Said::Failed => Event::SuccessorFailed,
         Said::Pong => Event::SuccessorPong,
         Said::Committed => Event::SuccessorCommitted,
@@ -976,10 +987,11 @@ fn from_older(said: Said, predecessor: bool) -> Event {
         Said::Ping if predecessor => Event::Ping,
         Said::Settled if predecessor => Event::Settled,
         Said::Commit { settled, reload } if predecessor => Event::Commit { settled, reload },
+        Said::Withdraw { stop } if predecessor => Event::Withdraw { stop },
         Said::Reload => Event::Reload(Origin::Signal),
         Said::Stop => Event::Stop(Origin::Signal),
         Said::LastReport => Event::OlderReported { predecessor, settled: true, stop: true },
-        Said::Garbage | Said::Greeted | Said::Ping | Said::Settled | Said::Commit { .. } => {
+        Said::Garbage | Said::Greeted | Said::Ping | Said::Settled | Said::Commit { .. } | Said::Withdraw { .. } => {
             Event::OlderReported { predecessor: false, settled: false, stop: false }
         }
         other => panic!("nobody says {other:?} to a successor"),
