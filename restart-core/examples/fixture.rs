@@ -54,6 +54,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     if let Some(path) = std::env::var_os("FIXTURE_CONTROL") {
         builder = builder.control(Place::Path(PathBuf::from(path)));
     }
+    if let Some(path) = std::env::var_os("FIXTURE_PID_FILE") {
+        builder = builder.pid_file(path);
+    }
     if std::env::var_os("FIXTURE_PATIENCE").is_some() {
         let ever = Duration::MAX;
         builder = builder.ready_timeout(ever).drain_timeout(ever).stop_delay(Duration::ZERO).max_draining(u8::MAX);
@@ -82,6 +85,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     if fails.is_some() {
         generation.fail("it was told to fail");
         std::process::exit(1);
+    }
+    // As for a database that is down.
+    while note("FIXTURE_WAITS").is_some() {
+        std::thread::sleep(Duration::from_millis(1));
     }
     let state = generation.take_state().map_or("none".to_owned(), |state| {
         let whole = state.bytes.iter().copied().eq((0..=250).cycle().take(state.bytes.len()));

@@ -192,6 +192,7 @@ impl Driver {
 
     /// Starts the sources that live as long as the process.
     fn begin(&mut self) {
+        self.parts.stoppable = None;
         let signals = Arc::clone(&self.parts.signals);
         self.background.push(self.executor.spawn(sources::signals(signals, self.inputs.clone())));
         if let Some(every) = self.parts.notifier.watchdog() {

@@ -16,6 +16,7 @@ use async_io::Timer;
 use futures_lite::future;
 
 use crate::address::{Address, Endpoint};
+use crate::begun::{Begun, Stoppable};
 use crate::connections::Connections;
 use crate::control::{self, Place};
 use crate::counters::{Counts, Inherited};
@@ -302,6 +303,12 @@ impl Builder {
     /// Every descriptor but 0, 1 and 2 is close-on-exec afterwards. Fails where what was inherited is not what it
     /// claims to be, where a socket cannot be bound, or where another server has the control socket; a predecessor is
     /// then told why, and goes on serving. Sockets bound meanwhile are closed again.
+    ///
+    /// From then on, until [`Generation::run`] is first polled, a signal that stops the service (SIGTERM, SIGINT, SIGQUIT,
+    /// SIGPWR), or the end of the supervisor, ends the process, however long the application takes to get ready: paths of
+    /// sockets that it has bound and its pid file are removed, a predecessor stops as well, and the exit status is 0, as
+    /// that of any service that was told to stop. No destructor of the application runs then. A thread of this library
+    /// waits for it; dropping the generation, or [`Generation::fail`], ends that, too.
     pub fn start(mut self) -> Result<Generation, Error> {
         let args: Vec<OsString> = std::env::args_os().collect();
         let stdin = if has_handover_flag(&args) { predecessor::take_channel()? } else { None };
@@ -366,6 +373,7 @@ impl Builder {
             return Err(Error::address(format!("no listener can be called {CONTROL_NAME:?}: choose another name")));
         }
         let handed_inode = handed_control.as_ref().map(|socket| socket.inode);
+        let handed: Vec<(u64, u64)> = there.iter().chain(&handed_control).filter_map(|socket| socket.inode).collect();
         let control = control_socket(&self.control, &environment, handed_control)?;
         let wanted_as_main = |name: &str| self.wanted_as_main.iter().any(|endpoint| endpoint.name == name);
         if let Some(twice) = self.wanted.iter().find(|endpoint| wanted_as_main(&endpoint.name)) {
@@ -398,12 +406,22 @@ impl Builder {
         let state = predecessor.as_mut().and_then(|predecessor| predecessor.state.take());
         let number = predecessor.as_ref().map_or(1, |predecessor| predecessor.line.peer.id.generation + 1);
         let connections = Connections::new(self.settings.formats.clone());
+        let signals = Arc::new(signals);
+        let is_handed = |socket: &Socket| socket.inode.is_some_and(|inode| handed.contains(&inode));
+        let begun = Begun {
+            generation: number,
+            sockets: sockets.iter().chain(&control).filter(|socket| !is_handed(socket)).cloned().collect(),
+            pid_file: pid_file.clone(),
+            predecessor: predecessor.as_ref().map(|predecessor| Arc::clone(&predecessor.line.channel)),
+        };
+        let stoppable = Stoppable::new(begun, Arc::clone(&signals))
+            .map_err(|error| Error::system("cannot start the thread that waits for a stop", error))?;
         let parts = Parts {
             number,
             begun: Instant::now(),
             environment,
             settings: self.settings,
-            signals: Arc::new(signals),
+            signals,
             notifier,
             predecessor,
             sockets,
@@ -413,6 +431,7 @@ impl Builder {
             drain,
             connections,
             inherited: Inherited::default(),
+            stoppable: Some(stoppable),
         };
         Ok(Generation { parts, streams, main_streams, state })
     }
@@ -458,6 +477,8 @@ pub(crate) struct Parts {
     pub(crate) drain: Drain,
     pub(crate) connections: Connections,
     pub(crate) inherited: Inherited,
+    /// Hears of a stop until the driver does.
+    pub(crate) stoppable: Option<Stoppable>,
 }
 
 /// This process, as one generation of its service. It has its sockets, and does not serve yet.
@@ -527,7 +548,8 @@ impl Generation {
     /// Says that the application is ready, serves signals, the control socket and the service manager, replaces this
     /// process when it is told to, and returns when the process has nothing left to do.
     ///
-    /// It must be polled for as long as the process serves; it needs no particular executor. Listeners accept only
+    /// Once it is polled, a stop makes it return; before, a stop ends the process ([`Builder::start`]). Other signals that
+    /// came before are obeyed now. It must be polled for as long as the process serves; it needs no particular executor. Listeners accept only
     /// while it runs. When it returns, connections that have not ended by the drain's deadline are still open: ending
     /// the process cuts them.
     pub fn run(self) -> impl Future<Output = Exit> + Send {

@@ -130,6 +130,11 @@
 //! SIGHUP and SIGUSR2 reload without telling the outcome, SIGTERM and SIGINT stop. A SIGHUP that was ignored at the start
 //! (`nohup`) stays ignored.
 //!
+//! A server that gets ready for long, as one that waits for its database between [`Builder::start`](crate::Builder::start)
+//! and the first poll of `run`, is stopped by them meanwhile: the process ends at once, with status 0, and what the start
+//! has made is removed. A successor that is told so stops the service, as one that is ready does; to give up a reload
+//! alone, have it call [`fail`](crate::Generation::fail), or let the ready timeout pass.
+//!
 //! # Under systemd, and under others
 //!
 //! ```ini

@@ -47,7 +47,7 @@
 //!
 //! ```text
 //! Starting -> Serving <-> Reloading -> Draining -> ended      (Serving -> Stopping -> ended)
-//!                 ^           |  any failure: the successor is killed, the reason reported
+//!                 ^           |  any failure: the successor withdraws or is killed, the reason reported
 //!                 +-----------+
 //! Starting -> Standby -> Serving                             (a successor; Standby lasts until the commit)
 //! ```
@@ -55,7 +55,7 @@
 //! # What the application has to do
 //!
 //! - Call [`Builder::start`] before any thread exists, and poll [`Generation::run`] for as long as the process serves.
-//! - Be ready to serve when it first polls it; give up with [`Generation::fail`], or with [`decline`] before the start.
+//! - Be ready to serve when it first polls it: until then a stop ends the process ([`Builder::start`]); give up with [`Generation::fail`], or with [`decline`] before the start.
 //! - Hold each connection's [`Guard`] until it ends, and end connections when [`Drain::phase`] is no longer
 //!   [`Phase::Serving`], after the request in flight; all of them, at once, in [`Phase::Over`].
 //! - Or have them live on: with [`Builder::take_connections`], [`Connections::offer`] moves a connection between two
@@ -78,6 +78,7 @@
 struct Readme;
 
 mod address;
+mod begun;
 mod connections;
 pub mod control;
 mod counters;

@@ -105,6 +105,14 @@ impl HangUps {
     }
 }
 
+impl HangUps {
+    /// Whether one of those that came asks for a stop; they are left for `take`.
+    fn is_stop_asked(&self) -> bool {
+        let sys::Senders { kernel, named: shell, .. } = &*self.0;
+        kernel.load(Ordering::Acquire) || (shell.load(Ordering::Acquire) && is_terminal_gone())
+    }
+}
+
 /// Whether this process has no controlling terminal (any more).
 fn is_terminal_gone() -> bool {
     terminal().is_err_and(|error| error == Errno::NXIO)
@@ -214,15 +222,43 @@ impl Signals {
         }
     }
 
+    /// Waits for a signal that asks for a stop, or the end of the supervisor, and leaves them and all others to `next`.
+    pub(crate) async fn stop_asked(&self) -> io::Result<()> {
+        let sent = async {
+            while !self.is_stop_asked() {
+                self.woken().await?;
+            }
+            Ok(())
+        };
+        let orphaned = async {
+            match &self.supervisor {
+                Some(supervisor) => supervisor.readable().await,
+                None => futures_lite::future::pending().await,
+            }
+        };
+        futures_lite::future::or(sent, orphaned).await
+    }
+
+    fn is_stop_asked(&self) -> bool {
+        self.flags.iter().any(|(meaning, flag)| match meaning {
+            Meaning::Wish(Wish::Stop) => flag.load(Ordering::Acquire),
+            Meaning::HangUp => self.hang_ups.as_ref().is_some_and(HangUps::is_stop_asked),
+            Meaning::Wish(Wish::Reload) | Meaning::Reopen | Meaning::Nothing => false,
+        })
+    }
+
+    /// Waits until a signal has come since the last call, or is about to be seen to have.
+    async fn woken(&self) -> io::Result<()> {
+        let mut bytes = [0; 256];
+        let read = self.wakes.read_with(|stream| match rustix::io::read(stream, &mut bytes) {
+            Err(Errno::INTR) => Ok(1),
+            result => Ok(result?),
+        });
+        read.await.map(drop)
+    }
+
     async fn sent(&self) -> io::Result<Vec<Wish>> {
         loop {
-            let mut bytes = [0; 256];
-            self.wakes
-                .read_with(|stream| match rustix::io::read(stream, &mut bytes) {
-                    Err(Errno::INTR) => Ok(1),
-                    result => Ok(result?),
-                })
-                .await?;
             let mut wishes: Vec<Wish> = Vec::new();
             for (meaning, flag) in &self.flags {
                 if !flag.swap(false, Ordering::AcqRel) {
@@ -241,6 +277,8 @@ impl Signals {
             if !wishes.is_empty() {
                 return Ok(wishes);
             }
+            // Only now: those that came before this is first called have woken somebody else.
+            self.woken().await?;
         }
     }
 }

@@ -47,6 +47,7 @@ impl Service {
         command.env("FIXTURE_FAIL", folder.path().join("fail"));
         command.env("FIXTURE_VERSION", folder.path().join("version"));
         command.env("FIXTURE_UNWELL", folder.path().join("unwell"));
+        command.env("FIXTURE_WAITS", folder.path().join("waits"));
         if !command.get_envs().any(|(name, _)| name == "NOTIFY_SOCKET") {
             command.env_remove("NOTIFY_SOCKET");
         }

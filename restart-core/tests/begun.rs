@@ -1,0 +1,115 @@
+//! A service that has not come up yet, because its application waits for something, is stopped as any other, and leaves
+//! nothing behind; what else it was told meanwhile is obeyed once it serves.
+#![allow(clippy::unwrap_used)]
+
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Instant;
+
+use restart_core::control::{Answer, Client};
+use rustix::process::{Pid, Signal, kill_process};
+
+mod support;
+
+use support::{DEADLINE, example, fixture};
+
+/// A first generation that waits between its start and its first poll, and has bound its sockets.
+struct Waiting {
+    folder: tempfile::TempDir,
+    child: Child,
+}
+
+impl Waiting {
+    fn new() -> Waiting {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        std::fs::write(path("waits"), "").unwrap();
+        let mut command = Command::new(example("fixture"));
+        command.arg(format!("echo=unix:{}", path("stream").display())).stdin(Stdio::null());
+        command.env("FIXTURE_CONTROL", path("control")).env("FIXTURE_WAITS", path("waits"));
+        command.env("FIXTURE_PID_FILE", path("pid")).env_remove("NOTIFY_SOCKET");
+        let child = command.spawn().unwrap();
+        let waiting = Waiting { folder, child };
+        wait_until("the start has come to its end", || waiting.left().contains(&"pid"));
+        waiting
+    }
+
+    fn left(&self) -> Vec<&'static str> {
+        ["stream", "control", "pid"].into_iter().filter(|name| self.folder.path().join(name).exists()).collect()
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[track_caller]
+fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    let end = Instant::now() + DEADLINE;
+    while !condition() {
+        assert!(Instant::now() < end, "waited {DEADLINE:?} until {what}");
+        std::thread::yield_now();
+    }
+}
+
+#[track_caller]
+fn wait_end(child: &mut Child) -> ExitStatus {
+    let mut status = None;
+    wait_until("the process has ended", || {
+        status = child.try_wait().unwrap();
+        status.is_some()
+    });
+    status.unwrap()
+}
+
+fn send(pid: u32, signal: Signal) {
+    kill_process(Pid::from_raw(pid.cast_signed()).unwrap(), signal).unwrap();
+}
+
+#[test]
+fn a_first_start_that_waits_is_stopped_and_leaves_nothing_behind() {
+    for signal in [Signal::TERM, Signal::INT, Signal::QUIT] {
+        let mut waiting = Waiting::new();
+        assert_eq!(waiting.left(), ["stream", "control", "pid"]);
+        send(waiting.child.id(), signal);
+        let status = wait_end(&mut waiting.child);
+        assert_eq!((status.code(), status.signal()), (Some(0), None), "{signal:?}");
+        assert!(waiting.left().is_empty(), "{:?}", waiting.left());
+    }
+}
+
+#[test]
+fn a_reload_that_is_asked_for_meanwhile_is_not_lost() {
+    let mut waiting = Waiting::new();
+    send(waiting.child.id(), Signal::HUP);
+    std::fs::remove_file(waiting.folder.path().join("waits")).unwrap();
+    let client = |path: &Path| Client::connect(path).and_then(|mut client| client.status());
+    let control = waiting.folder.path().join("control");
+    wait_until("the second generation serves", || client(&control).is_ok_and(|status| status.id.generation == 2));
+    assert_eq!(wait_end(&mut waiting.child).code(), Some(0));
+    Client::connect(&control).unwrap().stop().unwrap();
+    assert!(waiting.left().is_empty(), "{:?}", waiting.left());
+}
+
+#[test]
+fn a_stop_that_a_successor_gets_while_it_waits_stops_the_service() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("stream");
+    let mut service = fixture(&[&format!("echo=unix:{}", path.display())], &[]);
+    std::fs::write(service.folder.path().join("waits"), "").unwrap();
+    let mut client = service.client();
+    let reload = std::thread::spawn(move || client.reload());
+    let mut successor = None;
+    wait_until("there is a successor", || {
+        successor = service.status().reloading.and_then(|reloading| reloading.successor);
+        successor.is_some()
+    });
+    send(successor.unwrap(), Signal::TERM);
+    assert!(matches!(reload.join().unwrap().unwrap(), Answer::Stopping));
+    assert_eq!(wait_end(&mut service.child).code(), Some(0));
+    assert!(!path.exists() && !service.control().exists());
+}
