@@ -6,8 +6,9 @@
 use std::time::{Duration, Instant};
 
 use tests::{
-    DEADLINE, Ended, Held, Mode, Process, Reborn, Server, Signal, Version,
+    DEADLINE, Ended, Held, Mode, Process, Reborn, Relay, Server, Signal, Version,
     load::{Failure, Report, Running},
+    relay::{Change, Direction, Occurrence, Order},
     skip::may_change_user,
 };
 
@@ -149,6 +150,26 @@ fn when_two_generations_die_in_one_instant_the_third_serves_again() {
     one.finish_by(first);
     // Whoever came while both stood still waited, and was not refused.
     assert_eq!(load.stop().failed_by(Failure::ConnectRefused), 0);
+}
+
+#[test]
+fn a_greeting_that_comes_after_the_news_of_its_senders_death_keeps_nobody_from_serving_again() {
+    let server = start(Reborn::new());
+    let first = server.first_pid();
+    let held = server.hold();
+    let (kind, occurrence, change) = ("greeting".to_owned(), Occurrence::Nth(1), Change::Delay(1000));
+    let second_greeting = Order { direction: Direction::ToOlder, kind, socket: None, occurrence, change };
+    // Its answer is lost, so that the greeting is said again.
+    let relay = Relay::new().every(Direction::ToNewer, "greeted", Change::Drop).order(second_greeting);
+    server.replace_binary(&Version::Relayed(relay));
+    let second = server.reload_ok();
+    server.wait_until("the greeting has been said again", |server| {
+        server.relayed().iter().filter(|seen| seen.kind == "greeting").count() >= 2
+    });
+    kill(&server, second);
+    server.wait_until("the old one serves again", |server| server.command(["status", "--json"]).is_success());
+    assert_eq!((server.pid(), server.ask().pid()), (first, Some(first)));
+    held.finish_by(first);
 }
 
 #[test]

@@ -226,3 +226,38 @@ fn what_nobody_had_acknowledged_when_the_predecessor_was_killed_went_with_it() {
     scene.server.wait_until("the log says so", |server| server.log().contains("or went with it"));
     assert_service_goes_on(scene);
 }
+
+#[test]
+fn the_oldests_connection_moves_to_the_one_that_serves_again_although_the_newest_died_before_it_greeted_anybody() {
+    if !may_trace() {
+        return;
+    }
+    let [_, kinds] = messages();
+    let server = Reborn::new().demo().probation_ms(0).args(["--log", "debug", "--threads", "1"]).start();
+    let mut oldest = server.connect();
+    let upload = "POST /echo HTTP/1.1\r\nhost: localhost\r\nx-id: held\r\ncontent-length: 2\r\n\r\no";
+    block_on(async {
+        oldest.send(upload.as_bytes()).await.unwrap();
+        oldest.changed().await;
+    });
+    let second = server.reload_ok();
+    let held = server.hold();
+    server.replace_binary(&Version::Broken(Mode::WaitsAtGate));
+    let reload = server.reload_in_background();
+    let third = server.wait_broken(0);
+    let tracer = Tracer::stop_at(third, position(&kinds, "committed"), Edge::After);
+    server.open_gate();
+    tracer.wait_stopped();
+    assert!(!tracer.kinds().iter().any(|kind| kind == "greeting"), "{:?}", tracer.kinds());
+    tracer.kill();
+    reload.join().unwrap();
+    server.wait_until("the one before it serves again", |server| {
+        server.command(["status", "--json"]).is_success() && server.pid() == second
+    });
+    block_on(oldest.send(b"k")).unwrap();
+    let answer = block_on(oldest.answer()).unwrap();
+    assert_eq!((answer.text().as_str(), answer.generation(), answer.announces_close()), ("ok", Some(1), false));
+    let answer = block_on(oldest.exchange(&Request::fast("next"))).unwrap();
+    assert_eq!((answer.generation(), answer.announces_close()), (Some(2), false), "{}", server.log());
+    held.finish_by(second);
+}

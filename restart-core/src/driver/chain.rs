@@ -71,6 +71,8 @@ struct Newer {
     peer: Peer,
     /// It has introduced itself as the newest.
     greeted: bool,
+    /// The inode of the socket that its last greeting brought.
+    moving: Option<u64>,
     /// Waits for the end of its process.
     watch: (u64, Task<()>),
     /// Where connections that are offered go.
@@ -299,7 +301,7 @@ impl Driver {
                 }
                 let watch = self.watch_newest(pidfd);
                 let Line { channel, peer } = line;
-                self.chain.newer = Some(Newer { channel, peer, greeted: false, watch, aim: None });
+                self.chain.newer = Some(Newer { channel, peer, greeted: false, moving: None, watch, aim: None });
                 None
             }
             FromNewer::Message(received) => self.take_newer_message(*received),
@@ -377,14 +379,19 @@ impl Driver {
     /// Takes the one that has introduced itself for the newest generation.
     pub(super) fn welcome(&mut self) {
         let Some(Introduction { peer, pidfd, moving }) = self.chain.introduction.take() else { return };
+        // Anew each time: its end may have been reported before this greeting was read.
         let watch = self.watch_newest(pidfd);
         let Some(newer) = &mut self.chain.newer else { return };
+        newer.watch = watch;
         let answer = Message::Greeted(self.parts.settings.hello(self.parts.number));
         // Where it gets lost, the greeting comes again.
         if let Err(error) = newer.channel.try_send(&answer, &[]) {
             log::debug!("{error} to the newest generation");
         }
-        if newer.greeted && newer.peer.id == peer.id {
+        // A greeting that is said again brings the same socket. One that serves again after its successor's death, which
+        // may not have greeted anybody, has made a new one.
+        let inode = moving.as_ref().and_then(inode);
+        if newer.greeted && newer.peer.id == peer.id && newer.moving == inode {
             return;
         }
         let (id, common) = (&peer.id, peer.common);
@@ -394,7 +401,7 @@ impl Driver {
             id.generation,
             id.pid
         );
-        (newer.peer, newer.greeted, newer.watch) = (peer, true, watch);
+        (newer.peer, newer.greeted, newer.moving) = (peer, true, inode);
         if let Some(channel) = moving {
             let target = Target { channel, formats: newer.peer.formats.clone() };
             self.open_way();
@@ -458,6 +465,11 @@ impl Driver {
             self.parts.drain.set_phase(Phase::Draining);
         }
     }
+}
+
+/// What tells a socket from all others, also where it comes by several descriptors.
+fn inode(socket: &Channel) -> Option<u64> {
+    rustix::fs::fstat(socket.as_fd()).ok().map(|stat| stat.st_ino)
 }
 
 /// A greeting with its descriptors: the pidfd, and, from one that takes connections, the socket on which they move.
