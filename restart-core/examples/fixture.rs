@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use restart_core::control::Place;
-use restart_core::{Accepted, Builder, Endpoint, Phase};
+use restart_core::{Accepted, Builder, Endpoint, Generation, Phase};
 use smol::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use smol::{Async, future};
 
@@ -99,8 +99,16 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut memory = vec![0_u8; mebibytes << 20];
     memory.iter_mut().step_by(4096).for_each(|byte| *byte = 1);
     let greeting = format!("{own} {} {state}", std::process::id());
+    serve(&generation, &endpoints, &greeting)?;
+    let exit = smol::block_on(generation.run());
+    std::hint::black_box(&memory);
+    std::process::exit(i32::from(!exit.success));
+}
+
+/// Accepts on all listeners, and answers datagrams.
+fn serve(generation: &Generation, endpoints: &[Endpoint], greeting: &str) -> Result<(), Box<dyn std::error::Error>> {
     for listener in generation.listeners().to_vec() {
-        let (drain, greeting) = (generation.drain(), greeting.clone());
+        let (drain, greeting) = (generation.drain(), greeting.to_owned());
         smol::spawn(async move {
             while let Ok(accepted) = listener.accept().await {
                 let drained = drain.changed(Phase::Serving);
@@ -116,7 +124,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     for endpoint in endpoints.iter().filter(|endpoint| !endpoint.address.is_stream()) {
         let socket = Async::<UdpSocket>::new(generation.socket(&endpoint.name)?.into())?;
-        let greeting = greeting.clone();
+        let greeting = greeting.to_owned();
         smol::spawn(async move {
             let mut packet = [0; 512];
             while let Ok((_, from)) = socket.recv_from(&mut packet).await {
@@ -125,9 +133,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         })
         .detach();
     }
-    let exit = smol::block_on(generation.run());
-    std::hint::black_box(&memory);
-    std::process::exit(i32::from(!exit.success));
+    Ok(())
 }
 
 async fn echo(accepted: Accepted, greeting: String) -> std::io::Result<()> {

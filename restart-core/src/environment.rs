@@ -14,6 +14,7 @@ use rustix::process::Pid;
 
 use crate::error::Error;
 use crate::sys;
+use crate::terminal;
 
 /// The flag that a predecessor puts in front of its successor's arguments.
 pub(crate) const HANDOVER_FLAG: &str = "-g";
@@ -126,7 +127,7 @@ pub fn must_supervise() -> Option<&'static str> {
         notify_socket: env::var_os("NOTIFY_SOCKET").is_some_and(|path| !path.is_empty()),
         exec_pid: set("SYSTEMD_EXEC_PID"),
         invocation_id: set("INVOCATION_ID").is_some(),
-        leads_a_terminal: crate::signals::leads_a_terminal(),
+        leads_a_terminal: terminal::is_led_by_this_process(),
         parent_is_systemd,
     };
     follower.danger()

@@ -363,30 +363,11 @@ impl Builder {
         mut there: Vec<Socket>,
     ) -> Result<Generation, Error> {
         self.settings.formats.check()?;
-        let mut handed_control = None;
         if let Some(predecessor) = &mut predecessor {
             there = std::mem::take(&mut predecessor.sockets);
-            handed_control = there.iter().position(|socket| socket.name == CONTROL_NAME).map(|at| there.remove(at));
         }
-        let reserved = self.wanted.iter().chain(&self.default).map(|endpoint| endpoint.name.as_str());
-        if reserved.chain(there.iter().map(|socket| socket.name.as_str())).any(|name| name == CONTROL_NAME) {
-            return Err(Error::address(format!("no listener can be called {CONTROL_NAME:?}: choose another name")));
-        }
-        let handed_inode = handed_control.as_ref().map(|socket| socket.inode);
-        let handed: Vec<(u64, u64)> = there.iter().chain(&handed_control).filter_map(|socket| socket.inode).collect();
-        let control = control_socket(&self.control, &environment, handed_control)?;
-        let wanted_as_main = |name: &str| self.wanted_as_main.iter().any(|endpoint| endpoint.name == name);
-        if let Some(twice) = self.wanted.iter().find(|endpoint| wanted_as_main(&endpoint.name)) {
-            return Err(Error::address(format!("two listeners are called {:?}: choose another name", twice.name)));
-        }
-        let (there_as_main, there) = there.into_iter().partition(|socket| wanted_as_main(&socket.name));
-        let as_main = listeners::resolve(there_as_main, &self.wanted_as_main, None)?;
-        let Resolved { kept: mut sockets, released } = listeners::resolve(there, &self.wanted, self.default.as_ref())?;
-        let released = released.into_iter().chain(as_main.released);
-        let mut released: Vec<String> = released.map(|socket| socket.name).collect();
-        if handed_inode.is_some() && handed_inode != control.as_ref().map(|socket| socket.inode) {
-            released.push(CONTROL_NAME.to_owned());
-        }
+        let Places { control, mut sockets, as_main, released, own } =
+            self.places(&environment, there, predecessor.is_some())?;
         let notifier = Notifier::new(&environment)?;
         let drain = Drain::new();
         let watch = |sockets: &[Socket], drain: &Drain| -> Result<Vec<Listener>, Error> {
@@ -397,8 +378,8 @@ impl Builder {
             });
             listeners.collect()
         };
-        let (streams, main_streams) = (watch(&sockets, &drain)?, watch(&as_main.kept, &Drain::new())?);
-        sockets.extend(as_main.kept);
+        let (streams, main_streams) = (watch(&sockets, &drain)?, watch(&as_main, &Drain::new())?);
+        sockets.extend(as_main);
         let pid_file = self.pid_file.as_deref().map(PidFile::new).transpose()?;
         if let (Some(pid_file), None) = (&pid_file, &predecessor) {
             pid_file.write()?;
@@ -407,10 +388,9 @@ impl Builder {
         let number = predecessor.as_ref().map_or(1, |predecessor| predecessor.line.peer.id.generation + 1);
         let connections = Connections::new(self.settings.formats.clone());
         let signals = Arc::new(signals);
-        let is_handed = |socket: &Socket| socket.inode.is_some_and(|inode| handed.contains(&inode));
         let begun = Begun {
             generation: number,
-            sockets: sockets.iter().chain(&control).filter(|socket| !is_handed(socket)).cloned().collect(),
+            sockets: own,
             pid_file: pid_file.clone(),
             predecessor: predecessor.as_ref().map(|predecessor| Arc::clone(&predecessor.line.channel)),
         };
@@ -435,6 +415,47 @@ impl Builder {
         };
         Ok(Generation { parts, streams, main_streams, state })
     }
+
+    /// Finds, takes over and binds the sockets that are wanted, from those that are there. `handed`: a predecessor gave
+    /// them, its control socket among them.
+    fn places(&self, environment: &Environment, mut there: Vec<Socket>, handed: bool) -> Result<Places, Error> {
+        let inodes: Vec<(u64, u64)> = there.iter().filter(|_| handed).filter_map(|socket| socket.inode).collect();
+        let at = there.iter().position(|socket| handed && socket.name == CONTROL_NAME);
+        let handed_control = at.map(|at| there.remove(at));
+        let reserved = self.wanted.iter().chain(&self.default).map(|endpoint| endpoint.name.as_str());
+        if reserved.chain(there.iter().map(|socket| socket.name.as_str())).any(|name| name == CONTROL_NAME) {
+            return Err(Error::address(format!("no listener can be called {CONTROL_NAME:?}: choose another name")));
+        }
+        let handed_inode = handed_control.as_ref().map(|socket| socket.inode);
+        let control = control_socket(&self.control, environment, handed_control)?;
+        let wanted_as_main = |name: &str| self.wanted_as_main.iter().any(|endpoint| endpoint.name == name);
+        if let Some(twice) = self.wanted.iter().find(|endpoint| wanted_as_main(&endpoint.name)) {
+            return Err(Error::address(format!("two listeners are called {:?}: choose another name", twice.name)));
+        }
+        let (there_as_main, there) = there.into_iter().partition(|socket| wanted_as_main(&socket.name));
+        let as_main = listeners::resolve(there_as_main, &self.wanted_as_main, None)?;
+        let Resolved { kept: sockets, released } = listeners::resolve(there, &self.wanted, self.default.as_ref())?;
+        let released = released.into_iter().chain(as_main.released);
+        let mut released: Vec<String> = released.map(|socket| socket.name).collect();
+        if handed_inode.is_some() && handed_inode != control.as_ref().map(|socket| socket.inode) {
+            released.push(CONTROL_NAME.to_owned());
+        }
+        let is_handed = |socket: &Socket| socket.inode.is_some_and(|inode| inodes.contains(&inode));
+        let all = sockets.iter().chain(&as_main.kept).chain(&control);
+        let own = all.filter(|socket| !is_handed(socket)).cloned().collect();
+        Ok(Places { control, sockets, as_main: as_main.kept, released, own })
+    }
+}
+
+/// The sockets of a generation.
+struct Places {
+    control: Option<Socket>,
+    sockets: Vec<Socket>,
+    as_main: Vec<Socket>,
+    /// The names of the predecessor's that it does not want.
+    released: Vec<String>,
+    /// Those that it has not taken over.
+    own: Vec<Socket>,
 }
 
 /// The control socket: the predecessor's, if it lies where this generation wants it and can be reached there, else a new

@@ -102,6 +102,7 @@ mod signals;
 mod successor;
 mod supervisor;
 mod sys;
+mod terminal;
 
 pub use address::{Address, Endpoint};
 pub use connections::{BLOB_BYTES_MAX, COMPANIONS_MAX, Connection, Connections};

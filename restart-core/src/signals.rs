@@ -36,14 +36,13 @@ use libc::{
     SIGALRM, SIGCHLD, SIGFPE, SIGHUP, SIGILL, SIGINT, SIGIO, SIGKILL, SIGPIPE, SIGPROF, SIGPWR, SIGQUIT, SIGSEGV,
     SIGSTKFLT, SIGSTOP, SIGTERM, SIGUSR1, SIGUSR2, SIGVTALRM, SIGXFSZ,
 };
-use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags};
 use signal_hook::low_level::pipe;
 
 use crate::environment::Environment;
 use crate::error::Error;
-use crate::sys;
+use crate::{sys, terminal};
 
 /// What a signal asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,7 +89,7 @@ impl HangUps {
     /// Notes each that comes from now on.
     pub(crate) fn watch() -> io::Result<HangUps> {
         // Without a terminal there is none that could close, and the leader no shell that tells of it.
-        let shell = sys::session_leader().filter(|_| terminal().is_ok());
+        let shell = sys::session_leader().filter(|_| terminal::has_one());
         sys::note_senders(SIGHUP, shell).map(HangUps)
     }
 
@@ -98,7 +97,7 @@ impl HangUps {
     pub(crate) fn take(&self) -> Vec<Wish> {
         let sys::Senders { kernel, named: shell, others } = &*self.0;
         let [kernel, shell, others] = [kernel, shell, others].map(|flag| flag.swap(false, Ordering::AcqRel));
-        let closed = kernel || (shell && is_terminal_gone());
+        let closed = kernel || (shell && terminal::is_gone());
         let reload = others || (shell && !closed);
         let wishes = [(closed, Wish::Stop), (reload, Wish::Reload)];
         wishes.into_iter().filter_map(|(is_meant, wish)| is_meant.then_some(wish)).collect()
@@ -109,24 +108,8 @@ impl HangUps {
     /// Whether one of those that came asks for a stop; they are left for `take`.
     fn is_stop_asked(&self) -> bool {
         let sys::Senders { kernel, named: shell, .. } = &*self.0;
-        kernel.load(Ordering::Acquire) || (shell.load(Ordering::Acquire) && is_terminal_gone())
+        kernel.load(Ordering::Acquire) || (shell.load(Ordering::Acquire) && terminal::is_gone())
     }
-}
-
-/// Whether this process has no controlling terminal (any more).
-fn is_terminal_gone() -> bool {
-    terminal().is_err_and(|error| error == Errno::NXIO)
-}
-
-/// Whether this process leads the session of a terminal: with its end that hangs up.
-pub(crate) fn leads_a_terminal() -> bool {
-    let this = rustix::process::getpid().as_raw_nonzero().get();
-    sys::session_leader() == Some(this) && terminal().is_ok()
-}
-
-fn terminal() -> Result<OwnedFd, Errno> {
-    let flags = OFlags::RDONLY | OFlags::NOCTTY | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    rustix::fs::open("/dev/tty", flags, Mode::empty())
 }
 
 /// The signals of this process.

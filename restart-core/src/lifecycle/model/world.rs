@@ -771,6 +771,14 @@ impl World {
             Action::BeginWithdrawal => self.at(who).watch = Watch::Yes,
             Action::Withdraw { stop } => drop(self.say_to_newer(who, Said::Withdraw { stop })),
             Action::EndDrain => self.at(who).watch = Watch::No,
+            said => self.say(who, said),
+        }
+        Ok(())
+    }
+
+    /// What an action says on a line; what is told others makes no difference here.
+    fn say(&mut self, who: usize, action: Action) {
+        match action {
             Action::SendPing => drop(self.say_to_newer(who, Said::Ping)),
             Action::SendSettled => drop(self.say_to_newer(who, Said::Settled)),
             Action::ForwardReload => drop(self.say_to_newer(who, Said::Reload)),
@@ -791,8 +799,8 @@ impl World {
             | Action::NotifyStopping
             | Action::NotifyTakeover
             | Action::Exit(_) => {}
+            other => panic!("{other:?} is carried out elsewhere"),
         }
-        Ok(())
     }
 
     fn spawn(&mut self, who: usize, asker: &mut bool) -> Result<(), String> {
