@@ -240,9 +240,13 @@ impl Search {
 /// Walks without a service manager, with one, and with a supervisor.
 fn walk_all(generations: usize, max_draining: u8, budget: Budget) {
     for follower in [Manager::None, Manager::Restarts, Manager::Follows] {
-        let what = format!("{generations} generations, followed by {follower:?}, {budget:?}");
-        walk(&what, World::new(generations, follower, max_draining, budget));
+        walk_one(generations, follower, max_draining, budget);
     }
+}
+
+fn walk_one(generations: usize, follower: Manager, max_draining: u8, budget: Budget) {
+    let what = format!("{generations} generations, followed by {follower:?}, {budget:?}");
+    walk(&what, World::new(generations, follower, max_draining, budget));
 }
 
 /// Nothing comes from outside; the walks say what does.
@@ -263,7 +267,8 @@ fn two_generations_keep_their_promises_whatever_arrives() {
 
 #[test]
 fn three_generations_keep_their_promises_whatever_happens() {
-    walk_all(3, 2, Budget { reloads: 2, crashes: 1, ..NOTHING });
+    // The largest of them, with the follower that has most to say.
+    walk_one(3, Manager::Restarts, 2, Budget { reloads: 2, crashes: 1, ..NOTHING });
     walk_all(3, 2, Budget { reloads: 2, stops: 1, crashes: 2, plain: true, ..NOTHING });
 }
 
@@ -275,7 +280,6 @@ fn three_generations_keep_their_promises_whatever_arrives() {
 
 #[test]
 fn four_generations_keep_their_promises() {
-    walk_all(4, 3, Budget { reloads: 3, crashes: 1, plain: true, ..NOTHING });
-    let garbage = Budget { reloads: 3, garbage: 1, plain: true, ..NOTHING };
-    walk("4 generations with garbage", World::new(4, Manager::None, 3, garbage));
+    walk_one(4, Manager::Restarts, 3, Budget { reloads: 3, crashes: 1, plain: true, ..NOTHING });
+    walk_one(4, Manager::None, 3, Budget { reloads: 3, garbage: 1, plain: true, ..NOTHING });
 }
