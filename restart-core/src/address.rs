@@ -14,6 +14,9 @@ const UNIX_PATH_BYTES_MAX: usize = 107;
 /// The bound that systemd sets for a descriptor's name (`sd_listen_fds(3)`).
 const NAME_BYTES_MAX: usize = 255;
 
+/// What is between a Unix socket's path and its permissions.
+const MODE: &str = "?mode=";
+
 /// An address that a socket is bound to.
 ///
 /// Written as `127.0.0.1:8080`, `[::1]:8080`, `unix:/run/app.sock` (or just the absolute path), `unix:@name` (or just
@@ -45,6 +48,13 @@ impl Address {
     pub fn path(&self) -> Option<&std::path::Path> {
         match self {
             Address::Unix(path) | Address::UnixDatagram(path) => Some(path),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn ip(&self) -> Option<SocketAddr> {
+        match self {
+            Address::Tcp(address) | Address::Udp(address) => Some(*address),
             _ => None,
         }
     }
@@ -124,7 +134,8 @@ fn abstract_name(whole: &str, name: &str) -> Result<String, Error> {
 
 /// An address under the name by which the application knows it.
 ///
-/// Written `NAME=ADDR`, or just `ADDR`, which names it `listener`. The name is what a systemd socket unit calls
+/// Written `NAME=ADDR`, or just `ADDR`, which names it `listener`; a Unix socket's path may be followed by its permissions,
+/// as in `unix:/run/app.sock?mode=0660`. The name is what a systemd socket unit calls
 /// `FileDescriptorName=` (without one the unit's name, such as `app@80.socket`), and what stays the same over all
 /// generations.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -133,6 +144,9 @@ pub struct Endpoint {
     pub name: String,
     /// The address.
     pub address: Address,
+    /// The permissions of a Unix socket's path, from the moment at which it exists; without them it gets those that the
+    /// umask leaves. A socket that is handed over keeps what it has.
+    pub mode: Option<u16>,
 }
 
 impl Endpoint {
@@ -143,20 +157,36 @@ impl Endpoint {
     pub fn new(name: impl Into<String>, address: Address) -> Result<Endpoint, Error> {
         let name = name.into();
         check_name(&name)?;
-        Ok(Endpoint { name, address })
+        Ok(Endpoint { name, address, mode: None })
     }
 
     /// Reads `[NAME=]ADDR`; one without a name gets `name`.
     pub fn parse(text: &str, name: &str) -> Result<Endpoint, Error> {
         // A path and an abstract name may hold an equals sign; a name holds neither a slash nor a colon, and does not
         // begin with an at sign.
-        match text.split_once('=') {
-            Some((name, address)) if !name.contains(['/', ':']) && !name.starts_with('@') => {
-                Endpoint::new(name, address.parse()?)
-            }
-            _ => Endpoint::new(name, text.parse()?),
+        let (name, address) = match text.split_once('=') {
+            Some((name, address)) if !name.contains(['/', ':']) && !name.starts_with('@') => (name, address),
+            _ => (name, text),
+        };
+        let (address, mode) = match address.rsplit_once(MODE) {
+            Some((path, digits)) => (path.parse()?, Some(mode(address, digits)?)),
+            None => (address.parse::<Address>()?, None),
+        };
+        if mode.is_some() && address.path().is_none() {
+            return Err(Error::address(format!("{text:?}: only the path of a Unix socket has permissions")));
         }
+        Ok(Endpoint { mode, ..Endpoint::new(name, address)? })
     }
+}
+
+/// Reads permissions as chmod(1) takes them.
+fn mode(whole: &str, digits: &str) -> Result<u16, Error> {
+    let mode = u16::from_str_radix(digits, 8).ok().filter(|mode| *mode <= 0o777 && !digits.starts_with('+'));
+    mode.ok_or_else(|| {
+        Error::address(format!(
+            "{whole:?}: {digits:?} are no permissions of a socket: write three octal digits, as in {MODE}660"
+        ))
+    })
 }
 
 /// A name that people give has to fit into LISTEN_FDNAMES and before the equals sign of `NAME=ADDR`.
@@ -197,7 +227,8 @@ impl FromStr for Endpoint {
 
 impl fmt::Display for Endpoint {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "{}={}", self.name, self.address)
+        write!(out, "{}={}", self.name, self.address)?;
+        self.mode.map_or(Ok(()), |mode| write!(out, "{MODE}{mode:04o}"))
     }
 }
 
@@ -265,6 +296,22 @@ mod tests {
         }
         for name in ["", "a:b", "a\nb", "a\u{7f}", &format!("{longest}x")] {
             assert!(check_given_name(name).unwrap_err().is_inherited(), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn a_paths_permissions_are_read_and_printed() {
+        for (text, printed) in [
+            ("/run/a?mode=660", "listener=unix:/run/a?mode=0660"),
+            ("x=unix:/run/a?b?mode=0600", "x=unix:/run/a?b?mode=0600"),
+            ("x=unixgram:/run/a?mode=0", "x=unixgram:/run/a?mode=0000"),
+        ] {
+            let endpoint: Endpoint = text.parse().unwrap();
+            assert_eq!(endpoint.to_string(), printed);
+            assert_eq!(printed.parse::<Endpoint>().unwrap(), endpoint);
+        }
+        for text in ["/a?mode=", "/a?mode=8", "/a?mode=+7", "/a?mode=1777", "@a?mode=600", "127.0.0.1:80?mode=600"] {
+            assert!(text.parse::<Endpoint>().unwrap_err().is_address(), "{text}");
         }
     }
 

@@ -433,8 +433,9 @@ impl Builder {
             return Err(Error::address(format!("two listeners are called {:?}: choose another name", twice.name)));
         }
         let (there_as_main, there) = there.into_iter().partition(|socket| wanted_as_main(&socket.name));
-        let as_main = listeners::resolve(there_as_main, &self.wanted_as_main, None)?;
-        let Resolved { kept: sockets, released } = listeners::resolve(there, &self.wanted, self.default.as_ref())?;
+        let as_main = listeners::resolve(there_as_main, &self.wanted_as_main, None, &self.wanted)?;
+        let Resolved { kept: sockets, released } =
+            listeners::resolve(there, &self.wanted, self.default.as_ref(), &self.wanted_as_main)?;
         let released = released.into_iter().chain(as_main.released);
         let mut released: Vec<String> = released.map(|socket| socket.name).collect();
         if handed_inode.is_some() && handed_inode != control.as_ref().map(|socket| socket.inode) {
@@ -466,7 +467,7 @@ fn control_socket(place: &Place, environment: &Environment, handed: Option<Socke
         return Ok(Some(handed));
     }
     let address: Address = format!("unix:{}", path.display()).parse()?;
-    let endpoint = Endpoint { name: CONTROL_NAME.to_owned(), address };
+    let endpoint = Endpoint { name: CONTROL_NAME.to_owned(), address, mode: None };
     bind_control(&endpoint).map(Some).map_err(|error| match running_pid(&path) {
         Some(pid) => Error::control(format!(
             "another server (pid {pid}) already has the control socket {}; to run a second one beside it, give it a \

@@ -8,6 +8,7 @@ mod bind;
 pub(crate) mod inherited;
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
@@ -126,8 +127,13 @@ pub(crate) struct Resolved {
 ///
 /// Sockets given by a service manager are all kept; those handed over are kept where they are wanted, be it under
 /// another name; what is wanted and not there is bound, also in place of one whose path somebody has removed. `default`
-/// is bound only where there is nothing else at all.
-pub(crate) fn resolve(there: Vec<Socket>, wanted: &[Endpoint], default: Option<&Endpoint>) -> Result<Resolved, Error> {
+/// is bound only where there is nothing else at all. `beside`: what else the service listens on.
+pub(crate) fn resolve(
+    there: Vec<Socket>,
+    wanted: &[Endpoint],
+    default: Option<&Endpoint>,
+    beside: &[Endpoint],
+) -> Result<Resolved, Error> {
     let mut names = BTreeSet::new();
     for endpoint in wanted {
         if !names.insert(&endpoint.name) {
@@ -147,10 +153,13 @@ pub(crate) fn resolve(there: Vec<Socket>, wanted: &[Endpoint], default: Option<&
     let (mut kept, unwanted): (Vec<Socket>, Vec<Socket>) =
         there.into_iter().partition(|socket| socket.origin == Origin::Activated || serves_any(socket));
     released.extend(unwanted);
-    for endpoint in wanted {
+    for endpoint in &wanted {
         let superfluous = only_default && !kept.is_empty();
         if !superfluous && !kept.iter().any(|socket| socket.serves(endpoint)) {
-            kept.push(bind::bind(endpoint).map_err(|error| explain(error, endpoint, &released))?);
+            let others = wanted.iter().copied().chain(beside).map(|other| &other.address);
+            let ipv6_only = others.chain(kept.iter().map(|socket| &socket.address)).any(is_ipv4_of(&endpoint.address));
+            let bound = bind::bind(endpoint, ipv6_only);
+            kept.push(bound.map_err(|error| explain(error, endpoint, &kept, &released))?);
         }
     }
     Ok(Resolved { kept, released })
@@ -172,14 +181,31 @@ fn rename(there: &mut [Socket], wanted: &[&Endpoint]) {
     }
 }
 
-/// 127.0.0.1:80 and 0.0.0.0:80 exclude each other, and the one that is released listens until the commit.
-fn explain(error: Error, endpoint: &Endpoint, released: &[Socket]) -> Error {
+/// Whether an address is an IPv4 one of the same port: `[::]` then has to leave IPv4 to it.
+fn is_ipv4_of(address: &Address) -> impl Fn(&Address) -> bool {
+    let (ip, kind) = (address.ip(), address.socket_type());
+    move |other| {
+        let same = |ip: SocketAddr| other.ip().is_some_and(|other| other.is_ipv4() && other.port() == ip.port());
+        ip.is_some_and(|ip| ip.is_ipv6() && ip.port() != 0 && same(ip)) && other.socket_type() == kind
+    }
+}
+
+/// 127.0.0.1:80 and 0.0.0.0:80 exclude each other, and the one that is released listens until the commit. `[::]:80`
+/// serves IPv4 clients as well, where it was bound alone.
+fn explain(error: Error, endpoint: &Endpoint, kept: &[Socket], released: &[Socket]) -> Error {
     let port = |address: &Address| match address {
         Address::Tcp(address) => Some(address.port()),
         _ => None,
     };
     let in_the_way =
         |socket: &&Socket| port(&socket.address).is_some() && port(&socket.address) == port(&endpoint.address);
+    if let Some(both) = kept.iter().find(|socket| is_ipv4_of(&socket.address)(&endpoint.address)) {
+        return Error::occupied(format!(
+            "{error}; the running generation's {} may serve IPv4 clients as well, which only a restart changes: remove {}, \
+             or restart the service with both",
+            both.address, endpoint.address
+        ));
+    }
     match released.iter().find(in_the_way) {
         Some(socket) => Error::occupied(format!(
             "{error}; the running generation listens on {} until a reload has removed it: remove it with one reload, \
@@ -203,6 +229,10 @@ mod tests {
     use std::net::TcpListener;
 
     use super::*;
+
+    fn resolve(there: Vec<Socket>, wanted: &[Endpoint], default: Option<&Endpoint>) -> Result<Resolved, Error> {
+        super::resolve(there, wanted, default, &[])
+    }
 
     fn activated(name: &str) -> Socket {
         Socket::check(name, "test", TcpListener::bind("127.0.0.1:0").unwrap().into()).unwrap()
@@ -297,6 +327,45 @@ mod tests {
         let error = resolve(first, &wanted, None).unwrap_err();
         let expected = format!("listens on {address} until a reload has removed it");
         assert!(error.is_socket() && error.to_string().contains(&expected), "{error}");
+    }
+
+    /// A port that is free for both families.
+    fn free_port() -> u16 {
+        TcpListener::bind("[::]:0").unwrap().local_addr().unwrap().port()
+    }
+
+    #[test]
+    fn all_of_ipv6_leaves_ipv4_to_whoever_wants_the_same_port() {
+        if TcpListener::bind("[::1]:0").is_err() {
+            return;
+        }
+        let is_ipv6_only = |socket: &Socket| rustix::net::sockopt::ipv6_v6only(&socket.fd).unwrap();
+        for other in ["0.0.0.0", "127.0.0.1"] {
+            for six_first in [true, false] {
+                let port = free_port();
+                let mut texts = [format!("six=[::]:{port}"), format!("four={other}:{port}")];
+                if !six_first {
+                    texts.reverse();
+                }
+                let kept = resolve(vec![], &endpoints(&[&texts[0], &texts[1]]), None).unwrap().kept;
+                assert!(is_ipv6_only(kept.iter().find(|socket| socket.name == "six").unwrap()), "{texts:?}");
+            }
+        }
+        let port = free_port();
+        let beside = endpoints(&[&format!("m=127.0.0.1:{port}")]);
+        let kept = super::resolve(vec![], &endpoints(&[&format!("six=[::]:{port}")]), None, &beside).unwrap().kept;
+        assert!(is_ipv6_only(&kept[0]));
+        // Alone it stays as the system has it, and cannot be changed any more.
+        let port = free_port();
+        let alone = endpoints(&[&format!("six=[::]:{port}")]);
+        let kept = resolve(vec![], &alone, None).unwrap().kept;
+        let by_default = std::fs::read_to_string("/proc/sys/net/ipv6/bindv6only").unwrap().trim() == "1";
+        assert_eq!(is_ipv6_only(&kept[0]), by_default);
+        if !by_default {
+            let both = [alone, endpoints(&[&format!("four=0.0.0.0:{port}")])].concat();
+            let error = resolve(kept, &both, None).unwrap_err().to_string();
+            assert!(error.contains("which only a restart changes"), "{error}");
+        }
     }
 
     #[test]

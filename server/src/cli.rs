@@ -144,6 +144,8 @@ pub enum Command {
 const SERVE_FOOTER: &str = "\
 Values:
   ADDR      127.0.0.1:8080  [::1]:8080  unix:/run/web.sock  /run/web.sock  @abstract
+            unix:/run/web.sock?mode=0660 has these permissions, whatever the umask
+            [::]:80 serves IPv4 as well, unless an IPv4 address of the same port is listened on
   DURATION  300ms  10s  2m  1m30s
   BYTES     16384  16KiB  1MiB  1GiB
 

@@ -28,9 +28,13 @@ const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long to wait before the lock is tried again.
 const LOCK_PAUSE: Duration = Duration::from_millis(2);
 
-/// Binds an endpoint, and listens where it is a stream's.
-pub(super) fn bind(endpoint: &Endpoint) -> Result<Socket, Error> {
-    let fd = open(endpoint, None)?;
+/// Binds an endpoint, and listens where it is a stream's. `ipv6_only`: where it is for all addresses, IPv4's are left to
+/// others; without it the system's default holds.
+pub(super) fn bind(endpoint: &Endpoint, ipv6_only: bool) -> Result<Socket, Error> {
+    let mode = endpoint.mode.map(|mode| Mode::from_raw_mode(mode.into()));
+    // What a person asks for is not the umask's to change. No other thread of ours makes a file meanwhile.
+    let _umask = mode.map(|_| Umask::none());
+    let fd = open(endpoint, mode, ipv6_only)?;
     let address = checked_address(&format!("the listener {:?}", endpoint.name), &fd)?;
     let inode = endpoint.address.path().and_then(inode_of);
     let asked = endpoint.address.clone();
@@ -39,13 +43,13 @@ pub(super) fn bind(endpoint: &Endpoint) -> Result<Socket, Error> {
 
 /// Binds the control socket: only its owner may connect, from the moment on at which it exists.
 pub(crate) fn bind_control(endpoint: &Endpoint) -> Result<Socket, Error> {
-    let fd = open(endpoint, Some(Mode::RUSR | Mode::WUSR))?;
+    let fd = open(endpoint, Some(Mode::RUSR | Mode::WUSR), false)?;
     let inode = endpoint.address.path().and_then(inode_of);
     let (address, asked) = (endpoint.address.clone(), endpoint.address.clone());
     Ok(Socket { name: endpoint.name.clone(), address, asked, origin: Origin::Bound, inode, fd: Arc::new(fd) })
 }
 
-fn open(endpoint: &Endpoint, mode: Option<Mode>) -> Result<OwnedFd, Error> {
+fn open(endpoint: &Endpoint, mode: Option<Mode>, ipv6_only: bool) -> Result<OwnedFd, Error> {
     let address = &endpoint.address;
     let failed = |error: Errno| Error::socket(format!("cannot bind {address}"), error);
     let kind = address.socket_type();
@@ -58,6 +62,9 @@ fn open(endpoint: &Endpoint, mode: Option<Mode>) -> Result<OwnedFd, Error> {
             // A port in TIME_WAIT is free for a server; two living servers still exclude each other.
             if kind == SocketType::STREAM {
                 rustix::net::sockopt::set_socket_reuseaddr(&fd, true).map_err(failed)?;
+            }
+            if ip.is_ipv6() && ipv6_only {
+                rustix::net::sockopt::set_ipv6_v6only(&fd, true).map_err(failed)?;
             }
             rustix::net::bind(&fd, ip).map_err(failed)?;
             fd
@@ -100,6 +107,21 @@ fn bind_path(address: &Address, path: &Path, kind: SocketType, mode: Option<Mode
             try_bind().map_err(failed)
         }
         result => result.map_err(failed),
+    }
+}
+
+/// The process's umask, until it is dropped.
+struct Umask(Mode);
+
+impl Umask {
+    fn none() -> Umask {
+        Umask(rustix::process::umask(Mode::empty()))
+    }
+}
+
+impl Drop for Umask {
+    fn drop(&mut self) {
+        rustix::process::umask(self.0);
     }
 }
 
@@ -203,6 +225,10 @@ mod tests {
 
     use super::*;
 
+    fn bind(endpoint: &Endpoint) -> Result<Socket, Error> {
+        super::bind(endpoint, false)
+    }
+
     fn endpoint(path: &Path) -> Endpoint {
         Endpoint::new("test", Address::Unix(path.to_owned())).unwrap()
     }
@@ -287,6 +313,16 @@ mod tests {
         let path = folder.path().join("control");
         bind_control(&endpoint(&path)).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_path_has_the_permissions_that_were_asked_for() {
+        let folder = tempfile::tempdir().unwrap();
+        for mode in [0o660, 0o666, 0o600] {
+            let path = folder.path().join(format!("{mode:o}"));
+            bind(&Endpoint { mode: Some(mode), ..endpoint(&path) }).unwrap();
+            assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, u32::from(mode));
+        }
     }
 
     #[test]

@@ -87,7 +87,7 @@ pub(super) fn metrics(
     const ADVICE: &str = "write ADDR, such as 127.0.0.1:9100 or unix:/run/reborn/metrics.sock";
     let Some(text) = text.filter(|text| !text.is_empty()) else { return Ok(None) };
     let refuse = |cause: String| setting.refuse(text, cause, ADVICE);
-    let endpoint = text.parse().and_then(|address| Endpoint::new(METRICS_NAME, address));
+    let endpoint = Endpoint::parse(&format!("{METRICS_NAME}={text}"), METRICS_NAME);
     let endpoint = endpoint.map_err(|error| refuse(error.to_string()))?;
     if !endpoint.address.is_stream() {
         return Err(refuse("it is for datagrams, and HTTP needs connections".to_owned()));
@@ -132,6 +132,7 @@ mod tests {
             Ok::<_, String>(endpoint.map(|endpoint| endpoint.to_string()))
         };
         assert_eq!(checked("127.0.0.1:9", "@x").unwrap().unwrap(), "metrics=127.0.0.1:9");
+        assert_eq!(checked("/run/m?mode=660", "@x").unwrap().unwrap(), "metrics=unix:/run/m?mode=0660");
         assert_eq!(checked("", "@x"), Ok(None));
         assert_eq!(checked("127.0.0.1:80", "[::]:80").unwrap().unwrap(), "metrics=127.0.0.1:80");
         let refused = [
