@@ -37,6 +37,8 @@ use sources::Input;
 
 /// How often the service manager's line about this process is brought up to date.
 const STATUS_EVERY: Duration = Duration::from_secs(5);
+/// A pid file that could not be written is tried again so often.
+const PID_FILE_EVERY: Duration = Duration::from_secs(1);
 /// How often a draining generation tells the newest one how it is doing.
 const REPORT_EVERY: Duration = Duration::from_millis(500);
 /// Its last report is given up where the newest generation reads nothing for so long.
@@ -132,6 +134,8 @@ pub(crate) struct Driver {
     /// Asks the application whether it is well: for the predecessor's ping, and for the watchdog.
     pong: Option<Task<()>>,
     feeding: Option<Task<()>>,
+    /// Tries the pid file again, until it is written.
+    pid_file_due: Option<Task<()>>,
     /// What the service manager was last told about this process.
     told: String,
     ending: Option<Ending>,
@@ -173,6 +177,7 @@ impl Driver {
             reporting: None,
             pong: None,
             feeding: None,
+            pid_file_due: None,
             told: String::new(),
             ending: None,
         }
@@ -266,6 +271,10 @@ impl Driver {
             Input::BarrierReturned => Some(Event::BarrierReturned),
             Input::RefreshStatus => {
                 self.refresh_status();
+                None
+            }
+            Input::PidFileDue => {
+                self.retry_pid_file();
                 None
             }
             Input::ReportDue => {

@@ -10,7 +10,7 @@ use std::os::unix::net::UnixStream;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use restart_core::control::Answer;
 use support::{DEADLINE, ask, ask_tcp, connect_tcp, example, fixture};
@@ -89,6 +89,27 @@ fn a_path_that_another_server_has_taken_fails_the_reload_and_is_left_to_it() {
     drop(other);
     service.reload_well();
     assert!(ask(UnixStream::connect(&path).unwrap()).unwrap().starts_with("2 "));
+}
+
+#[test]
+fn a_pid_file_that_cannot_be_written_at_a_reload_is_written_as_soon_as_it_can_be() {
+    let folder = tempfile::tempdir().unwrap();
+    let (place, away) = (folder.path().join("place"), folder.path().join("away"));
+    std::fs::create_dir(&place).unwrap();
+    let file = place.join("pid");
+    let service = fixture(&["echo=127.0.0.1:0"], &[("FIXTURE_PID_FILE", file.to_str().unwrap())]);
+    let named = || std::fs::read_to_string(&file).ok().and_then(|text| text.trim().parse::<u32>().ok());
+    assert_eq!(named(), Some(service.child.id()));
+    std::fs::rename(&place, &away).unwrap();
+    let new = service.reload_well().to.unwrap();
+    std::fs::rename(&away, &place).unwrap();
+    let end = Instant::now() + DEADLINE;
+    while named() != Some(new.pid) {
+        assert!(Instant::now() < end, "the file names {:?} instead of {new:?}", named());
+        std::thread::yield_now();
+    }
+    service.client().stop().unwrap();
+    assert!(!file.exists());
 }
 
 #[test]

@@ -10,7 +10,7 @@ use async_io::Timer as IoTimer;
 use futures_lite::future;
 
 use super::record::{Record, signal_id, to_wire};
-use super::{Active, Driver, REPORT_EVERY, sources};
+use super::{Active, Driver, PID_FILE_EVERY, REPORT_EVERY, sources};
 use crate::control::Reply;
 use crate::counters::Bequest;
 use crate::drain::Phase;
@@ -120,11 +120,23 @@ impl Driver {
         if let Some(pid_file) = &self.parts.pid_file
             && let Err(error) = pid_file.write()
         {
-            log::error!("{error}");
+            log::error!("{error}; it is tried again every {PID_FILE_EVERY:?}");
+            self.pid_file_due = Some(self.executor.spawn(sources::pid_file(PID_FILE_EVERY, self.inputs.clone())));
         }
         self.note_own_commit();
         self.forget_predecessor();
         self.main_listeners.iter().for_each(Listener::open);
+    }
+
+    /// A full disk gets room again, and whoever follows the pid file finds nobody until then.
+    pub(super) fn retry_pid_file(&mut self) {
+        let Some(pid_file) = &self.parts.pid_file else { return };
+        if !self.lifecycle.is_main() {
+            self.pid_file_due = None;
+        } else if pid_file.write().is_ok() {
+            log::info!("the pid file is written now");
+            self.pid_file_due = None;
+        }
     }
 
     /// Leaves the control socket and the older generations to the successor.

@@ -47,6 +47,8 @@ pub(super) enum Input {
     /// The application is well.
     Well,
     RefreshStatus,
+    /// The pid file could not be written, and may be by now.
+    PidFileDue,
     /// It is time to tell the newest generation how this one is doing.
     ReportDue,
     /// The service stops, and the time is over in which whoever sends it clients should have noticed.
@@ -332,6 +334,13 @@ pub(super) async fn well(well: impl Future<Output = bool>, inputs: Sender<Input>
         let _ = inputs.send(Input::Well).await;
     } else {
         log::error!("the application does not answer its probe: the watchdog is not fed");
+    }
+}
+
+pub(super) async fn pid_file(every: Duration, inputs: Sender<Input>) {
+    loop {
+        IoTimer::after(every).await;
+        let _ = inputs.send(Input::PidFileDue).await;
     }
 }
 
