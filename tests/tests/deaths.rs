@@ -10,6 +10,7 @@ use tests::{
     load::{Failure, Report, Running},
     relay::{Change, Direction, Occurrence, Order},
     skip::may_change_user,
+    version::{beside, write_by_child},
 };
 
 fn start(reborn: Reborn) -> Server {
@@ -290,4 +291,29 @@ fn a_draining_generation_under_a_service_manager_leaves_the_restart_to_it() {
     server.signal_to(new, Signal::KILL);
     assert_eq!(server.wait_end(old), Ended::Code(1), "{}", server.state());
     server.wait_gone();
+}
+
+/// Starts a child that keeps its standard input, and becomes the real program: as a wrapper does that starts an agent.
+const WRAPPER: &str = "#!/bin/sh\nexec 9<&0\nsleep 1000 <&9 9<&- &\nexec 9<&-\nexec \"$0.real\" \"$@\"\n";
+
+#[test]
+fn a_child_that_a_wrapper_leaves_with_its_standard_input_hides_no_death() {
+    let server = start(Reborn::new());
+    let (first, held) = (server.first_pid(), server.hold());
+    Version::Current.put(&beside(server.program(), "real"));
+    let wrapper = server.folder().join("wrapper");
+    write_by_child(None, WRAPPER.as_bytes(), &wrapper, "755");
+    server.replace_binary(&Version::File(wrapper));
+    let newest = server.reload_ok();
+    let child = server.generations().into_iter().find(|pid| ![first, newest].contains(pid)).unwrap();
+    let kept = Process::open(child).unwrap().fds();
+    assert!(kept[&0].starts_with("socket:"), "{kept:?}");
+    kill(&server, newest);
+    server.wait_until("the one before it answers commands", |server| {
+        server.command(["status", "--json"]).is_success() && server.pid() == first
+    });
+    assert_eq!((server.pid_in_file(), server.ask().pid()), (Some(first), Some(first)));
+    assert!(server.generations().contains(&child), "the child outlives it");
+    held.finish_by(first);
+    assert_ne!(server.reload_ok(), first);
 }
