@@ -214,11 +214,14 @@ pub(super) async fn greet(
     let descriptors = || -> io::Result<(OwnedFd, Option<(Channel, OwnedFd)>)> {
         Ok((own_pidfd()?, if takes { Some(Channel::pair()?) } else { None }))
     };
+    let mut told = false;
     let (pidfd, moving) = loop {
         match descriptors() {
             Ok(made) => break made,
             Err(error) => {
-                log::warn!("an older generation cannot be greeted: {error}; trying again");
+                if !std::mem::replace(&mut told, true) {
+                    log::warn!("an older generation cannot be greeted: {error}; trying again");
+                }
                 IoTimer::after(GREETING_EVERY).await;
             }
         }
