@@ -3,7 +3,7 @@
 //! Here is what is said on the lines, in both directions, and what becomes of a line when this generation becomes the
 //! main process, or is that no more. What a message means to the service is `lifecycle`'s matter.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use async_channel::Sender;
@@ -38,6 +38,8 @@ pub(super) struct Chain {
     way_back: Option<Channel>,
     /// Where connections that are offered go then.
     back: Option<Sender<Target>>,
+    /// How often this generation has taken the lines over.
+    turns: u64,
 }
 
 /// An older generation.
@@ -71,8 +73,6 @@ struct Newer {
     peer: Peer,
     /// It has introduced itself as the newest.
     greeted: bool,
-    /// The inode of the socket that its last greeting brought.
-    moving: Option<u64>,
     /// Waits for the end of its process.
     watch: (u64, Task<()>),
     /// Where connections that are offered go.
@@ -161,8 +161,10 @@ impl Driver {
     /// As the newest generation, listens to all older ones, and introduces itself to them.
     pub(super) fn take_lines_over(&mut self) {
         let mut older = std::mem::take(&mut self.chain.older);
+        let turn = self.chain.turns;
+        self.chain.turns += 1;
         for older in &mut older {
-            let greeter = Some(self.greet(older));
+            let greeter = Some(self.greet(older, turn));
             if let Some(listening) = &mut older.listening {
                 listening.greeter = greeter;
                 continue;
@@ -181,8 +183,9 @@ impl Driver {
         }
     }
 
-    fn greet(&self, older: &Older) -> Greeter {
-        let hello = self.parts.settings.hello(self.parts.number);
+    fn greet(&self, older: &Older, turn: u64) -> Greeter {
+        let mut hello = self.parts.settings.hello(self.parts.number);
+        hello.turn = turn;
         let taker = (self.parts.connections.clone(), self.parts.drain.clone());
         let (answered, answer) = async_channel::bounded(1);
         let task = self.executor.spawn(sources::greet(Arc::clone(&older.channel), hello, taker, answer));
@@ -301,7 +304,7 @@ impl Driver {
                 }
                 let watch = self.watch_newest(pidfd);
                 let Line { channel, peer } = line;
-                self.chain.newer = Some(Newer { channel, peer, greeted: false, moving: None, watch, aim: None });
+                self.chain.newer = Some(Newer { channel, peer, greeted: false, watch, aim: None });
                 None
             }
             FromNewer::Message(received) => self.take_newer_message(*received),
@@ -388,10 +391,8 @@ impl Driver {
         if let Err(error) = newer.channel.try_send(&answer, &[]) {
             log::debug!("{error} to the newest generation");
         }
-        // A greeting that is said again brings the same socket. One that serves again after its successor's death, which
-        // may not have greeted anybody, has made a new one.
-        let inode = moving.as_ref().and_then(inode);
-        if newer.greeted && newer.peer.id == peer.id && newer.moving == inode {
+        // One that serves again after its successor's death, which may not have greeted anybody, has made a new socket.
+        if newer.greeted && (&newer.peer.id, newer.peer.turn) == (&peer.id, peer.turn) {
             return;
         }
         let (id, common) = (&peer.id, peer.common);
@@ -401,7 +402,7 @@ impl Driver {
             id.generation,
             id.pid
         );
-        (newer.peer, newer.greeted, newer.moving) = (peer, true, inode);
+        (newer.peer, newer.greeted) = (peer, true);
         if let Some(channel) = moving {
             let target = Target { channel, formats: newer.peer.formats.clone() };
             self.open_way();
@@ -465,11 +466,6 @@ impl Driver {
             self.parts.drain.set_phase(Phase::Draining);
         }
     }
-}
-
-/// What tells a socket from all others, also where it comes by several descriptors.
-fn inode(socket: &Channel) -> Option<u64> {
-    rustix::fs::fstat(socket.as_fd()).ok().map(|stat| stat.st_ino)
 }
 
 /// A greeting with its descriptors: the pidfd, and, from one that takes connections, the socket on which they move.

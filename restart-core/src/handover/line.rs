@@ -26,6 +26,8 @@ pub(crate) struct Peer {
     pub(crate) features: BTreeSet<String>,
     /// The formats of connections that it takes.
     pub(crate) formats: Formats,
+    /// How often it had become the main process before.
+    pub(crate) turn: u64,
 }
 
 /// A line to a generation that has introduced itself.
@@ -44,9 +46,9 @@ impl Peer {
     /// Fails where it speaks no version that is spoken here.
     pub(crate) fn new(hello: Hello) -> Result<Peer, Error> {
         let common = hello.common_version()?;
-        let Hello { generation, pid, version, features, formats, .. } = hello;
+        let Hello { generation, pid, version, features, formats, turn, .. } = hello;
         let id = ProcessId { generation, pid };
-        Ok(Peer { id, version, common, features, formats: formats.into_iter().collect() })
+        Ok(Peer { id, version, common, features, formats: formats.into_iter().collect(), turn })
     }
 }
 

@@ -126,6 +126,15 @@ pub(crate) struct Hello {
     /// The program's version, for people.
     #[serde(default)]
     pub(crate) version: String,
+    /// How often the speaker had become the main process before. One that serves again after its successor's death greets
+    /// anew, and nobody takes that for its last greeting said again.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(crate) turn: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes it so")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 impl Hello {
@@ -139,6 +148,7 @@ impl Hello {
             generation,
             pid: std::process::id(),
             version: version.to_owned(),
+            turn: 0,
         }
     }
 
