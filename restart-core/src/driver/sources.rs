@@ -249,12 +249,16 @@ pub(super) async fn greet(
         }
         log::warn!("an older generation does not answer: its connections stay there");
     };
-    let receive = async {
-        if let Some(ours) = &ours {
-            connections.receive(ours, &drain).await;
+    let Some(ours) = &ours else { return repeat.await };
+    // What comes on the socket is an answer, too. The other end has to be closed here before anything is acknowledged: what
+    // is said to a process that is dead would look received.
+    let arrival = async {
+        if let Err(error) = ours.arrival().await {
+            log::debug!("{error} on the socket on which connections come");
         }
     };
-    future::zip(repeat, receive).await;
+    future::or(repeat, arrival).await;
+    connections.receive(ours, &drain).await;
 }
 
 /// Reports the end of another process.

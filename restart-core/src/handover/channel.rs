@@ -118,6 +118,11 @@ impl Channel {
         Async::new(watch)?.readable().await
     }
 
+    /// Waits until there is something to receive, or never will be.
+    pub(crate) async fn arrival(&self) -> io::Result<()> {
+        self.socket.readable().await
+    }
+
     /// Waits for what comes next. Nothing is lost where the future is dropped. Fails where the socket itself does.
     pub(crate) async fn receive(&self) -> Result<Heard, Error> {
         let failed = |error| Error::handover_io("cannot receive", error);
