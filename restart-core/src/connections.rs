@@ -142,9 +142,10 @@ impl Connections {
         connection
     }
 
-    /// Opens the way to the newest generation: offers are kept from now on, and moved once there is a target. The future
-    /// moves them until the targets' sender is dropped; then it gives back what is not acknowledged.
-    pub(crate) fn open(&self, drain: Drain) -> (impl Future<Output = ()> + Send + use<>, Sender<Target>) {
+    /// Opens the way to the newest generation: offers are kept from now on, and moved once there is a target; where it is
+    /// said that there is none, they come back. The future moves them until the targets' sender is dropped; then it gives
+    /// back what is not acknowledged.
+    pub(crate) fn open(&self, drain: Drain) -> (impl Future<Output = ()> + Send + use<>, Sender<Option<Target>>) {
         let (sender, offers) = async_channel::unbounded();
         let (aim, targets) = async_channel::unbounded();
         *lock(&self.slot) = Some(sender);

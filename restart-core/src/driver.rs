@@ -344,6 +344,9 @@ impl Driver {
         if ending == Ending::Drained {
             self.send_last_report().await;
         }
+        if ending == Ending::Abandoned {
+            self.chain.hold_until_the_end();
+        }
         self.stop_askers.clear();
         self.record = None;
         self.see_clients_off().await;

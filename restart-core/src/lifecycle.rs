@@ -284,6 +284,8 @@ pub(crate) enum Action {
     BeginDrain,
     /// Accept what waits and nothing more, and start the drain that ends the service.
     BeginStop,
+    /// Wait for the end of that drain once more, up to the same deadline.
+    WatchDrain,
     /// The drain is off: this generation serves again.
     EndDrain,
     /// End the process.
@@ -872,9 +874,16 @@ impl Lifecycle {
                 actions.extend([Action::TellOlder, Action::Exit(Ending::Stopped)]);
                 return (State::Exited, actions);
             }
+            // What it has handed over at its end is finished as well.
+            Event::OlderClosed { .. } if drained => {
+                drained = false;
+                actions.push(Action::WatchDrain);
+            }
             Event::SuccessorExited if successor => {
                 successor = false;
                 actions.extend([Action::CancelTimer, Action::Reap, Action::CloseLine]);
+                actions.extend(drained.then_some(Action::WatchDrain));
+                drained = false;
             }
             Event::SpawnFailed if successor => {
                 successor = false;

@@ -361,3 +361,20 @@ fn a_successor_that_is_given_up_finishes_what_it_has_accepted_and_its_idle_conne
     assert_eq!(server.wait_single(), old);
     server.wait_until("it serves as before", |server| server.status()["state"] == "serving");
 }
+
+#[test]
+fn what_moves_into_a_generation_that_stops_is_answered_before_it_ends() {
+    let server = Reborn::new().demo().probation_ms(0).start();
+    let mut connection = server.connect();
+    hold(&connection, "busy");
+    let newest = server.reload_ok();
+    let stop = server.stop_in_background();
+    server.wait_until("the newest has nothing left but the older one", |server| server.status()["state"] == "stopping");
+    let slow = "GET /slow?ms=1000 HTTP/1.1\r\nhost: localhost\r\nx-id: next\r\n\r\n";
+    send(&connection, &format!("k{slow}"));
+    assert_eq!(answer_to(&mut connection, "busy"), 1);
+    let answer = block_on(connection.answer()).unwrap();
+    assert_eq!((answer.status, answer.header("x-id")), (200, Some("next")), "{answer:?}");
+    stop.join().unwrap().assert_success();
+    assert_eq!(server.wait_end(newest), Ended::Code(0));
+}

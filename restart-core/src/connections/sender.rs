@@ -61,7 +61,7 @@ pub(crate) struct Mover {
     slot: Slot,
     drain: Drain,
     offers: Receiver<Offer>,
-    targets: Receiver<Target>,
+    targets: Receiver<Option<Target>>,
     target: Option<Target>,
     /// Until when there may be no target, before offers come back.
     awaits_target: Option<Instant>,
@@ -76,7 +76,7 @@ pub(crate) struct Mover {
 }
 
 enum Step {
-    Target(Target),
+    Target(Option<Target>),
     Heard(Result<Heard, Error>),
     SendAgain,
     Offer(Offer),
@@ -88,7 +88,7 @@ enum Step {
 }
 
 impl Mover {
-    pub(super) fn new(slot: Slot, drain: Drain, offers: Receiver<Offer>, targets: Receiver<Target>) -> Mover {
+    pub(super) fn new(slot: Slot, drain: Drain, offers: Receiver<Offer>, targets: Receiver<Option<Target>>) -> Mover {
         Mover {
             slot,
             drain,
@@ -109,7 +109,10 @@ impl Mover {
             match self.step().await {
                 Step::Target(target) => {
                     self.let_go().await;
-                    (self.target, self.awaits_target) = (Some(target), None);
+                    (self.target, self.awaits_target) = (target, None);
+                    if self.target.is_none() {
+                        self.give_back();
+                    }
                 }
                 Step::Heard(heard) => self.hear(heard).await,
                 Step::SendAgain => self.send_unsent().await,

@@ -18,7 +18,7 @@ struct Pair {
     from: Connections,
     to: Connections,
     drain: Drain,
-    aim: Option<Sender<Target>>,
+    aim: Option<Sender<Option<Target>>>,
     executor: Executor<'static>,
 }
 
@@ -37,7 +37,7 @@ impl Pair {
     fn aim(&self) -> Channel {
         let (ours, theirs) = Channel::pair().unwrap();
         let target = Target { channel: Channel::adopt(theirs).unwrap(), formats: [FORMAT].into() };
-        self.aim.as_ref().unwrap().try_send(target).unwrap();
+        self.aim.as_ref().unwrap().try_send(Some(target)).unwrap();
         ours
     }
 
@@ -171,6 +171,15 @@ fn a_batch_that_the_last_newest_generation_did_not_take_goes_to_the_next_one() {
     };
     drop(pair.run(receiver, offer).unwrap());
     assert_eq!(pair.taken(), 1);
+}
+
+#[test]
+fn what_waits_for_a_generation_that_takes_no_connections_comes_back_at_once() {
+    let pair = pair();
+    let (connection, _client) = pair.connection(b"x");
+    let offer = pair.from.offer(connection);
+    pair.aim.as_ref().unwrap().try_send(None).unwrap();
+    pair.run(future::ready(()), offer).unwrap_err();
 }
 
 #[test]

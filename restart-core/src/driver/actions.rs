@@ -109,6 +109,11 @@ impl Driver {
             Action::CutOff => self.asker = None,
             Action::BeginDrain => self.begin_drain(Phase::Draining),
             Action::BeginStop => self.begin_stop(),
+            Action::WatchDrain => {
+                let whole = self.parts.settings.drain_timeout + STOP_GRACE;
+                let begun = self.drain_begun.map_or(Duration::ZERO, |begun| begun.elapsed());
+                self.watch_drain(vec![], whole.saturating_sub(begun));
+            }
             Action::EndDrain => self.end_drain(),
             Action::Exit(ending) => self.ending = Some(ending),
         }
@@ -446,6 +451,7 @@ impl Driver {
             self.parts.drain.set_phase(phase);
             (self.listeners.clone(), self.parts.settings.drain_timeout + STOP_GRACE)
         } else {
+            self.chain.stop_taking();
             self.open_way_and_drain();
             self.reporting = Some(self.executor.spawn(sources::reports(REPORT_EVERY, self.inputs.clone())));
             (self.release(), self.parts.settings.drain_timeout)

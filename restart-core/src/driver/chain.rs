@@ -3,7 +3,7 @@
 //! Here is what is said on the lines, in both directions, and what becomes of a line when this generation becomes the
 //! main process, or is that no more. What a message means to the service is `lifecycle`'s matter.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use async_channel::Sender;
@@ -37,7 +37,7 @@ pub(super) struct Chain {
     /// The socket on which connections move back to a predecessor that has given this generation up, until they do.
     way_back: Option<Channel>,
     /// Where connections that are offered go then.
-    back: Option<Sender<Target>>,
+    back: Option<Sender<Option<Target>>>,
     /// How often this generation has taken the lines over.
     turns: u64,
 }
@@ -49,6 +49,8 @@ pub(super) struct Older {
     channel: Arc<Channel>,
     /// Only the newest generation listens; the others keep the line, in case they serve again.
     listening: Option<Listening>,
+    /// Takes its connections between the announcement of the next generation and its commit, when nobody listens.
+    between: Option<Greeter>,
     /// What it said of itself last.
     pub(super) report: Option<DrainingReport>,
 }
@@ -76,7 +78,7 @@ struct Newer {
     /// Waits for the end of its process.
     watch: (u64, Task<()>),
     /// Where connections that are offered go.
-    aim: Option<Sender<Target>>,
+    aim: Option<Sender<Option<Target>>>,
 }
 
 struct Introduction {
@@ -133,8 +135,18 @@ impl Chain {
     /// Leaves the older generations to the successor.
     pub(super) fn let_go(&mut self) {
         for older in &mut self.older {
-            older.listening = None;
+            older.between = older.listening.take().and_then(|listening| listening.greeter);
         }
+    }
+
+    /// The next generation takes their connections from now on.
+    pub(super) fn stop_taking(&mut self) {
+        self.older.iter_mut().for_each(|older| older.between = None);
+    }
+
+    /// Keeps the line to the newest generation open until this process ends: with its end alone it would look given up.
+    pub(super) fn hold_until_the_end(&self) {
+        self.newer.iter().for_each(|newer| std::mem::forget(Arc::clone(&newer.channel)));
     }
 }
 
@@ -149,12 +161,12 @@ impl Driver {
         self.background.push(self.executor.spawn(sources::death(pidfd, Input::PredecessorDied, self.inputs.clone())));
         for (id, channel) in given {
             let number = self.next_number();
-            self.chain.older.push(Older { id, number, channel, listening: None, report: None });
+            self.chain.older.push(Older { id, number, channel, listening: None, between: None, report: None });
         }
         let number = self.next_number();
         let reader = self.executor.spawn(sources::older(number, Arc::clone(&channel), self.inputs.clone()));
         let listening = Some(Listening { _reader: reader, greeter: None });
-        self.chain.older.push(Older { id, number, channel, listening, report: None });
+        self.chain.older.push(Older { id, number, channel, listening, between: None, report: None });
         self.chain.predecessor = Some(number);
     }
 
@@ -164,6 +176,7 @@ impl Driver {
         let turn = self.chain.turns;
         self.chain.turns += 1;
         for older in &mut older {
+            older.between = None;
             let greeter = Some(self.greet(older, turn));
             if let Some(listening) = &mut older.listening {
                 listening.greeter = greeter;
@@ -403,12 +416,14 @@ impl Driver {
             id.pid
         );
         (newer.peer, newer.greeted) = (peer, true);
-        if let Some(channel) = moving {
-            let target = Target { channel, formats: newer.peer.formats.clone() };
+        // Where it takes none, those that wait for it need not wait any longer.
+        let formats = newer.peer.formats.clone();
+        let target = moving.map(|channel| Target { channel, formats });
+        if target.is_some() {
             self.open_way();
-            if let Some(aim) = self.chain.newer.as_ref().and_then(|newer| newer.aim.as_ref()) {
-                let _ = aim.try_send(target);
-            }
+        }
+        if let Some(aim) = self.chain.newer.as_ref().and_then(|newer| newer.aim.as_ref()) {
+            let _ = aim.try_send(target);
         }
     }
 
@@ -441,7 +456,7 @@ impl Driver {
             return self.parts.drain.set_phase(Phase::Draining);
         };
         let (mover, aim) = self.parts.connections.open(self.parts.drain.clone());
-        let _ = aim.try_send(Target { channel, formats });
+        let _ = aim.try_send(Some(Target { channel, formats }));
         self.chain.back = Some(aim);
         self.parts.drain.set_phase_in_turn(Phase::Draining);
         self.executor.spawn(mover).detach();

@@ -219,6 +219,9 @@ pub(super) async fn greet(
         match descriptors() {
             Ok(made) => break made,
             Err(error) => {
+                if answered.is_closed() {
+                    return;
+                }
                 if !std::mem::replace(&mut told, true) {
                     log::warn!("an older generation cannot be greeted: {error}; trying again");
                 }

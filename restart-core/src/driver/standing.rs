@@ -21,13 +21,18 @@ impl Driver {
             memory_bytes: resident_memory(),
             application: settings.application(),
         };
-        Message::Report(Report {
-            generation: self.parts.number,
-            settled: self.lifecycle.is_settled(),
-            stop: self.lifecycle.stop_wanted(),
-            standing,
-            added: since(&before, settings.counts()),
-        })
+        let report = |standing| {
+            Message::Report(Report {
+                generation: self.parts.number,
+                settled: self.lifecycle.is_settled(),
+                stop: self.lifecycle.stop_wanted(),
+                standing,
+                added: since(&before, settings.counts()),
+            })
+        };
+        // What the application says of itself may be too long; the rest is to arrive all the same.
+        let whole = report(standing);
+        if whole.encode(&[]).is_ok() { whole } else { report(Standing::default()) }
     }
 
     pub(super) fn send_report(&self) {
@@ -50,7 +55,8 @@ impl Driver {
     /// Keeps what a draining generation says; what comes to one that is not the newest any more goes on to that.
     pub(super) fn take_report(&mut self, report: Report) {
         if !self.lifecycle.is_main() {
-            self.pass_on(&Message::Report(report));
+            // To whoever reads it, it is not from the predecessor.
+            self.pass_on(&Message::Report(Report { settled: false, ..report }));
             return;
         }
         let Report { generation, standing, added, .. } = report;

@@ -768,7 +768,7 @@ impl World {
             }
             Action::Refuse(_) | Action::AnswerStopping | Action::CutOff => *asker = false,
             Action::BeginDrain | Action::BeginStop => return self.begin_drain(who, action),
-            Action::BeginWithdrawal => self.at(who).watch = Watch::Yes,
+            Action::BeginWithdrawal | Action::WatchDrain => self.at(who).watch = Watch::Yes,
             Action::Withdraw { stop } => drop(self.say_to_newer(who, Said::Withdraw { stop })),
             Action::EndDrain => self.at(who).watch = Watch::No,
             said => self.say(who, said),
