@@ -2,7 +2,7 @@
 //! and described from `/proc`. Nothing here is found by name, so no test touches a process that is not its own.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt, fs, io,
     os::fd::{AsFd, OwnedFd},
     path::PathBuf,
@@ -137,6 +137,8 @@ impl Process {
 pub struct Family {
     marker: String,
     seen: Mutex<BTreeMap<u32, Process>>,
+    /// Those that were seen to be a test's tools: one that is about to end shows no environment any more.
+    tools: Mutex<BTreeSet<u32>>,
 }
 
 impl Family {
@@ -153,7 +155,7 @@ impl Family {
         SUBREAPER.call_once(|| {
             set_child_subreaper(Some(getpid())).expect("a process may become a subreaper");
         });
-        Self { marker: marker.to_owned(), seen: Mutex::default() }
+        Self { marker: marker.to_owned(), seen: Mutex::default(), tools: Mutex::default() }
     }
 
     /// The marker that they carry.
@@ -164,12 +166,17 @@ impl Family {
     /// The pids of the living members that are no test's tools, oldest first. In the instant between the birth of a process
     /// and the start of its program, the kernel shows it with its parent's environment: such a one is listed too.
     pub fn alive(&self) -> Vec<u32> {
-        self.living().into_iter().filter(|pid| !is_helper(*pid)).collect()
+        self.living().into_iter().filter(|pid| !self.is_helper(*pid)).collect()
     }
 
     /// The pids of the living members that are a test's tools.
     pub fn helpers(&self) -> Vec<u32> {
-        self.living().into_iter().filter(|pid| is_helper(*pid)).collect()
+        self.living().into_iter().filter(|pid| self.is_helper(*pid)).collect()
+    }
+
+    fn is_helper(&self, pid: u32) -> bool {
+        let mut tools = self.tools.lock().unwrap_or_else(PoisonError::into_inner);
+        tools.contains(&pid) || (is_helper(pid) && tools.insert(pid))
     }
 
     fn living(&self) -> Vec<u32> {
@@ -190,6 +197,8 @@ impl Family {
                 && carries_marker(pid)
             {
                 seen.insert(pid, process);
+                // Pids are given out again.
+                self.tools.lock().unwrap_or_else(PoisonError::into_inner).remove(&pid);
                 alive.push(pid);
             }
         }
@@ -304,7 +313,7 @@ mod tests {
         time::Duration,
     };
 
-    use super::{Ended, Family, Process, Signal};
+    use super::{Ended, Family, Process, Signal, command_line};
 
     #[test]
     fn only_processes_with_the_marker_are_found_and_killed() {
@@ -324,6 +333,25 @@ mod tests {
         assert!(!ours.is_alive() && others.is_alive());
         assert!(others.signal(Signal::TERM) && others.wait(Duration::from_secs(30)));
         assert_eq!(others.ended(), Some(Ended::Signal(15)));
+    }
+
+    #[test]
+    fn a_tool_is_no_generation_when_it_shows_no_environment_any_more() {
+        let family = Family::new("procfs-tools");
+        let mut command = Command::new("sh");
+        command.args(["-c", "read _; exec env -i sleep 100"]).stdin(Stdio::piped());
+        command.env(Family::VARIABLE, "procfs-tools").env(Family::HELPER_VARIABLE, "1");
+        let mut tool = command.spawn().unwrap();
+        while family.helpers() != [tool.id()] {
+            std::thread::yield_now();
+        }
+        drop(tool.stdin.take());
+        while command_line(tool.id()) != ["sleep", "100"] {
+            std::thread::yield_now();
+        }
+        assert_eq!((family.alive(), family.helpers()), (vec![], vec![tool.id()]));
+        tool.kill().unwrap();
+        tool.wait().unwrap();
     }
 
     #[test]
