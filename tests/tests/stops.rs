@@ -30,7 +30,8 @@ fn in_probation() -> (Server, u32) {
     let server = Reborn::new().demo().args(["--probation", "1m"]).start();
     let old = server.first_pid();
     server.signal(Signal::HUP);
-    server.wait_until("the successor accepts", |server| server.ask().pid() != Some(old));
+    // For a moment before, both accept.
+    server.wait_until("only the successor accepts", |server| server.status()["reloading"]["stage"] == "probation");
     let successor = server.generations().into_iter().find(|pid| *pid != old).unwrap();
     (server, successor)
 }
