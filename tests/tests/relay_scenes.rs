@@ -18,6 +18,9 @@ use tests::{DEADLINE, Ended, Reborn, Relay, Server, Signal, Version};
 
 const FILE: &str = "reborn.toml";
 
+/// Long enough for a test to do something meanwhile, and not too long to be waited for.
+const PROBATION: &str = "6s";
+
 /// One message of a scene, as it is changed.
 #[derive(Clone, Debug)]
 struct Wrong {
@@ -133,7 +136,7 @@ fn a_listener_that_the_successor_does_not_want_is_closed_or_the_reload_has_faile
         let file = reborn.folder().join(FILE);
         fs::write(&file, configuration(&[format!("kept={kept}"), format!("dropped={dropped}")])).unwrap();
         let server = reborn.without_own_address().args(["--config", FILE]).start();
-        let old = server.pid();
+        let (old, held) = (server.pid(), server.hold());
         fs::write(&file, configuration(&[format!("kept={kept}")])).unwrap();
         server.replace_binary(&wrong.relay());
         let reload = server.reload();
@@ -148,8 +151,10 @@ fn a_listener_that_the_successor_does_not_want_is_closed_or_the_reload_has_faile
             assert_eq!([asked(kept), asked(dropped)], [Some(old); 2]);
         }
         let new = server.reload_ok();
-        assert_eq!(server.wait_single(), new);
-        assert!(is_refused(dropped) && asked(kept) == Some(new), "{}", server.state());
+        // The one that had it still drains.
+        server.wait_until("the dropped address is free", |_| is_refused(dropped));
+        held.finish_by(old);
+        assert_eq!((server.wait_single(), asked(kept)), (new, Some(new)));
         server.stop().assert_success();
         server.wait_nothing_left();
     });
@@ -313,15 +318,24 @@ fn a_successor_whose_failure_cannot_be_read_has_failed_all_the_same() {
     });
 }
 
+/// A server in the probation of a successor, which accepts, and that one's pid.
+fn in_probation(wrong: &Wrong, probation: &str, version: &Version) -> (Server, u32) {
+    let server = Reborn::new().demo().args(["--probation", probation]).start();
+    let old = server.first_pid();
+    server.replace_binary(version);
+    server.signal(Signal::HUP);
+    // For a moment before, both accept.
+    server.wait_until("only the successor accepts", |server| server.status()["reloading"]["stage"] == "probation");
+    let successor = server.generations().into_iter().find(|pid| *pid != old).unwrap();
+    assert!(!server.relayed().iter().any(|seen| wrong.is_this(seen)), "{}", server.state());
+    (server, successor)
+}
+
 #[test]
 fn a_successor_that_is_to_withdraw_is_told_again_where_it_cannot_read_that() {
     with_each_change(Direction::ToNewer, "withdraw", &["stop", "moves"], |wrong| {
-        let server = Reborn::new().demo().args(["--probation", "1m"]).start();
+        let (server, successor) = in_probation(wrong, "1m", &wrong.relay());
         let old = server.first_pid();
-        server.replace_binary(&wrong.relay());
-        server.signal(Signal::HUP);
-        server.wait_until("the successor accepts", |server| server.ask().pid() != Some(old));
-        let successor = server.generations().into_iter().find(|pid| *pid != old).unwrap();
         let held = server.hold();
         let stop = server.stop_in_background();
         wrong.wait_told(&server, "withdraw");
@@ -331,5 +345,40 @@ fn a_successor_that_is_to_withdraw_is_told_again_where_it_cannot_read_that() {
         server.wait_nothing_left();
         assert_eq!(server.ended(old), Some(Ended::Code(0)), "{}", server.log());
         server.assert_no_error();
+    });
+}
+
+#[test]
+fn a_successor_that_broke_the_protocol_is_told_to_withdraw_again_and_the_old_one_serves_meanwhile() {
+    with_each_change(Direction::ToNewer, "withdraw", &["stop", "moves"], |wrong| {
+        let relay = Relay::new().first(Direction::ToOlder, "pong", Change::Garbage);
+        let relay = relay.first(wrong.direction, wrong.kind, wrong.change.clone());
+        let (server, successor) = in_probation(wrong, PROBATION, &Version::Relayed(relay));
+        let (old, held) = (server.first_pid(), server.hold());
+        wrong.wait_told(&server, "withdraw");
+        server.wait_until("the old one accepts", |server| server.ask().pid() == Some(old));
+        held.finish_by(successor);
+        assert_eq!(server.wait_single(), old);
+        server.wait_until("the reload has failed", has_failed);
+        assert_eq!((server.pid(), server.ask().pid()), (old, Some(old)));
+        let new = server.reload_ok();
+        assert_eq!((server.wait_single(), server.generation()), (new, 2));
+        server.stop().assert_success();
+        server.wait_nothing_left();
+    });
+}
+
+#[test]
+fn a_stop_that_a_successor_gets_in_its_probation_ends_the_service_also_where_it_cannot_be_passed_back() {
+    with_each_change(Direction::ToOlder, "stop", &[], |wrong| {
+        let (server, successor) = in_probation(wrong, PROBATION, &wrong.relay());
+        let (old, held) = (server.first_pid(), server.hold());
+        server.signal_to(successor, Signal::TERM);
+        wrong.wait_met(&server);
+        // At the end of the probation at the latest, where the old one has not noticed anything.
+        server.wait_until("nobody accepts any more", |server| is_refused(server.address()));
+        held.finish_by(successor);
+        server.wait_nothing_left();
+        assert_eq!(server.ended(old), Some(Ended::Code(0)), "{}", server.log());
     });
 }
