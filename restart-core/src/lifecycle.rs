@@ -715,7 +715,7 @@ impl Lifecycle {
         let end = if withdraws { Action::Withdraw { stop: true } } else { Action::Kill };
         let (_, more) = stop(origin);
         let mut actions = [vec![Action::AnswerFailed(failure), end], more].concat();
-        actions.extend(withdraws.then_some(Action::Start(Timer::Withdraw)));
+        actions.push(Action::Start(if withdraws { Timer::Withdraw } else { Timer::Reap }));
         (State::Stopping { drained: false, successor: true }, actions)
     }
 
@@ -885,7 +885,8 @@ impl Lifecycle {
                 actions.extend(drained.then_some(Action::WatchDrain));
                 drained = false;
             }
-            Event::SpawnFailed if successor => {
+            // As in a roll-back, one that does not end is not waited for.
+            Event::SpawnFailed | Event::Deadline(Timer::Reap) if successor => {
                 successor = false;
                 actions.push(Action::CloseLine);
             }

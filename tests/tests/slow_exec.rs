@@ -73,7 +73,7 @@ fn an_exec_that_ends_after_the_ready_timeout_is_the_end_of_the_failed_reload() {
 fn a_stop_while_the_exec_hangs_ends_the_service() {
     let (server, exec, _reload) = held(Reborn::new().demo().probation_ms(0));
     server.signal_to(server.first_pid(), Signal::TERM);
-    server.wait_until("it rolls back", |server| server.status()["reloading"]["stage"] == "rollback");
+    server.wait_until("it stops", |server| server.status()["state"] == "stopping");
     drop(exec);
     server.wait_nothing_left();
     assert_eq!(server.ended(server.first_pid()), Some(Ended::Code(0)), "{}", server.state());
