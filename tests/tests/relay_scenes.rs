@@ -1,5 +1,5 @@
 //! What generations say to each other beyond a plain reload, made unreadable: each of these messages comes in a scene of
-//! its own, and its first one is changed in each way by which a message can be wrong. What was promised holds all the same.
+//! its own, and its first one is changed in each way by which a message can be wrong. All promises hold all the same.
 
 #![allow(clippy::unwrap_used)]
 
@@ -99,8 +99,8 @@ fn start() -> Server {
     Reborn::new().demo().probation_ms(0).start()
 }
 
-/// A server in which each step of the lifecycle can be waited for, with a service manager of the test's own, which keeps no
-/// listener open.
+/// A server in which each step of the lifecycle can be waited for, with a service manager of the test's own, which keeps
+/// no listener open.
 fn managed() -> Server {
     let reborn = Reborn::new().demo().probation_ms(0).notify().env("FDSTORE", "0");
     reborn.args(["--log", "restart_core=trace"]).start()
