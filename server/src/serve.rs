@@ -25,6 +25,8 @@ use crate::metrics::Metrics;
 use crate::moving::{self, Card, Luggage};
 use crate::workers::Workers;
 
+/// So many connections are accepted before others have their turn.
+const ACCEPTED_IN_TURN: u64 = 16;
 /// How many idle connections are asked to make room where there is none, and how often.
 const ASKED_FOR_ROOM: usize = 64;
 const ASKING_PAUSE: Duration = Duration::from_millis(50);
@@ -171,7 +173,7 @@ fn observers(config: &Config, metrics: &Arc<Metrics>, mut observers: Vec<Observe
 /// Accepts while there is room for another connection; further ones wait in the kernel's queue.
 async fn accept<H: Handler + 'static>(shop: Arc<Shop<H>>, listener: Listener) {
     let name: Option<Arc<str>> = Some(listener.name().into());
-    loop {
+    for accepted in 1_u64.. {
         match client(&shop, &listener).await {
             Ok(None) => {}
             Ok(Some((Accepted { fd, peer, guard }, permit))) => {
@@ -185,7 +187,9 @@ async fn accept<H: Handler + 'static>(shop: Arc<Shop<H>>, listener: Listener) {
                     shop.ledger.closed_by_us(http::Reason::Share, 0);
                 }
                 // Clients may come without end, and whoever else is on this thread wants something meanwhile.
-                yield_now().await;
+                if accepted.is_multiple_of(ACCEPTED_IN_TURN) {
+                    yield_now().await;
+                }
             }
             Err(error) => {
                 log::error!("the listener {:?} cannot accept any more: {error}", listener.name());
