@@ -27,7 +27,7 @@ use crate::counters::Counts;
 use crate::drain::{Drain, Phase};
 use crate::generation::Parts;
 use crate::lifecycle::{Ending, Event, Lifecycle, Manager, Origin};
-use crate::listeners::{Listener, unlink_if_ours};
+use crate::listeners::{self, Listener, unlink_if_ours};
 use crate::signals::Wish;
 use crate::successor::Successor;
 
@@ -144,6 +144,8 @@ pub(crate) struct Driver {
 impl Driver {
     pub(crate) fn new(parts: Parts) -> Driver {
         let (inputs, received) = async_channel::bounded(INPUTS_MAX);
+        let stored = parts.environment.listeners_are_stored();
+        let held = parts.sockets.iter().all(|socket| stored || socket.origin == listeners::Origin::Activated);
         let manager = match (parts.notifier.managed(), parts.environment.supervisor) {
             (false, _) => Manager::None,
             (true, None) => Manager::Restarts,
@@ -151,7 +153,7 @@ impl Driver {
         };
         let older = parts.predecessor.as_ref().map(|given| u8::try_from(given.older.len()).unwrap_or(u8::MAX));
         Driver {
-            lifecycle: Lifecycle::new(older, manager, parts.settings.max_draining),
+            lifecycle: Lifecycle::new(older, manager, parts.settings.max_draining).with_listeners_held(held),
             parts,
             executor: Arc::new(Executor::new()),
             inputs,

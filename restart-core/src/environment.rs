@@ -96,6 +96,11 @@ impl Environment {
         is_systemd && self.fdstore.map_or(!self.memory_pressure_watch, |count| count > 0)
     }
 
+    /// Whether the service manager is known to hold the listeners that this service has bound, in its descriptor store.
+    pub(crate) fn listeners_are_stored(&self) -> bool {
+        self.supervisor.is_none() && self.fdstore.is_some_and(|count| count > 0)
+    }
+
     /// The program's name as it was given (`argv[0]`).
     pub(crate) fn arg0(&self) -> &OsStr {
         self.args.first().map_or(self.program.as_os_str(), |arg| arg.as_os_str())

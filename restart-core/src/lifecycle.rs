@@ -18,10 +18,13 @@
 //! | `RollingBack` (the successor withdraws, or is being killed, and reaped) | yes | yes | yes |
 //! | `Withdrawing` (a successor that was told to, after its Ready) | no, the predecessor accepts | no | no |
 //! | `Draining`, from the commit on | no, the successor accepts | no | no |
+//! | `Abandoning` (the newest is dead, and the service manager will start anew) | no, clients wait | no | no |
 //! | `Stopping` | no | answers that it stops | yes |
 
 #[cfg(test)]
 mod model;
+#[cfg(test)]
+mod tests;
 
 /// What a generation is doing.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -42,6 +45,9 @@ pub(crate) enum State {
     Draining { settled: bool, committed: bool, reload: bool, answered: bool, drained: bool },
     /// A successor whose predecessor has given it up after its Ready: it hands back what it can, and finishes the rest.
     Withdrawing,
+    /// The newest generation is dead, and the service manager starts the service anew when this one ends, which it does
+    /// when what runs is finished, or a moment later: somebody else holds the listeners, so that nobody is refused.
+    Abandoning,
     /// The whole service ends, and a successor that had not been committed with it.
     Stopping { drained: bool, successor: bool },
     /// Nothing is left to do.
@@ -126,6 +132,8 @@ pub(crate) enum Timer {
     Barrier,
     /// The successor has to say Committed, or is told again.
     Committed,
+    /// What runs when the newest generation dies is finished by then, or cut.
+    Grace,
     /// A predecessor that has closed its line without a commit has to be seen dead, or it lives and has given this
     /// generation up.
     Orphaned,
@@ -341,10 +349,13 @@ impl Sight {
 }
 
 /// One generation's state machine.
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Lifecycle {
     state: State,
     manager: Manager,
+    /// Somebody else holds the listeners: clients wait while nobody accepts.
+    held: bool,
     /// How many older generations still drain.
     older: u8,
     max_draining: u8,
@@ -372,6 +383,7 @@ impl Lifecycle {
         Lifecycle {
             state: State::Starting { predecessor },
             manager,
+            held: false,
             older: older.unwrap_or(0),
             max_draining,
             predecessor: Sight::default(),
@@ -381,6 +393,11 @@ impl Lifecycle {
             queued: false,
             stop_wanted: false,
         }
+    }
+
+    /// The same, where somebody else holds the listeners as well.
+    pub(crate) fn with_listeners_held(self, held: bool) -> Lifecycle {
+        Lifecycle { held, ..self }
     }
 
     /// The state at this moment.
@@ -439,6 +456,7 @@ impl Lifecycle {
             State::Reloading(stage) => self.reloading(stage, event),
             State::RollingBack { failure, withdraws } => self.rolling_back(failure, withdraws, event),
             State::Withdrawing => self.withdrawing(event),
+            State::Abandoning => abandoning(event),
             State::Draining { .. } => self.draining(event),
             State::Stopping { drained, successor } => self.stopping(drained, successor, event),
             State::Exited => (State::Exited, vec![]),
@@ -766,7 +784,9 @@ impl Lifecycle {
         };
         let mut actions = vec![];
         match event {
-            Event::NewerClosed | Event::NewestDied if self.newest.is_gone() => return self.survive(answered),
+            Event::NewerClosed | Event::NewestDied if self.newest.is_gone() => {
+                return self.survive(answered, committed && !drained);
+            }
             // There may be room for it in a moment, or proof that nobody is there. One that lives, and cannot be told,
             // commits itself when this one is gone.
             Event::CommitFailed if !committed && self.asked < ASKED_MAX => {
@@ -830,9 +850,16 @@ impl Lifecycle {
         (State::Draining { settled, committed, reload, answered, drained }, actions)
     }
 
-    /// Nobody newer lives.
-    fn survive(&mut self, answered: bool) -> Step {
-        if self.manager == Manager::Restarts { self.abandon(answered) } else { self.resume(answered) }
+    /// Nobody newer lives. `busy`: something runs here that can be finished.
+    fn survive(&mut self, answered: bool, busy: bool) -> Step {
+        match self.manager {
+            Manager::Restarts if self.held && busy => {
+                let answer = (!answered).then_some(Action::AnswerFailed(Failure::DiedAfterCommit));
+                (State::Abandoning, answer.into_iter().chain([Action::Start(Timer::Grace)]).collect())
+            }
+            Manager::Restarts => self.abandon(answered),
+            Manager::None | Manager::Follows => self.resume(answered),
+        }
     }
 
     /// Ends, so that somebody else serves.
@@ -918,6 +945,18 @@ fn begin_reload() -> Step {
 /// What ends a failed reload that leaves this generation serving.
 fn restored(failure: Failure) -> [Action; 2] {
     [Action::CancelTimer, Action::AnswerFailed(failure)]
+}
+
+/// Nobody serves, and the service manager waits for the end of this process.
+fn abandoning(event: Event) -> Step {
+    match event {
+        Event::Drained | Event::DrainDeadline | Event::Deadline(Timer::Grace) => {
+            (State::Exited, vec![Action::Exit(Ending::Abandoned)])
+        }
+        Event::Stop(Origin::Command) => (State::Abandoning, vec![Action::CutOff]),
+        Event::Reload(Origin::Command) => (State::Abandoning, vec![Action::Refuse(Refusal::NotMain)]),
+        _ => (State::Abandoning, vec![]),
+    }
 }
 
 /// The predecessor lives, and has closed its line without a commit.

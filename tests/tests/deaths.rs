@@ -293,6 +293,18 @@ fn a_draining_generation_under_a_service_manager_leaves_the_restart_to_it() {
     server.wait_gone();
 }
 
+#[test]
+fn where_the_service_manager_holds_the_listeners_a_draining_generation_finishes_before_it_leaves_the_restart_to_it() {
+    let server = Reborn::new().demo().probation_ms(0).notify().env("FDSTORE", "8").start();
+    let (old, held) = (server.first_pid(), server.hold());
+    let new = server.reload_ok();
+    server.signal_to(new, Signal::KILL);
+    server.wait_until("it is dead", |server| !server.generations().contains(&new));
+    held.finish_by(old);
+    assert_eq!(server.wait_end(old), Ended::Code(1), "{}", server.state());
+    server.wait_gone();
+}
+
 /// Starts a child that keeps its standard input, and becomes the real program: as a wrapper does that starts an agent.
 const WRAPPER: &str = "#!/bin/sh\nexec 9<&0\nsleep 1000 <&9 9<&- &\nexec 9<&-\nexec \"$0.real\" \"$@\"\n";
 

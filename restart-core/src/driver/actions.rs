@@ -33,6 +33,8 @@ const REAP_TIMEOUT: Duration = Duration::from_secs(5);
 const BARRIER_TIMEOUT: Duration = Duration::from_secs(5);
 /// Commit has to be on its way by then; there may be no room for it for a moment.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(1);
+/// What runs when the newest generation dies gets this long, where clients can wait for the service to be started anew.
+const GRACE: Duration = Duration::from_secs(2);
 /// A predecessor that has closed its line is seen dead within a moment, or it lives.
 const ORPHANED_TIMEOUT: Duration = Duration::from_secs(1);
 /// What the service manager is asked to wait beyond our own deadlines.
@@ -284,6 +286,7 @@ impl Driver {
             Timer::Reap => REAP_TIMEOUT,
             Timer::Barrier => BARRIER_TIMEOUT,
             Timer::Orphaned => ORPHANED_TIMEOUT,
+            Timer::Grace => GRACE,
         };
         let number = self.next_number();
         let task = self.executor.spawn(sources::deadline(number, timer, after, self.inputs.clone()));

@@ -54,7 +54,7 @@ impl Driver {
             State::Serving { .. } => "serving",
             State::Reloading(_) => "reloading",
             State::RollingBack { .. } => "rolling back",
-            State::Draining { .. } => "draining",
+            State::Draining { .. } | State::Abandoning => "draining",
             State::Stopping { .. } | State::Exited => "stopping",
         };
         let listeners = self.parts.sockets.iter().map(|socket| ListenerStatus {
