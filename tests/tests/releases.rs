@@ -45,7 +45,8 @@ fn assert_nothing_fell(before: &BTreeMap<String, u64>, after: &BTreeMap<String, 
 #[test]
 fn the_last_release_and_this_version_replace_each_other_and_nobody_notices() {
     let release = Release::last();
-    let released = Version::File(release.binary());
+    let Some(binary) = release.binary() else { return };
+    let released = Version::File(binary);
     let reborn = Reborn::new().demo().probation_ms(0).version(released.clone());
     let metrics = SocketAddr::new(reborn.address().ip(), reborn.address().port() + 5000);
     let server = reborn.arg("--metrics").arg(metrics.to_string()).start();
