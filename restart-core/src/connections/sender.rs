@@ -215,6 +215,11 @@ impl Mover {
                 }
                 self.unsent = Some(batch);
             }
+            // It is not the newest any more, or gone: what that means for its connections is the same as where it closes.
+            Err(error) if error.is_broken_pipe() => {
+                self.unsent = Some(batch);
+                self.target_lost().await;
+            }
             Err(error) => {
                 log::warn!("batch {} of connections stays here: {error}", batch.number);
                 self.unsent = Some(batch);

@@ -174,6 +174,26 @@ fn a_batch_that_the_last_newest_generation_did_not_take_goes_to_the_next_one() {
 }
 
 #[test]
+fn a_batch_that_the_last_newest_generation_cannot_receive_any_more_goes_to_the_next_one() {
+    let pair = pair();
+    let last = pair.aim();
+    // As when it has closed its end between two looks of the sender's.
+    last.deafen();
+    let (connection, _client) = pair.connection(b"x");
+    let offer = pair.from.offer(connection);
+    let receiver = async {
+        // By then it has been tried.
+        for _ in 0..100 {
+            future::yield_now().await;
+        }
+        let channel = pair.aim();
+        pair.receive(&channel).await;
+    };
+    drop(pair.run(receiver, offer).unwrap());
+    assert_eq!(pair.taken(), 1);
+}
+
+#[test]
 fn what_waits_for_a_generation_that_takes_no_connections_comes_back_at_once() {
     let pair = pair();
     let (connection, _client) = pair.connection(b"x");
