@@ -12,7 +12,7 @@ mod sender;
 use std::fmt;
 use std::future::Future;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use async_channel::{Receiver, Sender};
 use event_listener::Event;
@@ -20,6 +20,7 @@ use futures_lite::future;
 
 use crate::drain::{Drain, Guard};
 use crate::formats::Formats;
+use crate::lock::lock;
 
 pub(crate) use sender::{Mover, Target};
 
@@ -157,10 +158,6 @@ impl fmt::Debug for Connections {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.debug_struct("Connections").field("open", &lock(&self.slot).is_some()).finish_non_exhaustive()
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

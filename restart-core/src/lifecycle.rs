@@ -782,11 +782,9 @@ impl Lifecycle {
         let State::Draining { mut settled, mut committed, mut reload, mut answered, mut drained } = self.state else {
             unreachable!("called in the state Draining only");
         };
-        let mut actions = vec![];
+        let (mut actions, busy) = (vec![], committed && !drained);
         match event {
-            Event::NewerClosed | Event::NewestDied if self.newest.is_gone() => {
-                return self.survive(answered, committed && !drained);
-            }
+            Event::NewerClosed | Event::NewestDied if self.newest.is_gone() => return self.survive(answered, busy),
             // There may be room for it in a moment, or proof that nobody is there. One that lives, and cannot be told,
             // commits itself when this one is gone.
             Event::CommitFailed if !committed && self.asked < ASKED_MAX => {

@@ -13,11 +13,12 @@ use async_channel::Receiver;
 use async_io::Timer;
 use futures_lite::future;
 
-use super::{Offer, Slot, lock};
+use super::{Offer, Slot};
 use crate::drain::Drain;
 use crate::error::Error;
 use crate::formats::Formats;
 use crate::handover::{Batch, Channel, FDS_PER_MESSAGE_MAX, Heard, IN_FLIGHT_PAUSE, Message, Received};
+use crate::lock::lock;
 
 /// All blobs of one message together; the rest of a packet is the message that describes them.
 const BLOBS_BYTES_MAX: usize = 56 * 1024;

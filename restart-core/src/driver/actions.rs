@@ -111,11 +111,7 @@ impl Driver {
             Action::CutOff => self.asker = None,
             Action::BeginDrain => self.begin_drain(Phase::Draining),
             Action::BeginStop => self.begin_stop(),
-            Action::WatchDrain => {
-                let whole = self.parts.settings.drain_timeout + STOP_GRACE;
-                let begun = self.drain_begun.map_or(Duration::ZERO, |begun| begun.elapsed());
-                self.watch_drain(vec![], whole.saturating_sub(begun));
-            }
+            Action::WatchDrain => self.watch_drain_again(),
             Action::EndDrain => self.end_drain(),
             Action::Exit(ending) => self.ending = Some(ending),
         }
@@ -460,6 +456,13 @@ impl Driver {
             (self.release(), self.parts.settings.drain_timeout)
         };
         self.watch_drain(last_call, timeout);
+    }
+
+    /// Up to the deadline of the stop that has begun.
+    fn watch_drain_again(&mut self) {
+        let whole = self.parts.settings.drain_timeout + STOP_GRACE;
+        let begun = self.drain_begun.map_or(Duration::ZERO, |begun| begun.elapsed());
+        self.watch_drain(vec![], whole.saturating_sub(begun));
     }
 
     fn watch_drain(&mut self, last_call: Vec<Listener>, timeout: Duration) {

@@ -7,7 +7,7 @@
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use async_io::{Async, Timer};
@@ -22,6 +22,7 @@ use rustix::net::{
 use super::codec::{FDS_PER_MESSAGE_MAX, MESSAGE_BYTES_MAX};
 use super::wire::Message;
 use crate::error::Error;
+use crate::lock::lock;
 use crate::sys;
 
 /// The application's state may be this long.
@@ -128,7 +129,7 @@ impl Channel {
         let failed = |error| Error::handover_io("cannot receive", error);
         loop {
             let received = {
-                let mut room = self.room.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut room = lock(&self.room);
                 room.resize(MESSAGE_BYTES_MAX, 0);
                 receive_packet(self.socket.get_ref(), &mut room)
             };
