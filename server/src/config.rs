@@ -19,8 +19,8 @@ use log::LevelFilter;
 use restart_core::{Endpoint, MAX_DRAINING_MAX};
 
 use crate::app::{Etag, FilesConfig};
-use crate::cli::{Origin, ServeArgs};
 use crate::http;
+use crate::program::cli::{Origin, ServeArgs};
 
 mod listen;
 mod place;
@@ -408,7 +408,7 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::cli::{self, Command};
+    use crate::program::cli::{self, Command};
 
     fn config(arguments: &[&str]) -> Result<Config, Error> {
         let arguments = std::iter::once("reborn").chain(arguments.iter().copied()).map(OsString::from);

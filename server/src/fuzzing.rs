@@ -9,13 +9,13 @@ use std::mem;
 
 use http_types::Request;
 
-use crate::cli::{self, Command};
 use crate::config::Config;
 use crate::http::Limits;
 use crate::http::wire::chunked;
 use crate::http::wire::decode;
 use crate::http::wire::head::{self, Found, Head};
 use crate::moving::Luggage;
+use crate::program::cli::{self, Command};
 
 /// Any bytes are a head that async-h1 reads as we do, or the beginning of one, or refused; in pieces as in one.
 pub fn head(bytes: &[u8]) {

@@ -4,26 +4,17 @@
 //! drain, limits and log. The modules are public for those who want a part of it: [`http`] serves one connection, and
 //! [`app`] is what `reborn` answers by itself.
 
-mod access;
-mod admin;
 pub mod app;
-pub mod cli;
-mod clients;
 pub mod config;
-pub mod exit;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 pub mod http;
-mod ledger;
 pub mod logging;
-mod means;
-mod metrics;
 mod moving;
-mod overview;
-mod poller;
-mod progress;
-mod run;
-mod serve;
-mod workers;
+mod program;
+mod service;
+mod threads;
+mod version;
 
-pub use run::{VERSION, run, run_default};
+pub use program::{cli, exit, run, run_default};
+pub use version::VERSION;

@@ -289,7 +289,7 @@ fn the_handler_in_readme_is_the_one_that_the_documentation_compiles() {
     let code = page.files.iter().find_map(|file| file.strip_prefix("rust,no_run\n")).expect("README has a handler");
     let documented: Vec<String> =
         code.trim_end().lines().map(|line| format!("/// {line}").trim_end().to_owned()).collect();
-    assert!(read("server/src/run.rs").contains(&documented.join("\n")), "{code}");
+    assert!(read("server/src/program.rs").contains(&documented.join("\n")), "{code}");
 }
 
 #[test]

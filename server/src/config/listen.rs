@@ -106,7 +106,7 @@ pub(super) fn metrics(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::Origin;
+    use crate::program::cli::Origin;
 
     fn checked(origin: Origin, given: &[&str]) -> Result<Vec<String>, String> {
         let given = given.iter().map(|&text| text.to_owned()).collect::<Vec<_>>();

@@ -68,7 +68,7 @@ fn advice() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::Origin;
+    use crate::program::cli::Origin;
 
     fn parsed(text: &str) -> Result<Option<i32>, String> {
         parse(&Setting { id: "reload_signal", origin: Origin::Flag }, text).map_err(|error| error.to_string())

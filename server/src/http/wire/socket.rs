@@ -14,7 +14,7 @@ use rustix::net::{
     recvmsg, send, sendmsg, shutdown,
 };
 
-use crate::poller::Source;
+use crate::threads::poller::Source;
 
 #[derive(Debug)]
 pub(crate) struct Socket {
@@ -121,7 +121,7 @@ mod tests {
     use rustix::net::SendAncillaryMessage;
 
     use super::*;
-    use crate::poller::Poller;
+    use crate::threads::poller::Poller;
 
     /// Receives until nothing more is to be expected, as a connection does that was woken once for all that is there.
     fn received_after_one_report(fd: OwnedFd, local: bool) -> Vec<u8> {

@@ -23,7 +23,7 @@ use event_listener::Event;
 use smol::future::FutureExt;
 use smol::{Executor, Timer};
 
-use crate::poller::Poller;
+use crate::threads::poller::Poller;
 
 /// How much work is worth the waking of a helper, in nanoseconds.
 const SHARE: u64 = 200_000;
@@ -318,7 +318,7 @@ mod tests {
     use smol::future::yield_now;
 
     use super::*;
-    use crate::poller::Source;
+    use crate::threads::poller::Source;
 
     /// Longer than any of this takes.
     const DEADLINE: Duration = Duration::from_secs(20);

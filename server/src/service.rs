@@ -4,6 +4,13 @@
 //! end, is the generation's matter; what happens on a connection, the HTTP layer's. Here each connection is booked in
 //! the ledger, and offered to the next generation when the HTTP layer parks it.
 
+pub(crate) mod access;
+mod admin;
+mod clients;
+pub(crate) mod ledger;
+pub(crate) mod means;
+pub(crate) mod metrics;
+
 use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -15,15 +22,14 @@ use smol::Timer;
 use smol::future::{FutureExt, yield_now};
 use smol::lock::{Semaphore, SemaphoreGuardArc};
 
-use crate::admin::{self, Admin};
-use crate::clients::{Clients, Place};
 use crate::config::{Config, METRICS_NAME};
 use crate::http::{self, Context, Decorate, End, Handler, Observe, Start};
-use crate::ledger::Ledger;
-use crate::means;
-use crate::metrics::Metrics;
 use crate::moving::{self, Card, Luggage};
-use crate::workers::Workers;
+use crate::threads::workers::Workers;
+use admin::Admin;
+use clients::{Clients, Place};
+use ledger::Ledger;
+use metrics::Metrics;
 
 /// So many connections are accepted before others have their turn.
 const ACCEPTED_IN_TURN: u64 = 16;

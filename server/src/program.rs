@@ -4,6 +4,11 @@
 //! generation before any thread, the log's writer after the signal handlers stand. Every way out passes through here,
 //! with its exit code.
 
+pub mod cli;
+pub mod exit;
+mod overview;
+mod progress;
+
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::io::{self, IsTerminal, Write};
@@ -21,20 +26,19 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-use crate::access::{AccessLog, Reopener};
 use crate::app::{App, AppConfig, Identity};
-use crate::cli::{self, ClientArgs, Command, Origin, ReloadArgs, ServeArgs, StatusArgs};
 use crate::config::{Config, DEFAULT_LISTEN};
-use crate::exit;
 use crate::http::{Capacity, Handler};
 use crate::logging::{Logs, is_to_journal};
-use crate::means;
-use crate::metrics::Metrics;
 use crate::moving;
-use crate::overview::Overview;
-use crate::progress;
-use crate::serve::{Service, serve};
-use crate::workers::Workers;
+use crate::service::access::{AccessLog, Reopener};
+use crate::service::means;
+use crate::service::metrics::Metrics;
+use crate::service::{Service, serve};
+use crate::threads::workers::Workers;
+use crate::version::VERSION;
+use cli::{ClientArgs, Command, Origin, ReloadArgs, ServeArgs, StatusArgs};
+use overview::Overview;
 
 /// The name of the control socket's folder.
 const SERVICE_NAME: &str = "reborn";
@@ -43,12 +47,6 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How often `reborn status --watch` looks.
 const WATCH_EVERY: Duration = Duration::from_millis(500);
-
-/// This program's version: that of the package, unless the build was given another one in REBORN_VERSION.
-pub const VERSION: &str = match option_env!("REBORN_VERSION") {
-    Some(version) => version,
-    None => env!("CARGO_PKG_VERSION"),
-};
 
 /// Runs a server whose requests are answered by `handler`, with all that the `reborn` program has: its command line,
 /// its subcommands, listeners, reload, drain and log. `--root` and `--demo`, which choose between the applications of

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use restart_core::Counts;
 
 use crate::http::{Capacity, Served};
-use crate::ledger::Ledger;
+use crate::service::ledger::Ledger;
 
 /// Methods that are counted by name; the last stands for all others, which a client could make up without end.
 const METHODS: [&str; 9] = ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "other"];

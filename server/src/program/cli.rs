@@ -15,7 +15,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::parser::ValueSource;
 use clap::{ArgAction, ArgMatches, Args, Command as Clap, CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use crate::exit;
+use crate::program::exit;
 
 mod effective;
 mod file;
@@ -114,7 +114,7 @@ pub fn command() -> Clap {
 /// A server that is replaced while it serves: `reborn reload` starts the new version beside the old one, moves the
 /// service to it when it is ready, and no client notices.
 #[derive(Debug, Parser)]
-#[command(name = "reborn", version = crate::run::VERSION, subcommand_required = true)]
+#[command(name = "reborn", version = crate::version::VERSION, subcommand_required = true)]
 #[command(override_usage = "reborn [serve] [FLAGS]\n       reborn check|reload|status|stop [FLAGS]")]
 struct Cli {
     #[command(subcommand)]

@@ -20,9 +20,9 @@ use smol::channel::{Receiver, Sender, bounded};
 use smol::future::{FutureExt, yield_now};
 
 use crate::http::{self, Context, Handler, Limits, Start};
-use crate::metrics::{BUCKETS_US, Metrics, bucket_name};
-use crate::run::VERSION;
-use crate::workers::Workers;
+use crate::service::metrics::{BUCKETS_US, Metrics, bucket_name};
+use crate::threads::workers::Workers;
+use crate::version::VERSION;
 
 /// So many clients may be there at a time; whoever came first makes room for another.
 const CLIENTS_MAX: usize = 32;

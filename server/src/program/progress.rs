@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use restart_core::control::Client;
 
-use crate::overview;
+use crate::program::overview;
 
 /// How often the line is written anew.
 const EVERY: Duration = Duration::from_millis(100);
