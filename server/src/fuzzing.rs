@@ -11,9 +11,9 @@ use http_types::Request;
 
 use crate::config::Config;
 use crate::http::Limits;
-use crate::http::wire::chunked;
-use crate::http::wire::decode;
-use crate::http::wire::head::{self, Found, Head};
+use crate::http::message::chunked;
+use crate::http::message::decode;
+use crate::http::message::head::{self, Found, Head};
 use crate::moving::Luggage;
 use crate::program::cli::{self, Command};
 

@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::wire::head::Head;
+use super::message::head::Head;
 
 /// A function that learns of each request that is over. It runs within the connection's task: it must not block.
 pub type Observe = Box<dyn Fn(&Served<'_>) + Send + Sync>;

@@ -13,7 +13,7 @@ use http_types::headers::{HeaderValue, UPGRADE};
 use http_types::{Request, Response, StatusCode};
 use smol::channel::Sender;
 
-use super::wire::inbound::Wire;
+use super::wire::Wire;
 
 /// The protocols that a client offers to go on with, as it wrote them.
 pub(super) type Offer = String;
@@ -71,7 +71,7 @@ impl AsyncRead for Upgraded {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
         let wire = &self.wire;
         {
-            let buffer = &mut wire.inbound().buffer;
+            let buffer = &mut wire.transport.received();
             if !buffer.is_empty() {
                 let count = into.len().min(buffer.filled().len());
                 into[..count].copy_from_slice(&buffer.filled()[..count]);
@@ -81,8 +81,10 @@ impl AsyncRead for Upgraded {
             }
         }
         loop {
-            match wire.receive_into(into) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready!(wire.poll_readable(context)),
+            match wire.transport.receive_into(into) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    ready!(wire.transport.poll_readable(context));
+                }
                 received => return Poll::Ready(received),
             }
         }
@@ -92,8 +94,10 @@ impl AsyncRead for Upgraded {
 impl AsyncWrite for Upgraded {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         loop {
-            match self.wire.send([bytes, b""]) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready!(self.wire.poll_writable(context)),
+            match self.wire.transport.send([bytes, b""]) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    ready!(self.wire.transport.poll_writable(context));
+                }
                 sent => return Poll::Ready(sent),
             }
         }
@@ -104,7 +108,7 @@ impl AsyncWrite for Upgraded {
     }
 
     fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.wire.shut_down_sending();
+        self.wire.transport.shut_down_sending();
         Poll::Ready(Ok(()))
     }
 }

@@ -528,7 +528,7 @@ mod tests {
     /// Parses in a process of its own, because the environment of this one belongs to all tests.
     fn parse_with_environment(words: &str, environment: &[(&str, &str)]) -> String {
         let output = process::Command::new(env::current_exe().unwrap())
-            .args(["--exact", "cli::tests::child_that_parses", "--ignored", "--nocapture"])
+            .args(["--exact", "program::cli::tests::child_that_parses", "--ignored", "--nocapture"])
             .env("TEST_WORDS", words)
             .envs(environment.iter().copied())
             .output()
