@@ -28,7 +28,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::app::{App, AppConfig, Identity};
 use crate::config::{Config, DEFAULT_LISTEN};
-use crate::http::{Capacity, Handler};
+use crate::http::{Capacity, Handler, Moves};
 use crate::logging::{Logs, is_to_journal};
 use crate::moving;
 use crate::service::access::{AccessLog, Reopener};
@@ -312,7 +312,7 @@ fn builder(config: &Config, metrics: &Arc<Metrics>, team: &Team) -> Builder {
         .drain_timeout(reload.drain_timeout)
         .max_draining(reload.max_draining)
         .version(VERSION)
-        .take_connections(moving::formats())
+        .take_connections(moving::formats(&Moves::new()))
         .stop_delay(reload.stop_delay)
         .probe(move || {
             let team = team.get().cloned();

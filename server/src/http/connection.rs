@@ -1,14 +1,16 @@
 //! One connection from its start to its end:
-//! `Idle -> Head -> Request -> Response -> Idle | Upgraded | HandedOver | Closed`.
+//! `Idle -> Head -> Request -> Response -> Idle | Upgraded | Protocol | HandedOver | Closed`.
 //!
 //! | state      | what of a request is held             | ends by                                       | parked as |
 //! |------------|---------------------------------------|-----------------------------------------------|-----------|
 //! | Idle       | nothing, at most half an empty line   | bytes, idle timeout, phase, the client's close | itself   |
 //! | Head       | the bytes received of its head        | its last byte, head timeout, a refusal        | Idle, with them read ahead |
 //! | Request    | the request, while the handler runs   | the handler's answer, a client that is gone   | cannot be |
-//! | Response   | the plan of what is left to be sent   | its last byte, write timeout, a broken body, a client that is gone | cannot be |
+//! | Response   | the plan of what is left to be sent   | its last byte, write timeout, a broken body, a client that is gone | Rest, where the client would be waited for and the plan can be told |
+//! | Rest       | the plan of what another process left | as Response                                   | itself    |
 //! | Upgraded   | nothing; the handler has the stream   | the handler's drop of the stream              | cannot be |
-//! | `HandedOver` | what Idle or Head hold              | `End::Parked`                                 |           |
+//! | Protocol   | nothing; a registered protocol has the stream | its `Leave`                           | itself, where it says so |
+//! | `HandedOver` | what those hold                     | `End::Parked`                                 |           |
 //! | Closed     | nothing                               | `End::Server`, `End::Client`                  |           |
 //!
 //! In every state the drain's deadline ends the connection: `End::Server`.
@@ -22,6 +24,7 @@ mod closing;
 mod exchange;
 mod follow;
 mod receiving;
+mod upgraded;
 mod watch;
 
 use std::pin::pin;
@@ -34,11 +37,11 @@ use restart_core::Phase;
 
 use super::deadline::Deadline;
 use super::handler::{Context, Decoration, Handler};
-use super::lifetime::{End, Reason, Start};
+use super::lifetime::{End, Reason, Start, UnderWay, Unfinished};
 use super::message::encode::Manner;
 use super::message::framing::Framing;
 use super::observe::Account;
-use super::upgrade::Offer;
+use super::upgrade::{Offer, Switching};
 use super::wire::Wire;
 use watch::Watch;
 
@@ -65,7 +68,9 @@ enum State {
     Head,
     Request(Box<Message>),
     Response(Box<Answer>),
+    Rest(Box<Unfinished>),
     Upgraded(StreamSender),
+    Protocol(Box<Switching>),
     HandedOver,
     Closed(Closed),
 }
@@ -118,6 +123,8 @@ struct Connection<'a, H> {
     waited: Duration,
     /// Since when it is idle, or its head under way; less `waited`.
     waits_since: Instant,
+    /// What was under way when it was parked, until it goes on.
+    under_way: UnderWay,
     /// The drain in which nobody took it.
     declined: Option<usize>,
     /// How many requests were answered without a close although the process is to end, because more had been sent.
@@ -129,7 +136,7 @@ struct Connection<'a, H> {
 
 impl<'a, H: Handler> Connection<'a, H> {
     fn new(context: &'a Context<H>, start: Start) -> Result<Self, (Reason, u64)> {
-        let Start { stream, peer, listener, read_ahead, requests, waited, declined } = start;
+        let Start { stream, peer, listener, read_ahead, requests, waited, under_way, declined } = start;
         // Only clients on a Unix socket have no address.
         let wire = Wire::new(stream, peer.is_none(), read_ahead, &context.capacity).map_err(|error| {
             log::warn!("cannot watch an accepted connection: {error}; it is closed");
@@ -147,6 +154,7 @@ impl<'a, H: Handler> Connection<'a, H> {
             fresh: true,
             waited,
             waits_since: Instant::now(),
+            under_way,
             declined,
             pipelined: 0,
             ends_by_close: false,
@@ -156,15 +164,22 @@ impl<'a, H: Handler> Connection<'a, H> {
     /// Serves until the connection has ended, or is to be served elsewhere: then nothing is returned.
     async fn run(&mut self) -> Option<End> {
         let drain = &self.context.drain;
-        let (mut state, mut watch) = (State::Idle, Watch::new(drain));
+        let mut watch = Watch::new(drain);
+        let mut state = match std::mem::take(&mut self.under_way) {
+            UnderWay::Nothing => State::Idle,
+            UnderWay::Response(unfinished) => State::Rest(unfinished),
+            UnderWay::Protocol { name, state } => State::Protocol(Box::new(Switching { name, state })),
+        };
         loop {
             let over = match &state {
                 State::Closed(Closed::ByClient) => return Some(End::Client { requests: self.requests }),
                 State::Closed(Closed::AtOnce(reason)) => return Some(self.ended(*reason)),
                 State::HandedOver => return None,
                 State::Closed(Closed::Lingering(reason)) => *reason,
-                State::Upgraded(_) => Reason::Upgraded,
-                State::Idle | State::Head | State::Request(_) | State::Response(_) => Reason::DrainDeadline,
+                State::Upgraded(_) | State::Protocol(_) => Reason::Upgraded,
+                State::Idle | State::Head | State::Request(_) | State::Response(_) | State::Rest(_) => {
+                    Reason::DrainDeadline
+                }
             };
             if matches!(state, State::Head) {
                 watch.take_turns().await;
@@ -203,7 +218,9 @@ impl<'a, H: Handler> Connection<'a, H> {
                 .await
             }
             State::Response(answer) => Box::pin(self.response(*answer)).await,
+            State::Rest(unfinished) => Box::pin(self.finish(*unfinished)).await,
             State::Upgraded(sender) => Box::pin(self.upgraded(sender)).await,
+            State::Protocol(switching) => Box::pin(self.protocol(*switching)).await,
             State::Closed(Closed::Lingering(reason)) => {
                 self.linger(reason).await;
                 State::Closed(Closed::AtOnce(reason))
@@ -217,11 +234,12 @@ impl<'a, H: Handler> Connection<'a, H> {
         match self.wire.into_parts() {
             Ok(Ok((stream, read_ahead))) => {
                 let waited = self.waited + self.waits_since.elapsed();
-                let Connection { peer, listener, requests, .. } = self;
-                Ok(End::Parked(Start { stream, peer, listener, read_ahead, requests, waited, declined: None }))
+                let Connection { peer, listener, requests, under_way, .. } = self;
+                let declined = None;
+                Ok(End::Parked(Start { stream, peer, listener, read_ahead, requests, waited, under_way, declined }))
             }
             Ok(Err(_)) => Ok(End::Server { reason: Reason::Failed, requests: self.requests }),
-            // Somebody reads a body of a request that is over, this very moment. Stay, and close later.
+            // Somebody reads a body of a request that is over, or writes to a stream, this very moment. Stay, and close later.
             Err(wire) => {
                 let declined = Some(self.context.drain.changes());
                 Err(Box::new(Connection { wire, declined, ..self }))

@@ -10,6 +10,7 @@ use restart_core::Drain;
 
 use super::capacity::Capacity;
 use super::limits::Limits;
+use super::moves::Moves;
 use super::observe::Observe;
 
 /// Headers for a response, made from its request: what a [`Decorate`] returns.
@@ -28,9 +29,12 @@ pub struct Context<H> {
     pub capacity: Arc<Capacity>,
     /// Where the process stands: serving, draining or stopping.
     pub drain: Drain,
-    /// Whether idle connections end as [`End::Parked`](super::End::Parked) once the process drains, to be handed over. Otherwise they stay,
-    /// and their next response says `Connection: close`.
+    /// Whether connections end as [`End::Parked`](super::End::Parked) once the process drains, to be handed over: those that
+    /// are idle, and those whose response can be finished elsewhere. Otherwise they stay, and their next response says
+    /// `Connection: close`.
     pub parks: bool,
+    /// The streams and protocols that can go on in another process.
+    pub moves: Moves,
     /// Gives headers for every response, also for those that the handler does not make. It is called before the
     /// handler, with the request, and with nothing for what never became one.
     pub decorate: Option<Decorate>,
@@ -48,6 +52,7 @@ impl<H> Context<H> {
             capacity: Arc::default(),
             drain,
             parks: false,
+            moves: Moves::new(),
             decorate: None,
             observers: Vec::new(),
         }

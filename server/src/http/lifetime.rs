@@ -5,6 +5,9 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::observe::Account;
+use super::plan::rest::Rest;
+
 /// A connection that is to be served: newly accepted, or parked before.
 #[derive(Debug)]
 pub struct Start {
@@ -20,6 +23,8 @@ pub struct Start {
     pub requests: u64,
     /// How long it has been idle, or the head in `read_ahead` under way: that much of the timeout is used up.
     pub waited: Duration,
+    /// What was under way when it was parked: nothing, where it is idle or within a head.
+    pub under_way: UnderWay,
     /// The drain, as its [`Drain::changes`](restart_core::Drain::changes), in which it was parked and nobody took it: in this one it does not park again.
     pub declined: Option<usize>,
 }
@@ -34,9 +39,38 @@ impl Start {
             read_ahead: Vec::new(),
             requests: 0,
             waited: Duration::ZERO,
+            under_way: UnderWay::Nothing,
             declined: None,
         }
     }
+}
+
+/// What was under way on a connection when it was parked.
+#[derive(Debug, Default)]
+#[non_exhaustive]
+pub enum UnderWay {
+    /// Nothing, or half a head.
+    #[default]
+    Nothing,
+    /// A response, of which the rest is known.
+    Response(Box<Unfinished>),
+    /// A registered protocol, to be called with this state.
+    Protocol {
+        /// Its name.
+        name: String,
+        /// The state.
+        state: Vec<u8>,
+    },
+}
+
+/// A response that is to be finished elsewhere.
+#[derive(Debug)]
+pub struct Unfinished {
+    pub(crate) rest: Rest,
+    /// Why the connection closes after it, if it does. Its head has said so.
+    pub(crate) close: Option<Reason>,
+    /// What will be told of the request.
+    pub(crate) account: Option<Box<Account>>,
 }
 
 /// How a connection ended. Each ends in exactly one of these ways.
@@ -54,7 +88,7 @@ pub enum End {
         /// How many requests were answered on it.
         requests: u64,
     },
-    /// It is idle while the process drains, and can be served elsewhere.
+    /// The process drains, and it can be served elsewhere.
     Parked(Start),
 }
 
@@ -89,6 +123,35 @@ pub enum Reason {
     Broken,
     /// The operating system refused something.
     Failed,
+}
+
+impl Reason {
+    /// The reason of this name, as it is shown. Nothing if it is none.
+    pub(crate) fn named(name: &str) -> Option<Reason> {
+        use Reason::{
+            Asked, Broken, Crowded, DrainDeadline, Draining, Failed, Handler, IdleTimeout, Share, Stopping, Unread,
+            Upgraded, WriteTimeout,
+        };
+        if let Some(status) = name.strip_prefix("refused ") {
+            return status.parse().ok().map(Reason::Refused);
+        }
+        let all = [
+            Asked,
+            Broken,
+            Crowded,
+            DrainDeadline,
+            Draining,
+            Failed,
+            Handler,
+            IdleTimeout,
+            Share,
+            Stopping,
+            Unread,
+            Upgraded,
+            WriteTimeout,
+        ];
+        all.into_iter().find(|reason| reason.to_string() == name)
+    }
 }
 
 impl fmt::Display for Reason {

@@ -10,11 +10,17 @@
 //! that it does not take, although RFC 3986 does (`web.1`, `xn--a`), stands there as `host.invalid`.
 //!
 //! A client that may be answered by a switch of protocols is recognised by its `Upgrade` header: one that has to be
-//! ignored (RFC 9110 section 7.8), or that comes with a body, never reaches the handler. The handler answers with status
-//! 101, the `Upgrade` header, and `Response::recv_upgrade`, which gives it the connection as a stream. The connection
-//! lasts until it drops the stream, or until the drain's deadline, where the stream ends; the request's `ext` has the
-//! [`Drain`] by which it learns of both. It is never handed over, and none of the [`Limits`] holds for it any more.
+//! ignored (RFC 9110 section 7.8), or that comes with a body, never reaches the handler. The handler answers with
+//! [`switch`] to a registered protocol, whose connections move to a newer process, or with status 101, the `Upgrade`
+//! header, and `Response::recv_upgrade`, which gives it the connection as a stream that stays in this one. The connection
+//! lasts until the stream is dropped, or until the drain's deadline, where it ends. None of the [`Limits`] holds for it
+//! any more.
+//!
+//! A connection moves to a newer process while it is idle, and in the middle of a response whose rest can be described: a
+//! body in memory, a [`Content`], a registered [`stream()`]. What moves and how is for [`Moves`] to say. Whatever else is
+//! under way stays, and can learn of the drain by the [`Shutdown`] in its request's `ext`.
 
+mod attached;
 mod capacity;
 mod connection;
 mod deadline;
@@ -22,9 +28,11 @@ mod handler;
 mod lifetime;
 mod limits;
 pub(crate) mod message;
-mod observe;
+pub(crate) mod moves;
+pub(crate) mod observe;
 mod pace;
-mod plan;
+pub(crate) mod plan;
+mod shutdown;
 mod transport;
 mod upgrade;
 mod wire;
@@ -32,9 +40,13 @@ mod wire;
 pub use capacity::Capacity;
 pub use connection::serve;
 pub use handler::{Context, Decorate, Decoration, Handler};
-pub use lifetime::{End, Reason, Start};
+pub use lifetime::{End, Reason, Start, UnderWay, Unfinished};
 pub use limits::{LEAST_BYTES_PER_SECOND, Limits};
 pub use message::target::Target;
+pub use moves::Moves;
 pub use observe::{Observe, Served};
 pub use plan::content::{Content, Piece};
+pub use plan::stream::{Step, stream};
 pub use restart_core::{Drain, Phase};
+pub use shutdown::Shutdown;
+pub use upgrade::{Leave, Upgraded, switch};

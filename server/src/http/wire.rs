@@ -27,7 +27,7 @@ const DIRECT_BYTES_MIN: usize = 4 * 1024;
 
 /// A connection's transport, and the request body that comes in on it.
 #[derive(Debug)]
-pub(super) struct Wire {
+pub(crate) struct Wire {
     pub(super) transport: Transport,
     incoming: Mutex<Incoming>,
     /// Who calls for room.

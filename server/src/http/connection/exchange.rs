@@ -1,31 +1,33 @@
 //! From a request to its answer: the handler, the response on its way, and what follows it.
 
-use std::future::{Future, poll_fn};
+use std::future::poll_fn;
 use std::io;
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
-use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
 use futures_lite::FutureExt;
 use futures_lite::future::poll_once;
 use http_types::headers::RETRY_AFTER;
-use http_types::upgrade::{Connection as Stream, Sender as StreamSender};
 use http_types::{Response, StatusCode};
+use restart_core::Phase;
 
 use super::follow::{Facts, Follows, UNREAD_BYTES_MAX, follows, follows_failure, reason_of, refusal_of};
 use super::{Answer, Closed, Connection, Message, State};
 use crate::http::handler::{Decoration, Handler};
-use crate::http::lifetime::Reason;
+use crate::http::lifetime::{Reason, UnderWay, Unfinished};
 use crate::http::message::encode::{self, Manner};
 use crate::http::message::framing::Framing;
 use crate::http::message::refusal::plain;
+use crate::http::moves::Moves;
 use crate::http::pace::Pace;
 use crate::http::plan::Plan;
 use crate::http::plan::outbox::Outbox;
-use crate::http::plan::sending::{Failure, Sending};
-use crate::http::upgrade::{self, Offer, Upgraded};
+use crate::http::plan::rest::{DESCRIBED_BYTES_MAX, Rest};
+use crate::http::plan::sending::{Ahead, Failure, Sending, Sent};
+use crate::http::shutdown::Shutdown;
+use crate::http::upgrade::{self, Offer, Switching};
 use crate::http::wire::{self, BodyState};
 
 /// How long reading the rest of a body that nobody wants may take.
@@ -39,9 +41,7 @@ impl<H: Handler> Connection<'_, H> {
     pub(super) async fn request(&mut self, message: Message) -> Option<Answer> {
         let Message { mut request, keep_alive, framing, expects_continue, manner, offer } = message;
         request.set_peer_addr(self.peer.as_deref());
-        if offer.is_some() {
-            request.ext_mut().insert(self.context.drain.clone());
-        }
+        request.ext_mut().insert(Shutdown::new(&self.context.drain));
         let decoration = self.decoration(Some(&request));
         wire::attach(&self.wire, &mut request, framing, expects_continue, &self.context.limits);
         if framing == Framing::None {
@@ -86,34 +86,68 @@ impl<H: Handler> Connection<'_, H> {
     /// Sends an answer, and decides what follows it.
     pub(super) async fn response(&mut self, answer: Answer) -> State {
         let Answer { response, mut manner, mut close, decoration, offer } = answer;
-        let mut response = checked(response, offer.as_ref());
-        let switches = response.status() == StatusCode::SwitchingProtocols;
-        let stream = switches.then(|| response.send_upgrade());
-        if stream.is_none() {
+        let mut response = checked(response, offer.as_ref(), &self.context.moves);
+        let switch = switch_of(&mut response);
+        if switch.is_none() {
             close = self.reason_to_close(close, &response, manner).await;
         }
         manner.close = close.is_some();
-        let sent = match self.send(response, &decoration, manner).await {
+        let may_move = switch.is_none();
+        let sent = match self.send(response, &decoration, manner, may_move).await {
             Err(Failure::Unsent(error)) => {
                 let (substitute, reason) = self.substitute(&error);
                 (manner.close, close) = (true, Some(reason));
-                self.send(substitute, &decoration, manner).await
+                self.send(substitute, &decoration, manner, false).await
             }
             sent => sent,
         };
-        if sent.is_err() && self.ends_by_close {
+        match (sent, switch) {
+            (Ok(None), Some(then)) => {
+                self.close_account(true);
+                then
+            }
+            (sent, _) => self.sent(sent, close).await,
+        }
+    }
+
+    /// Sends what another process, or an earlier drain, has left of a response.
+    pub(super) async fn finish(&mut self, unfinished: Unfinished) -> State {
+        let Unfinished { rest, close, account } = unfinished;
+        (self.account, self.fresh, self.waited) = (account, false, Duration::ZERO);
+        match Plan::resume(rest, &self.context.moves) {
+            Ok(plan) => {
+                let sent = self.send_plan(plan, true, true).await;
+                self.sent(sent, close).await
+            }
+            Err(error) => {
+                log::error!("a response cannot be finished here: {error}; it is cut");
+                self.close_account(false);
+                State::Closed(Closed::AtOnce(Reason::Failed))
+            }
+        }
+    }
+
+    /// Goes on after a response that was sent as far as it will be here, or failed.
+    async fn sent(&mut self, sent: Result<Option<Rest>, Failure>, close: Option<Reason>) -> State {
+        let failure = match sent {
+            Ok(Some(rest)) => {
+                let account = self.account.take();
+                self.under_way = UnderWay::Response(Box::new(Unfinished { rest, close, account }));
+                return State::HandedOver;
+            }
+            Ok(None) => {
+                self.close_account(true);
+                return self.next(close).await;
+            }
+            Err(failure) => failure,
+        };
+        if self.ends_by_close {
             self.wire.transport.reset();
         }
-        self.close_account(sent.is_ok());
-        match (sent, stream) {
-            (Err(failure), _) => {
-                let fault = self.wire.fault();
-                tell(&failure, fault.is_some());
-                State::Closed(follows_failure(&failure, fault))
-            }
-            (Ok(()), Some(stream)) => State::Upgraded(stream),
-            (Ok(()), None) => self.next(close).await,
-        }
+        self.close_account(false);
+        let fault = self.wire.fault();
+        tell(&failure, fault.is_some());
+        State::Closed(follows_failure(&failure, fault))
     }
 
     /// What is answered where a body failed before a byte of its response was sent, and why the connection closes then.
@@ -125,21 +159,13 @@ impl<H: Handler> Connection<'_, H> {
         (plain(StatusCode::InternalServerError, "the request could not be answered"), Reason::Broken)
     }
 
-    /// Leaves the connection to whoever receives it as a stream, until the stream is dropped.
-    pub(super) async fn upgraded(&mut self, receiver: StreamSender) -> State {
-        let (held, dropped) = smol::channel::bounded(1);
-        receiver.send(Stream::new(Upgraded::new(Arc::clone(&self.wire), held))).await;
-        // Nothing is ever sent: it ends with the stream.
-        let _ = dropped.recv().await;
-        match self.wire.transport.receive() {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Ok(count) if count > 0 => {}
-            Ok(_) | Err(_) => return State::Closed(Closed::ByClient),
-        }
-        State::Closed(Closed::Lingering(Reason::Handler))
-    }
-
-    async fn send(&mut self, mut response: Response, decoration: &Decoration, manner: Manner) -> Result<(), Failure> {
+    async fn send(
+        &mut self,
+        mut response: Response,
+        decoration: &Decoration,
+        manner: Manner,
+        may_move: bool,
+    ) -> Result<Option<Rest>, Failure> {
         for (name, value) in decoration {
             response.insert_header(name, value.clone());
         }
@@ -149,15 +175,49 @@ impl<H: Handler> Connection<'_, H> {
         if let Some(account) = &mut self.account {
             (account.status, account.head_bytes) = (status.into(), out.filled().len() as u64);
         }
-        let mut plan = Plan::new(response, framing, out);
+        let plan = Plan::new(response, framing, out, &self.context.moves);
+        self.send_plan(plan, false, may_move).await
+    }
+
+    /// Sends a plan, of which some was sent already if it has `begun`. Returns what is left of it where that is to be sent
+    /// elsewhere.
+    async fn send_plan(&mut self, mut plan: Plan, mut begun: bool, may_move: bool) -> Result<Option<Rest>, Failure> {
         self.ends_by_close = plan.ends_by_close();
-        let mut uncounted = 0;
-        let sent = self.account.as_mut().map_or(&mut uncounted, |account| &mut account.sent_bytes);
-        let pace = Pace::new(self.context.limits.write_timeout);
-        let (wire, deadline) = (&*self.wire, &mut self.deadline);
-        Sending { wire, deadline, pace, begun: false, sent }.run(&mut plan).await?;
-        self.ends_by_close = false;
-        Ok(())
+        loop {
+            let pace = Pace::new(self.context.limits.write_timeout);
+            let described = self.account.as_ref().map_or(0, |account| account.own_bytes());
+            let (context, declined) = (self.context, self.declined);
+            let (wire, deadline) = (&*self.wire, &mut self.deadline);
+            let ahead = || {
+                let drain = &context.drain;
+                match drain.phase() {
+                    Phase::Serving => Ahead::Nothing,
+                    Phase::Stopping | Phase::Over => Ahead::End,
+                    Phase::Draining => {
+                        let is_offered = may_move && context.parks && declined != Some(drain.changes());
+                        // An upload that is still read stays, and so does what has too much to be told.
+                        let is_read = || matches!(wire.body_state(), BodyState::None | BodyState::Complete);
+                        let fits = || wire.received_bytes().max(described) <= DESCRIBED_BYTES_MAX;
+                        if is_offered && is_read() && fits() { Ahead::Move } else { Ahead::Nothing }
+                    }
+                }
+            };
+            let mut uncounted = 0;
+            let sent = self.account.as_mut().map_or(&mut uncounted, |account| &mut account.sent_bytes);
+            let sending = Sending { wire, deadline, pace, begun, sent, ahead: &ahead, ends: None };
+            if sending.run(&mut plan).await? == Sent::Whole {
+                self.ends_by_close = false;
+                return Ok(None);
+            }
+            match plan.into_rest().await {
+                Ok(rest) => return Ok(Some(rest)),
+                Err((back, error)) => {
+                    log::warn!("a response stays in this process: {error}");
+                    self.declined = Some(self.context.drain.changes());
+                    (plan, begun) = (back, true);
+                }
+            }
+        }
     }
 
     /// Why the connection has to be closed after this response, if it has to; what is known already is `close`.
@@ -222,6 +282,18 @@ impl<H: Handler> Connection<'_, H> {
     }
 }
 
+/// To what a response switches, if it does.
+fn switch_of(response: &mut Response) -> Option<State> {
+    if response.status() != StatusCode::SwitchingProtocols {
+        return None;
+    }
+    let registered = response.ext_mut().remove::<Switching>();
+    Some(
+        registered
+            .map_or_else(|| State::Upgraded(response.send_upgrade()), |switching| State::Protocol(Box::new(switching))),
+    )
+}
+
 /// Says what went wrong with a response, whose request's body may have `failed` as well.
 fn tell(failure: &Failure, failed: bool) {
     match failure {
@@ -238,8 +310,9 @@ fn tell(failure: &Failure, failed: bool) {
 }
 
 /// A response that may be sent: the handler's own, or 500 where its own would break the protocol.
-fn checked(response: Response, offer: Option<&Offer>) -> Response {
-    match encode::check(&response).and_then(|()| upgrade::check(&response, offer)) {
+fn checked(response: Response, offer: Option<&Offer>, moves: &Moves) -> Response {
+    match encode::check(&response).and_then(|()| upgrade::check(&response, offer)).and_then(|()| moves.check(&response))
+    {
         Ok(()) => response,
         Err(cause) => {
             log::error!("the handler made a response with {cause}; 500 is answered");

@@ -7,6 +7,7 @@
 use std::future::poll_fn;
 use std::io;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use futures_lite::future::{poll_once, yield_now};
 
@@ -40,6 +41,26 @@ pub(crate) enum Failure {
     Failed(io::Error),
 }
 
+/// What became of a response that did not fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sent {
+    /// All of it was sent.
+    Whole,
+    /// The rest of it is to be sent elsewhere.
+    Moves,
+}
+
+/// What whoever sends is told by its process's end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ahead {
+    /// Nothing.
+    Nothing,
+    /// The process drains, and what waits for the client can go on elsewhere.
+    Move,
+    /// The service stops: a stream that would go on for ever ends.
+    End,
+}
+
 /// The sending of one response.
 pub(crate) struct Sending<'a> {
     pub(crate) wire: &'a Wire,
@@ -49,11 +70,53 @@ pub(crate) struct Sending<'a> {
     pub(crate) begun: bool,
     /// Counts the bytes of the response that were sent.
     pub(crate) sent: &'a mut u64,
+    /// What is ahead. The task is woken when that changes.
+    pub(crate) ahead: &'a (dyn Fn() -> Ahead + Sync),
+    /// When the stream that is sent ends, once the service stops.
+    pub(crate) ends: Option<Deadline>,
+}
+
+/// What ended a wait.
+enum Wake {
+    Done,
+    Over(Over),
+    Gone,
+    /// The rest is to be sent elsewhere.
+    Moves,
+    /// A stream has come to its end here.
+    End,
+}
+
+/// Streams end within so long after a stop, each at another time: all clients at once would come back at once.
+const ENDS_WITHIN: Duration = Duration::from_secs(3);
+
+/// A step of sending: it is done, or the response has come to its end here.
+type Outcome = Result<(), Stopped>;
+
+/// Why sending goes no further.
+enum Stopped {
+    Moves,
+    Failed(Failure),
+}
+
+impl From<Failure> for Stopped {
+    fn from(failure: Failure) -> Stopped {
+        Stopped::Failed(failure)
+    }
 }
 
 impl Sending<'_> {
-    /// Sends all of the plan.
-    pub(crate) async fn run(mut self, plan: &mut Plan) -> Result<(), Failure> {
+    /// Sends all of the plan, or, where the client would have to be waited for and the rest can be sent elsewhere, a part.
+    pub(crate) async fn run(mut self, plan: &mut Plan) -> Result<Sent, Failure> {
+        match self.send(plan).await {
+            Ok(()) if plan.is_long => Err(Failure::Long),
+            Ok(()) => Ok(Sent::Whole),
+            Err(Stopped::Moves) => Ok(Sent::Moves),
+            Err(Stopped::Failed(failure)) => Err(failure),
+        }
+    }
+
+    async fn send(&mut self, plan: &mut Plan) -> Outcome {
         let mut large = plan.left().is_some_and(|left| left > BUFFER_BYTES as u64 / 2);
         if large {
             self.send_at_hand(plan).await?;
@@ -70,31 +133,71 @@ impl Sending<'_> {
                 outcome
             } else {
                 self.flush(plan).await?;
-                let waited = poll_fn(|context| self.poll_more(context, plan, large)).await;
-                waited.ok_or_else(|| Failure::Failed(io::ErrorKind::ConnectionReset.into()))?
+                self.more(plan, large).await?
             };
             outcome.map_err(|error| self.failed(error))?;
+            if plan.is_stream() {
+                // What a stream has made is not kept for its next step, and between two of them it can go on elsewhere.
+                self.flush(plan).await?;
+                if (self.ahead)() == Ahead::Move && plan.can_move() {
+                    return Err(Stopped::Moves);
+                }
+            }
         }
-        self.flush(plan).await?;
-        if plan.is_long { Err(Failure::Long) } else { Ok(()) }
+        self.flush(plan).await
     }
 
-    /// Waits for more of the body. Nothing comes where the client is gone.
-    fn poll_more(&self, context: &mut Context<'_>, plan: &mut Plan, large: bool) -> Poll<Option<io::Result<()>>> {
-        match plan.poll_gather(context, large) {
-            Poll::Ready(gathered) => Poll::Ready(Some(gathered)),
-            Poll::Pending => self.wire.transport.poll_gone(context).map(|()| None),
+    /// Waits for more of the body.
+    async fn more(&mut self, plan: &mut Plan, large: bool) -> Result<io::Result<()>, Stopped> {
+        let mut outcome = Ok(());
+        let wake = poll_fn(|context| {
+            if let Some(wake) = self.look_ahead(context, plan) {
+                return Poll::Ready(wake);
+            }
+            match plan.poll_gather(context, large) {
+                Poll::Ready(gathered) => {
+                    outcome = gathered;
+                    Poll::Ready(Wake::Done)
+                }
+                Poll::Pending => self.wire.transport.poll_gone(context).map(|()| Wake::Gone),
+            }
+        });
+        match wake.await {
+            Wake::Done | Wake::Over(_) => Ok(outcome),
+            Wake::Moves => Err(Stopped::Moves),
+            Wake::Gone => Err(Failure::Failed(io::ErrorKind::ConnectionReset.into()).into()),
+            Wake::End => {
+                plan.end_stream();
+                Ok(Ok(()))
+            }
+        }
+    }
+
+    /// Whether a wait ends by what is ahead of the process.
+    fn look_ahead(&mut self, context: &mut Context<'_>, plan: &mut Plan) -> Option<Wake> {
+        match (self.ahead)() {
+            Ahead::Nothing => None,
+            Ahead::Move => plan.can_move().then_some(Wake::Moves),
+            Ahead::End if !plan.is_stream() => None,
+            Ahead::End => {
+                let ends = self.ends.get_or_insert_with(|| {
+                    let mut ends = Deadline::default();
+                    ends.set(ENDS_WITHIN.mul_f64(fastrand::f64()));
+                    ends
+                });
+                ends.poll(context).is_ready().then_some(Wake::End)
+            }
         }
     }
 
     /// Sends the body from where it is, after what was gathered, for as long as it has much at hand.
-    async fn send_at_hand(&mut self, plan: &mut Plan) -> Result<(), Failure> {
+    async fn send_at_hand(&mut self, plan: &mut Plan) -> Outcome {
         let mut in_turn = 0;
         loop {
             let left = plan.left().unwrap_or(0);
             let at_hand = match Plan::at_hand(&mut plan.source) {
                 Ok(bytes) => bytes.len(),
-                Err(error) => return Err(self.failed(error)),
+                Err(error) => return Err(self.failed(error).into()),
             };
             if at_hand == 0 || (at_hand < AT_HAND_BYTES_MIN && (at_hand as u64) < left) {
                 return Ok(());
@@ -108,7 +211,7 @@ impl Sending<'_> {
     }
 
     /// Sends what was gathered.
-    async fn flush(&mut self, plan: &mut Plan) -> Result<(), Failure> {
+    async fn flush(&mut self, plan: &mut Plan) -> Outcome {
         while !plan.out.filled().is_empty() {
             self.send_some(plan, 0).await?;
         }
@@ -117,7 +220,7 @@ impl Sending<'_> {
 
     /// Sends some bytes: of those gathered, and then up to `most` of those that the body has at hand. Returns how many. It
     /// gives up on a client that is slower than its pace.
-    async fn send_some(&mut self, plan: &mut Plan, most: usize) -> Result<usize, Failure> {
+    async fn send_some(&mut self, plan: &mut Plan, most: usize) -> Result<usize, Stopped> {
         if !self.begun {
             self.begin().await?;
         }
@@ -134,24 +237,35 @@ impl Sending<'_> {
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     if let Some(over) = over {
-                        return Err(Failure::Over(over));
+                        return Err(Failure::Over(over).into());
                     }
-                    over = self.room().await;
+                    over = self.room(Some(plan)).await?;
                 }
-                Err(error) => return Err(Failure::Failed(error)),
+                Err(error) => return Err(Failure::Failed(error).into()),
             }
         }
     }
 
     /// Waits until the client has made room, or is too slow.
-    async fn room(&mut self) -> Option<Over> {
+    async fn room(&mut self, mut plan: Option<&mut Plan>) -> Result<Option<Over>, Stopped> {
         // The kernel reports a socket as writable only when a third of its buffer is free, which a slow client may take
         // longer for than it has. What it did take is seen by sending once more when it is late.
-        poll_fn(|context| match self.wire.transport.poll_writable(context) {
-            Poll::Ready(()) => Poll::Ready(None),
-            Poll::Pending => self.pace.poll(self.deadline, &self.wire.capacity, context).map(Some),
-        })
-        .await
+        let wake = poll_fn(|context| {
+            if let Some(plan) = plan.as_mut().filter(|_| (self.ahead)() == Ahead::Move)
+                && plan.can_move()
+            {
+                return Poll::Ready(Wake::Moves);
+            }
+            match self.wire.transport.poll_writable(context) {
+                Poll::Ready(()) => Poll::Ready(Wake::Done),
+                Poll::Pending => self.pace.poll(self.deadline, &self.wire.capacity, context).map(Wake::Over),
+            }
+        });
+        match wake.await {
+            Wake::Moves => Err(Stopped::Moves),
+            Wake::Over(over) => Ok(Some(over)),
+            Wake::Done | Wake::Gone | Wake::End => Ok(None),
+        }
     }
 
     fn failed(&self, error: io::Error) -> Failure {
@@ -159,7 +273,7 @@ impl Sending<'_> {
     }
 
     /// Says that the response begins, which rules out a 100; one that was partly sent is completed.
-    async fn begin(&mut self) -> Result<(), Failure> {
+    async fn begin(&mut self) -> Outcome {
         self.begun = true;
         let mut interim = self.wire.response_begins();
         let mut over = None;
@@ -171,11 +285,11 @@ impl Sending<'_> {
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     if let Some(over) = over {
-                        return Err(Failure::Over(over));
+                        return Err(Failure::Over(over).into());
                     }
-                    over = self.room().await;
+                    over = self.room(None).await?;
                 }
-                Err(error) => return Err(Failure::Failed(error)),
+                Err(error) => return Err(Failure::Failed(error).into()),
             }
         }
         Ok(())
