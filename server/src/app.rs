@@ -71,7 +71,7 @@ pub struct App(Arc<Inner>);
 
 struct Inner {
     files: Option<files::Files>,
-    demo: bool,
+    demo: Option<demo::Demo>,
     identity: Identity,
 }
 
@@ -91,20 +91,21 @@ impl App {
     pub fn new(config: AppConfig) -> io::Result<Self> {
         let AppConfig { files, demo, identity } = config;
         let files = files.as_ref().map(files::Files::open).transpose()?;
+        let demo = demo.then(demo::Demo::default);
         Ok(Self(Arc::new(Inner { files, demo, identity })))
     }
 
     /// The headers that every response of the demonstration carries: who answered, and the request's `x-id`. Without
     /// `demo` there are none.
     pub fn signature(&self, request: Option<&Request>) -> Vec<(HeaderName, HeaderValue)> {
-        if self.0.demo { demo::signature(&self.0.identity, request) } else { vec![] }
+        if self.0.demo.is_some() { demo::signature(&self.0.identity, request) } else { vec![] }
     }
 
     /// Answers one request. The response to a HEAD has the length that the GET would have had, and a body that gives
     /// nothing.
     pub async fn respond(&self, request: Request) -> Response {
         let method = request.method();
-        let id = self.0.demo.then(|| demo::request_id(&request)).flatten();
+        let id = self.0.demo.as_ref().and_then(|_| demo::request_id(&request));
         let mut response = self.answer(request, id.as_deref()).await;
         if method == Method::Head {
             let length = response.len();
@@ -130,20 +131,21 @@ impl App {
             response.insert_header(ALLOW, allowed.iter().map(Method::to_string).collect::<Vec<_>>().join(", "));
             return response;
         }
-        match (resource, &self.0.files) {
-            (Resource::Page, _) => page::about(&self.0.identity),
-            (Resource::Demo(resource), _) => demo::answer(resource, request, &target, id, &self.0.identity).await,
-            (Resource::Files, Some(files)) => files.answer(&request, &target).await,
-            (Resource::Files | Resource::Server, _) => not_found(),
+        let Inner { files, demo, identity } = &*self.0;
+        match (resource, files, demo) {
+            (Resource::Page, _, _) => page::about(identity),
+            (Resource::Demo(resource), _, Some(demo)) => demo.answer(resource, request, &target, id, identity).await,
+            (Resource::Files, Some(files), _) => files.answer(&request, &target).await,
+            (Resource::Files | Resource::Server | Resource::Demo(_), _, _) => not_found(),
         }
     }
 
     fn resource(&self, path: &str) -> Option<Resource> {
-        let demo = self.0.demo.then(|| demo::Resource::at(path)).flatten().map(Resource::Demo);
+        let demo = self.0.demo.as_ref().and_then(|_| demo::Resource::at(path)).map(Resource::Demo);
         demo.or_else(|| match path {
             "*" => Some(Resource::Server),
             _ if self.0.files.is_some() => Some(Resource::Files),
-            "/" if !self.0.demo => Some(Resource::Page),
+            "/" if self.0.demo.is_none() => Some(Resource::Page),
             _ => None,
         })
     }
