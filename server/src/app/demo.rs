@@ -203,7 +203,7 @@ async fn next_event(state: Vec<u8>, identity: Identity) -> live::Step {
             Some((step.event, step.next))
         }
         Err(message) => {
-            log::error!("cannot go on with an event stream: {message}; it ends");
+            log::warn!("cannot go on with what another generation began: {message}; the connection is closed");
             None
         }
     }

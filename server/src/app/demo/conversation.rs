@@ -54,7 +54,7 @@ pub(super) async fn converse(
     let mut chat = match Chat::new(state) {
         Ok(chat) => chat,
         Err(message) => {
-            log::error!("cannot go on with a chat: {message}; its connection is closed");
+            log::warn!("cannot go on with what another generation began: {message}; the connection is closed");
             return Ended::Closed;
         }
     };
