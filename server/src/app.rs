@@ -4,7 +4,6 @@
 //! identity, no framing. One place decides what a path means and which methods it takes; the modules below answer.
 //! Whatever a client sends gets an answer here. An error of a body's reader belongs to the layer that reads it.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 use std::{fmt, io};
@@ -13,6 +12,8 @@ use http_types::headers::{ALLOW, CONTENT_TYPE, HeaderName, HeaderValue};
 use http_types::{Body, Method, Request, Response, StatusCode};
 
 use crate::http;
+
+pub use crate::config::{Etag, FilesConfig};
 
 mod demo;
 mod files;
@@ -29,29 +30,6 @@ pub struct Identity {
     pub version: String,
     /// When this generation started.
     pub started: Instant,
-}
-
-/// Which plain files are served.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FilesConfig {
-    /// Their directory.
-    pub root: PathBuf,
-    /// Whether symlinks in it are followed, also out of it.
-    pub follow_symlinks: bool,
-    /// What their entity tags are made of.
-    pub etag: Etag,
-}
-
-/// What the entity tags of files are made of.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Etag {
-    /// All that tells one state of a file from another, also what differs from machine to machine: its inode, its size, and
-    /// when it was changed. No two states have the same, so that the tag is a strong one.
-    #[default]
-    State,
-    /// The size, and the date of the content, as nginx writes them: replicas with copies that kept their dates have the
-    /// same. Two states may have the same, so that the tag is weak: good for a 304, and not for ranges.
-    SizeMtime,
 }
 
 /// What the application is to serve.
@@ -197,6 +175,8 @@ fn not_found() -> Response {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use http_types::Url;
 
     use super::*;

@@ -18,6 +18,7 @@ use crate::http::message::decode;
 use crate::http::message::head::{self, Found, Head};
 use crate::moving;
 use crate::program::cli::{self, Command};
+use crate::program::configuration::checked;
 
 /// Any bytes are a head that async-h1 reads as we do, or the beginning of one, or refused; in pieces as in one.
 pub fn head(bytes: &[u8]) {
@@ -97,7 +98,7 @@ pub fn flags(bytes: &[u8]) {
     }
     let arguments = ["reborn", "serve"].into_iter().chain(text.lines()).map(OsString::from);
     if let Ok(Command::Serve(args)) = cli::parse(arguments) {
-        configured(Config::new(&args).map_err(|error| error.to_string()));
+        configured(checked(&args).map_err(|error| error.to_string()));
     }
 }
 
@@ -105,7 +106,7 @@ pub fn flags(bytes: &[u8]) {
 pub fn configuration_file(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     match cli::parse_with_file(&text) {
-        Ok(Command::Serve(args)) => configured(Config::new(&args).map_err(|error| error.to_string())),
+        Ok(Command::Serve(args)) => configured(checked(&args).map_err(|error| error.to_string())),
         Ok(other) => panic!("{other} was never asked for"),
         Err(_) => {}
     }

@@ -4,7 +4,6 @@
 //! flag cannot lack one; a value becomes the text that would have been typed, and is checked like one.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::fs;
 use std::io::Read;
 use std::path::Path;
@@ -13,7 +12,8 @@ use std::sync::Arc;
 use clap::{Arg, ArgAction, Command as Clap};
 use toml::de::{DeTable, DeValue};
 
-use crate::config::cause_at;
+use crate::config::{FilePosition, with_file_value};
+use crate::program::configuration::cause;
 
 /// A longer file is no configuration.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
@@ -21,23 +21,9 @@ const FILE_BYTES_MAX: u64 = 1024 * 1024;
 /// How alike an unknown key and a known one must be for a suggestion (`strsim::jaro_winkler`).
 const ALIKE: f64 = 0.8;
 
-/// Where a value stands.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
-    path: Arc<str>,
-    line: usize,
-}
-
-impl fmt::Display for Place {
-    /// `FILE:LINE`, which editors and terminals know how to open.
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "{}:{}", self.path, self.line)
-    }
-}
-
 /// What a configuration file says, by clap's id.
 #[derive(Clone, Debug)]
-pub(super) struct File(BTreeMap<String, (Place, Vec<String>)>);
+pub(super) struct File(BTreeMap<String, (FilePosition, Vec<String>)>);
 
 impl File {
     /// Reads a file whose keys are the flags of `serve`. The error names the file, the line, the key, and what would be
@@ -50,33 +36,37 @@ impl File {
 
     pub(super) fn parse(path: &str, text: &str, serve: &Clap) -> Result<File, String> {
         let path: Arc<str> = path.into();
-        let place = |at: usize| Place { path: Arc::clone(&path), line: 1 + text[..at].matches('\n').count() };
+        let position = |at: usize| FilePosition::new(Arc::clone(&path), 1 + text[..at].matches('\n').count());
         let table = DeTable::parse(text).map_err(|error| {
-            let place = place(error.span().map_or(0, |span| span.start));
-            format!("{place}: {}; write KEY = VALUE, texts in quotes", one_line(error.message()))
+            let position = position(error.span().map_or(0, |span| span.start));
+            format!("{position}: {}; write KEY = VALUE, texts in quotes", one_line(error.message()))
         })?;
         let mut values = BTreeMap::new();
         for (key, value) in table.get_ref() {
-            let place = place(key.span().start);
+            let position = position(key.span().start);
             let Some(flag) = keys(serve).find(|flag| flag.get_long() == Some(key.get_ref())) else {
-                return Err(format!("{place}: unknown key {:?}; {}", key.get_ref(), suggestion(key.get_ref(), serve)));
+                return Err(format!(
+                    "{position}: unknown key {:?}; {}",
+                    key.get_ref(),
+                    suggestion(key.get_ref(), serve)
+                ));
             };
-            let texts = texts(flag, value.get_ref()).map_err(|cause| format!("{place}: {}: {cause}", key.get_ref()))?;
-            values.insert(flag.get_id().to_string(), (place, texts));
+            let texts =
+                texts(flag, value.get_ref()).map_err(|cause| format!("{position}: {}: {cause}", key.get_ref()))?;
+            values.insert(flag.get_id().to_string(), (position, texts));
         }
         Ok(File(values))
     }
 
     /// Where the file gives the value with this id, if it does.
-    pub(super) fn place(&self, id: &str) -> Option<Place> {
-        self.0.get(id).map(|(place, _)| place.clone())
+    pub(super) fn position(&self, id: &str) -> Option<FilePosition> {
+        self.0.get(id).map(|(position, _)| position.clone())
     }
 
     /// `serve` with what the file says in the place of its defaults: flags and variables win over those by themselves.
     pub(super) fn applied(&self, serve: Clap) -> Clap {
-        self.0.iter().fold(serve, |serve, (id, (_, texts))| {
-            let texts = texts.clone();
-            serve.mut_arg(id, |flag| flag.default_values(texts))
+        self.0.iter().fold(serve, |serve, (id, (position, texts))| {
+            serve.mut_arg(id, |flag| with_file_value(flag, texts.clone(), position))
         })
     }
 }
@@ -93,12 +83,12 @@ fn contents(path: &Path) -> Result<String, String> {
     const ADVICE: &str = "give a TOML file with --config, or leave it out";
     let refuse = |cause: String| format!("the configuration cannot be read: {cause}; {ADVICE}");
     // A pipe would wait for a writer, and the next generation would find it empty.
-    if !fs::metadata(path).map_err(|error| refuse(cause_at(path, &error)))?.is_file() {
+    if !fs::metadata(path).map_err(|error| refuse(cause(path, &error)))?.is_file() {
         return Err(refuse("it is no regular file".to_owned()));
     }
     let mut bytes = Vec::new();
     let read = fs::File::open(path).and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes));
-    read.map_err(|error| refuse(cause_at(path, &error)))?;
+    read.map_err(|error| refuse(cause(path, &error)))?;
     if bytes.len() as u64 > FILE_BYTES_MAX {
         return Err(refuse(format!("it is longer than {FILE_BYTES_MAX} bytes")));
     }
@@ -143,7 +133,7 @@ mod tests {
     use super::*;
 
     fn parse(text: &str) -> Result<File, String> {
-        File::parse("reborn.toml", text, super::super::command().find_subcommand("serve").unwrap())
+        File::parse("reborn.toml", text, super::super::command::command().find_subcommand("serve").unwrap())
     }
 
     #[track_caller]
@@ -160,7 +150,7 @@ mod tests {
         )
         .unwrap();
         let found: Vec<_> =
-            file.0.iter().map(|(id, (place, texts))| (id.as_str(), place.to_string(), texts.join(" "))).collect();
+            file.0.iter().map(|(id, (position, texts))| (id.as_str(), position.to_string(), texts.join(" "))).collect();
         let expected = [
             ("connections", "reborn.toml:5", "1000"),
             ("demo", "reborn.toml:4", "true"),
@@ -191,7 +181,7 @@ mod tests {
     #[test]
     fn what_is_no_text_file_is_refused_without_waiting_for_it() {
         let folder = tempfile::tempdir().unwrap();
-        let serve = super::super::command();
+        let serve = super::super::command::command();
         let serve = serve.find_subcommand("serve").unwrap();
         let refused = |path: &Path| File::read(path, serve).unwrap_err();
         let (missing, bytes) = (folder.path().join("missing"), folder.path().join("bytes"));

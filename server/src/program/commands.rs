@@ -1,0 +1,199 @@
+//! The commands to a running server: reload, status, stop; and what each of them says and exits with.
+//!
+//! A server is found by its control socket. What a command has to say of the outcome goes to standard output, what went
+//! wrong to standard error; under the service manager neither repeats what the server itself has just logged.
+
+use std::fmt;
+use std::io::{self, IsTerminal, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, SystemTime};
+
+use restart_core::control::{self, Answer, Client, Status};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+use crate::logging::is_to_journal;
+use crate::program::cli::{ClientArgs, ReloadArgs, StatusArgs};
+use crate::program::overview::Overview;
+use crate::program::package::SERVICE_NAME;
+use crate::program::{exit, progress};
+
+/// How often `reborn status --watch` looks.
+const WATCH_EVERY: Duration = Duration::from_millis(500);
+
+/// `reborn reload`.
+pub(super) fn reload(args: &ReloadArgs) -> u8 {
+    let code = client_command(&args.client, |client| ask_to_reload(client, args.wait));
+    // A stop that overtakes a reload must not make the unit fail: not either where the server has ended already.
+    if code == exit::NOT_RUNNING && has_main_process_ended() {
+        say_outcome(&"the service has stopped; there is nothing to reload");
+        return exit::OK;
+    }
+    code
+}
+
+/// `reborn status`.
+pub(super) fn status(args: &StatusArgs) -> u8 {
+    match args {
+        StatusArgs { client, watch: true, .. } => client_command(client, watch),
+        StatusArgs { client, json, .. } => client_command(client, |client| show_status(client, *json)),
+    }
+}
+
+/// `reborn stop`.
+pub(super) fn stop(args: &ClientArgs) -> u8 {
+    client_command(args, |client| {
+        client.stop()?;
+        say_outcome(&"stopped");
+        Ok(exit::OK)
+    })
+}
+
+/// Finds the running server and talks to it. What went wrong is said on standard error.
+fn client_command(args: &ClientArgs, talk: impl FnOnce(&mut Client) -> Result<u8, restart_core::Error>) -> u8 {
+    let found = control::find(args.control(), SERVICE_NAME).and_then(|path| Client::connect(&path));
+    match found.and_then(|mut client| talk(&mut client)) {
+        Ok(code) => code,
+        Err(error) => {
+            if !error.is_not_running() {
+                eprintln!("reborn: {error}");
+                exit::FAILED
+            } else if let Some(place) = hidden_server(args.control()) {
+                let place = place.display();
+                eprintln!(
+                    "reborn: whether a server runs at {place} is not for this user to see; ask as root, or as its user"
+                );
+                exit::NOT_ALLOWED
+            } else {
+                eprintln!("reborn: {error}");
+                exit::NOT_RUNNING
+            }
+        }
+    }
+}
+
+/// The control socket that was asked for, or that of the system's own server, where this user may not connect to it.
+fn hidden_server(control: Option<&Path>) -> Option<PathBuf> {
+    let place = control.map_or_else(|| Path::new("/run").join(SERVICE_NAME).join("control.sock"), Path::to_owned);
+    let error = UnixStream::connect(&place).err()?;
+    (error.kind() == io::ErrorKind::PermissionDenied).then_some(place)
+}
+
+/// Whether the process that systemd wants reloaded (MAINPID, systemd.exec(5)) has ended, or ends within a moment: it
+/// removes its control socket first.
+fn has_main_process_ended() -> bool {
+    let named = std::env::var("MAINPID").ok().and_then(|text| Pid::from_raw(text.parse().ok()?));
+    match named.map(|pid| pidfd_open(pid, PidfdFlags::empty())) {
+        Some(Ok(process)) => {
+            let moment = Timespec { tv_sec: 1, tv_nsec: 0 };
+            poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&moment)).is_ok_and(|ended| ended > 0)
+        }
+        Some(Err(cause)) => cause == Errno::SRCH,
+        None => false,
+    }
+}
+
+fn ask_to_reload(client: &mut Client, wait: Option<Duration>) -> Result<u8, restart_core::Error> {
+    let path = client.path().to_owned();
+    progress::say_if_interrupted("the reload goes on without this command; `reborn status` tells its outcome");
+    let answer = progress::shown(&path, || match wait {
+        Some(patience) => client.reload_in_turn(patience, |reason| progress::say(&format!("waiting: {reason}"))),
+        None => client.reload(),
+    });
+    Ok(match answer? {
+        Answer::Outcome(outcome) if outcome.failure.is_none() => {
+            say_outcome(&outcome);
+            exit::OK
+        }
+        Answer::Outcome(outcome) => {
+            if !is_to_journal(io::stderr()) {
+                eprintln!("reborn: {outcome}");
+            }
+            exit::FAILED
+        }
+        Answer::Refused(reason) => {
+            match wait {
+                Some(patience) => eprintln!("reborn: no reload was started within {patience:?}: {reason}"),
+                None => eprintln!("reborn: no reload was started: {reason} (`reborn reload --wait` does)"),
+            }
+            exit::FAILED
+        }
+        // A stop that overtakes a reload must not make the unit fail.
+        _ if std::env::var_os("MAINPID").is_some() => {
+            say_outcome(&"the service is stopping; there is nothing to reload");
+            exit::OK
+        }
+        _ => {
+            eprintln!("reborn: no reload happened: the service is stopping");
+            exit::FAILED
+        }
+    })
+}
+
+fn show_status(client: &mut Client, json: bool) -> Result<u8, restart_core::Error> {
+    let status = client.status()?;
+    Ok(print(&if json {
+        serde_json::to_string_pretty(&status).expect("a status is plain data") + "\n"
+    } else {
+        overview(&status)
+    }))
+}
+
+/// It ends with a line feed.
+fn overview(status: &Status) -> String {
+    Overview { status, now: SystemTime::now() }.to_string()
+}
+
+/// Shows the status until the server ends.
+fn watch(client: &mut Client) -> Result<u8, restart_core::Error> {
+    if !io::stdout().is_terminal() {
+        eprintln!("reborn: --watch is for a terminal; `reborn status --json` is for programs");
+        return Ok(exit::USAGE);
+    }
+    let path = client.path().to_owned();
+    let mut status = client.status()?;
+    loop {
+        // The cursor goes to the upper left corner, and the screen is cleared.
+        let anew = if progress::takes_escapes(&io::stdout()) { "\x1b[H\x1b[2J" } else { "\n" };
+        let code = print(&format!("{anew}{}", overview(&status)));
+        if code != exit::OK {
+            return Ok(code);
+        }
+        thread::sleep(WATCH_EVERY);
+        match Client::connect(&path).and_then(|mut client| client.status()) {
+            Ok(next) => status = next,
+            Err(error) => {
+                say(&format!("the server has ended: {error}"));
+                return Ok(exit::OK);
+            }
+        }
+    }
+}
+
+/// Tells how a command ended. Not to the journal, where the server itself has just told it.
+fn say_outcome(text: &dyn fmt::Display) {
+    if !is_to_journal(io::stdout()) {
+        say(text);
+    }
+}
+
+/// Prints a line; that it could not be printed makes no command fail that has done more than to look.
+fn say(text: &dyn fmt::Display) {
+    let _ = writeln!(io::stdout(), "{text}");
+}
+
+/// Prints what was asked for, and gives the exit code: what could not be written (a full disk) is a failure. Whoever reads
+/// it may have gone (`reborn status | head -1`), which is none.
+pub(super) fn print(text: &str) -> u8 {
+    let mut out = io::stdout();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            eprintln!("reborn: cannot write to standard output: {error}");
+            exit::FAILED
+        }
+        _ => exit::OK,
+    }
+}
