@@ -20,7 +20,7 @@ mod signal;
 mod values;
 
 pub use files::{Etag, FilesConfig};
-pub use flags::ServeArgs;
+pub use flags::{AppArgs, ServeArgs};
 pub use given::{Error, FilePosition, Given, Source};
 pub(crate) use given::{is_given, items, non_empty, with_file_value};
 pub use listen::{DEFAULT_LISTEN, METRICS_NAME};
@@ -119,8 +119,8 @@ impl Config {
     /// Checks what was typed, but for what only a look at the machine shows. The first value that is refused is the error.
     pub fn new(args: &ServeArgs, host: Host) -> Result<Self, Error> {
         Ok(Self {
-            files: files(args)?,
-            demo: is_on(args.demo.as_ref())?,
+            files: files(&args.app)?,
+            demo: is_on(args.app.demo.as_ref())?,
             listen: listen::check(&args.listen)?,
             metrics: optional(args.metrics.as_ref(), |given| {
                 listen::metrics(given, &args.listen, args.graceful || host.has_listeners)
@@ -188,7 +188,7 @@ impl Limits {
 }
 
 /// Which files are served, if any are.
-fn files(args: &ServeArgs) -> Result<Option<FilesConfig>, Error> {
+fn files(args: &AppArgs) -> Result<Option<FilesConfig>, Error> {
     let follow_symlinks = is_on(args.follow_symlinks.as_ref())?;
     let root = optional(args.root.as_ref(), |given| Ok(PathBuf::from(given.text())))?;
     let etag = match args.etag.text().as_str() {

@@ -13,22 +13,27 @@ mod progress;
 mod start;
 
 use std::io;
+use std::marker::PhantomData;
 use std::process::ExitCode;
 use std::time::Instant;
 
 use http_types::{Request, Response};
-use restart_core::Generation;
+use restart_core::{Drain, State};
 
 use crate::app::{App, AppConfig, Identity};
 use crate::config::{Config, ServeArgs};
 use crate::http::Handler;
 use crate::service::Service;
-use crate::version::VERSION;
 use cli::{Command, CommandLine};
+use package::Package;
+use start::SaveState;
 
 /// Runs a server whose requests are answered by `handler`, with all that the `reborn` program has: its command line,
 /// its subcommands, listeners, reload, drain and log. `--root` and `--demo`, which choose between the applications of
 /// `reborn` itself, are refused.
+///
+/// It is called `reborn`, and has this library's version: [`Program`] gives it a name, a version, flags and a state of its
+/// own.
 ///
 /// Call it first thing in `main`, before any thread exists, and return what it returns. It blocks until this process
 /// has nothing left to do: the service was stopped, or a newer generation has taken over.
@@ -41,91 +46,291 @@ use cli::{Command, CommandLine};
 /// }
 /// ```
 pub fn run<H: Handler + 'static>(handler: H) -> ExitCode {
-    let verify = |config: &Config| {
-        let asked = config.files.is_some() || config.demo;
-        let refused = "root and demo: this program has an application of its own; leave them out";
-        if asked { Err(refused.to_owned()) } else { Ok(()) }
-    };
-    program(verify, |_, _| Ok(Service::new(handler)))
+    Program::new("reborn").run(|_| Ok(handler))
 }
 
 /// Runs the `reborn` program itself, with its default application.
 pub fn run_default() -> ExitCode {
-    program(
-        |_| Ok(()),
-        |config, generation| {
-            let identity = Identity {
-                pid: std::process::id(),
-                generation: generation.number(),
-                version: VERSION.to_owned(),
-                started: Instant::now(),
-            };
-            let app = App::new(AppConfig { files: config.files.clone(), demo: config.demo, identity })?;
-            let decorating = app.clone();
-            let mut service = Service::new(move |request: Request| {
-                let app = app.clone();
-                async move { http_types::Result::<Response>::Ok(app.respond(request).await) }
-            });
-            if config.demo {
-                service.decorate = Some(Box::new(move |request| decorating.signature(request)));
-            }
-            Ok(service)
-        },
-    )
+    let program: Program = Program { package: Package::reborn(), ..Program::new("reborn") };
+    program.main(|config, startup, version| {
+        let identity = Identity {
+            pid: std::process::id(),
+            generation: startup.generation,
+            version: version.to_owned(),
+            started: Instant::now(),
+        };
+        let app = App::new(AppConfig { files: config.files.clone(), demo: config.demo, identity })?;
+        let decorating = app.clone();
+        let mut service = Service::new(move |request: Request| {
+            let app = app.clone();
+            async move { http_types::Result::<Response>::Ok(app.respond(request).await) }
+        });
+        if config.demo {
+            service.decorate = Some(Box::new(move |request| decorating.signature(request)));
+        }
+        Ok(service)
+    })
 }
 
-/// Whether a configuration suits the program's application, and if not, why.
-type Verify = fn(&Config) -> Result<(), String>;
+/// A program of one's own: a server with a name, a version, flags and a state, and with all that `reborn` has.
+///
+/// The name stands in the help and before each error of a command. The control socket lies in a folder of that name, and
+/// the variables begin with it, in capitals: `--listen` of `shop` is `SHOP_LISTEN`.
+///
+/// ```no_run
+/// use std::sync::Arc;
+/// use std::sync::atomic::{AtomicU64, Ordering};
+///
+/// use http_types::{Request, Response};
+/// use server::{Program, Startup};
+///
+/// #[derive(clap::Args)]
+/// struct Flags {
+///     /// How a customer is greeted
+///     #[arg(long, default_value = "welcome")]
+///     greeting: String,
+/// }
+///
+/// fn main() -> std::process::ExitCode {
+///     let customers = Arc::new(AtomicU64::new(0));
+///     let saved = Arc::clone(&customers);
+///     Program::new("shop")
+///         .version("1.4.0")
+///         .about("Sells things")
+///         .flags::<Flags>()
+///         .save_state(1, move || saved.load(Ordering::Relaxed).to_le_bytes().to_vec())
+///         .run(move |startup: Startup<Flags>| {
+///             // Of another format nothing is known: the customers are counted from 0.
+///             if let Some(state) = startup.state.filter(|state| state.format == 1) {
+///                 let bytes = state.bytes.try_into().map_err(|_| std::io::Error::other("the state has 8 bytes"))?;
+///                 customers.store(u64::from_le_bytes(bytes), Ordering::Relaxed);
+///             }
+///             let greeting: Arc<str> = startup.flags.greeting.into();
+///             Ok(move |_: Request| {
+///                 let number = 1 + customers.fetch_add(1, Ordering::Relaxed);
+///                 let text = format!("{greeting}, customer {number}\n");
+///                 async move { Ok(Response::from(text)) }
+///             })
+///         })
+/// }
+/// ```
+#[must_use = "a program does nothing before run() is called"]
+pub struct Program<F = NoFlags> {
+    package: Package,
+    check: fn(&F) -> Result<(), String>,
+    save_state: Option<SaveState>,
+    flags: PhantomData<fn() -> F>,
+}
 
-fn program<H: Handler + 'static>(
-    verify: Verify,
-    application: impl FnOnce(&Config, &Generation) -> io::Result<Service<H>>,
-) -> ExitCode {
-    restart_core::follow_directory();
-    let code = match cli::read(std::env::args_os()) {
-        Ok(line) => match &line.command {
-            Command::Serve(args) => match configuration(args, verify) {
-                Ok(config) => start::start(&config, args, application),
+/// The flags of a program that has none of its own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::Args)]
+pub struct NoFlags {}
+
+/// What an application is made from: who it is, and what it goes on with.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Startup<F = NoFlags> {
+    /// The program's own flags: as they were typed, or as their variables or the file have them. A reload starts the new
+    /// generation with the same command line, and reads the file afresh.
+    pub flags: F,
+    /// What the generation before has saved, if there is one and it has saved something ([`Program::save_state`]). That
+    /// one may be another version of the program: `format` says how to read it.
+    pub state: Option<State>,
+    /// This generation's number, from 1.
+    pub generation: u64,
+    /// By which the application learns that this generation is replaced or stops.
+    pub drain: Drain,
+}
+
+impl Program {
+    /// A program of this name, with this library's version and without flags of its own.
+    ///
+    /// The name should be of lower-case letters, digits and dashes: it becomes a part of paths and variables.
+    pub fn new(name: &str) -> Program {
+        Program { package: Package::new(name), check: |_| Ok(()), save_state: None, flags: PhantomData }
+    }
+}
+
+impl<F: clap::Args> Program<F> {
+    /// Its version: what `--version`, the status and the metrics say.
+    pub fn version(mut self, version: impl Into<String>) -> Program<F> {
+        self.package.version = version.into();
+        self
+    }
+
+    /// What it is, in a sentence at the head of its help.
+    pub fn about(mut self, about: impl Into<String>) -> Program<F> {
+        self.package.about = Some(about.into());
+        self
+    }
+
+    /// Gives it flags of its own, in place of those that were there: a struct that derives `clap::Args` (clap 4). Its checks
+    /// are forgotten.
+    ///
+    /// They stand in the help below a heading of their own. As each flag of a server, one that has a long name is also a
+    /// variable (`SHOP_GREETING`, unless it names another one) and a key of the configuration file, and `shop check` refuses
+    /// what it does not take and shows what holds. A `bool` is given as `--open` or `--open=false`.
+    ///
+    /// [`run`](Program::run) panics where a flag has the name of one that every server has.
+    pub fn flags<G: clap::Args>(self) -> Program<G> {
+        let package = Package { flags: |command| G::augment_args(command), ..self.package };
+        Program { package, check: |_| Ok(()), save_state: self.save_state, flags: PhantomData }
+    }
+
+    /// Refuses flags that do not suit each other, or the machine, beyond what clap knows of each: the reason, in one line, is
+    /// what `serve` and `check` fail with, and a reload.
+    pub fn check(mut self, check: fn(&F) -> Result<(), String>) -> Program<F> {
+        self.check = check;
+        self
+    }
+
+    /// Gives the next generation a state of at most 256 MiB ([`Startup::state`]). `save` is called at the beginning of each
+    /// reload, on the thread that drives it: it should take milliseconds. Requests are served meanwhile, and until the new
+    /// generation takes over: what they change is not in the state. `format` tells the reader, who may be a newer version,
+    /// how to read it. What is saved for a reload that fails is dropped.
+    pub fn save_state(mut self, format: u32, save: impl FnMut() -> Vec<u8> + Send + 'static) -> Program<F> {
+        self.save_state = Some((format, Box::new(save)));
+        self
+    }
+
+    /// Its command line, for whoever makes man pages and completions of it.
+    pub fn command(&self) -> clap::Command {
+        cli::command_of(&self.package)
+    }
+
+    /// Does what the command line says: serve with the handler that `application` makes, or a command to a running server.
+    ///
+    /// `application` is called once in each generation, when it has its sockets and before it accepts anything; until it
+    /// returns, the generation before serves. Its error fails the reload, or the start, with its text.
+    ///
+    /// Call it first thing in `main`, before any thread exists, and return what it returns. It blocks until this process
+    /// has nothing left to do.
+    pub fn run<H: Handler + 'static>(self, application: impl FnOnce(Startup<F>) -> io::Result<H>) -> ExitCode {
+        self.main(|_, startup, _| application(startup).map(Service::new))
+    }
+
+    fn main<H: Handler + 'static>(
+        self,
+        application: impl FnOnce(&Config, Startup<F>, &str) -> io::Result<Service<H>>,
+    ) -> ExitCode {
+        restart_core::follow_directory();
+        let read = cli::read(&self.package, std::env::args_os());
+        let code = match read.and_then(|line| Ok((own_flags(&line)?, line))) {
+            Ok((flags, line)) => self.obey(&line, flags, application),
+            Err(error) => {
+                if error.use_stderr() && tell_predecessor(&error) {
+                    exit::USAGE
+                } else {
+                    error.exit()
+                }
+            }
+        };
+        ExitCode::from(code)
+    }
+
+    fn obey<H: Handler + 'static>(
+        self,
+        line: &CommandLine,
+        flags: Option<F>,
+        application: impl FnOnce(&Config, Startup<F>, &str) -> io::Result<Service<H>>,
+    ) -> u8 {
+        let package = &self.package;
+        match (&line.command, flags) {
+            (Command::Serve(args), Some(flags)) => match self.configuration(args, &flags) {
+                Ok(config) => start::start(package, &config, args, self.save_state, |config, generation| {
+                    let startup = Startup {
+                        flags,
+                        state: generation.take_state(),
+                        generation: generation.number(),
+                        drain: generation.drain(),
+                    };
+                    let service = application(config, startup, &package.version)?;
+                    Ok(Service { version: package.version.clone(), ..service })
+                }),
                 Err(reason) => {
-                    start::refuse(&reason);
+                    start::refuse(package, &reason);
                     exit::USAGE
                 }
             },
-            Command::Check(args) => check(&line, args, verify),
-            Command::Reload(args) => commands::reload(args),
-            Command::Status(args) => commands::status(args),
-            Command::Stop(args) => commands::stop(args),
-        },
-        Err(error) => {
-            if error.use_stderr() && tell_predecessor(&error) {
-                exit::USAGE
-            } else {
-                error.exit()
-            }
+            (Command::Check(args), Some(flags)) => match self.configuration(args, &flags) {
+                Ok(_) => commands::print(package, &line.effective(package)),
+                Err(reason) => {
+                    commands::complain(package, &reason);
+                    exit::USAGE
+                }
+            },
+            (Command::Reload(args), _) => commands::reload(package, args),
+            (Command::Status(args), _) => commands::status(package, args),
+            (Command::Stop(args), _) => commands::stop(package, args),
+            (Command::Serve(_) | Command::Check(_), None) => unreachable!("these have the program's flags"),
         }
-    };
-    ExitCode::from(code)
+    }
+
+    fn configuration(&self, args: &ServeArgs, flags: &F) -> Result<Config, String> {
+        let config = configuration::checked(args).map_err(|error| error.to_string())?;
+        let has_app = config.files.is_some() || config.demo;
+        if has_app && !self.package.has_default_app {
+            return Err("root and demo: this program has an application of its own; leave them out".to_owned());
+        }
+        (self.check)(flags).map(|()| config)
+    }
 }
 
-fn configuration(args: &ServeArgs, verify: Verify) -> Result<Config, String> {
-    let config = configuration::checked(args).map_err(|error| error.to_string())?;
-    verify(&config).map(|()| config)
+/// The program's own flags, of a command that has them.
+fn own_flags<F: clap::Args>(line: &CommandLine) -> Result<Option<F>, clap::Error> {
+    matches!(line.command, Command::Serve(_) | Command::Check(_)).then(|| line.flags()).transpose()
 }
 
 /// A command line that this version does not understand, or a file that it cannot read, is the reason why a reload
-/// fails; its first line says all.
+/// fails.
 fn tell_predecessor(error: &clap::Error) -> bool {
-    let text = error.to_string();
-    let line = text.lines().next().unwrap_or_default();
-    restart_core::decline(line.strip_prefix("error: ").unwrap_or(line))
+    restart_core::decline(&reason(&error.to_string()))
 }
 
-fn check(line: &CommandLine, args: &ServeArgs, verify: Verify) -> u8 {
-    match configuration(args, verify) {
-        Ok(_) => commands::print(&line.effective()),
-        Err(reason) => {
-            eprintln!("reborn: {reason}");
-            exit::USAGE
+/// What an error of clap says, without its advice for whoever types: its first paragraph, in one line.
+fn reason(text: &str) -> String {
+    let lines: Vec<_> = text.lines().take_while(|line| !line.is_empty()).map(str::trim).collect();
+    let line = lines.join(" ");
+    line.strip_prefix("error: ").unwrap_or(&line).to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reason_why_a_command_line_is_refused_names_what_is_missing() {
+        let text = "error: the following required arguments were not provided:\n  --first <N>\n\nUsage: shop";
+        assert_eq!(reason(text), "the following required arguments were not provided: --first <N>");
+        assert_eq!(reason("error: a.toml:1: unknown key\n"), "a.toml:1: unknown key");
+    }
+
+    #[test]
+    #[should_panic(expected = "shop: the flag \"listen\" is one that every server has")]
+    fn a_flag_that_every_server_has_cannot_be_one_of_a_programs_own() {
+        #[derive(clap::Args)]
+        struct Flags {
+            #[arg(long)]
+            listen: String,
         }
+        let flags = Flags { listen: String::new() };
+        assert_eq!(flags.listen, "");
+        let _ = Program::new("shop").flags::<Flags>().command();
+    }
+
+    #[test]
+    fn clap_finds_no_fault_with_the_command_line_of_a_program_of_ones_own() {
+        #[derive(clap::Args)]
+        struct Flags {
+            #[arg(long)]
+            open: bool,
+            #[arg(short, long, required = true)]
+            names: Vec<String>,
+        }
+        let program = Program::new("shop").flags::<Flags>();
+        program.command().debug_assert();
+        let words = ["shop", "serve", "--open", "--names=a", "-n", "b"].map(Into::into);
+        let flags: Flags = cli::read(&program.package, words).unwrap().flags().unwrap();
+        assert!(flags.open && flags.names == ["a", "b"]);
     }
 }

@@ -56,11 +56,13 @@ pub(crate) struct Service<H> {
     pub(crate) observers: Vec<Observe>,
     /// The streams and protocols that can go on in another process.
     pub(crate) moves: Moves,
+    /// The program's version, for the metrics.
+    pub(crate) version: String,
 }
 
 impl<H: Handler> Service<H> {
     pub(crate) fn new(handler: H) -> Service<H> {
-        Service { handler, decorate: None, observers: Vec::new(), moves: Moves::new() }
+        Service { handler, decorate: None, observers: Vec::new(), moves: Moves::new(), version: String::new() }
     }
 }
 
@@ -121,6 +123,7 @@ pub(crate) fn serve<H: Handler + 'static>(
             drain,
             generation: generation.number(),
             started: SystemTime::now(),
+            version: service.version,
         };
         workers.spawn_on_main(admin::serve(listener, admin));
     }

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 /// Each module at the top of the server, and the others of them that it may import.
 const LAYERS: [(&str, &[&str]); 10] = [
     ("program", &["app", "config", "http", "logging", "moving", "service", "threads", "version"]),
-    ("service", &["config", "http", "logging", "moving", "threads", "version"]),
+    ("service", &["config", "http", "logging", "moving", "threads"]),
     ("app", &["config", "http"]),
     ("config", &["http"]),
     ("http", &["threads"]),

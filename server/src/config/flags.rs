@@ -16,24 +16,9 @@ pub struct ServeArgs {
     #[arg(long, env = "REBORN_CONFIG", value_name = "FILE", help_heading = "Configuration")]
     pub config: Option<Given<OsString>>,
 
-    /// Serve the plain files in DIR
-    #[arg(long, env = "REBORN_ROOT", value_name = "DIR", help_heading = "What is served")]
-    pub root: Option<Given<OsString>>,
-
-    /// Follow symlinks in DIR, also out of it; else what is behind one is not served (DIR itself may be one)
-    #[arg(long, env = "REBORN_FOLLOW_SYMLINKS", value_name = "BOOL", help_heading = "What is served")]
-    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
-    pub follow_symlinks: Option<Given>,
-
-    /// Make entity tags of a file's state (inode, size, times), or of what replicas have in common: size-mtime
-    #[arg(long, env = "REBORN_ETAG", value_name = "KIND", help_heading = "What is served")]
-    #[arg(default_value = "state")]
-    pub etag: Given,
-
-    /// Serve /, /fast, /slow and /echo to try reloads with; answers carry x-pid and x-generation
-    #[arg(long, env = "REBORN_DEMO", value_name = "BOOL", help_heading = "What is served")]
-    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
-    pub demo: Option<Given>,
+    /// What the default application serves.
+    #[command(flatten)]
+    pub app: AppArgs,
 
     /// Listen there; repeat it, in the variable with commas, for more [default: http=127.0.0.1:8080]
     #[arg(long, env = "REBORN_LISTEN", value_name = "[NAME=]ADDR", help_heading = "Where it listens")]
@@ -153,4 +138,27 @@ pub struct ServeArgs {
     #[arg(long, env = "REBORN_ACCESS_LOG_FORMAT", value_name = "FORMAT", help_heading = "Logging")]
     #[arg(default_value = "common")]
     pub access_log_format: Given,
+}
+
+/// The flags of `serve` that are the default application's: a program with one of its own has none of them.
+#[derive(Args, Debug)]
+pub struct AppArgs {
+    /// Serve the plain files in DIR
+    #[arg(long, env = "REBORN_ROOT", value_name = "DIR", help_heading = "What is served")]
+    pub root: Option<Given<OsString>>,
+
+    /// Follow symlinks in DIR, also out of it; else what is behind one is not served (DIR itself may be one)
+    #[arg(long, env = "REBORN_FOLLOW_SYMLINKS", value_name = "BOOL", help_heading = "What is served")]
+    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub follow_symlinks: Option<Given>,
+
+    /// Make entity tags of a file's state (inode, size, times), or of what replicas have in common: size-mtime
+    #[arg(long, env = "REBORN_ETAG", value_name = "KIND", help_heading = "What is served")]
+    #[arg(default_value = "state")]
+    pub etag: Given,
+
+    /// Serve /, /fast, /slow and /echo to try reloads with; answers carry x-pid and x-generation
+    #[arg(long, env = "REBORN_DEMO", value_name = "BOOL", help_heading = "What is served")]
+    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub demo: Option<Given>,
 }

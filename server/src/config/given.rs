@@ -190,7 +190,7 @@ pub(crate) fn is_given(flag: &Arg) -> bool {
 /// themselves.
 pub(crate) fn with_file_value(flag: Arg, texts: Vec<String>, position: &FilePosition) -> Arg {
     let kind = flag.get_value_parser().type_id();
-    let flag = flag.default_values(texts);
+    let flag = flag.required(false).default_values(texts);
     let position = Some(position.clone());
     if kind == TypeId::of::<Given>() {
         flag.value_parser(GivenParser { position, ..Given::<String>::value_parser() })

@@ -9,6 +9,7 @@ mod effective;
 mod file;
 mod parse;
 
+pub(crate) use command::command_of;
 pub use command::{ClientArgs, Command, ReloadArgs, StatusArgs, command};
 pub use file::keys;
 pub use parse::parse;
@@ -16,7 +17,7 @@ pub use parse::parse;
 pub(crate) use parse::parse_with_file;
 pub(crate) use parse::{CommandLine, read};
 
-pub use crate::config::{FilePosition, Given, ServeArgs, Source};
+pub use crate::config::{AppArgs, FilePosition, Given, ServeArgs, Source};
 
 #[cfg(test)]
 mod tests {
@@ -27,6 +28,7 @@ mod tests {
     use super::*;
     use crate::program::configuration::checked;
     use crate::program::exit;
+    use crate::program::package::Package;
 
     fn parse_words(words: &str) -> Result<Command, clap::Error> {
         parse(std::iter::once("reborn").chain(words.split_whitespace()).map(OsString::from))
@@ -72,7 +74,7 @@ mod tests {
 
     #[test]
     fn without_a_command_it_serves() {
-        let demo = |words: &str| serve(words).demo.map(|given| given.text().clone());
+        let demo = |words: &str| serve(words).app.demo.map(|given| given.text().clone());
         assert_eq!(demo(""), None);
         assert_eq!(demo("--demo").as_deref(), Some("true"));
         assert_eq!(demo("serve --demo").as_deref(), Some("true"));
@@ -160,7 +162,7 @@ mod tests {
         let path = OsString::from_vec(vec![b'/', 0xff]);
         let arguments = ["reborn".into(), "--root".into(), path.clone()];
         let Command::Serve(serve) = parse(arguments).unwrap() else { panic!() };
-        assert_eq!(serve.root.unwrap().text(), &path);
+        assert_eq!(serve.app.root.unwrap().text(), &path);
         assert!(parse(["reborn".into(), OsString::from_vec(vec![0xff])]).is_err());
     }
 
@@ -286,12 +288,12 @@ mod tests {
         let others: Vec<_> = serve.get_arguments().filter(|flag| !is_key(flag)).map(clap::Arg::get_id).collect();
         assert_eq!(others, ["config", "graceful"], "no other flag lacks a key");
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("reborn.toml");
+        let (path, reborn) = (folder.path().join("reborn.toml"), Package::reborn());
         for key in file::keys(serve) {
             let long = key.get_long().unwrap();
             std::fs::write(&path, format!("\n\n{long} = \"7\"\n")).unwrap();
-            let line = read(["reborn".into(), "--config".into(), path.clone().into()]).unwrap();
-            let shown = line.effective();
+            let line = read(&reborn, ["reborn".into(), "--config".into(), path.clone().into()]).unwrap();
+            let shown = line.effective(&reborn);
             assert!(shown.lines().any(|line| is_shown(line, long, &path)), "{long} of {}:3 in {shown}", path.display());
             let Command::Serve(serve) = line.command else { panic!("it serves") };
             // Only what is given there is refused by the name of its place.

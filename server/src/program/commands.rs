@@ -18,15 +18,15 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use crate::logging::is_to_journal;
 use crate::program::cli::{ClientArgs, ReloadArgs, StatusArgs};
 use crate::program::overview::Overview;
-use crate::program::package::SERVICE_NAME;
+use crate::program::package::Package;
 use crate::program::{exit, progress};
 
 /// How often `reborn status --watch` looks.
 const WATCH_EVERY: Duration = Duration::from_millis(500);
 
 /// `reborn reload`.
-pub(super) fn reload(args: &ReloadArgs) -> u8 {
-    let code = client_command(&args.client, |client| ask_to_reload(client, args.wait));
+pub(super) fn reload(package: &Package, args: &ReloadArgs) -> u8 {
+    let code = client_command(package, &args.client, |client| ask_to_reload(package, client, args.wait));
     // A stop that overtakes a reload must not make the unit fail: not either where the server has ended already.
     if code == exit::NOT_RUNNING && has_main_process_ended() {
         say_outcome(&"the service has stopped; there is nothing to reload");
@@ -36,16 +36,18 @@ pub(super) fn reload(args: &ReloadArgs) -> u8 {
 }
 
 /// `reborn status`.
-pub(super) fn status(args: &StatusArgs) -> u8 {
+pub(super) fn status(package: &Package, args: &StatusArgs) -> u8 {
     match args {
-        StatusArgs { client, watch: true, .. } => client_command(client, watch),
-        StatusArgs { client, json, .. } => client_command(client, |client| show_status(client, *json)),
+        StatusArgs { client, watch: true, .. } => client_command(package, client, |client| watch(package, client)),
+        StatusArgs { client, json, .. } => {
+            client_command(package, client, |client| show_status(package, client, *json))
+        }
     }
 }
 
 /// `reborn stop`.
-pub(super) fn stop(args: &ClientArgs) -> u8 {
-    client_command(args, |client| {
+pub(super) fn stop(package: &Package, args: &ClientArgs) -> u8 {
+    client_command(package, args, |client| {
         client.stop()?;
         say_outcome(&"stopped");
         Ok(exit::OK)
@@ -53,22 +55,29 @@ pub(super) fn stop(args: &ClientArgs) -> u8 {
 }
 
 /// Finds the running server and talks to it. What went wrong is said on standard error.
-fn client_command(args: &ClientArgs, talk: impl FnOnce(&mut Client) -> Result<u8, restart_core::Error>) -> u8 {
-    let found = control::find(args.control(), SERVICE_NAME).and_then(|path| Client::connect(&path));
+fn client_command(
+    package: &Package,
+    args: &ClientArgs,
+    talk: impl FnOnce(&mut Client) -> Result<u8, restart_core::Error>,
+) -> u8 {
+    let found = control::find(args.control(), &package.name).and_then(|path| Client::connect(&path));
     match found.and_then(|mut client| talk(&mut client)) {
         Ok(code) => code,
         Err(error) => {
             if !error.is_not_running() {
-                eprintln!("reborn: {error}");
+                complain(package, &error);
                 exit::FAILED
-            } else if let Some(place) = hidden_server(args.control()) {
+            } else if let Some(place) = hidden_server(package, args.control()) {
                 let place = place.display();
-                eprintln!(
-                    "reborn: whether a server runs at {place} is not for this user to see; ask as root, or as its user"
+                complain(
+                    package,
+                    &format!(
+                        "whether a server runs at {place} is not for this user to see; ask as root, or as its user"
+                    ),
                 );
                 exit::NOT_ALLOWED
             } else {
-                eprintln!("reborn: {error}");
+                complain(package, &error);
                 exit::NOT_RUNNING
             }
         }
@@ -76,8 +85,8 @@ fn client_command(args: &ClientArgs, talk: impl FnOnce(&mut Client) -> Result<u8
 }
 
 /// The control socket that was asked for, or that of the system's own server, where this user may not connect to it.
-fn hidden_server(control: Option<&Path>) -> Option<PathBuf> {
-    let place = control.map_or_else(|| Path::new("/run").join(SERVICE_NAME).join("control.sock"), Path::to_owned);
+fn hidden_server(package: &Package, control: Option<&Path>) -> Option<PathBuf> {
+    let place = control.map_or_else(|| Path::new("/run").join(&package.name).join("control.sock"), Path::to_owned);
     let error = UnixStream::connect(&place).err()?;
     (error.kind() == io::ErrorKind::PermissionDenied).then_some(place)
 }
@@ -96,11 +105,14 @@ fn has_main_process_ended() -> bool {
     }
 }
 
-fn ask_to_reload(client: &mut Client, wait: Option<Duration>) -> Result<u8, restart_core::Error> {
+fn ask_to_reload(package: &Package, client: &mut Client, wait: Option<Duration>) -> Result<u8, restart_core::Error> {
     let path = client.path().to_owned();
-    progress::say_if_interrupted("the reload goes on without this command; `reborn status` tells its outcome");
+    let note = package.named("the reload goes on without this command; `reborn status` tells its outcome");
+    progress::say_if_interrupted(package, note);
     let answer = progress::shown(&path, || match wait {
-        Some(patience) => client.reload_in_turn(patience, |reason| progress::say(&format!("waiting: {reason}"))),
+        Some(patience) => {
+            client.reload_in_turn(patience, |reason| progress::say(package, &format!("waiting: {reason}")))
+        }
         None => client.reload(),
     });
     Ok(match answer? {
@@ -110,14 +122,17 @@ fn ask_to_reload(client: &mut Client, wait: Option<Duration>) -> Result<u8, rest
         }
         Answer::Outcome(outcome) => {
             if !is_to_journal(io::stderr()) {
-                eprintln!("reborn: {outcome}");
+                complain(package, &outcome);
             }
             exit::FAILED
         }
         Answer::Refused(reason) => {
             match wait {
-                Some(patience) => eprintln!("reborn: no reload was started within {patience:?}: {reason}"),
-                None => eprintln!("reborn: no reload was started: {reason} (`reborn reload --wait` does)"),
+                Some(patience) => complain(package, &format!("no reload was started within {patience:?}: {reason}")),
+                None => complain(
+                    package,
+                    &format!("no reload was started: {reason} (`{} reload --wait` does)", package.name),
+                ),
             }
             exit::FAILED
         }
@@ -127,19 +142,22 @@ fn ask_to_reload(client: &mut Client, wait: Option<Duration>) -> Result<u8, rest
             exit::OK
         }
         _ => {
-            eprintln!("reborn: no reload happened: the service is stopping");
+            complain(package, &"no reload happened: the service is stopping");
             exit::FAILED
         }
     })
 }
 
-fn show_status(client: &mut Client, json: bool) -> Result<u8, restart_core::Error> {
+fn show_status(package: &Package, client: &mut Client, json: bool) -> Result<u8, restart_core::Error> {
     let status = client.status()?;
-    Ok(print(&if json {
-        serde_json::to_string_pretty(&status).expect("a status is plain data") + "\n"
-    } else {
-        overview(&status)
-    }))
+    Ok(print(
+        package,
+        &if json {
+            serde_json::to_string_pretty(&status).expect("a status is plain data") + "\n"
+        } else {
+            overview(&status)
+        },
+    ))
 }
 
 /// It ends with a line feed.
@@ -148,9 +166,9 @@ fn overview(status: &Status) -> String {
 }
 
 /// Shows the status until the server ends.
-fn watch(client: &mut Client) -> Result<u8, restart_core::Error> {
+fn watch(package: &Package, client: &mut Client) -> Result<u8, restart_core::Error> {
     if !io::stdout().is_terminal() {
-        eprintln!("reborn: --watch is for a terminal; `reborn status --json` is for programs");
+        complain(package, &package.named("--watch is for a terminal; `reborn status --json` is for programs"));
         return Ok(exit::USAGE);
     }
     let path = client.path().to_owned();
@@ -158,7 +176,7 @@ fn watch(client: &mut Client) -> Result<u8, restart_core::Error> {
     loop {
         // The cursor goes to the upper left corner, and the screen is cleared.
         let anew = if progress::takes_escapes(&io::stdout()) { "\x1b[H\x1b[2J" } else { "\n" };
-        let code = print(&format!("{anew}{}", overview(&status)));
+        let code = print(package, &format!("{anew}{}", overview(&status)));
         if code != exit::OK {
             return Ok(code);
         }
@@ -180,6 +198,11 @@ fn say_outcome(text: &dyn fmt::Display) {
     }
 }
 
+/// Says on standard error what went wrong.
+pub(super) fn complain(package: &Package, what: &dyn fmt::Display) {
+    eprintln!("{}: {what}", package.name);
+}
+
 /// Prints a line; that it could not be printed makes no command fail that has done more than to look.
 fn say(text: &dyn fmt::Display) {
     let _ = writeln!(io::stdout(), "{text}");
@@ -187,11 +210,11 @@ fn say(text: &dyn fmt::Display) {
 
 /// Prints what was asked for, and gives the exit code: what could not be written (a full disk) is a failure. Whoever reads
 /// it may have gone (`reborn status | head -1`), which is none.
-pub(super) fn print(text: &str) -> u8 {
+pub(super) fn print(package: &Package, text: &str) -> u8 {
     let mut out = io::stdout();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            eprintln!("reborn: cannot write to standard output: {error}");
+            complain(package, &format!("cannot write to standard output: {error}"));
             exit::FAILED
         }
         _ => exit::OK,

@@ -22,7 +22,7 @@ pub(crate) fn checked(args: &ServeArgs) -> Result<Config, Error> {
         has_listeners: env::var_os("LISTEN_FDS").is_some(),
     };
     let mut config = Config::new(args, host)?;
-    if let (Some(files), Some(given)) = (&mut config.files, &args.root) {
+    if let (Some(files), Some(given)) = (&mut config.files, &args.app.root) {
         files.root = directory(given)?;
     }
     let file = |given: Option<&Given<OsString>>, allows: fn(&Path) -> Result<(), String>| {

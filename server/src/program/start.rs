@@ -16,22 +16,26 @@ use crate::http::{Capacity, Handler};
 use crate::logging::Logs;
 use crate::moving;
 use crate::program::exit;
-use crate::program::package::SERVICE_NAME;
+use crate::program::package::Package;
 use crate::service::access::{AccessLog, Reopener};
 use crate::service::means;
 use crate::service::metrics::Metrics;
 use crate::service::{Service, serve};
 use crate::threads::workers::Workers;
-use crate::version::VERSION;
 
 /// How long the last lines of the log may take to be written; a terminal may be stopped.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// What saves the application's state, and the number of its format.
+pub(super) type SaveState = (u32, Box<dyn FnMut() -> Vec<u8> + Send>);
+
 /// Serves until this process has nothing left to do, and gives its exit code.
 pub(super) fn start<H: Handler + 'static>(
+    package: &Package,
     config: &Config,
     args: &ServeArgs,
-    application: impl FnOnce(&Config, &Generation) -> io::Result<Service<H>>,
+    save_state: Option<SaveState>,
+    application: impl FnOnce(&Config, &mut Generation) -> io::Result<Service<H>>,
 ) -> u8 {
     let logs = Logs::install(config.log.as_deref());
     let must = restart_core::must_supervise();
@@ -39,10 +43,10 @@ pub(super) fn start<H: Handler + 'static>(
         if let (false, Some(why)) = (config.foreground, must) {
             log::info!("this process supervises the generations, as with --foreground: {why}");
         }
-        return supervise(&logs);
+        return supervise(package, &logs);
     }
     if let Err(reason) = means::check(config.listen.len().max(1) + usize::from(config.metrics.is_some())) {
-        refuse(&format!("cannot serve: {reason}"));
+        refuse(package, &format!("cannot serve: {reason}"));
         return exit::FAILED;
     }
     let capacity = Capacity::new(config.limits.requests.unwrap_or(usize::MAX));
@@ -50,9 +54,15 @@ pub(super) fn start<H: Handler + 'static>(
     let (reopener, shared) = (Reopener::default(), SharedWorkers::default());
     let reopening = reopener.clone();
     let sources = ListenSources::new(config, args);
-    let builder = builder(config, &metrics, &shared).explain(move |error| sources.explain(error));
+    let builder = builder(package, config, &metrics, &shared).explain(move |error| sources.explain(error));
+    let builder = match save_state {
+        Some((format, save)) => builder.save_state(format, save),
+        None => builder,
+    };
     let code = match builder.reopen_logs(move || reopening.reopen()).start() {
-        Ok(generation) => start_application(config, generation, &logs, (&metrics, &reopener, &shared), application),
+        Ok(generation) => {
+            start_application((package, config), generation, &logs, (&metrics, &reopener, &shared), application)
+        }
         Err(error) => {
             log::error!("cannot serve: {error}");
             let cause = std::error::Error::source(&error).and_then(|cause| cause.downcast_ref::<io::Error>());
@@ -91,10 +101,15 @@ fn source(given: Option<&Given>) -> String {
 }
 
 /// Says why nothing is started: to the predecessor, whose reload fails with it, or to the person who typed it.
-pub(super) fn refuse(reason: &str) {
+pub(super) fn refuse(package: &Package, reason: &str) {
     if !restart_core::decline(reason) {
-        eprintln!("reborn: {reason}");
+        eprintln!("{}: {reason}", package.name);
     }
+}
+
+/// Without its thread the log is silent; that is no reason not to serve.
+fn log_fails(package: &Package, error: &io::Error) {
+    eprintln!("{}: the log cannot be written: {error}", package.name);
 }
 
 /// Says where systemd's sockets have the last word.
@@ -117,7 +132,7 @@ fn is_lasting(cause: &io::Error) -> bool {
 }
 
 /// Stays as the supervisor of a server that is started with the same arguments, but for this one wish.
-fn supervise(logs: &Logs) -> u8 {
+fn supervise(package: &Package, logs: &Logs) -> u8 {
     let wish = |arg: &OsStr| {
         let text = arg.to_string_lossy();
         ["--foreground", "--supervise"].contains(&text.split_once('=').map_or(&*text, |(flag, _)| flag))
@@ -129,7 +144,7 @@ fn supervise(logs: &Logs) -> u8 {
     let (command, flags) = given.split_at(at);
     let args = command.iter().cloned().chain([off]).chain(flags.iter().cloned()).collect();
     if let Err(error) = logs.start_writer() {
-        eprintln!("reborn: the log cannot be written: {error}");
+        log_fails(package, &error);
     }
     let code = restart_core::supervise(args).unwrap_or_else(|error| {
         log::error!("{error}");
@@ -140,18 +155,17 @@ fn supervise(logs: &Logs) -> u8 {
 }
 
 fn start_application<H: Handler + 'static>(
-    config: &Config,
-    generation: Generation,
+    (package, config): (&Package, &Config),
+    mut generation: Generation,
     logs: &Logs,
     (metrics, reopener, shared): (&Arc<Metrics>, &Reopener, &SharedWorkers),
-    application: impl FnOnce(&Config, &Generation) -> io::Result<Service<H>>,
+    application: impl FnOnce(&Config, &mut Generation) -> io::Result<Service<H>>,
 ) -> u8 {
     if let Err(error) = logs.start_writer() {
-        // Without its thread the log is silent; that is no reason not to serve.
-        eprintln!("reborn: the log cannot be written: {error}");
+        log_fails(package, &error);
     }
     warn_of_overridden(config, &generation);
-    let opened = application(config, &generation)
+    let opened = application(config, &mut generation)
         .and_then(|service| Ok((service, access_log(config, &generation)?, Workers::start(config.threads)?)));
     match opened {
         Ok((mut service, access_log, workers)) => {
@@ -178,9 +192,9 @@ fn access_log(config: &Config, generation: &Generation) -> io::Result<Option<Acc
 /// The threads that serve, from their start on: the builder has to know of them before they exist.
 type SharedWorkers = Arc<OnceLock<Arc<Workers>>>;
 
-fn builder(config: &Config, metrics: &Arc<Metrics>, shared: &SharedWorkers) -> Builder {
+fn builder(package: &Package, config: &Config, metrics: &Arc<Metrics>, shared: &SharedWorkers) -> Builder {
     let reload = &config.reload;
-    let control = config.control.clone().map_or_else(|| Place::Named(SERVICE_NAME.to_owned()), Place::Path);
+    let control = config.control.clone().map_or_else(|| Place::Named(package.name.clone()), Place::Path);
     let default = DEFAULT_LISTEN.parse().expect("the default is an address");
     let (reporting, shared) = (Arc::clone(metrics), Arc::clone(shared));
     let mut builder = Builder::new()
@@ -190,7 +204,7 @@ fn builder(config: &Config, metrics: &Arc<Metrics>, shared: &SharedWorkers) -> B
         .probation(reload.probation)
         .drain_timeout(reload.drain_timeout)
         .max_draining(reload.max_draining)
-        .version(VERSION)
+        .version(&package.version)
         .take_connections(moving::formats(&crate::http::Moves::new()))
         .stop_delay(reload.stop_delay)
         .probe(move || {

@@ -8,26 +8,84 @@ use std::fmt::{self, Write as _};
 use std::path::Path;
 use std::time::Duration;
 
-use clap::{Args, Command as Clap, CommandFactory, Parser, Subcommand};
+use clap::{Arg, ArgAction, Args, Command as Clap, CommandFactory, Parser, Subcommand};
 
-use crate::config::ServeArgs;
+use crate::config::{AppArgs, ServeArgs};
 use crate::program::exit;
+use crate::program::package::Package;
 
-/// The whole command line as clap knows it, for parsing, and for whoever makes man pages and completions of it.
+/// The whole command line of `reborn` as clap knows it, for parsing, and for whoever makes man pages and completions of it.
 pub fn command() -> Clap {
-    let mut command = Cli::command().after_help(help_footer()).mut_args(adapt);
-    let names = command.get_subcommands().map(|sub| sub.get_name().to_owned()).collect::<Vec<_>>();
-    for name in names {
-        command = command.mut_subcommand(name, |sub| sub.mut_args(adapt));
+    command_of(&Package::reborn())
+}
+
+/// The whole command line of a program. Panics where a flag of its own has the name of one that every server has.
+pub(crate) fn command_of(package: &Package) -> Clap {
+    let mut command = Cli::command()
+        .name(package.name.clone())
+        .version(package.version.clone())
+        .override_usage(package.named(USAGE))
+        .after_help(package.named(&help_footer(package)))
+        .mut_args(|flag| adapt(flag, package));
+    command = match &package.about {
+        Some(about) => command.about(about.clone()),
+        None => command,
+    };
+    for (name, footer) in footers(package) {
+        command = command.mut_subcommand(name, |sub| {
+            let sub = sub.after_help(package.named(&footer));
+            let sub = if TAKES_CONFIGURATION.contains(&name) { with_own_flags(sub, package) } else { sub };
+            sub.mut_args(|flag| adapt(flag, package))
+        });
     }
     command
 }
 
+/// The commands that take the flags of `serve`, and the program's own.
+const TAKES_CONFIGURATION: [&str; 2] = ["serve", "check"];
+
+/// The command with the program's own flags, and without those of an application that it does not have.
+fn with_own_flags(command: Clap, package: &Package) -> Clap {
+    let names = |of: &Clap| of.get_arguments().map(|flag| flag.get_id().to_string()).collect::<Vec<_>>();
+    let own = (package.flags)(Clap::new("own"));
+    let (theirs, ours) = (names(&own), names(&command));
+    if let Some(taken) = theirs.iter().find(|id| ours.contains(id)) {
+        panic!("{}: the flag {taken:?} is one that every server has: give it another name", package.name);
+    }
+    // A comment on the struct of flags is none on the command.
+    let (about, heading) = (command.get_about().cloned().unwrap_or_default(), format!("Flags of {}", package.name));
+    let mut command = (package.flags)(command.next_help_heading(heading)).about(about).long_about(None::<&'static str>);
+    for id in &theirs {
+        command = command.mut_arg(id, |flag| as_key(flag, package));
+    }
+    if !package.has_default_app {
+        for id in names(&AppArgs::augment_args(Clap::new("app"))) {
+            command = command.mut_arg(id, |flag| flag.hide(true));
+        }
+    }
+    command
+}
+
+/// A flag of the program's own as one of the server's: it has a variable, and takes a value, so that the file can give it.
+fn as_key(flag: Arg, package: &Package) -> Arg {
+    let flag = match flag.get_action() {
+        ArgAction::SetTrue => {
+            let flag = flag.action(ArgAction::Set).value_name("BOOL").num_args(0..=1).require_equals(true);
+            flag.default_missing_value("true").default_value("false")
+        }
+        _ => flag,
+    };
+    let has_variable = flag.get_env().is_some() || flag.get_long().is_none() || !flag.get_action().takes_values();
+    let variable = package.variable(flag.get_id().as_str());
+    if has_variable { flag } else { flag.env(variable) }
+}
+
+const USAGE: &str = "reborn [serve] [FLAGS]\n       reborn check|reload|status|stop [FLAGS]";
+
 /// A server that is replaced while it serves: `reborn reload` starts the new version beside the old one, moves the
 /// service to it when it is ready, and no client notices.
 #[derive(Debug, Parser)]
-#[command(name = "reborn", version = crate::version::VERSION, subcommand_required = true)]
-#[command(override_usage = "reborn [serve] [FLAGS]\n       reborn check|reload|status|stop [FLAGS]")]
+#[command(subcommand_required = true)]
 pub(super) struct Cli {
     #[command(subcommand)]
     pub(super) command: Command,
@@ -37,23 +95,31 @@ pub(super) struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Serve; this is what happens without a command
-    #[command(after_help = SERVE_FOOTER)]
     Serve(Box<ServeArgs>),
     /// Check the configuration and print it, with where each value came from; touches nothing
-    #[command(after_help = CHECK_FOOTER)]
     Check(Box<ServeArgs>),
     /// Replace the running server by the program that is now on disk, and tell the outcome
-    #[command(after_help = [RELOAD_FOOTER, CLIENT_FOOTER].concat())]
     Reload(ReloadArgs),
     /// Show what runs: generations, listeners, the last reloads
-    #[command(after_help = [STATUS_FOOTER, CLIENT_FOOTER].concat())]
     Status(StatusArgs),
     /// Stop the running server gracefully
-    #[command(after_help = [STOP_FOOTER, CLIENT_FOOTER].concat())]
     Stop(ClientArgs),
 }
 
-const SERVE_FOOTER: &str = "\
+/// Each command with what stands below its flags.
+fn footers(package: &Package) -> [(&'static str, String); 5] {
+    let (environment, examples) =
+        if package.has_default_app { (APP_ENVIRONMENT, APP_EXAMPLES) } else { (ENVIRONMENT, EXAMPLES) };
+    [
+        ("serve", [VALUES, environment, FILE_AND_SIGNALS, examples].concat()),
+        ("check", CHECK_FOOTER.to_owned()),
+        ("reload", [RELOAD_FOOTER, CLIENT_FOOTER].concat()),
+        ("status", [STATUS_FOOTER, CLIENT_FOOTER].concat()),
+        ("stop", [STOP_FOOTER, CLIENT_FOOTER].concat()),
+    ]
+}
+
+const VALUES: &str = "\
 Values:
   ADDR      127.0.0.1:8080  [::1]:8080  unix:/run/web.sock  /run/web.sock  @abstract
             unix:/run/web.sock?mode=0660 has these permissions, whatever the umask
@@ -62,9 +128,19 @@ Values:
   BYTES     16384  16KiB  1MiB  1GiB
 
 Environment: each flag but -g is also a variable, and the flag wins.
-  --idle-timeout 5s is REBORN_IDLE_TIMEOUT=5s, --demo is REBORN_DEMO=true.
-  An empty value is as good as none: --root= undoes REBORN_ROOT.
+";
 
+const APP_ENVIRONMENT: &str = "\
+\x20 --idle-timeout 5s is REBORN_IDLE_TIMEOUT=5s, --demo is REBORN_DEMO=true.
+  An empty value is as good as none: --root= undoes REBORN_ROOT.
+";
+
+const ENVIRONMENT: &str = "\
+\x20 --idle-timeout 5s is REBORN_IDLE_TIMEOUT=5s.
+  An empty value is as good as none: --control= undoes REBORN_CONTROL.
+";
+
+const FILE_AND_SIGNALS: &str = "
 Configuration file: with --config FILE, each flag but -g is also a key of a TOML file, below both.
   idle-timeout = \"5s\"
   listen = [\"web=0.0.0.0:80\", \"local=unix:/run/web.sock\"]
@@ -74,9 +150,16 @@ Signals: HUP and USR2 reload, but a terminal that closes stops. TERM, INT, QUIT 
 PIPE, XFSZ, ALRM, VTALRM, PROF, IO and STKFLT do nothing.
 
 Examples:
-  reborn serve --root /srv/www --listen 0.0.0.0:80
+";
+
+const APP_EXAMPLES: &str = "\
+\x20 reborn serve --root /srv/www --listen 0.0.0.0:80
   reborn serve --listen web=127.0.0.1:8080 --listen local=unix:/run/web.sock
   REBORN_DEMO=true REBORN_DRAIN_TIMEOUT=1m reborn serve";
+
+const EXAMPLES: &str = "\
+\x20 reborn serve --listen web=127.0.0.1:8080 --listen local=unix:/run/web.sock
+  REBORN_DRAIN_TIMEOUT=1m reborn serve";
 
 const CHECK_FOOTER: &str = "\
 It takes what `reborn serve` takes; run it with the new program, as the server's user, before a reload. It refuses what \
@@ -149,30 +232,42 @@ pub struct StatusArgs {
     pub watch: bool,
 }
 
-/// What holds for every argument. An empty environment variable counts as unset, as users of units and containers
-/// expect; and one rule in the help names all variables, instead of each flag its own.
-fn adapt(argument: clap::Arg) -> clap::Arg {
-    let empty = argument.get_env().and_then(env::var_os).is_some_and(|value| value.is_empty());
+/// What holds for every argument. Its variable is called after the program. An empty one counts as unset, as users of
+/// units and containers expect; and one rule in the help names all variables, instead of each flag its own.
+fn adapt(argument: Arg, package: &Package) -> Arg {
     // A number such as -1 reaches the validation this way, which says more than "unexpected argument".
     let takes_value = argument.get_action().takes_values();
     let argument = argument.allow_negative_numbers(takes_value).hide_env(true);
-    if empty { argument.env(None::<&'static str>) } else { argument }
+    let Some(variable) = argument.get_env() else { return argument };
+    let variable = package.own_variable(&variable.to_string_lossy());
+    let is_empty = env::var_os(&variable).is_some_and(|value| value.is_empty());
+    if is_empty { argument.env(None::<&'static str>) } else { argument.env(variable) }
 }
 
-/// What stands below the list of commands.
-fn help_footer() -> String {
-    let mut footer = "\
+const APP_FIRST_STEPS: &str = "\
 Without a command it serves, with all flags of `reborn serve --help`:
   reborn                                  a page about itself on http://127.0.0.1:8080
   reborn --root /srv/www --listen 0.0.0.0:80
   reborn --demo                           something to try reloads with
   reborn --config /etc/reborn.toml        all flags from a file
+";
 
+const FIRST_STEPS: &str = "\
+Without a command it serves, with all flags of `reborn serve --help`:
+  reborn --listen 0.0.0.0:80
+  reborn --config /etc/reborn.toml        all flags from a file
+";
+
+/// What stands below the list of commands.
+fn help_footer(package: &Package) -> String {
+    let mut footer = if package.has_default_app { APP_FIRST_STEPS } else { FIRST_STEPS }.to_owned();
+    footer.push_str(
+        "
 Replace it while it serves, from another terminal:
   reborn reload
 
-Exit codes:"
-        .to_owned();
+Exit codes:",
+    );
     for (code, meaning) in exit::TABLE {
         // Writing to a String cannot fail.
         _ = write!(footer, "\n  {code}  {meaning}");

@@ -76,13 +76,14 @@ mod tests {
     use crate::config::Config;
     use crate::program::cli::Command;
     use crate::program::configuration::checked;
+    use crate::program::package::Package;
 
     fn line(words: &[&str]) -> CommandLine {
-        read(["reborn", "check"].iter().chain(words).map(OsString::from)).unwrap()
+        read(&Package::reborn(), ["reborn", "check"].iter().chain(words).map(OsString::from)).unwrap()
     }
 
     fn effective(line: &CommandLine) -> String {
-        line.effective()
+        line.effective(&Package::reborn())
     }
 
     fn config(line: &CommandLine) -> Config {

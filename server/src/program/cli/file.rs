@@ -9,11 +9,13 @@ use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 
+use clap::error::{ContextKind, ContextValue};
 use clap::{Arg, ArgAction, Command as Clap};
 use toml::de::{DeTable, DeValue};
 
 use crate::config::{FilePosition, with_file_value};
 use crate::program::configuration::cause;
+use crate::program::package::Package;
 
 /// A longer file is no configuration.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
@@ -28,13 +30,13 @@ pub(super) struct File(BTreeMap<String, (FilePosition, Vec<String>)>);
 impl File {
     /// Reads a file whose keys are the flags of `serve`. The error names the file, the line, the key, and what would be
     /// right.
-    pub(super) fn read(path: &Path, serve: &Clap) -> Result<File, String> {
+    pub(super) fn read(path: &Path, serve: &Clap, package: &Package) -> Result<File, String> {
         let shown = path.display();
         let text = contents(path).map_err(|cause| format!("{shown}: {cause}"))?;
-        File::parse(&shown.to_string(), &text, serve)
+        File::parse(&shown.to_string(), &text, serve, package)
     }
 
-    pub(super) fn parse(path: &str, text: &str, serve: &Clap) -> Result<File, String> {
+    pub(super) fn parse(path: &str, text: &str, serve: &Clap, package: &Package) -> Result<File, String> {
         let path: Arc<str> = path.into();
         let position = |at: usize| FilePosition::new(Arc::clone(&path), 1 + text[..at].matches('\n').count());
         let table = DeTable::parse(text).map_err(|error| {
@@ -48,7 +50,7 @@ impl File {
                 return Err(format!(
                     "{position}: unknown key {:?}; {}",
                     key.get_ref(),
-                    suggestion(key.get_ref(), serve)
+                    suggestion(key.get_ref(), serve, package)
                 ));
             };
             let texts =
@@ -63,6 +65,24 @@ impl File {
         self.0.get(id).map(|(position, _)| position.clone())
     }
 
+    /// An error of clap, with the line of the file whose value it is about, if it is about one.
+    pub(super) fn blamed(&self, error: clap::Error) -> clap::Error {
+        let (Some(ContextValue::String(flag)), Some(ContextValue::String(value))) =
+            (error.get(ContextKind::InvalidArg), error.get(ContextKind::InvalidValue))
+        else {
+            return error;
+        };
+        let long = flag.trim_start_matches("--").split([' ', '=']).next().unwrap_or_default();
+        let is_here = |(id, (_, texts)): &(&String, &(FilePosition, Vec<String>))| {
+            id.replace('_', "-") == long && texts.contains(value)
+        };
+        let Some((_, (position, _))) = self.0.iter().find(is_here) else { return error };
+        let text = error.to_string();
+        let line = text.lines().next().unwrap_or_default();
+        let reason = line.strip_prefix("error: ").unwrap_or(line);
+        clap::Error::raw(error.kind(), format!("{position}: {reason}\n"))
+    }
+
     /// `serve` with what the file says in the place of its defaults: flags and variables win over those by themselves.
     pub(super) fn applied(&self, serve: Clap) -> Clap {
         self.0.iter().fold(serve, |serve, (id, (position, texts))| {
@@ -71,12 +91,13 @@ impl File {
     }
 }
 
-/// The flags of `serve` that are keys of the file: all but the one that names the file, and those without a value.
+/// The flags of `serve` that are keys of the file: all but the one that names the file, those without a value, and those
+/// that the help does not show.
 pub fn keys(serve: &Clap) -> impl Iterator<Item = &Arg> {
     serve
         .get_arguments()
         .filter(|flag| flag.get_long().is_some() && flag.get_action().takes_values())
-        .filter(|flag| flag.get_id() != "config")
+        .filter(|flag| flag.get_id() != "config" && !flag.is_hide_set())
 }
 
 fn contents(path: &Path) -> Result<String, String> {
@@ -115,12 +136,12 @@ fn text(value: &DeValue<'_>) -> Result<String, String> {
     }
 }
 
-fn suggestion(unknown: &str, serve: &Clap) -> String {
+fn suggestion(unknown: &str, serve: &Clap, package: &Package) -> String {
     let alike = |key: &str| strsim::jaro_winkler(unknown, key);
     let nearest = keys(serve).filter_map(Arg::get_long).max_by(|one, other| alike(one).total_cmp(&alike(other)));
     match nearest.filter(|key| alike(key) >= ALIKE) {
         Some(key) => format!("did you mean {key:?}?"),
-        None => "the keys are the flags of `reborn help serve` without their dashes".to_owned(),
+        None => package.named("the keys are the flags of `reborn help serve` without their dashes"),
     }
 }
 
@@ -133,7 +154,12 @@ mod tests {
     use super::*;
 
     fn parse(text: &str) -> Result<File, String> {
-        File::parse("reborn.toml", text, super::super::command::command().find_subcommand("serve").unwrap())
+        File::parse(
+            "reborn.toml",
+            text,
+            super::super::command::command().find_subcommand("serve").unwrap(),
+            &Package::reborn(),
+        )
     }
 
     #[track_caller]
@@ -183,7 +209,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let serve = super::super::command::command();
         let serve = serve.find_subcommand("serve").unwrap();
-        let refused = |path: &Path| File::read(path, serve).unwrap_err();
+        let refused = |path: &Path| File::read(path, serve, &Package::reborn()).unwrap_err();
         let (missing, bytes) = (folder.path().join("missing"), folder.path().join("bytes"));
         fs::write(&bytes, [0xff]).unwrap();
         assert!(refused(&missing).contains("missing: the configuration cannot be read: No such file"));

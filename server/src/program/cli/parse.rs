@@ -9,10 +9,11 @@ use std::path::Path;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{ArgMatches, Command as Clap, FromArgMatches};
 
-use super::command::{Cli, Command, command};
+use super::command::{Cli, Command, command_of};
 use super::effective::effective;
 use super::file::File;
 use crate::config::{Given, non_empty};
+use crate::program::package::Package;
 
 /// A command line with all that stood in it.
 #[derive(Debug)]
@@ -24,9 +25,21 @@ pub(crate) struct CommandLine {
 }
 
 impl CommandLine {
+    /// The program's own flags.
+    pub(crate) fn flags<F: FromArgMatches>(&self) -> Result<F, clap::Error> {
+        let (_, matches) = self.matches.subcommand().expect("each command line has a command");
+        F::from_arg_matches(matches)
+    }
+
+    /// The configuration file that is named, if one is.
+    fn file_path(&self) -> Option<&OsString> {
+        let (Command::Serve(serve) | Command::Check(serve)) = &self.command else { return None };
+        non_empty(serve.config.as_ref()).map(Given::text)
+    }
+
     /// The configuration that holds, as a file with where each value came from: what `reborn check` prints.
-    pub(crate) fn effective(&self) -> String {
-        let known = command();
+    pub(crate) fn effective(&self, package: &Package) -> String {
+        let known = command_of(package);
         let (name, matches) = self.matches.subcommand().expect("each command line has a command");
         let serve = known.find_subcommand(name).expect("clap has matched it");
         effective(serve, matches, self.file.as_ref())
@@ -37,18 +50,32 @@ impl CommandLine {
 ///
 /// The error holds what to print and its exit code, also for `--help` and `--version`: `error.exit()` does it all.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, clap::Error> {
-    read(arguments).map(|line| line.command)
+    read(&Package::reborn(), arguments).map(|line| line.command)
 }
 
-/// Reads a command line as [`parse`] does, and keeps all that stood in it.
-pub(crate) fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<CommandLine, clap::Error> {
+/// Reads a command line of a program as [`parse`] does, and keeps all that stood in it.
+pub(crate) fn read(
+    package: &Package,
+    arguments: impl IntoIterator<Item = OsString>,
+) -> Result<CommandLine, clap::Error> {
     let arguments = with_default_command(arguments);
-    let matches = command().try_get_matches_from(&arguments).map_err(with_tip)?;
+    let matches = match command_of(package).try_get_matches_from(&arguments) {
+        // The file may have it.
+        Err(error) if error.kind() == ErrorKind::MissingRequiredArgument => without_requirements(package)
+            .try_get_matches_from(&arguments)
+            .ok()
+            .and_then(|matches| understood(matches, None).ok())
+            .filter(|line| line.file_path().is_some())
+            .map(|line| line.matches)
+            .ok_or(error),
+        matches => matches,
+    };
+    let matches = matches.map_err(|error| with_tip(error, package))?;
     let line = understood(matches, None)?;
-    let (Command::Serve(serve) | Command::Check(serve)) = &line.command else { return Ok(line) };
-    match non_empty(serve.config.as_ref()) {
+    match line.file_path() {
         Some(path) => {
-            with_file(&arguments, &line.command.to_string(), |serve| File::read(Path::new(path.text()), serve))
+            let name = line.command.to_string();
+            with_file(package, &arguments, &name, |serve| File::read(Path::new(path), serve, package))
         }
         None => Ok(line),
     }
@@ -57,21 +84,29 @@ pub(crate) fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Comm
 /// Reads the command line `reborn serve` with a configuration file of this text.
 #[cfg(any(test, fuzzing))]
 pub(crate) fn parse_with_file(text: &str) -> Result<Command, clap::Error> {
-    let arguments = ["reborn".into(), "serve".into()];
-    with_file(&arguments, "serve", |serve| File::parse("reborn.toml", text, serve)).map(|line| line.command)
+    let (package, arguments) = (Package::reborn(), ["reborn".into(), "serve".into()]);
+    let read = |serve: &Clap| File::parse("reborn.toml", text, serve, &package);
+    with_file(&package, &arguments, "serve", read).map(|line| line.command)
 }
 
 /// Reads a command line anew, with a configuration file for the command of this name.
 fn with_file(
+    package: &Package,
     arguments: &[OsString],
     name: &str,
     read: impl FnOnce(&Clap) -> Result<File, String>,
 ) -> Result<CommandLine, clap::Error> {
-    let plain = command();
+    let plain = command_of(package);
     let file = read(plain.find_subcommand(name).expect("clap has matched it"));
     let file = file.map_err(|reason| clap::Error::raw(ErrorKind::ValueValidation, reason + "\n"))?;
-    let matches = plain.mut_subcommand(name, |serve| file.applied(serve)).try_get_matches_from(arguments)?;
+    let command = plain.mut_subcommand(name, |serve| file.applied(serve));
+    let matches = command.try_get_matches_from(arguments).map_err(|error| file.blamed(error))?;
     understood(matches, Some(file))
+}
+
+/// The command line of a program, of which nothing has to be there.
+fn without_requirements(package: &Package) -> Clap {
+    command_of(package).mut_subcommands(|sub| sub.mut_args(|flag| flag.required(false)))
 }
 
 fn understood(matches: ArgMatches, file: Option<File>) -> Result<CommandLine, clap::Error> {
@@ -83,7 +118,7 @@ fn understood(matches: ArgMatches, file: Option<File>) -> Result<CommandLine, cl
 }
 
 /// Adds what was probably meant, where other servers have another word for it.
-fn with_tip(mut error: clap::Error) -> clap::Error {
+fn with_tip(mut error: clap::Error, package: &Package) -> clap::Error {
     let invalid =
         [ContextKind::InvalidArg, ContextKind::InvalidSubcommand].into_iter().find_map(|kind| error.get(kind));
     let Some(ContextValue::String(word)) = invalid else { return error };
@@ -92,11 +127,15 @@ fn with_tip(mut error: clap::Error) -> clap::Error {
         "--port" | "-p" | "--bind" | "-b" | "--host" | "--addr" | "--address" | "-l" => {
             "to listen elsewhere, write --listen 127.0.0.1:8081".to_owned()
         }
-        "--dir" | "--directory" | "-d" | "--docroot" | "--document-root" => "the flag is --root DIR".to_owned(),
+        "--dir" | "--directory" | "-d" | "--docroot" | "--document-root" if package.has_default_app => {
+            "the flag is --root DIR".to_owned()
+        }
         "-c" | "--conf" => "the flag is --config FILE".to_owned(),
-        "restart" | "upgrade" => "to run the new version, write reborn reload".to_owned(),
-        "start" | "run" => "to serve, write reborn serve".to_owned(),
-        folder if Path::new(folder).is_dir() => format!("to serve a directory, write reborn --root {folder}"),
+        "restart" | "upgrade" => package.named("to run the new version, write reborn reload"),
+        "start" | "run" => package.named("to serve, write reborn serve"),
+        folder if package.has_default_app && Path::new(folder).is_dir() => {
+            format!("to serve a directory, write reborn --root {folder}")
+        }
         _ if ends_in_a_port => "to listen elsewhere, write --listen 127.0.0.1:8081".to_owned(),
         _ => return error,
     };
