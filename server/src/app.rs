@@ -4,7 +4,7 @@
 //! identity, no framing. One place decides what a path means and which methods it takes; the modules below answer.
 //! Whatever a client sends gets an answer here. An error of a body's reader belongs to the layer that reads it.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 use std::{fmt, io};
 
@@ -71,6 +71,12 @@ impl App {
         let files = files.as_ref().map(files::Files::open).transpose()?;
         let demo = demo.then(demo::Demo::default);
         Ok(Self(Arc::new(Inner { files, demo, identity })))
+    }
+
+    /// What of the application goes on in another process. It is wanted before there is an application: who answers is set
+    /// by the time that one serves.
+    pub fn moves(identity: &Arc<OnceLock<Identity>>) -> http::Moves {
+        demo::moves(identity)
     }
 
     /// The headers that every response of the demonstration carries: who answered, and the request's `x-id`. Without

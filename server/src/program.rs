@@ -15,6 +15,7 @@ mod start;
 use std::io;
 use std::marker::PhantomData;
 use std::process::ExitCode;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use http_types::{Request, Response};
@@ -22,7 +23,7 @@ use restart_core::{Drain, State};
 
 use crate::app::{App, AppConfig, Identity};
 use crate::config::{Config, ServeArgs};
-use crate::http::Handler;
+use crate::http::{Handler, Moves};
 use crate::service::Service;
 use cli::{Command, CommandLine};
 use package::Package;
@@ -51,7 +52,9 @@ pub fn run<H: Handler + 'static>(handler: H) -> ExitCode {
 
 /// Runs the `reborn` program itself, with its default application.
 pub fn run_default() -> ExitCode {
-    let program: Program = Program { package: Package::reborn(), ..Program::new("reborn") };
+    let answering = Arc::new(OnceLock::new());
+    let (package, moves) = (Package::reborn(), App::moves(&answering));
+    let program: Program = Program { package, moves, ..Program::new("reborn") };
     program.main(|config, startup, version| {
         let identity = Identity {
             pid: std::process::id(),
@@ -59,6 +62,7 @@ pub fn run_default() -> ExitCode {
             version: version.to_owned(),
             started: Instant::now(),
         };
+        let identity = answering.get_or_init(|| identity).clone();
         let app = App::new(AppConfig { files: config.files.clone(), demo: config.demo, identity })?;
         let decorating = app.clone();
         let mut service = Service::new(move |request: Request| {
@@ -119,6 +123,7 @@ pub struct Program<F = NoFlags> {
     package: Package,
     check: fn(&F) -> Result<(), String>,
     save_state: Option<SaveState>,
+    moves: Moves,
     flags: PhantomData<fn() -> F>,
 }
 
@@ -147,7 +152,13 @@ impl Program {
     ///
     /// The name should be of lower-case letters, digits and dashes: it becomes a part of paths and variables.
     pub fn new(name: &str) -> Program {
-        Program { package: Package::new(name), check: |_| Ok(()), save_state: None, flags: PhantomData }
+        Program {
+            package: Package::new(name),
+            check: |_| Ok(()),
+            save_state: None,
+            moves: Moves::new(),
+            flags: PhantomData,
+        }
     }
 }
 
@@ -173,8 +184,9 @@ impl<F: clap::Args> Program<F> {
     ///
     /// [`run`](Program::run) panics where a flag has the name of one that every server has.
     pub fn flags<G: clap::Args>(self) -> Program<G> {
-        let package = Package { flags: |command| G::augment_args(command), ..self.package };
-        Program { package, check: |_| Ok(()), save_state: self.save_state, flags: PhantomData }
+        let package = Package { flags: |command| G::augment_args(command), ..self.package.clone() };
+        let Program { save_state, moves, .. } = self;
+        Program { package, check: |_| Ok(()), save_state, moves, flags: PhantomData }
     }
 
     /// Refuses flags that do not suit each other, or the machine, beyond what clap knows of each: the reason, in one line, is
@@ -190,6 +202,12 @@ impl<F: clap::Args> Program<F> {
     /// how to read it. What is saved for a reload that fails is dropped.
     pub fn save_state(mut self, format: u32, save: impl FnMut() -> Vec<u8> + Send + 'static) -> Program<F> {
         self.save_state = Some((format, Box::new(save)));
+        self
+    }
+
+    /// Registers the streams and the upgraded protocols that go on in the next generation while they are under way.
+    pub fn moves(mut self, moves: Moves) -> Program<F> {
+        self.moves = moves;
         self
     }
 
@@ -237,16 +255,18 @@ impl<F: clap::Args> Program<F> {
         let package = &self.package;
         match (&line.command, flags) {
             (Command::Serve(args), Some(flags)) => match self.configuration(args, &flags) {
-                Ok(config) => start::start(package, &config, args, self.save_state, |config, generation| {
-                    let startup = Startup {
-                        flags,
-                        state: generation.take_state(),
-                        generation: generation.number(),
-                        drain: generation.drain(),
-                    };
-                    let service = application(config, startup, &package.version)?;
-                    Ok(Service { version: package.version.clone(), ..service })
-                }),
+                Ok(config) => {
+                    start::start(package, &config, args, (self.save_state, self.moves.clone()), |config, generation| {
+                        let startup = Startup {
+                            flags,
+                            state: generation.take_state(),
+                            generation: generation.number(),
+                            drain: generation.drain(),
+                        };
+                        let service = application(config, startup, &package.version)?;
+                        Ok(Service { version: package.version.clone(), moves: self.moves, ..service })
+                    })
+                }
                 Err(reason) => {
                     start::refuse(package, &reason);
                     exit::USAGE

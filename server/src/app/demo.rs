@@ -7,6 +7,8 @@
 //! or a log line is reduced to what is harmless there.
 
 use std::borrow::Cow;
+use std::io;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use http_types::headers::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
@@ -14,13 +16,13 @@ use http_types::{Method, Request, Response, StatusCode};
 use smol::Timer;
 
 use super::{Identity, READABLE, Target, page, text};
+use crate::http::{Moves, Step, stream};
 
 mod bytes;
 mod chat;
 mod conversation;
 mod events;
 mod handshake;
-mod live;
 mod upgrades;
 
 /// The longest wait that a client can ask for.
@@ -28,6 +30,9 @@ const DELAY_MAX: Duration = Duration::from_secs(60);
 
 /// Where the event stream is.
 const EVENTS: &str = "/events";
+
+/// The name under which an event stream moves; its state is as `events` has it.
+const EVENTS_STREAM: &str = "demo-events/1";
 
 /// The longest `x-id` that is repeated.
 const ID_BYTES_MAX: usize = 128;
@@ -98,8 +103,8 @@ impl Demo {
             Resource::Echo => Ok(echo(request)),
             Resource::Upgrade => Ok(upgrades::echo(&request).await),
             Resource::Bytes => self.bytes(target).await,
-            Resource::Events => events(&request, target, identity),
-            Resource::Chat => Ok(upgrades::chat(&request).await),
+            Resource::Events => events(&request, target),
+            Resource::Chat => Ok(upgrades::chat(&request)),
             Resource::Page => Ok(page::live(identity)),
         };
         outcome.unwrap_or_else(|message| text(StatusCode::BadRequest, message))
@@ -176,7 +181,7 @@ fn echo(mut request: Request) -> Response {
 }
 
 /// An event every so often, with an id that counts them.
-fn events(request: &Request, target: &Target, identity: &Identity) -> Result<Response, String> {
+fn events(request: &Request, target: &Target) -> Result<Response, String> {
     let interval = match parameter(target, "ms") {
         None => Some(events::INTERVAL_MS_DEFAULT),
         Some(value) => value.parse().ok().filter(|ms| events::INTERVAL_MS.contains(ms)),
@@ -187,26 +192,27 @@ fn events(request: &Request, target: &Target, identity: &Identity) -> Result<Res
     })?;
     let last = request.header("last-event-id").map(|values| values.last().as_str());
     let state = events::begin(interval, last, SystemTime::now());
-    let identity = identity.clone();
     let mut response = Response::new(StatusCode::Ok);
-    response.set_body(live::body(state, move |state| next_event(state, identity.clone())));
+    stream(&mut response, EVENTS_STREAM, state);
     response.insert_header(CONTENT_TYPE, "text/event-stream");
     response.insert_header(CACHE_CONTROL, "no-store");
     Ok(response)
 }
 
+/// What of the demonstration goes on in another process; `identity` is known by the time that one serves.
+pub(super) fn moves(identity: &Arc<OnceLock<Identity>>) -> Moves {
+    let identity = Arc::clone(identity);
+    let next = move |state| next_event(state, Arc::clone(&identity));
+    Moves::new().stream(EVENTS_STREAM, next).protocol(upgrades::CHAT, upgrades::talk)
+}
+
 /// Waits for the next event of a stream with this state, which says that it is this process that sends it.
-async fn next_event(state: Vec<u8>, identity: Identity) -> live::Step {
-    match events::step(&state, &identity, SystemTime::now()) {
-        Ok(step) => {
-            Timer::after(step.wait).await;
-            Some((step.event, step.next))
-        }
-        Err(message) => {
-            log::warn!("cannot go on with what another generation began: {message}; the connection is closed");
-            None
-        }
-    }
+async fn next_event(state: Vec<u8>, identity: Arc<OnceLock<Identity>>) -> io::Result<Option<Step>> {
+    let identity = identity.get().ok_or_else(|| io::Error::other("an event before this process serves"))?;
+    let events::Step { wait, event, next } =
+        events::step(&state, identity, SystemTime::now()).map_err(io::Error::other)?;
+    Timer::after(wait).await;
+    Ok(Some(Step { bytes: event, state: next }))
 }
 
 /// Reads the wait from the query: a duration such as `2s`, or a plain number of milliseconds.
@@ -257,7 +263,6 @@ impl Drop for Logged {
 mod tests {
     use std::sync::{Mutex, OnceLock};
 
-    use futures_lite::AsyncReadExt;
     use futures_lite::future::poll_once;
     use http_types::Body;
     use http_types::headers::UPGRADE;
@@ -265,7 +270,6 @@ mod tests {
     use super::*;
     use crate::app::tests::{identity, request, signed};
     use crate::app::{App, AppConfig};
-    use crate::http::Drain;
 
     fn app() -> App {
         App::new(AppConfig { files: None, demo: true, identity: identity() }).unwrap()
@@ -435,29 +439,28 @@ mod tests {
     fn an_event_stream_begins_behind_what_the_client_has_and_has_no_end() {
         let mut request = request(Method::Get, "/events?ms=10");
         request.insert_header("last-event-id", "41");
-        let mut response = smol::block_on(signed(&app(), request));
+        let response = smol::block_on(signed(&app(), request));
         assert_eq!(response.header(CONTENT_TYPE).unwrap().as_str(), "text/event-stream");
         assert_eq!((response.len(), response.header(CACHE_CONTROL).unwrap().as_str()), (None, "no-store"));
-        let mut bytes = vec![0; 2 * "id: 42\ndata: generation=7 pid=4121\n\n".len()];
-        smol::block_on(response.take_body().read_exact(&mut bytes)).unwrap();
-        let text = String::from_utf8(bytes).unwrap();
-        assert_eq!(text, "id: 42\ndata: generation=7 pid=4121\n\nid: 43\ndata: generation=7 pid=4121\n\n");
+        let identity = Arc::new(OnceLock::from(identity()));
+        let mut state = events::begin(10, Some("41"), SystemTime::now());
+        for id in [42, 43] {
+            let step = smol::block_on(next_event(state, Arc::clone(&identity))).unwrap().unwrap();
+            assert_eq!(step.bytes, format!("id: {id}\ndata: generation=7 pid=4121\n\n").into_bytes());
+            state = step.state;
+        }
+        assert!(smol::block_on(next_event(b"{".to_vec(), identity)).is_err());
     }
 
     #[test]
     fn the_chat_switches_for_whom_it_may_and_tells_the_others_how() {
         let headers = [("upgrade", "websocket"), ("sec-websocket-version", "13")];
-        for (key, drain, status) in [
-            ("dGhlIHNhbXBsZSBub25jZQ==", true, StatusCode::SwitchingProtocols),
-            ("dGhlIHNhbXBsZSBub25jZQ==", false, StatusCode::UpgradeRequired),
-            ("none", true, StatusCode::BadRequest),
-        ] {
+        for (key, status) in
+            [("dGhlIHNhbXBsZSBub25jZQ==", StatusCode::SwitchingProtocols), ("none", StatusCode::BadRequest)]
+        {
             let mut request = request(Method::Get, "/chat");
             for (name, value) in headers.into_iter().chain([("sec-websocket-key", key)]) {
                 request.insert_header(name, value);
-            }
-            if drain {
-                request.ext_mut().insert(Drain::new());
             }
             let response = smol::block_on(signed(&app(), request));
             assert_eq!(response.status(), status);

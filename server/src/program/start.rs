@@ -12,7 +12,7 @@ use restart_core::control::Place;
 use restart_core::{Builder, Endpoint, Generation};
 
 use crate::config::{Config, DEFAULT_LISTEN, Given, ServeArgs, Source};
-use crate::http::{Capacity, Handler};
+use crate::http::{Capacity, Handler, Moves};
 use crate::logging::Logs;
 use crate::moving;
 use crate::program::exit;
@@ -34,7 +34,7 @@ pub(super) fn start<H: Handler + 'static>(
     package: &Package,
     config: &Config,
     args: &ServeArgs,
-    save_state: Option<SaveState>,
+    (save_state, moves): (Option<SaveState>, Moves),
     application: impl FnOnce(&Config, &mut Generation) -> io::Result<Service<H>>,
 ) -> u8 {
     let logs = Logs::install(config.log.as_deref());
@@ -54,7 +54,7 @@ pub(super) fn start<H: Handler + 'static>(
     let (reopener, shared) = (Reopener::default(), SharedWorkers::default());
     let reopening = reopener.clone();
     let sources = ListenSources::new(config, args);
-    let builder = builder(package, config, &metrics, &shared).explain(move |error| sources.explain(error));
+    let builder = builder(package, config, &metrics, (&shared, &moves)).explain(move |error| sources.explain(error));
     let builder = match save_state {
         Some((format, save)) => builder.save_state(format, save),
         None => builder,
@@ -192,7 +192,12 @@ fn access_log(config: &Config, generation: &Generation) -> io::Result<Option<Acc
 /// The threads that serve, from their start on: the builder has to know of them before they exist.
 type SharedWorkers = Arc<OnceLock<Arc<Workers>>>;
 
-fn builder(package: &Package, config: &Config, metrics: &Arc<Metrics>, shared: &SharedWorkers) -> Builder {
+fn builder(
+    package: &Package,
+    config: &Config,
+    metrics: &Arc<Metrics>,
+    (shared, moves): (&SharedWorkers, &Moves),
+) -> Builder {
     let reload = &config.reload;
     let control = config.control.clone().map_or_else(|| Place::Named(package.name.clone()), Place::Path);
     let default = DEFAULT_LISTEN.parse().expect("the default is an address");
@@ -205,7 +210,7 @@ fn builder(package: &Package, config: &Config, metrics: &Arc<Metrics>, shared: &
         .drain_timeout(reload.drain_timeout)
         .max_draining(reload.max_draining)
         .version(&package.version)
-        .take_connections(moving::formats(&crate::http::Moves::new()))
+        .take_connections(moving::formats(moves))
         .stop_delay(reload.stop_delay)
         .probe(move || {
             let workers = shared.get().cloned();

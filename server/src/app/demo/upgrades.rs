@@ -9,76 +9,65 @@ use http_types::upgrade::Connection;
 use http_types::{Request, Response, StatusCode};
 use smol::Timer;
 
-use super::{conversation, handshake};
+use super::conversation::{Ended, converse};
+use super::handshake;
 use crate::app::text;
-use crate::http::{Drain, Phase};
+use crate::http::{Leave, Shutdown, Upgraded, switch};
 
 /// The protocol that `/upgrade` switches to.
 const ECHO: &str = "echo";
 
-/// How long a client of it may say nothing, or take nothing.
+/// The name under which the chat moves; its state and what is left unread are as `chat` has them.
+pub(super) const CHAT: &str = "demo-chat/1";
+
+/// How long a client of `/upgrade` may say nothing, or take nothing.
 const ECHO_IDLE_MAX: Duration = Duration::from_secs(300);
 
 /// Switches to a WebSocket, if the client asks for one.
-pub(super) async fn chat(request: &Request) -> Response {
-    let (name, key) = match handshake::accept(request) {
-        Ok(accepted) => accepted,
-        Err(refusal) => return *refusal,
-    };
-    let converse = |mut stream: Connection, drain: Drain| async move {
-        let never = std::future::pending();
-        conversation::converse(&mut stream, b"", never, stopping(drain)).await;
-    };
-    match switch(request, "websocket", converse).await {
-        Some(mut response) => {
+pub(super) fn chat(request: &Request) -> Response {
+    match handshake::accept(request) {
+        Ok((name, key)) => {
+            let mut response = switch("websocket", CHAT, Vec::new());
             response.insert_header(name, key);
             response
         }
-        None => text(StatusCode::UpgradeRequired, "ask with `Connection: upgrade` and `Upgrade: websocket`"),
+        Err(refusal) => *refusal,
     }
 }
 
-/// Switches to the protocol `echo`, if the client asks for it.
+/// Has the chat on a connection, from its state, until it ends or goes on in another process.
+pub(super) async fn talk(mut stream: Upgraded, state: Vec<u8>) -> Leave {
+    let (moves, shutdown) = (stream.moves(), stream.shutdown());
+    match converse(&mut stream, &state, moves, shutdown.stopping()).await {
+        Ended::Closed => Leave::Close,
+        Ended::Moves { state, unread } => Leave::Move { state, unread },
+    }
+}
+
+/// Switches to the protocol `echo`, if the client asks for it. Its connection stays in this process: nobody else can go on
+/// with it.
 pub(super) async fn echo(request: &Request) -> Response {
-    let switched =
-        if handshake::offers(request, ECHO) { switch(request, ECHO, echo_until_stopped).await } else { None };
-    switched.unwrap_or_else(|| {
+    let shutdown = request.ext().get::<Shutdown>().cloned();
+    let Some(shutdown) = shutdown.filter(|_| handshake::offers(request, ECHO)) else {
         let message = format!("ask with `Connection: upgrade` and `Upgrade: {ECHO}`");
         let mut response = text(StatusCode::UpgradeRequired, message);
         response.insert_header(UPGRADE, ECHO);
-        response
-    })
-}
-
-/// A response that switches to a protocol, and what then has the connection. Nothing for a request that may not have one.
-async fn switch<F: Future<Output = ()> + Send + 'static>(
-    request: &Request,
-    protocol: &str,
-    speak: impl FnOnce(Connection, Drain) -> F + Send + 'static,
-) -> Option<Response> {
-    let drain = request.ext().get::<Drain>()?.clone();
+        return response;
+    };
     let mut response = Response::new(StatusCode::SwitchingProtocols);
-    response.insert_header(UPGRADE, protocol);
+    response.insert_header(UPGRADE, ECHO);
     let stream = response.recv_upgrade().await;
     let task = async move {
         if let Some(stream) = stream.await {
-            speak(stream, drain).await;
+            echo_until_stopped(stream, shutdown).await;
         }
     };
     smol::spawn(task).detach();
-    Some(response)
-}
-
-/// Waits until the service stops.
-async fn stopping(drain: Drain) {
-    let mut phase = drain.phase();
-    while phase != Phase::Stopping {
-        phase = drain.changed(phase).await;
-    }
+    response
 }
 
 /// Gives back what comes, through a drain as well, until its deadline ends the stream. A stop ends it at once.
-async fn echo_until_stopped(mut stream: Connection, drain: Drain) {
+async fn echo_until_stopped(mut stream: Connection, shutdown: Shutdown) {
     let mut bytes = [0; 4096];
     let echo = async {
         loop {
@@ -95,5 +84,5 @@ async fn echo_until_stopped(mut stream: Connection, drain: Drain) {
             }
         }
     };
-    echo.or(stopping(drain)).await;
+    echo.or(shutdown.stopping()).await;
 }
