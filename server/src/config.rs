@@ -2,7 +2,7 @@
 //!
 //! It reads texts and gives types: durations, sizes, paths, a signal that can be caught. A value that is refused is named
 //! as the user knows it (flag, variable or line of the file), with the cause and with what would be right. Nothing is
-//! opened, bound or looked at here: what only the machine knows comes in as a [`Host`], and whether a path leads to what
+//! opened, bound or looked at here: what only the machine knows comes in as a [`Machine`], and whether a path leads to what
 //! it should is checked by whoever serves it.
 
 use std::path::PathBuf;
@@ -21,7 +21,7 @@ mod values;
 
 pub use files::{Etag, FilesConfig};
 pub use flags::{AppArgs, ServeArgs};
-pub use given::{Error, FilePosition, Given, Source};
+pub use given::{Error, FilePosition, Given, ValueSource};
 pub(crate) use given::{is_given, items, non_empty, with_file_value};
 pub use listen::{DEFAULT_LISTEN, METRICS_NAME};
 pub(crate) use values::IS_A_DIRECTORY;
@@ -29,7 +29,7 @@ use values::{DURATION_MIN, GIB, KIB, MIB, optional};
 
 /// What a configuration has to know of the process that it is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Host {
+pub struct Machine {
     /// How many threads can run at a time: the default of `--threads`.
     pub cores: usize,
     /// Whether a service manager has given listeners: the default address is not bound then.
@@ -117,13 +117,13 @@ pub struct Limits {
 
 impl Config {
     /// Checks what was typed, but for what only a look at the machine shows. The first value that is refused is the error.
-    pub fn new(args: &ServeArgs, host: Host) -> Result<Self, Error> {
+    pub fn new(args: &ServeArgs, machine: Machine) -> Result<Self, Error> {
         Ok(Self {
             files: files(&args.app)?,
             demo: is_on(args.app.demo.as_ref())?,
             listen: listen::check(&args.listen)?,
             metrics: optional(args.metrics.as_ref(), |given| {
-                listen::metrics(given, &args.listen, args.graceful || host.has_listeners)
+                listen::metrics(given, &args.listen, args.graceful || machine.has_listeners)
             })?,
             control: optional(args.control.as_ref(), Given::socket_path)?,
             pid_file: optional(args.pid_file.as_ref(), Given::file_path)?,
@@ -131,7 +131,7 @@ impl Config {
             foreground: is_on(args.foreground.as_ref())?,
             reload: Reload::new(args)?,
             limits: Limits::new(args)?,
-            threads: optional(args.threads.as_ref(), |given| given.number(1..=1024))?.unwrap_or(host.cores),
+            threads: optional(args.threads.as_ref(), |given| given.number(1..=1024))?.unwrap_or(machine.cores),
             log: optional(args.log.as_ref(), Given::log_filter)?,
             access_log: AccessLogConfig::new(args)?,
         })
@@ -211,12 +211,12 @@ mod tests {
     use super::*;
     use crate::program::cli::{self, Command};
 
-    const HOST: Host = Host { cores: 2, has_listeners: false };
+    const MACHINE: Machine = Machine { cores: 2, has_listeners: false };
 
     fn config(arguments: &[&str]) -> Result<Config, Error> {
         let arguments = std::iter::once("reborn").chain(arguments.iter().copied()).map(OsString::from);
         match cli::parse(arguments).unwrap() {
-            Command::Serve(serve) => Config::new(&serve, HOST),
+            Command::Serve(serve) => Config::new(&serve, MACHINE),
             other => panic!("{other}"),
         }
     }
@@ -235,7 +235,7 @@ mod tests {
         assert_eq!((config.files, config.demo, config.graceful, config.log), (None, false, false, None));
         assert_eq!((config.control, config.pid_file, config.access_log), (None, None, None));
         assert!(config.listen.is_empty());
-        assert_eq!(config.threads, HOST.cores);
+        assert_eq!(config.threads, MACHINE.cores);
         assert_eq!(
             config.reload,
             Reload {

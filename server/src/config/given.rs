@@ -9,20 +9,20 @@ use std::fmt;
 use std::sync::Arc;
 
 use clap::builder::{OsStringValueParser, StringValueParser, TypedValueParser, ValueParserFactory};
-use clap::parser::ValueSource;
+use clap::parser::ValueSource as ClapSource;
 use clap::{Arg, Command};
 
 /// The text that was given for a flag, by itself, by its variable or by its key in the file, or that is its default.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Given<T = String> {
     text: T,
-    source: Source,
+    source: ValueSource,
     name: String,
 }
 
 /// Where a value came from.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Source {
+pub enum ValueSource {
     /// Nobody said anything: the default.
     #[default]
     Default,
@@ -56,7 +56,7 @@ impl<T> Given<T> {
     }
 
     /// Where it came from.
-    pub fn source(&self) -> &Source {
+    pub fn source(&self) -> &ValueSource {
         &self.source
     }
 
@@ -70,7 +70,7 @@ impl Given {
     /// The values of a list, of which a variable holds several.
     pub(crate) fn items(self) -> Vec<Given> {
         let Given { text, source, name } = &self;
-        if *source != Source::Variable {
+        if *source != ValueSource::Variable {
             return vec![self];
         }
         let item = |text: String| Given { text, source: source.clone(), name: name.clone() };
@@ -106,13 +106,13 @@ pub(crate) fn non_empty<T: AsRef<OsStr>>(given: Option<&Given<T>>) -> Option<&Gi
     given.filter(|given| !given.text.as_ref().is_empty())
 }
 
-impl Source {
+impl ValueSource {
     /// Where a value came from that clap has found there, when what is in the place of the default stands at `position`.
-    pub(crate) fn of(found: Option<ValueSource>, position: Option<FilePosition>) -> Source {
+    pub(crate) fn of(found: Option<ClapSource>, position: Option<FilePosition>) -> ValueSource {
         match found {
-            Some(ValueSource::CommandLine) => Source::Flag,
-            Some(ValueSource::EnvVariable) => Source::Variable,
-            _ => position.map_or(Source::Default, Source::File),
+            Some(ClapSource::CommandLine) => ValueSource::Flag,
+            Some(ClapSource::EnvVariable) => ValueSource::Variable,
+            _ => position.map_or(ValueSource::Default, ValueSource::File),
         }
     }
 
@@ -120,9 +120,9 @@ impl Source {
     pub(crate) fn name(&self, flag: &Arg) -> String {
         let long = flag.get_long().unwrap_or_else(|| flag.get_id().as_str());
         match self {
-            Source::Variable => flag.get_env().unwrap_or_default().to_string_lossy().into_owned(),
-            Source::Flag | Source::Default => format!("--{long}"),
-            Source::File(position) => format!("{position}: {long}"),
+            ValueSource::Variable => flag.get_env().unwrap_or_default().to_string_lossy().into_owned(),
+            ValueSource::Flag | ValueSource::Default => format!("--{long}"),
+            ValueSource::File(position) => format!("{position}: {long}"),
         }
     }
 }
@@ -164,7 +164,7 @@ where
     type Value = Given<P::Value>;
 
     fn parse_ref(&self, command: &Command, flag: Option<&Arg>, text: &OsStr) -> Result<Self::Value, clap::Error> {
-        self.parse_ref_(command, flag, text, ValueSource::CommandLine)
+        self.parse_ref_(command, flag, text, ClapSource::CommandLine)
     }
 
     fn parse_ref_(
@@ -172,10 +172,10 @@ where
         command: &Command,
         flag: Option<&Arg>,
         text: &OsStr,
-        found: ValueSource,
+        found: ClapSource,
     ) -> Result<Self::Value, clap::Error> {
         let text = self.text.parse_ref_(command, flag, text, found)?;
-        let source = Source::of(Some(found), self.position.clone());
+        let source = ValueSource::of(Some(found), self.position.clone());
         let name = flag.map(|flag| source.name(flag)).unwrap_or_default();
         Ok(Given { text, source, name })
     }
@@ -221,7 +221,7 @@ impl std::error::Error for Error {}
 
 /// A value of a flag of this name, for tests of what reads it.
 #[cfg(test)]
-pub(crate) fn given(source: Source, long: &'static str, text: &str) -> Given {
+pub(crate) fn given(source: ValueSource, long: &'static str, text: &str) -> Given {
     let flag = Arg::new(long).long(long).env(format!("REBORN_{}", long.to_uppercase()));
     Given { text: text.to_owned(), name: source.name(&flag), source }
 }

@@ -107,9 +107,9 @@ pub(super) fn metrics(given: &Given, listen: &[Given], inherited: bool) -> Resul
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::given::{Source, given};
+    use crate::config::given::{ValueSource, given};
 
-    fn checked(source: &Source, texts: &[&str]) -> Result<Vec<String>, String> {
+    fn checked(source: &ValueSource, texts: &[&str]) -> Result<Vec<String>, String> {
         let given: Vec<_> = texts.iter().map(|text| given(source.clone(), "listen", text)).collect();
         let endpoints = check(&given).map_err(|error| error.to_string())?;
         Ok(endpoints.iter().map(Endpoint::to_string).collect())
@@ -117,18 +117,18 @@ mod tests {
 
     #[test]
     fn a_list_keeps_its_order_and_every_listener_gets_a_name() {
-        assert!(checked(&Source::Flag, &["127.0.0.1:0", "0.0.0.0:0", "[::]:8080", "127.0.0.1:8080"]).is_ok());
+        assert!(checked(&ValueSource::Flag, &["127.0.0.1:0", "0.0.0.0:0", "[::]:8080", "127.0.0.1:8080"]).is_ok());
         let given = ["127.0.0.1:8080", "[::1]:8080", "unix:/run/a,b=c", "x=@y=z"];
         let expected = ["http=127.0.0.1:8080", "http-2=[::1]:8080", "http-3=unix:/run/a,b=c", "x=unix:@y=z"];
-        assert_eq!(checked(&Source::Flag, &given).unwrap(), expected);
-        assert_eq!(checked(&Source::Default, &[]).unwrap(), [""; 0]);
+        assert_eq!(checked(&ValueSource::Flag, &given).unwrap(), expected);
+        assert_eq!(checked(&ValueSource::Default, &[]).unwrap(), [""; 0]);
     }
 
     #[test]
     fn metrics_have_an_address_of_their_own() {
         let metrics = |text: &str, listen: &[&str], inherited| {
-            let listen: Vec<_> = listen.iter().map(|text| given(Source::Flag, "listen", text)).collect();
-            let endpoint = metrics(&given(Source::Flag, "metrics", text), &listen, inherited);
+            let listen: Vec<_> = listen.iter().map(|text| given(ValueSource::Flag, "listen", text)).collect();
+            let endpoint = metrics(&given(ValueSource::Flag, "metrics", text), &listen, inherited);
             endpoint.map(|endpoint| endpoint.to_string()).map_err(|error| error.to_string())
         };
         let checked = |text: &str, listen: &str| metrics(text, &[listen], false);
@@ -170,10 +170,10 @@ mod tests {
             (&["udp:127.0.0.1:53"], "is for datagrams"),
         ];
         for (given, expected) in cases {
-            let error = checked(&Source::Flag, given).unwrap_err();
+            let error = checked(&ValueSource::Flag, given).unwrap_err();
             assert!(error.contains(expected), "{error}");
         }
-        let error = checked(&Source::Variable, &["a=@a", ""]).unwrap_err();
+        let error = checked(&ValueSource::Variable, &["a=@a", ""]).unwrap_err();
         assert!(error.starts_with("REBORN_LISTEN \"a=@a,\": \"\" is no address"), "{error}");
     }
 }

@@ -68,10 +68,10 @@ fn advice() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::given::{Source, given};
+    use crate::config::given::{ValueSource, given};
 
     fn parsed(text: &str) -> Result<Option<i32>, String> {
-        parse(&given(Source::Flag, "reload-signal", text)).map_err(|error| error.to_string())
+        parse(&given(ValueSource::Flag, "reload-signal", text)).map_err(|error| error.to_string())
     }
 
     #[test]

@@ -17,7 +17,7 @@ pub use parse::parse;
 pub(crate) use parse::parse_with_file;
 pub(crate) use parse::{CommandLine, read};
 
-pub use crate::config::{AppArgs, FilePosition, Given, ServeArgs, Source};
+pub use crate::config::{AppArgs, FilePosition, Given, ServeArgs, ValueSource};
 
 #[cfg(test)]
 mod tests {

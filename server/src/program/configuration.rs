@@ -13,15 +13,15 @@ use std::{env, thread};
 use rustix::fs::{Access, access};
 use rustix::io::Errno;
 
-use crate::config::{Config, Error, Given, Host, IS_A_DIRECTORY, ServeArgs, non_empty};
+use crate::config::{Config, Error, Given, IS_A_DIRECTORY, Machine, ServeArgs, non_empty};
 
 /// Checks what was typed. The first value that is refused is the error; paths come after everything else.
 pub(crate) fn checked(args: &ServeArgs) -> Result<Config, Error> {
-    let host = Host {
+    let machine = Machine {
         cores: thread::available_parallelism().map_or(1, usize::from),
         has_listeners: env::var_os("LISTEN_FDS").is_some(),
     };
-    let mut config = Config::new(args, host)?;
+    let mut config = Config::new(args, machine)?;
     if let (Some(files), Some(given)) = (&mut config.files, &args.app.root) {
         files.root = directory(given)?;
     }

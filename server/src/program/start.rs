@@ -11,7 +11,7 @@ use std::time::Duration;
 use restart_core::control::Place;
 use restart_core::{Builder, Endpoint, Generation};
 
-use crate::config::{Config, DEFAULT_LISTEN, Given, ServeArgs, Source};
+use crate::config::{Config, DEFAULT_LISTEN, Given, ServeArgs, ValueSource};
 use crate::http::{Capacity, Handler, Moves};
 use crate::logging::Logs;
 use crate::moving;
@@ -94,7 +94,7 @@ impl ListenSources {
 }
 
 fn source(given: Option<&Given>) -> String {
-    match given.filter(|given| *given.source() != Source::Default) {
+    match given.filter(|given| *given.source() != ValueSource::Default) {
         Some(given) => format!("asked for by {}", given.name()),
         None => "the default; choose another one with --listen".to_owned(),
     }

@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use clap::{Arg, ArgAction, ArgMatches, Command as Clap};
 
 use super::file::{File, keys};
-use crate::config::{Source, is_given, items};
+use crate::config::{ValueSource, is_given, items};
 
 /// Comments begin in this column, or behind what is longer.
 const COMMENT_COLUMN: usize = 40;
@@ -18,7 +18,7 @@ pub(super) fn effective(serve: &Clap, matches: &ArgMatches, file: Option<&File>)
     let mut text = String::new();
     for flag in keys(serve) {
         let position = file.and_then(|file| file.position(flag.get_id().as_str()));
-        let source = Source::of(matches.value_source(flag.get_id().as_str()), position);
+        let source = ValueSource::of(matches.value_source(flag.get_id().as_str()), position);
         let line = match value(flag, matches, &source) {
             Some(value) => format!("{} = {value}", key(flag)),
             None => format!("# {}: {}", key(flag), unset(flag)),
@@ -34,10 +34,10 @@ fn key(flag: &Arg) -> &str {
 }
 
 /// The value as TOML; none where nothing, or the empty text, was given.
-fn value(flag: &Arg, matches: &ArgMatches, source: &Source) -> Option<String> {
+fn value(flag: &Arg, matches: &ArgMatches, source: &ValueSource) -> Option<String> {
     let mut texts = matches.get_raw(flag.get_id().as_str())?.map(|text| text.to_string_lossy().into_owned());
     if matches!(flag.get_action(), ArgAction::Append) {
-        let is_split = *source == Source::Variable && is_given(flag);
+        let is_split = *source == ValueSource::Variable && is_given(flag);
         let items = texts.flat_map(|text| if is_split { items(&text) } else { vec![text] });
         return Some(format!("[{}]", items.map(|text| quoted(&text)).collect::<Vec<_>>().join(", ")));
     }
@@ -47,11 +47,11 @@ fn value(flag: &Arg, matches: &ArgMatches, source: &Source) -> Option<String> {
     })
 }
 
-fn shown(source: &Source, flag: &Arg) -> String {
+fn shown(source: &ValueSource, flag: &Arg) -> String {
     match source {
-        Source::Default => "default".to_owned(),
-        Source::File(position) => position.to_string(),
-        Source::Flag | Source::Variable => source.name(flag),
+        ValueSource::Default => "default".to_owned(),
+        ValueSource::File(position) => position.to_string(),
+        ValueSource::Flag | ValueSource::Variable => source.name(flag),
     }
 }
 
