@@ -150,8 +150,13 @@ pub struct Startup<F = NoFlags> {
 impl Program {
     /// A program of this name, with this library's version and without flags of its own.
     ///
-    /// The name should be of lower-case letters, digits and dashes: it becomes a part of paths and variables.
+    /// # Panics
+    ///
+    /// Unless the name is of ASCII letters, digits, dashes and underscores: it becomes a part of paths and variables.
     pub fn new(name: &str) -> Program {
+        let is_fit = |character: char| character.is_ascii_alphanumeric() || "-_".contains(character);
+        let is_name = !name.is_empty() && name.chars().all(is_fit);
+        assert!(is_name, "{name:?} is no name of a program: use letters, digits, - and _");
         Program {
             package: Package::new(name),
             check: |_| Ok(()),
@@ -184,8 +189,8 @@ impl<F: clap::Args> Program<F> {
     ///
     /// [`run`](Program::run) panics where a flag has the name of one that every server has.
     pub fn flags<G: clap::Args>(self) -> Program<G> {
-        let package = Package { flags: |command| G::augment_args(command), ..self.package.clone() };
-        let Program { save_state, moves, .. } = self;
+        let Program { package, save_state, moves, .. } = self;
+        let package = Package { flags: |command| G::augment_args(command), ..package };
         Program { package, check: |_| Ok(()), save_state, moves, flags: PhantomData }
     }
 
@@ -336,6 +341,12 @@ mod tests {
         let flags = Flags { listen: String::new() };
         assert_eq!(flags.listen, "");
         let _ = Program::new("shop").flags::<Flags>().command();
+    }
+
+    #[test]
+    #[should_panic(expected = r#""a/b" is no name of a program"#)]
+    fn a_name_that_would_lead_to_another_folder_is_none() {
+        let _ = Program::new("a/b");
     }
 
     #[test]

@@ -3,7 +3,10 @@
 
 use std::{fs, process::Command};
 
-use tests::{CommandOutput, Ended, Reborn, Server, Version, binary};
+use tests::{
+    CommandOutput, Ended, Reborn, Server, Version, binary,
+    load::{Connection, Limits, Target},
+};
 
 /// `shop` with these arguments, and with variables.
 #[track_caller]
@@ -20,13 +23,19 @@ fn open_shop() -> Reborn {
 
 #[track_caller]
 fn greeted(server: &Server) -> String {
-    let mut connection = server.connect();
+    asked(&Target::Tcp(server.address()), "/")
+}
+
+#[track_caller]
+fn asked(target: &Target, path: &str) -> String {
+    let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
     let answer = smol::block_on(async {
-        connection.send(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await.expect("it is sent");
+        let mut connection = Connection::open(target, Limits::default()).await?;
+        connection.send(request.as_bytes()).await.expect("it is sent");
         connection.answer().await
     });
-    let answer = answer.unwrap_or_else(|lost| panic!("{lost:?}\n{}", server.state()));
-    String::from_utf8(answer.body).expect("a greeting is text")
+    let answer = answer.unwrap_or_else(|lost| panic!("{path} of {target:?}: {lost:?}"));
+    String::from_utf8(answer.body).expect("the body is text")
 }
 
 #[test]
@@ -90,6 +99,8 @@ fn check_shows_its_flags_with_where_they_came_from_and_refuses_what_it_does_not_
         assert_eq!(refused.ended, Ended::Code(2), "{refused}");
         assert!(refused.stderr.contains(expected), "{expected:?} in {refused}");
     };
+    let variable = shop(&["check"], &[("SHOP_FIRST", "x")]);
+    assert!(variable.stderr.starts_with("error: SHOP_FIRST: invalid value 'x' for '--first <N>'"), "{variable}");
     refused(&[], "--first <N>");
     refused(&["--first=x"], "invalid value 'x' for '--first <N>'");
     refused(&["--first=0"], "shop: --first 0: customers count from 1");
@@ -106,10 +117,14 @@ fn check_shows_its_flags_with_where_they_came_from_and_refuses_what_it_does_not_
 
 #[test]
 fn its_flags_and_its_state_go_on_across_reloads() {
-    let server = open_shop().args(["--greeting", "hello", "--first=5"]).start();
+    let shop = open_shop().args(["--greeting", "hello", "--first=5"]);
+    let metrics = shop.folder().join("run/metrics");
+    let server = shop.arg("--metrics").arg(&metrics).start();
     assert_eq!(greeted(&server), "hello, customer 5 of generation 1\n");
     assert_eq!(greeted(&server), "hello, customer 6 of generation 1\n");
     assert_eq!(server.status()["version"], "1.4.0");
+    let page = asked(&Target::Unix(metrics), "/metrics");
+    assert!(page.contains("version=\"1.4.0\""), "{page}");
     server.reload_ok();
     assert_eq!(greeted(&server), "hello, customer 7 of generation 2\n");
     server.reload_ok();

@@ -4,6 +4,7 @@
 //! It decides nothing about values. Each stays the text that was typed, together with where it came from, so that
 //! `config` can refuse it by the name that the user knows.
 
+mod blame;
 mod command;
 mod effective;
 mod file;

@@ -46,24 +46,33 @@ const TAKES_CONFIGURATION: [&str; 2] = ["serve", "check"];
 
 /// The command with the program's own flags, and without those of an application that it does not have.
 fn with_own_flags(command: Clap, package: &Package) -> Clap {
-    let names = |of: &Clap| of.get_arguments().map(|flag| flag.get_id().to_string()).collect::<Vec<_>>();
     let own = (package.flags)(Clap::new("own"));
-    let (theirs, ours) = (names(&own), names(&command));
-    if let Some(taken) = theirs.iter().find(|id| ours.contains(id)) {
+    let (ours, theirs) = (names(&command), names(&own));
+    if let Some(taken) = theirs.iter().find(|name| ours.contains(name)) {
         panic!("{}: the flag {taken:?} is one that every server has: give it another name", package.name);
     }
     // A comment on the struct of flags is none on the command.
     let (about, heading) = (command.get_about().cloned().unwrap_or_default(), format!("Flags of {}", package.name));
     let mut command = (package.flags)(command.next_help_heading(heading)).about(about).long_about(None::<&'static str>);
-    for id in &theirs {
+    for id in own.get_arguments().map(Arg::get_id) {
         command = command.mut_arg(id, |flag| as_key(flag, package));
     }
     if !package.has_default_app {
-        for id in names(&AppArgs::augment_args(Clap::new("app"))) {
+        for id in AppArgs::augment_args(Clap::new("app")).get_arguments().map(Arg::get_id) {
             command = command.mut_arg(id, |flag| flag.hide(true));
         }
     }
     command
+}
+
+/// Each flag's id, and what is typed for it.
+fn names(of: &Clap) -> Vec<String> {
+    let names = |flag: &Arg| {
+        let long = flag.get_long().map(|long| format!("--{long}"));
+        let short = flag.get_short().map(|short| format!("-{short}"));
+        [Some(flag.get_id().to_string()), long, short]
+    };
+    of.get_arguments().flat_map(names).flatten().collect()
 }
 
 /// A flag of the program's own as one of the server's: it has a variable, and takes a value, so that the file can give it.

@@ -9,7 +9,6 @@ use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 
-use clap::error::{ContextKind, ContextValue};
 use clap::{Arg, ArgAction, Command as Clap};
 use toml::de::{DeTable, DeValue};
 
@@ -65,22 +64,10 @@ impl File {
         self.0.get(id).map(|(position, _)| position.clone())
     }
 
-    /// An error of clap, with the line of the file whose value it is about, if it is about one.
-    pub(super) fn blamed(&self, error: clap::Error) -> clap::Error {
-        let (Some(ContextValue::String(flag)), Some(ContextValue::String(value))) =
-            (error.get(ContextKind::InvalidArg), error.get(ContextKind::InvalidValue))
-        else {
-            return error;
-        };
-        let long = flag.trim_start_matches("--").split([' ', '=']).next().unwrap_or_default();
-        let is_here = |(id, (_, texts)): &(&String, &(FilePosition, Vec<String>))| {
-            id.replace('_', "-") == long && texts.contains(value)
-        };
-        let Some((_, (position, _))) = self.0.iter().find(is_here) else { return error };
-        let text = error.to_string();
-        let line = text.lines().next().unwrap_or_default();
-        let reason = line.strip_prefix("error: ").unwrap_or(line);
-        clap::Error::raw(error.kind(), format!("{position}: {reason}\n"))
+    /// Where the file gives this value for this id, if it does.
+    pub(super) fn position_of(&self, id: &str, value: &str) -> Option<&FilePosition> {
+        let (position, texts) = self.0.get(id)?;
+        texts.iter().any(|text| text == value).then_some(position)
     }
 
     /// `serve` with what the file says in the place of its defaults: flags and variables win over those by themselves.

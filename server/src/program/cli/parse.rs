@@ -9,6 +9,7 @@ use std::path::Path;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{ArgMatches, Command as Clap, FromArgMatches};
 
+use super::blame::blamed;
 use super::command::{Cli, Command, command_of};
 use super::effective::effective;
 use super::file::File;
@@ -70,7 +71,7 @@ pub(crate) fn read(
             .ok_or(error),
         matches => matches,
     };
-    let matches = matches.map_err(|error| with_tip(error, package))?;
+    let matches = matches.map_err(|error| with_tip(with_variable(error, package), package))?;
     let line = understood(matches, None)?;
     match line.file_path() {
         Some(path) => {
@@ -78,6 +79,14 @@ pub(crate) fn read(
             with_file(package, &arguments, &name, |serve| File::read(Path::new(path), serve, package))
         }
         None => Ok(line),
+    }
+}
+
+/// An error, with the variable whose value it is about, if it is about one.
+fn with_variable(error: clap::Error, package: &Package) -> clap::Error {
+    match command_of(package).find_subcommand("serve") {
+        Some(serve) => blamed(error, serve, None),
+        None => error,
     }
 }
 
@@ -97,10 +106,11 @@ fn with_file(
     read: impl FnOnce(&Clap) -> Result<File, String>,
 ) -> Result<CommandLine, clap::Error> {
     let plain = command_of(package);
-    let file = read(plain.find_subcommand(name).expect("clap has matched it"));
+    let serve = plain.find_subcommand(name).expect("clap has matched it").clone();
+    let file = read(&serve);
     let file = file.map_err(|reason| clap::Error::raw(ErrorKind::ValueValidation, reason + "\n"))?;
     let command = plain.mut_subcommand(name, |serve| file.applied(serve));
-    let matches = command.try_get_matches_from(arguments).map_err(|error| file.blamed(error))?;
+    let matches = command.try_get_matches_from(arguments).map_err(|error| blamed(error, &serve, Some(&file)))?;
     understood(matches, Some(file))
 }
 
