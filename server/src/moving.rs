@@ -5,8 +5,8 @@
 //! do not know; what they must not misunderstand has a format of its own, without which the connection stays. `response` is
 //! what is left of a response. Pure.
 
+mod fields;
 mod response;
-mod sections;
 
 use std::os::fd::OwnedFd;
 use std::time::Duration;
@@ -17,8 +17,8 @@ use serde::{Deserialize, Serialize};
 use crate::http::moves::{protocol_format, stream_format};
 use crate::http::plan::rest::Tail;
 use crate::http::{Moves, Start, UnderWay};
+use fields::{Sections, millis};
 use response::ResponseDescription;
-use sections::Sections;
 
 /// The format of a connection between two requests.
 const IDLE: &str = "http/1";
@@ -148,11 +148,6 @@ pub(crate) fn unpack(stream: OwnedFd, blob: &[u8], companion: Option<OwnedFd>) -
         ..Start::new(stream, description.peer)
     };
     Ok((start, Duration::from_millis(description.age_ms)))
-}
-
-/// Whole milliseconds.
-fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

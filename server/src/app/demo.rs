@@ -15,7 +15,8 @@ use http_types::headers::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, 
 use http_types::{Method, Request, Response, StatusCode};
 use smol::Timer;
 
-use super::{Identity, READABLE, Target, page, text};
+use super::answer::{Identity, READABLE, Target, text};
+use super::page;
 use crate::http::{Moves, Step, stream};
 
 mod bytes;

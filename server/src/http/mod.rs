@@ -32,6 +32,7 @@ pub(crate) mod moves;
 pub(crate) mod observe;
 mod pace;
 pub(crate) mod plan;
+mod request_body;
 mod shutdown;
 mod transport;
 mod upgrade;

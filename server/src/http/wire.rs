@@ -2,21 +2,22 @@
 //!
 //! Between two messages only the connection holds a [`Wire`], so that it can be taken apart and handed over. A body is
 //! read here, from the bytes received and from the transport, with the framing taken off by [`body`]; what the
-//! application holds is a `reader`. Nothing here knows of phases, handlers or responses.
+//! application holds is the reader in `request_body`. Nothing here knows of phases, handlers or responses.
 
 mod body;
-mod reader;
 
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
+use body::RequestBody;
+pub(super) use body::Trailers;
 pub(super) use body::{BodyState, Fault};
-use body::{RequestBody, Trailers};
-pub(super) use reader::attach;
 
 use super::capacity::Capacity;
+use super::limits::Limits;
+use super::message::framing::Framing;
 use super::message::head;
 use super::message::refusal::Refusal;
 use super::transport::Transport;
@@ -89,12 +90,17 @@ impl Wire {
         self.incoming().body.as_ref().and_then(RequestBody::fault)
     }
 
+    /// Begins a request with a body of this framing, if that is one; returns the message's number, which its body's reader
+    /// has to show.
+    pub(super) fn begin_request(&self, framing: Framing, expects_continue: bool, limits: &Limits) -> u64 {
+        self.begin_message(RequestBody::new(framing, expects_continue, limits))
+    }
+
     /// Ends the message: a reader that is left reads nothing any more.
     pub(super) fn end_message(&self) {
         self.begin_message(None);
     }
 
-    /// Begins a message; returns its number, which its body's reader has to show.
     fn begin_message(&self, body: Option<RequestBody>) -> u64 {
         let incoming = &mut *self.incoming();
         incoming.message += 1;
@@ -103,7 +109,7 @@ impl Wire {
     }
 
     /// Says that the reader of message `message` was dropped.
-    fn abandon(&self, message: u64) {
+    pub(super) fn abandon(&self, message: u64) {
         let incoming = &mut *self.incoming();
         if incoming.message == message
             && let Some(body) = &mut incoming.body
@@ -135,7 +141,7 @@ impl Wire {
     }
 
     /// Reads bytes of the body of message `message`. Returns 0 at its end, once with the raw trailers of a chunked body.
-    fn poll_body(
+    pub(super) fn poll_body(
         &self,
         context: &mut Context<'_>,
         message: u64,
@@ -156,7 +162,7 @@ impl Wire {
     }
 
     /// Records that the current body breaks a rule that only its reader can see.
-    fn refuse_body(&self, refusal: Refusal) -> io::Error {
+    pub(super) fn refuse_body(&self, refusal: Refusal) -> io::Error {
         let fault = Fault::Refused(refusal);
         if let Some(body) = &mut self.incoming().body {
             body.fail(fault);

@@ -11,7 +11,7 @@ use smol::Timer;
 
 use super::conversation::{Ended, converse};
 use super::handshake;
-use crate::app::text;
+use crate::app::answer::text;
 use crate::http::{Leave, Shutdown, Upgraded, switch};
 
 /// The protocol that `/upgrade` switches to.

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use http_types::Request;
 
-use super::Connection;
+use super::state::Connection;
 use crate::http::handler::{Decoration, Handler};
 use crate::http::message::encode;
 use crate::http::observe::Account;

@@ -14,7 +14,7 @@ use http_types::{Response, StatusCode};
 use restart_core::Phase;
 
 use super::follow::{Facts, Follows, UNREAD_BYTES_MAX, follows, follows_failure, reason_of, refusal_of};
-use super::{Answer, Closed, Connection, Message, State};
+use super::state::{Answer, Closed, Connection, Message, State};
 use crate::http::handler::{Decoration, Handler};
 use crate::http::lifetime::{Reason, UnderWay, Unfinished};
 use crate::http::message::encode::{self, Manner};
@@ -26,9 +26,10 @@ use crate::http::plan::Plan;
 use crate::http::plan::outbox::Outbox;
 use crate::http::plan::rest::{DESCRIBED_BYTES_MAX, Rest};
 use crate::http::plan::sending::{Ahead, Failure, Sending, Sent};
+use crate::http::request_body;
 use crate::http::shutdown::Shutdown;
 use crate::http::upgrade::{self, Offer, Switching};
-use crate::http::wire::{self, BodyState};
+use crate::http::wire::BodyState;
 
 /// How long reading the rest of a body that nobody wants may take.
 const UNREAD_TIMEOUT: Duration = Duration::from_secs(5);
@@ -43,7 +44,7 @@ impl<H: Handler> Connection<'_, H> {
         request.set_peer_addr(self.peer.as_deref());
         request.ext_mut().insert(Shutdown::new(&self.context.drain));
         let decoration = self.decoration(Some(&request));
-        wire::attach(&self.wire, &mut request, framing, expects_continue, &self.context.limits);
+        request_body::attach(&self.wire, &mut request, framing, expects_continue, &self.context.limits);
         if framing == Framing::None {
             // A handler may take long; without a body to read, no memory waits with it.
             self.wire.settle();

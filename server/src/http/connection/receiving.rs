@@ -10,7 +10,7 @@ use event_listener::EventListener;
 use http_types::{Method, StatusCode};
 use restart_core::Phase;
 
-use super::{Answer, Closed, Connection, Message, State};
+use super::state::{Answer, Closed, Connection, Message, State};
 use crate::http::capacity;
 use crate::http::handler::{Context, Handler};
 use crate::http::lifetime::Reason;

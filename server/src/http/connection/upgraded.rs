@@ -8,7 +8,7 @@ use futures_lite::FutureExt;
 use http_types::upgrade::{Connection as Stream, Sender as StreamSender};
 use restart_core::Phase;
 
-use super::{Closed, Connection, State};
+use super::state::{Closed, Connection, State};
 use crate::http::handler::Handler;
 use crate::http::lifetime::{Reason, UnderWay};
 use crate::http::plan::rest::DESCRIBED_BYTES_MAX;

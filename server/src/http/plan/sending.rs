@@ -15,7 +15,7 @@ use super::super::deadline::Deadline;
 use super::super::pace::{Over, Pace};
 use super::super::transport::buffer::BUFFER_BYTES;
 use super::super::wire::Wire;
-use super::Plan;
+use super::source::Plan;
 
 /// A body that has so many bytes at hand, or all that are left of it, is not copied before it is sent.
 const AT_HAND_BYTES_MIN: usize = 64 * 1024;

@@ -22,12 +22,12 @@ pub struct Step {
 }
 
 /// What the future of a step gives: nothing at the end of the stream.
-pub(in crate::http) type Stepped = Pin<Box<dyn Future<Output = io::Result<Option<Step>>> + Send>>;
+pub(crate) type Stepped = Pin<Box<dyn Future<Output = io::Result<Option<Step>>> + Send>>;
 /// Makes the next step from a state.
-pub(in crate::http) type MakeStep = Arc<dyn Fn(Vec<u8>) -> Stepped + Send + Sync>;
+pub(crate) type MakeStep = Arc<dyn Fn(Vec<u8>) -> Stepped + Send + Sync>;
 
 /// A stream that a program registered under a name, at the state that its next step is made from.
-pub(in crate::http) struct Stream {
+pub(crate) struct Stream {
     name: Arc<str>,
     state: Vec<u8>,
     make: MakeStep,
@@ -35,7 +35,7 @@ pub(in crate::http) struct Stream {
 }
 
 impl Stream {
-    pub(in crate::http) fn new(name: Arc<str>, state: Vec<u8>, make: MakeStep) -> Stream {
+    pub(crate) fn new(name: Arc<str>, state: Vec<u8>, make: MakeStep) -> Stream {
         Stream { name, state, make, running: None }
     }
 
@@ -69,9 +69,9 @@ impl fmt::Debug for Stream {
 
 /// What a response's body is: the stream of this name, at this state.
 #[derive(Debug)]
-pub(in crate::http) struct Streaming {
-    pub(in crate::http) name: String,
-    pub(in crate::http) state: Vec<u8>,
+pub(crate) struct Streaming {
+    pub(crate) name: String,
+    pub(crate) state: Vec<u8>,
 }
 
 /// Makes the registered stream of this name, at this state, the body of a response. Its length is not known; its content
@@ -87,7 +87,7 @@ pub fn stream(response: &mut Response, name: &str, state: Vec<u8>) {
 }
 
 /// Looks which stream is the body of a response, if one is.
-pub(in crate::http) fn streaming(response: &Response) -> Option<&Attached<Streaming>> {
+pub(crate) fn streaming(response: &Response) -> Option<&Attached<Streaming>> {
     Attached::of(response)
 }
 
