@@ -9,6 +9,7 @@ pub mod config;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 pub mod http;
+mod lock;
 pub mod logging;
 mod moving;
 mod program;

@@ -6,11 +6,12 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use serde::Serialize;
 
 use crate::http::Reason;
+use crate::lock::unpoisoned;
 use crate::moving::Kind;
 
 /// The books of one generation.
@@ -74,7 +75,7 @@ impl Ledger {
     }
 
     fn reasons(&self) -> MutexGuard<'_, BTreeMap<String, u64>> {
-        self.closed_by_us.lock().unwrap_or_else(PoisonError::into_inner)
+        unpoisoned(self.closed_by_us.lock())
     }
 
     pub(crate) fn balance(&self) -> Balance {
