@@ -355,7 +355,7 @@ impl Driver {
         let exit = Exit {
             generation: self.parts.number,
             successor: match (ending, &self.parts.predecessor) {
-                (Ending::GivenUp, Some(predecessor)) => Some(predecessor.line.peer.to_id()),
+                (Ending::GivenUp, Some(predecessor)) => Some(record::id_of(&predecessor.line.peer)),
                 _ => self.chain.newest(),
             },
             success: ending != Ending::Abandoned,

@@ -95,6 +95,7 @@ mod handover;
 mod lifecycle;
 mod listeners;
 mod lock;
+mod manifest;
 mod notify;
 mod pid_file;
 mod predecessor;

@@ -20,7 +20,6 @@ pub(crate) use inherited::{from_fd_3, from_listen_fds};
 
 use crate::address::{Address, Endpoint, check_given_name};
 use crate::error::Error;
-use crate::handover::{SocketEntry, SocketOrigin};
 
 /// Where a socket comes from in the first place; it stays the same over all generations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,38 +51,6 @@ impl Socket {
         let address = checked_address(what, &fd)?;
         let asked = address.clone();
         Ok(Socket { name: name.to_owned(), address, asked, origin: Origin::Activated, inode: None, fd: Arc::new(fd) })
-    }
-
-    /// The manifest's line for this socket.
-    pub(crate) fn entry(&self) -> SocketEntry {
-        SocketEntry {
-            name: self.name.clone(),
-            address: self.address.to_string(),
-            asked: self.asked.to_string(),
-            origin: match self.origin {
-                Origin::Bound => SocketOrigin::Bound,
-                Origin::Activated => SocketOrigin::Activated,
-            },
-            inode: self.inode,
-        }
-    }
-
-    /// Takes a socket over whose descriptor came with a line of a manifest, if the two agree.
-    pub(crate) fn from_entry(entry: &SocketEntry, fd: OwnedFd) -> Result<Socket, Error> {
-        let what = format!("the listener {:?} that was handed over", entry.name);
-        let mut socket = Socket::check(&entry.name, &what, fd)?;
-        let announced: Address = entry.address.parse()?;
-        if socket.address != announced {
-            let found = &socket.address;
-            return Err(Error::handover(format!("{what} is bound to {found} and was announced as {announced}")));
-        }
-        socket.asked = entry.asked.parse()?;
-        socket.origin = match entry.origin {
-            SocketOrigin::Bound => Origin::Bound,
-            SocketOrigin::Activated => Origin::Activated,
-        };
-        socket.inode = entry.inode;
-        Ok(socket)
     }
 
     fn serves(&self, wanted: &Endpoint) -> bool {
@@ -384,13 +351,5 @@ mod tests {
         let file = std::fs::File::open("/dev/null").unwrap();
         let error = Socket::check("web", "descriptor 4", file.into()).unwrap_err();
         assert!(error.to_string().contains("no socket"), "{error}");
-    }
-
-    #[test]
-    fn a_manifest_that_disagrees_with_its_descriptor_is_refused() {
-        let socket = activated("web");
-        let entry = SocketEntry { address: "127.0.0.1:1".to_owned(), ..socket.entry() };
-        let error = Socket::from_entry(&entry, socket.fd.try_clone().unwrap()).unwrap_err();
-        assert!(error.is_handover() && error.to_string().contains("127.0.0.1:1"), "{error}");
     }
 }

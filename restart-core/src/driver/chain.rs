@@ -11,6 +11,7 @@ use async_executor::Task;
 use async_io::Async;
 
 use super::Driver;
+use super::record::id_of;
 use super::sources::{self, FromNewer, FromOlder, Input};
 use crate::connections::Target;
 use crate::control::{DrainingReport, GenerationId};
@@ -96,7 +97,7 @@ impl Chain {
 
     /// Who serves on when this generation ends.
     pub(super) fn newest(&self) -> Option<GenerationId> {
-        self.newer.as_ref().map(|newer| newer.peer.to_id())
+        self.newer.as_ref().map(|newer| id_of(&newer.peer))
     }
 
     /// The line to the newest generation, once there is one.

@@ -189,6 +189,11 @@ impl History {
     }
 }
 
+/// Another generation, as people and clients of the control socket know it.
+pub(super) fn id_of(peer: &Peer) -> GenerationId {
+    GenerationId { generation: peer.id.generation, pid: peer.id.pid, version: peer.version.clone() }
+}
+
 /// A reload as it is told to the next generation.
 pub(super) fn to_wire(outcome: Outcome) -> PastReload {
     let Outcome { id, failure, from, to, stages, ended_unix_ms } = outcome;
