@@ -5,7 +5,7 @@
 
 use std::future::Future;
 use std::io;
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -17,9 +17,9 @@ use event_listener::Event;
 use futures_lite::future;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd};
 use rustix::io::Errno;
-use rustix::net::{SocketAddrAny, SocketAddrUnix, SocketFlags};
+use rustix::net::SocketFlags;
 
-use super::{Origin, Socket};
+use super::socket::{Origin, Socket, address_of};
 use crate::address::Address;
 use crate::drain::{Drain, Guard};
 use crate::lock::lock;
@@ -358,26 +358,6 @@ impl Accepted {
             _ => Ok((self.fd.into(), self.guard)),
         }
     }
-}
-
-/// A stream's address, whatever its family.
-fn address_of(address: &SocketAddrAny) -> Option<Address> {
-    socket_address(address, true).or_else(|| unix_address(address, true))
-}
-
-pub(super) fn socket_address(address: &SocketAddrAny, stream: bool) -> Option<Address> {
-    let ip = SocketAddr::try_from(address.clone()).ok()?;
-    Some(if stream { Address::Tcp(ip) } else { Address::Udp(ip) })
-}
-
-pub(super) fn unix_address(address: &SocketAddrAny, stream: bool) -> Option<Address> {
-    let unix = SocketAddrUnix::try_from(address.clone()).ok()?;
-    if let Some(name) = unix.abstract_name() {
-        return String::from_utf8(name.to_vec()).ok().map(Address::UnixAbstract);
-    }
-    let Some(path) = unix.path() else { return Some(Address::UnixUnnamed) };
-    let path = path.to_str().ok()?.into();
-    Some(if stream { Address::Unix(path) } else { Address::UnixDatagram(path) })
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
-use super::{Origin, Socket, checked_address};
+use super::socket::{Origin, Socket, checked_address};
 use crate::address::{Address, Endpoint};
 use crate::error::Error;
 
