@@ -198,7 +198,7 @@ impl Driver {
                 None
             }
             (Some(_), Err(error)) => {
-                self.record.as_mut()?.detail = Some(error.to_string());
+                self.record.as_mut()?.failed(error.to_string());
                 Some(Event::SpawnFailed)
             }
             (None, Ok((process, _))) => {
@@ -297,7 +297,7 @@ impl Driver {
             Ok(()) => Event::Announced,
             Err(error) => {
                 if let Some(record) = &mut self.record {
-                    record.detail = Some(error.to_string());
+                    record.failed(error.to_string());
                 }
                 Event::AnnounceFailed
             }

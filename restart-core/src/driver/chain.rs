@@ -336,7 +336,7 @@ impl Driver {
         let Received { message, fds, .. } = received;
         match message {
             Message::Failed { reason } => {
-                self.record.as_mut()?.detail = Some(reason);
+                self.record.as_mut()?.failed(reason);
                 Some(Event::SuccessorFailed)
             }
             Message::Released { names } => {
@@ -382,7 +382,7 @@ impl Driver {
     #[expect(clippy::unnecessary_wraps, reason = "what it returns is what its callers return")]
     fn broke(&mut self, what: &str) -> Option<Event> {
         if let Some(record) = &mut self.record {
-            record.detail = Some(what.to_owned());
+            record.failed(what.to_owned());
         }
         Some(Event::SuccessorBroke)
     }

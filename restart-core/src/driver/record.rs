@@ -27,8 +27,8 @@ pub(super) struct Record {
     spawn_time: Duration,
     pid: Option<u32>,
     pub(super) peer: Option<Peer>,
-    /// What went wrong, in the words of whoever noticed.
-    pub(super) detail: Option<String>,
+    /// What went wrong, in the words of whoever noticed first.
+    detail: Option<String>,
     pub(super) status: Option<ExitStatus>,
     /// It was killed by us: its exit status tells nothing.
     pub(super) killed: bool,
@@ -56,6 +56,11 @@ impl Record {
         self.spawned = Some(Instant::now());
         self.spawn_time = spawn_time;
         self.pid = Some(pid);
+    }
+
+    /// Notes what went wrong. What goes wrong after that comes of it, and is not what people have to know.
+    pub(super) fn failed(&mut self, detail: String) {
+        self.detail.get_or_insert(detail);
     }
 
     pub(super) fn ready(&mut self) {
@@ -245,5 +250,19 @@ pub(super) fn signal_id() -> String {
     match read {
         Ok(()) => format!("signal-{:016x}", u64::from_ne_bytes(bytes)),
         Err(_) => format!("signal-{}-{:?}", std::process::id(), Instant::now()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_cause_of_a_failed_reload_is_the_one_that_people_are_told() {
+        let mut record = Record::new("a".to_owned(), None);
+        record.failed("the service manager reads no messages".to_owned());
+        record.failed("it said Ready".to_owned());
+        let limits = Limits { ready_timeout: Duration::ZERO, pong_timeout: Duration::ZERO };
+        assert_eq!(record.reason(Failure::Announce, &limits), "the service manager reads no messages");
     }
 }
