@@ -22,13 +22,19 @@ use async_executor::{Executor, Task};
 use async_io::Timer as IoTimer;
 use futures_lite::future;
 
+use crate::begun::Stoppable;
+use crate::connections::Connections;
 use crate::control::{self, Clients, Command, GenerationId, Outcome, Reply, Request};
-use crate::counters::Counts;
+use crate::counters::{Counts, Inherited};
 use crate::drain::{Drain, Phase};
-use crate::generation::Parts;
+use crate::environment::Environment;
 use crate::lifecycle::{Ending, Event, Lifecycle, Manager, Origin};
-use crate::listeners::{self, Listener, unlink_if_ours};
-use crate::signals::Wish;
+use crate::listeners::{self, Listener, Socket, unlink_if_ours};
+use crate::notify::Notifier;
+use crate::pid_file::PidFile;
+use crate::predecessor::Predecessor;
+use crate::settings::Settings;
+use crate::signals::{Signals, Wish};
 use crate::successor::Successor;
 
 use chain::Chain;
@@ -79,6 +85,27 @@ impl fmt::Display for Exit {
             None => write!(out, "; the service has stopped"),
         }
     }
+}
+
+/// What a generation has taken, and the driver goes on with.
+pub(crate) struct Parts {
+    pub(crate) number: u64,
+    pub(crate) begun: Instant,
+    pub(crate) environment: Environment,
+    pub(crate) settings: Settings,
+    pub(crate) signals: Arc<Signals>,
+    pub(crate) notifier: Notifier,
+    pub(crate) predecessor: Option<Predecessor>,
+    pub(crate) sockets: Vec<Socket>,
+    pub(crate) control: Option<Socket>,
+    /// The names of the predecessor's sockets that this generation does not want.
+    pub(crate) released: Vec<String>,
+    pub(crate) pid_file: Option<PidFile>,
+    pub(crate) drain: Drain,
+    pub(crate) connections: Connections,
+    pub(crate) inherited: Inherited,
+    /// Hears of a stop until the driver does.
+    pub(crate) stoppable: Option<Stoppable>,
 }
 
 /// The process that was started as the successor, or is being started, until the next one.
