@@ -15,7 +15,7 @@ use crate::connections::Connections;
 use crate::control::{self, Place};
 use crate::counters::{Counts, Inherited};
 use crate::drain::Drain;
-use crate::driver::Parts;
+use crate::driver::{MainParts, Parts};
 use crate::environment::{Environment, has_handover_flag, must_supervise};
 use crate::error::Error;
 use crate::formats::Formats;
@@ -318,18 +318,14 @@ impl Builder {
             environment,
             settings: self.settings,
             signals,
-            notifier,
-            predecessor,
             sockets,
-            control,
-            released,
-            pid_file,
             drain,
             connections,
             inherited: Inherited::default(),
             stoppable: Some(stoppable),
         };
-        Ok(Generation::new(parts, streams, main_streams, state))
+        let main = MainParts { notifier, pid_file, control, listeners: main_streams, released };
+        Ok(Generation::new(parts, predecessor, main, streams, state))
     }
 
     /// Finds, takes over and binds the sockets that are wanted, from those that are there. `handed`: a predecessor gave

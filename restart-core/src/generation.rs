@@ -9,29 +9,31 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use crate::connections::Connections;
 use crate::counters::Inherited;
 use crate::drain::{Drain, Phase};
-use crate::driver::{Driver, Exit, Parts};
+use crate::driver::{Driver, Exit, MainParts, Parts};
 use crate::error::Error;
 use crate::handover::Message;
 use crate::listeners::Listener;
-use crate::predecessor::State;
+use crate::predecessor::{Predecessor, State};
 
 /// This process, as one generation of its service. It has its sockets, and does not serve yet.
 #[must_use = "a generation serves only while run() is polled"]
 pub struct Generation {
     parts: Parts,
+    predecessor: Option<Predecessor>,
+    main: MainParts,
     streams: Vec<Listener>,
-    main_streams: Vec<Listener>,
     state: Option<State>,
 }
 
 impl Generation {
     pub(crate) fn new(
         parts: Parts,
+        predecessor: Option<Predecessor>,
+        main: MainParts,
         streams: Vec<Listener>,
-        main_streams: Vec<Listener>,
         state: Option<State>,
     ) -> Generation {
-        Generation { parts, streams, main_streams, state }
+        Generation { parts, predecessor, main, streams, state }
     }
 
     /// The generation's number, from 1.
@@ -46,7 +48,7 @@ impl Generation {
 
     /// The listener of this name; fails where there is none.
     pub fn listener(&self, name: &str) -> Result<Listener, Error> {
-        let found = self.streams.iter().chain(&self.main_streams).find(|listener| listener.name() == name);
+        let found = self.streams.iter().chain(&self.main.listeners).find(|listener| listener.name() == name);
         found.cloned().ok_or_else(|| Error::address(format!("there is no listener called {name:?}")))
     }
 
@@ -81,7 +83,7 @@ impl Generation {
 
     /// Gives up: a predecessor is told why and goes on serving. The caller ends the process.
     pub fn fail(self, reason: &str) {
-        if let Some(predecessor) = &self.parts.predecessor
+        if let Some(predecessor) = &self.predecessor
             && let Err(error) = predecessor.line.channel.try_send(&Message::failed(reason), &[])
         {
             log::warn!("the predecessor could not be told that this generation failed: {error}");
@@ -97,6 +99,6 @@ impl Generation {
     /// the process cuts them.
     pub fn run(self) -> impl Future<Output = Exit> + Send {
         debug_assert_eq!(self.parts.drain.phase(), Phase::Serving, "nobody else sets this phase");
-        Box::new(Driver::new(self.parts)).run(self.streams, self.main_streams)
+        Box::new(Driver::new(self.parts, self.predecessor, self.main, self.streams)).run()
     }
 }

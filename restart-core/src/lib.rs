@@ -97,6 +97,7 @@ mod lifecycle;
 mod listeners;
 mod lock;
 mod manifest;
+mod memory;
 mod notify;
 mod pid_file;
 mod predecessor;
@@ -112,12 +113,13 @@ pub use builder::Builder;
 pub use connections::{BLOB_BYTES_MAX, COMPANIONS_MAX, Connection, Connections};
 pub use counters::{Counts, Inherited};
 pub use drain::{Drain, Guard, Phase};
-pub use driver::{Exit, resident_memory};
+pub use driver::Exit;
 pub use environment::{follow_directory, must_supervise};
 pub use error::Error;
 pub use formats::Formats;
 pub use generation::Generation;
 pub use listeners::{Accepted, Listener, Origin};
+pub use memory::resident_memory;
 pub use predecessor::{State, decline};
 pub use settings::{
     DRAIN_TIMEOUT_DEFAULT, MAX_DRAINING_DEFAULT, MAX_DRAINING_MAX, PROBATION_DEFAULT, READY_TIMEOUT_DEFAULT,

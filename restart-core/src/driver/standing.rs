@@ -9,6 +9,7 @@ use super::{Driver, LAST_REPORT_TIMEOUT};
 use crate::control::DrainingReport;
 use crate::counters::since;
 use crate::handover::{Message, Report, Standing};
+use crate::memory::resident_memory;
 
 impl Driver {
     fn report(&self) -> Message {
@@ -73,11 +74,4 @@ impl Driver {
             log::debug!("{error} to the newest generation");
         }
     }
-}
-
-/// The memory that this process occupies, in bytes (`proc_pid_statm(5)`); 0 where the kernel does not tell.
-pub fn resident_memory() -> u64 {
-    let text = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
-    let pages = text.split_whitespace().nth(1).and_then(|pages| pages.parse::<u64>().ok());
-    pages.unwrap_or_default() * rustix::param::page_size() as u64
 }
