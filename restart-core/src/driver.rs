@@ -34,7 +34,7 @@ use crate::control::{Command, GenerationId, Reply, Request};
 use crate::counters::{Counts, Inherited};
 use crate::drain::{Drain, Phase};
 use crate::environment::Environment;
-use crate::lifecycle::{Ending, Event, Lifecycle, Manager, Origin};
+use crate::lifecycle::{Ending, Event, Lifecycle, Manager, Trigger};
 use crate::listeners::{self, Listener, Socket};
 use crate::predecessor::Predecessor;
 use crate::settings::Settings;
@@ -218,8 +218,8 @@ impl Driver {
     fn take(&mut self, input: Input) -> Option<Event> {
         let current = |slot: &Option<(u64, Task<()>)>, number| slot.as_ref().is_some_and(|(own, _)| *own == number);
         match input {
-            Input::Wish(Wish::Reload) => Some(Event::Reload(Origin::Signal)),
-            Input::Wish(Wish::Stop) => Some(Event::Stop(Origin::Signal)),
+            Input::Wish(Wish::Reload) => Some(Event::Reload(Trigger::Signal)),
+            Input::Wish(Wish::Stop) => Some(Event::Stop(Trigger::Signal)),
             Input::Command(command) => self.take_command(command),
             Input::Spawned(number, spawned) => self.take_spawned(number, *spawned),
             Input::Successor(number, what) => {
@@ -277,11 +277,11 @@ impl Driver {
             Request::Reload { id } => {
                 self.asker = Some(reply);
                 self.asked_id = Some(id);
-                Some(Event::Reload(Origin::Command))
+                Some(Event::Reload(Trigger::Command))
             }
             Request::Stop => {
                 self.asker = Some(reply);
-                Some(Event::Stop(Origin::Command))
+                Some(Event::Stop(Trigger::Command))
             }
         }
     }

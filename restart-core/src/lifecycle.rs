@@ -34,7 +34,7 @@ mod tests;
 mod uncommitted;
 
 pub(crate) use action::{Action, Ending, Failure, Refusal};
-pub(crate) use event::{Event, Origin, Timer};
+pub(crate) use event::{Event, Trigger, Timer};
 
 /// What a generation is doing.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -211,7 +211,7 @@ impl Lifecycle {
     pub(crate) fn on(&mut self, event: Event) -> Vec<Action> {
         self.note(event);
         let event = match event {
-            Event::OlderReported { stop: true, .. } if !self.is_stopping() => Event::Stop(Origin::Signal),
+            Event::OlderReported { stop: true, .. } if !self.is_stopping() => Event::Stop(Trigger::Signal),
             Event::OlderReported { predecessor: true, settled: true, .. } if !self.is_stopping() => Event::Settled,
             event => event,
         };
@@ -268,11 +268,11 @@ impl Lifecycle {
 
     fn serving(&mut self, settled: bool, event: Event) -> Step {
         match event {
-            Event::Reload(Origin::Command) => match self.refusal(settled) {
+            Event::Reload(Trigger::Command) => match self.refusal(settled) {
                 Some(refusal) => (State::Serving { settled }, vec![Action::Refuse(refusal)]),
                 None => begin_reload(),
             },
-            Event::Reload(Origin::Signal) => {
+            Event::Reload(Trigger::Signal) => {
                 self.queued = true;
                 self.serve_or_reload(settled)
             }
@@ -281,7 +281,7 @@ impl Lifecycle {
             Event::OlderClosed { predecessor: false } => self.serve_or_reload(settled),
             Event::Commit { .. } => (State::Serving { settled }, vec![Action::SayCommitted]),
             Event::Ping => (State::Serving { settled }, vec![Action::SayPong]),
-            Event::Stop(origin) => stop(origin),
+            Event::Stop(trigger) => stop(trigger),
             _ => (State::Serving { settled }, vec![]),
         }
     }
@@ -336,8 +336,8 @@ impl Lifecycle {
                 self.asked += 1;
                 actions.extend([Action::Withdraw { stop: true }, Action::Start(Timer::Withdraw)]);
             }
-            Event::Reload(Origin::Command) => actions.push(Action::Refuse(Refusal::Stopping)),
-            Event::Stop(Origin::Command) => actions.push(Action::AnswerStopping),
+            Event::Reload(Trigger::Command) => actions.push(Action::Refuse(Refusal::Stopping)),
+            Event::Stop(Trigger::Command) => actions.push(Action::AnswerStopping),
             Event::Commit { .. } => actions.push(Action::SayCommitted),
             // What cannot be read there is passed over, and one of them must not serve again.
             Event::OlderReported { .. } => actions.push(Action::TellOlder),
@@ -357,9 +357,9 @@ fn begin_reload() -> Step {
     (State::Reloading(Stage::AwaitReady), actions)
 }
 
-fn stop(origin: Origin) -> Step {
+fn stop(trigger: Trigger) -> Step {
     let mut actions = vec![Action::CancelTimer, Action::NotifyStopping, Action::TellOlder, Action::BeginStop];
-    if origin == Origin::Command {
+    if trigger == Trigger::Command {
         actions.push(Action::AnswerStopping);
     }
     (State::Stopping { drained: false, successor: false }, actions)

@@ -6,7 +6,7 @@
 use super::Driver;
 use super::sources::{FromNewer, FromOlder};
 use crate::handover::{Commit, Counters, History, Message, Received};
-use crate::lifecycle::{Event, Origin};
+use crate::lifecycle::{Event, Trigger};
 
 /// The older generations' side.
 impl Driver {
@@ -54,8 +54,8 @@ impl Driver {
                 self.take_report(report);
                 Some(Event::OlderReported { predecessor, settled, stop })
             }
-            Message::Reload => Some(Event::Reload(Origin::Signal)),
-            Message::Stop => Some(Event::Stop(Origin::Signal)),
+            Message::Reload => Some(Event::Reload(Trigger::Signal)),
+            Message::Stop => Some(Event::Stop(Trigger::Signal)),
             Message::Unknown => None,
             other => {
                 log::warn!("an older generation said {}, which is not its to say; it was passed over", other.kind());

@@ -30,7 +30,7 @@ pub(crate) enum Timer {
 
 /// Who asked for something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Origin {
+pub(crate) enum Trigger {
     /// A client on the control socket, who waits for an answer.
     Command,
     /// A signal, or a draining generation that passes one on.
@@ -43,9 +43,9 @@ pub(crate) enum Event {
     /// The application is ready to serve.
     AppReady,
     /// Somebody wants a new generation.
-    Reload(Origin),
+    Reload(Trigger),
     /// Somebody wants the service to end.
-    Stop(Origin),
+    Stop(Trigger),
     /// Nothing is in flight any more.
     Drained,
     /// The drain's deadline has passed.

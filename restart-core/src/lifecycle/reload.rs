@@ -1,7 +1,7 @@
 //! A reload before its point of no return: every failure rolls back.
 
 use super::{
-    ASKED_MAX, Action, Event, Failure, Lifecycle, Manager, Origin, Refusal, Sight, Stage, State, Step, Timer, stop,
+    ASKED_MAX, Action, Event, Failure, Lifecycle, Manager, Trigger, Refusal, Sight, Stage, State, Step, Timer, stop,
 };
 
 impl Lifecycle {
@@ -61,11 +61,11 @@ impl Lifecycle {
                 actions.splice(0..0, [Action::Accept, Action::Reap]);
                 (state, actions)
             }
-            (Event::Stop(origin), _) => self.stop_with_successor(Failure::Stopped, self.withdraws, origin),
-            (Event::SuccessorStop, _) => self.stop_with_successor(Failure::Stopped, self.withdraws, Origin::Signal),
+            (Event::Stop(trigger), _) => self.stop_with_successor(Failure::Stopped, self.withdraws, trigger),
+            (Event::SuccessorStop, _) => self.stop_with_successor(Failure::Stopped, self.withdraws, Trigger::Signal),
             (Event::Commit { .. }, _) => (same, vec![Action::SayCommitted]),
-            (Event::Reload(Origin::Command), _) => (same, vec![Action::Refuse(Refusal::InProgress)]),
-            (Event::Reload(Origin::Signal), _) => {
+            (Event::Reload(Trigger::Command), _) => (same, vec![Action::Refuse(Refusal::InProgress)]),
+            (Event::Reload(Trigger::Signal), _) => {
                 self.queued = true;
                 (same, vec![])
             }
@@ -90,11 +90,11 @@ impl Lifecycle {
 
     /// The service is to stop while there is a successor without a commit: both finish what they have. `withdraws`: it
     /// hears; one that does not is killed.
-    fn stop_with_successor(&mut self, failure: Failure, withdraws: bool, origin: Origin) -> Step {
+    fn stop_with_successor(&mut self, failure: Failure, withdraws: bool, trigger: Trigger) -> Step {
         self.asked = u8::from(withdraws);
         // First, so that both stop accepting as one.
         let end = if withdraws { Action::Withdraw { stop: true } } else { Action::Kill };
-        let (_, more) = stop(origin);
+        let (_, more) = stop(trigger);
         let mut actions = [vec![Action::AnswerFailed(failure), end], more].concat();
         actions.push(Action::Start(if withdraws { Timer::Withdraw } else { Timer::Reap }));
         (State::Stopping { drained: false, successor: true }, actions)
@@ -120,10 +120,10 @@ impl Lifecycle {
             // A process that SIGKILL does not end hangs in the kernel, as does one whose exec does not end. Nothing better
             // is to be had than going on.
             Event::Deadline(Timer::Reap) | Event::SpawnFailed => self.rolled_back(failure),
-            Event::Stop(origin) => self.stop_with_successor(failure, withdraws, origin),
-            Event::SuccessorStop => self.stop_with_successor(failure, withdraws, Origin::Signal),
-            Event::Reload(Origin::Command) => (same, vec![Action::Refuse(Refusal::InProgress)]),
-            Event::Reload(Origin::Signal) => {
+            Event::Stop(trigger) => self.stop_with_successor(failure, withdraws, trigger),
+            Event::SuccessorStop => self.stop_with_successor(failure, withdraws, Trigger::Signal),
+            Event::Reload(Trigger::Command) => (same, vec![Action::Refuse(Refusal::InProgress)]),
+            Event::Reload(Trigger::Signal) => {
                 self.queued = true;
                 (same, vec![])
             }

@@ -1,7 +1,7 @@
 //! A generation that has been replaced: what it still owes the newest one, and what it does where that one dies.
 
 use super::{
-    ASKED_MAX, Action, Ending, Event, Failure, Lifecycle, Manager, Origin, Refusal, Sight, State, Step, Timer, stop,
+    ASKED_MAX, Action, Ending, Event, Failure, Lifecycle, Manager, Trigger, Refusal, Sight, State, Step, Timer, stop,
 };
 
 impl Lifecycle {
@@ -54,18 +54,18 @@ impl Lifecycle {
             }
             Event::Drained | Event::DrainDeadline => drained = true,
             // Once systemd knows the new main process, a stop at this one is meant for this one, which ends anyway.
-            Event::Stop(Origin::Signal) if settled && committed => {}
-            Event::Stop(origin) => {
+            Event::Stop(Trigger::Signal) if settled && committed => {}
+            Event::Stop(trigger) => {
                 actions.extend(self.stop_newest(committed));
                 // It waits for the end of the service, and this generation may be gone long before that.
-                actions.extend((origin == Origin::Command).then_some(Action::CutOff));
+                actions.extend((trigger == Trigger::Command).then_some(Action::CutOff));
             }
             Event::SuccessorStop => actions.extend(self.stop_newest(committed)),
             Event::NewestStops => self.stop_wanted = true,
             Event::Commit { .. } => actions.push(Action::SayCommitted),
-            Event::Reload(Origin::Signal) if committed => actions.push(Action::ForwardReload),
-            Event::Reload(Origin::Signal) => self.queued = true,
-            Event::Reload(Origin::Command) => actions.push(Action::Refuse(Refusal::InProgress)),
+            Event::Reload(Trigger::Signal) if committed => actions.push(Action::ForwardReload),
+            Event::Reload(Trigger::Signal) => self.queued = true,
+            Event::Reload(Trigger::Command) => actions.push(Action::Refuse(Refusal::InProgress)),
             _ => {}
         }
         if settled && committed && answered && drained {
@@ -112,7 +112,7 @@ impl Lifecycle {
         actions.extend((!answered).then_some(Action::AnswerFailed(Failure::DiedAfterCommit)));
         // A supervisor follows whoever says so.
         actions.extend((self.manager == Manager::Follows && !self.stop_wanted).then_some(Action::NotifyReady));
-        let (state, more) = if self.stop_wanted { stop(Origin::Signal) } else { self.serve_or_reload(true) };
+        let (state, more) = if self.stop_wanted { stop(Trigger::Signal) } else { self.serve_or_reload(true) };
         actions.extend(more);
         (state, actions)
     }
@@ -123,8 +123,8 @@ impl Lifecycle {
             Event::Drained | Event::DrainDeadline | Event::Deadline(Timer::Grace) => {
                 (State::Exited, vec![Action::Exit(Ending::Abandoned)])
             }
-            Event::Stop(Origin::Command) => (State::Abandoning, vec![Action::CutOff]),
-            Event::Reload(Origin::Command) => (State::Abandoning, vec![Action::Refuse(Refusal::NotMain)]),
+            Event::Stop(Trigger::Command) => (State::Abandoning, vec![Action::CutOff]),
+            Event::Reload(Trigger::Command) => (State::Abandoning, vec![Action::Refuse(Refusal::NotMain)]),
             _ => (State::Abandoning, vec![]),
         }
     }

@@ -7,7 +7,7 @@ fn draining(held: bool) -> Lifecycle {
     let mut lifecycle = Lifecycle::new(None, Manager::Restarts, 1).with_listeners_held(held);
     let events = [
         Event::AppReady,
-        Event::Reload(Origin::Signal),
+        Event::Reload(Trigger::Signal),
         Event::SuccessorReady { withdraws: true },
         Event::Deadline(Timer::Probation),
         Event::SuccessorPong,

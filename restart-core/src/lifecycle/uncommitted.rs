@@ -1,7 +1,7 @@
 //! A generation without the commit: a process that starts, a successor that waits for its predecessor's word, and one that
 //! hands back what it has accepted.
 
-use super::{Action, Ending, Event, Lifecycle, Origin, Predecessor, Refusal, State, Step, Timer, stop};
+use super::{Action, Ending, Event, Lifecycle, Trigger, Predecessor, Refusal, State, Step, Timer, stop};
 
 impl Lifecycle {
     pub(super) fn starting(&mut self, predecessor: Predecessor, event: Event) -> Step {
@@ -15,7 +15,7 @@ impl Lifecycle {
                 if self.predecessor.is_gone() =>
             {
                 if self.stop_wanted {
-                    return take_over_and_stop(Origin::Signal);
+                    return take_over_and_stop(Trigger::Signal);
                 }
                 (State::Starting { predecessor: Predecessor::Gone }, vec![Action::CancelTimer])
             }
@@ -27,10 +27,10 @@ impl Lifecycle {
                 self.stop_wanted = true;
                 (same, vec![Action::SayStop])
             }
-            (Event::Stop(origin), Predecessor::Gone) => take_over_and_stop(origin),
+            (Event::Stop(trigger), Predecessor::Gone) => take_over_and_stop(trigger),
             (Event::Stop(_), Predecessor::None) => (State::Exited, vec![Action::Exit(Ending::NeverServed)]),
             (Event::Ping, _) => (same, vec![Action::SayPong]),
-            (Event::Reload(Origin::Command), _) => (same, vec![Action::Refuse(Refusal::NotMain)]),
+            (Event::Reload(Trigger::Command), _) => (same, vec![Action::Refuse(Refusal::NotMain)]),
             _ => (same, vec![]),
         }
     }
@@ -43,14 +43,14 @@ impl Lifecycle {
                 self.queued |= reload;
                 let mut actions =
                     vec![Action::CancelTimer, Action::TakeOver, Action::NotifyTakeover, Action::SayCommitted];
-                let (state, more) = if self.stop_wanted { stop(Origin::Signal) } else { self.serve_or_reload(settled) };
+                let (state, more) = if self.stop_wanted { stop(Trigger::Signal) } else { self.serve_or_reload(settled) };
                 actions.extend(more);
                 (state, actions)
             }
             // It accepts already, and nobody else does: it commits itself.
             Event::OlderClosed { predecessor: true } | Event::PredecessorDied if self.predecessor.is_gone() => {
                 if self.stop_wanted {
-                    return take_over_and_stop(Origin::Signal);
+                    return take_over_and_stop(Trigger::Signal);
                 }
                 (State::Serving { settled: true }, vec![Action::CancelTimer, Action::TakeOver, Action::NotifyReady])
             }
@@ -70,7 +70,7 @@ impl Lifecycle {
                 self.stop_wanted = true;
                 (State::Standby, vec![Action::SayStop])
             }
-            Event::Reload(Origin::Command) => (State::Standby, vec![Action::Refuse(Refusal::NotMain)]),
+            Event::Reload(Trigger::Command) => (State::Standby, vec![Action::Refuse(Refusal::NotMain)]),
             _ => (State::Standby, vec![]),
         }
     }
@@ -85,7 +85,7 @@ impl Lifecycle {
             // Nobody is left to take anything back.
             Event::OlderClosed { predecessor: true } | Event::PredecessorDied if self.predecessor.is_gone() => {
                 if self.stop_wanted {
-                    let (state, actions) = take_over_and_stop(Origin::Signal);
+                    let (state, actions) = take_over_and_stop(Trigger::Signal);
                     return (state, [vec![Action::EndDrain], actions].concat());
                 }
                 let actions = vec![Action::EndDrain, Action::TakeOver, Action::Accept, Action::NotifyReady];
@@ -100,7 +100,7 @@ impl Lifecycle {
                 self.stop_wanted |= stop;
                 (State::Withdrawing, vec![])
             }
-            Event::Reload(Origin::Command) => (State::Withdrawing, vec![Action::Refuse(Refusal::NotMain)]),
+            Event::Reload(Trigger::Command) => (State::Withdrawing, vec![Action::Refuse(Refusal::NotMain)]),
             _ => (State::Withdrawing, vec![]),
         }
     }
@@ -112,7 +112,7 @@ fn given_up() -> Step {
 }
 
 /// The service has become this process's, and is to stop: only the main process can tell the older generations.
-fn take_over_and_stop(origin: Origin) -> Step {
-    let (state, actions) = stop(origin);
+fn take_over_and_stop(trigger: Trigger) -> Step {
+    let (state, actions) = stop(trigger);
     (state, [vec![Action::TakeOver], actions].concat())
 }
