@@ -34,13 +34,13 @@ mod tests;
 mod uncommitted;
 
 pub(crate) use action::{Action, Ending, Failure, Refusal};
-pub(crate) use event::{Event, Trigger, Timer};
+pub(crate) use event::{Event, Timer, Trigger};
 
 /// What a generation is doing.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum State {
     /// Not ready yet.
-    Starting { predecessor: Predecessor },
+    Starting { predecessor: PredecessorStatus },
     /// A successor that said Ready, accepts, and waits for its commit.
     Standby,
     /// The main process. Until the predecessor's barrier has returned (`settled`) it starts no reload.
@@ -66,7 +66,7 @@ pub(crate) enum State {
 
 /// What has become of the process that started this one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Predecessor {
+pub(crate) enum PredecessorStatus {
     None,
     Alive,
     Gone,
@@ -101,14 +101,14 @@ pub(crate) const ASKED_MAX: u8 = if cfg!(test) { 2 } else { 4 };
 
 /// What is known of another process. Neither fact alone says that it is gone.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-struct Sight {
+struct Liveness {
     /// All other ends of the line to it are closed.
     closed: bool,
     /// Its process has ended.
     dead: bool,
 }
 
-impl Sight {
+impl Liveness {
     fn is_gone(self) -> bool {
         self.closed && self.dead
     }
@@ -126,9 +126,9 @@ pub(crate) struct Lifecycle {
     older: u8,
     max_draining: u8,
     /// The one that started this one.
-    predecessor: Sight,
+    predecessor: Liveness,
     /// The newest generation, over the line to this one's successor.
-    newest: Sight,
+    newest: Liveness,
     /// The successor can be told to withdraw, and may have accepted something.
     withdraws: bool,
     /// How often the present question has been asked.
@@ -145,15 +145,15 @@ impl Lifecycle {
     /// A process that has just been started. `older`: how many generations drain, if there is a predecessor that has
     /// told so.
     pub(crate) fn new(older: Option<u8>, manager: Manager, max_draining: u8) -> Lifecycle {
-        let predecessor = if older.is_some() { Predecessor::Alive } else { Predecessor::None };
+        let predecessor = if older.is_some() { PredecessorStatus::Alive } else { PredecessorStatus::None };
         Lifecycle {
             state: State::Starting { predecessor },
             manager,
             held: false,
             older: older.unwrap_or(0),
             max_draining,
-            predecessor: Sight::default(),
-            newest: Sight::default(),
+            predecessor: Liveness::default(),
+            newest: Liveness::default(),
             withdraws: false,
             asked: 0,
             queued: false,
@@ -235,7 +235,7 @@ impl Lifecycle {
     /// What matters no more in the state entered is no difference between two generations.
     fn forget(&mut self) {
         if !matches!(self.state, State::Starting { .. } | State::Standby | State::Withdrawing) {
-            self.predecessor = Sight::default();
+            self.predecessor = Liveness::default();
         }
         if !matches!(self.state, State::Reloading(_)) {
             self.withdraws = false;
@@ -246,7 +246,7 @@ impl Lifecycle {
             | State::RollingBack { withdraws: true, .. }
             | State::Stopping { successor: true, .. } => {}
             State::Draining { .. } | State::Reloading(_) => self.asked = 0,
-            _ => (self.asked, self.newest) = (0, Sight::default()),
+            _ => (self.asked, self.newest) = (0, Liveness::default()),
         }
     }
 
@@ -254,7 +254,7 @@ impl Lifecycle {
     fn note(&mut self, event: Event) {
         let uncommitted = matches!(
             self.state,
-            State::Standby | State::Withdrawing | State::Starting { predecessor: Predecessor::Alive }
+            State::Standby | State::Withdrawing | State::Starting { predecessor: PredecessorStatus::Alive }
         );
         match event {
             Event::OlderClosed { predecessor: true } if uncommitted => self.predecessor.closed = true,

@@ -1,7 +1,7 @@
 //! A reload before its point of no return: every failure rolls back.
 
 use super::{
-    ASKED_MAX, Action, Event, Failure, Lifecycle, Manager, Trigger, Refusal, Sight, Stage, State, Step, Timer, stop,
+    ASKED_MAX, Action, Event, Failure, Lifecycle, Liveness, Manager, Refusal, Stage, State, Step, Timer, Trigger, stop,
 };
 
 impl Lifecycle {
@@ -133,7 +133,7 @@ impl Lifecycle {
 
     /// The successor is gone: serves on as if nothing had happened.
     fn rolled_back(&mut self, failure: Failure) -> Step {
-        (self.newest, self.withdraws) = (Sight::default(), false);
+        (self.newest, self.withdraws) = (Liveness::default(), false);
         let mut actions = vec![Action::CloseLine];
         actions.extend(restored(failure));
         let (state, more) = self.serve_or_reload(true);

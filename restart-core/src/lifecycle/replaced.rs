@@ -1,7 +1,7 @@
 //! A generation that has been replaced: what it still owes the newest one, and what it does where that one dies.
 
 use super::{
-    ASKED_MAX, Action, Ending, Event, Failure, Lifecycle, Manager, Trigger, Refusal, Sight, State, Step, Timer, stop,
+    ASKED_MAX, Action, Ending, Event, Failure, Lifecycle, Liveness, Manager, Refusal, State, Step, Timer, Trigger, stop,
 };
 
 impl Lifecycle {
@@ -106,7 +106,7 @@ impl Lifecycle {
 
     /// Nobody newer lives, and nobody will start anybody: serves again, unless the service is to stop.
     fn resume(&mut self, answered: bool) -> Step {
-        self.newest = Sight::default();
+        self.newest = Liveness::default();
         let mut actions = vec![Action::CancelTimer, Action::EndDrain, Action::CloseLine, Action::TakeOver];
         actions.extend((!self.stop_wanted).then_some(Action::Accept));
         actions.extend((!answered).then_some(Action::AnswerFailed(Failure::DiedAfterCommit)));

@@ -1,34 +1,34 @@
 //! A generation without the commit: a process that starts, a successor that waits for its predecessor's word, and one that
 //! hands back what it has accepted.
 
-use super::{Action, Ending, Event, Lifecycle, Trigger, Predecessor, Refusal, State, Step, Timer, stop};
+use super::{Action, Ending, Event, Lifecycle, PredecessorStatus, Refusal, State, Step, Timer, Trigger, stop};
 
 impl Lifecycle {
-    pub(super) fn starting(&mut self, predecessor: Predecessor, event: Event) -> Step {
+    pub(super) fn starting(&mut self, predecessor: PredecessorStatus, event: Event) -> Step {
         let same = State::Starting { predecessor };
         match (event, predecessor) {
-            (Event::AppReady, Predecessor::Alive) => (State::Standby, vec![Action::Accept, Action::SayReady]),
+            (Event::AppReady, PredecessorStatus::Alive) => (State::Standby, vec![Action::Accept, Action::SayReady]),
             (Event::AppReady, _) => {
                 (State::Serving { settled: true }, vec![Action::TakeOver, Action::Accept, Action::NotifyReady])
             }
-            (Event::OlderClosed { predecessor: true } | Event::PredecessorDied, Predecessor::Alive)
+            (Event::OlderClosed { predecessor: true } | Event::PredecessorDied, PredecessorStatus::Alive)
                 if self.predecessor.is_gone() =>
             {
                 if self.stop_wanted {
                     return take_over_and_stop(Trigger::Signal);
                 }
-                (State::Starting { predecessor: Predecessor::Gone }, vec![Action::CancelTimer])
+                (State::Starting { predecessor: PredecessorStatus::Gone }, vec![Action::CancelTimer])
             }
-            (Event::OlderClosed { predecessor: true }, Predecessor::Alive) => {
+            (Event::OlderClosed { predecessor: true }, PredecessorStatus::Alive) => {
                 (same, vec![Action::Start(Timer::Orphaned)])
             }
-            (Event::Deadline(Timer::Orphaned), Predecessor::Alive) => given_up(),
-            (Event::Stop(_), Predecessor::Alive) => {
+            (Event::Deadline(Timer::Orphaned), PredecessorStatus::Alive) => given_up(),
+            (Event::Stop(_), PredecessorStatus::Alive) => {
                 self.stop_wanted = true;
                 (same, vec![Action::SayStop])
             }
-            (Event::Stop(trigger), Predecessor::Gone) => take_over_and_stop(trigger),
-            (Event::Stop(_), Predecessor::None) => (State::Exited, vec![Action::Exit(Ending::NeverServed)]),
+            (Event::Stop(trigger), PredecessorStatus::Gone) => take_over_and_stop(trigger),
+            (Event::Stop(_), PredecessorStatus::None) => (State::Exited, vec![Action::Exit(Ending::NeverServed)]),
             (Event::Ping, _) => (same, vec![Action::SayPong]),
             (Event::Reload(Trigger::Command), _) => (same, vec![Action::Refuse(Refusal::NotMain)]),
             _ => (same, vec![]),
@@ -43,7 +43,8 @@ impl Lifecycle {
                 self.queued |= reload;
                 let mut actions =
                     vec![Action::CancelTimer, Action::TakeOver, Action::NotifyTakeover, Action::SayCommitted];
-                let (state, more) = if self.stop_wanted { stop(Trigger::Signal) } else { self.serve_or_reload(settled) };
+                let (state, more) =
+                    if self.stop_wanted { stop(Trigger::Signal) } else { self.serve_or_reload(settled) };
                 actions.extend(more);
                 (state, actions)
             }

@@ -5,7 +5,7 @@
 //! that. What is said may arrive as garbage (another version, a lost descriptor), and a line may break for one side. It
 //! enumerates what may happen next and carries it out; whether the result is any good is the search's matter.
 
-use crate::lifecycle::{self, Action, Ending, Event, Lifecycle, Trigger, Stage, State, Timer};
+use crate::lifecycle::{self, Action, Ending, Event, Lifecycle, Stage, State, Timer, Trigger};
 
 /// What is said on a channel. Every name is the one that the handover has for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
