@@ -14,7 +14,7 @@ use crate::error::Error;
 use crate::handover::{Commit, Counters, History, Message, ReloadMark};
 use crate::lifecycle::{ASKED_MAX, Action, Event, State, Timer};
 use crate::listeners::{Listener, unlink_if_ours};
-use crate::successor::{ENTRIES_PER_MESSAGE_MAX, Gift, Spawned};
+use crate::successor::{ENTRIES_PER_MESSAGE_MAX, Handover, Spawned};
 
 /// What is not answered is asked again after this time.
 const ASK_AGAIN: Duration = Duration::from_millis(500);
@@ -140,7 +140,7 @@ impl Driver {
 
     pub(super) fn take_spawned(&mut self, number: u64, spawned: Spawned) -> Option<Event> {
         let Driver { reload, chain, main, parts, .. } = self;
-        reload.take_spawned(number, spawned, |id| gift(id, parts, chain, main))
+        reload.take_spawned(number, spawned, |id| handover(id, parts, chain, main))
     }
 
     fn start_timer(&mut self, timer: Timer) {
@@ -324,10 +324,10 @@ impl Driver {
 }
 
 /// All that the successor of the reload of this name is given.
-fn gift(id: String, parts: &mut Parts, chain: &Chain, main: &MainRole) -> Gift {
+fn handover(id: String, parts: &mut Parts, chain: &Chain, main: &MainRole) -> Handover {
     let settings = &mut parts.settings;
     let state = settings.save_state.as_mut().map(|(format, save)| (*format, save()));
-    Gift {
+    Handover {
         older: chain.lines(),
         hello: settings.hello(parts.number),
         sockets: parts.sockets.iter().chain(main.control()).cloned().collect(),

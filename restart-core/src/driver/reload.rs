@@ -16,10 +16,10 @@ use crate::control::{Outcome, Reply};
 use crate::environment::Environment;
 use crate::handover::{Channel, Peer};
 use crate::lifecycle::Event;
-use crate::successor::{Gift, Spawned, Successor};
+use crate::successor::{Handover, Spawned, Successor};
 
 /// The process that was started as the successor, or is being started, until the next one.
-struct Active {
+struct ActiveSuccessor {
     number: u64,
     /// There is none while it is being started.
     process: Option<Successor>,
@@ -34,7 +34,7 @@ struct Active {
 pub(super) struct Reload {
     tasks: Tasks,
     /// It stays after the commit, and while the reload is answered it may have gone.
-    successor: Option<Active>,
+    successor: Option<ActiveSuccessor>,
     /// From the start of a reload to its answer.
     pub(super) record: Option<Record>,
     pub(super) history: History,
@@ -59,7 +59,8 @@ impl Reload {
         let number = self.tasks.next_number();
         let spawned = Successor::spawn_aside(environment, signals);
         let sources = vec![self.tasks.spawn(sources::spawned(number, spawned, self.tasks.inputs()))];
-        self.successor = Some(Active { number, process: None, doomed: false, released: BTreeSet::new(), sources });
+        self.successor =
+            Some(ActiveSuccessor { number, process: None, doomed: false, released: BTreeSet::new(), sources });
     }
 
     /// Whether what is reported under this number is of the present successor.
@@ -67,18 +68,18 @@ impl Reload {
         self.successor.as_ref().is_some_and(|active| active.number == number)
     }
 
-    /// The process exists, and is met, unless it is not wanted any more; or it will never exist. `gift`: makes what the
+    /// The process exists, and is met, unless it is not wanted any more; or it will never exist. `handover`: makes what the
     /// successor of the reload of this name is given.
     pub(super) fn take_spawned(
         &mut self,
         number: u64,
         spawned: Spawned,
-        gift: impl FnOnce(String) -> Gift,
+        handover: impl FnOnce(String) -> Handover,
     ) -> Option<Event> {
         let active = self.successor.take_if(|active| active.number == number);
         match (active, spawned) {
             (Some(active), Ok((process, bootstrap))) => {
-                self.meet(active, process, bootstrap, gift);
+                self.meet(active, process, bootstrap, handover);
                 None
             }
             (Some(_), Err(error)) => {
@@ -98,7 +99,13 @@ impl Reload {
         }
     }
 
-    fn meet(&mut self, mut active: Active, process: Successor, bootstrap: Channel, gift: impl FnOnce(String) -> Gift) {
+    fn meet(
+        &mut self,
+        mut active: ActiveSuccessor,
+        process: Successor,
+        bootstrap: Channel,
+        handover: impl FnOnce(String) -> Handover,
+    ) {
         if let Some(record) = &mut self.record {
             record.spawned(process.pid(), process.spawn_time);
         }
@@ -109,7 +116,7 @@ impl Reload {
             process.kill();
         } else {
             let id = self.record.as_ref().map(|record| record.id.clone()).unwrap_or_default();
-            let talk = sources::successor(active.number, bootstrap, gift(id), self.tasks.inputs());
+            let talk = sources::successor(active.number, bootstrap, handover(id), self.tasks.inputs());
             active.sources.push(self.tasks.spawn(async move {
                 talk.await;
                 drop(talks);
@@ -146,7 +153,7 @@ impl Reload {
     /// The successor is out of the way. It is reaped, also where its process ends only after its end of the line, and
     /// where it begins only now.
     pub(super) fn see_off(&mut self) {
-        let Some(Active { process, sources, .. }) = self.successor.take() else { return };
+        let Some(ActiveSuccessor { process, sources, .. }) = self.successor.take() else { return };
         let Some(mut process) = process else { return sources.into_iter().for_each(Task::detach) };
         if process.reap().is_none() {
             self.tasks.spawn(process.reap_later()).detach();
