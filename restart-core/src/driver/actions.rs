@@ -8,7 +8,7 @@ use futures_lite::future;
 use super::record::{signal_id, to_wire};
 use super::{Chain, Driver, MainRole, Parts, REPORT_EVERY, sources};
 use crate::control::Reply;
-use crate::counters::Bequest;
+use crate::counters::Snapshot;
 use crate::drain::Phase;
 use crate::error::Error;
 use crate::handover::{Commit, Counters, History, Message, ReloadMark};
@@ -203,7 +203,7 @@ impl Driver {
         reloads.push(record.outcome(own, None));
         let draining: Vec<u64> = self.chain.lines().iter().map(|(id, _)| id.generation).collect();
         let settings = &self.parts.settings;
-        let Bequest { total, added, own: counted } = self.parts.inherited.bequeath(|| settings.counts(), &draining);
+        let Snapshot { total, added, own: counted } = self.parts.inherited.snapshot(|| settings.counts(), &draining);
         self.counted_before = Some(counted);
         self.chain.tell_newest(&Message::Counters(Counters { total, added }));
         self.chain.tell_newest(&Message::History(History { reloads: reloads.into_iter().map(to_wire).collect() }));
