@@ -282,8 +282,8 @@ impl Builder {
         if let Some(predecessor) = &mut predecessor {
             there = std::mem::take(&mut predecessor.sockets);
         }
-        let Places { control, mut sockets, as_main, released, own } =
-            self.places(&environment, there, predecessor.is_some())?;
+        let SocketSet { control, mut sockets, as_main, released, own } =
+            self.find_sockets(&environment, there, predecessor.is_some())?;
         let notifier = Notifier::new(&environment)?;
         let drain = Drain::new();
         let watch = |sockets: &[Socket], drain: &Drain| -> Result<Vec<Listener>, Error> {
@@ -330,7 +330,12 @@ impl Builder {
 
     /// Finds, takes over and binds the sockets that are wanted, from those that are there. `handed`: a predecessor gave
     /// them, its control socket among them.
-    fn places(&self, environment: &Environment, mut there: Vec<Socket>, handed: bool) -> Result<Places, Error> {
+    fn find_sockets(
+        &self,
+        environment: &Environment,
+        mut there: Vec<Socket>,
+        handed: bool,
+    ) -> Result<SocketSet, Error> {
         let inodes: Vec<(u64, u64)> = there.iter().filter(|_| handed).filter_map(|socket| socket.inode).collect();
         let at = there.iter().position(|socket| handed && socket.name == CONTROL_NAME);
         let handed_control = at.map(|at| there.remove(at));
@@ -356,12 +361,12 @@ impl Builder {
         let is_handed = |socket: &Socket| socket.inode.is_some_and(|inode| inodes.contains(&inode));
         let all = sockets.iter().chain(&as_main.kept).chain(&control);
         let own = all.filter(|socket| !is_handed(socket)).cloned().collect();
-        Ok(Places { control, sockets, as_main: as_main.kept, released, own })
+        Ok(SocketSet { control, sockets, as_main: as_main.kept, released, own })
     }
 }
 
 /// The sockets of a generation.
-struct Places {
+struct SocketSet {
     control: Option<Socket>,
     sockets: Vec<Socket>,
     as_main: Vec<Socket>,

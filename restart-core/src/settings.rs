@@ -34,7 +34,7 @@ pub const MAX_DRAINING_MAX: u8 = 64;
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 
 type SaveState = Box<dyn FnMut() -> Vec<u8> + Send>;
-type Report = Box<dyn Fn() -> serde_json::Value + Send>;
+type Describe = Box<dyn Fn() -> serde_json::Value + Send>;
 type Count = Box<dyn Fn() -> Counts + Send>;
 type Probe = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = bool> + Send>> + Send + Sync>;
 
@@ -48,7 +48,7 @@ pub(crate) struct Settings {
     pub(crate) version: String,
     pub(crate) save_state: Option<(u32, SaveState)>,
     pub(crate) formats: Formats,
-    pub(crate) report: Option<Report>,
+    pub(crate) report: Option<Describe>,
     pub(crate) count: Option<Count>,
     pub(crate) probe: Option<Probe>,
 }

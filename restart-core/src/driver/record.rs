@@ -154,9 +154,9 @@ const PASSED_REASON_CHARS_MAX: usize = 500;
 
 /// The last reloads of the service, oldest first.
 #[derive(Debug, Default)]
-pub(super) struct History(VecDeque<Outcome>);
+pub(super) struct Outcomes(VecDeque<Outcome>);
 
-impl History {
+impl Outcomes {
     /// Takes what the predecessor has told of, instead of what was told before.
     pub(super) fn replace(&mut self, outcomes: impl IntoIterator<Item = Outcome>) {
         self.0.clear();

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use async_channel::Sender;
 use async_executor::Task;
 
-use super::record::{History, Record};
+use super::record::{Outcomes, Record};
 use super::sources;
 use super::tasks::Tasks;
 use crate::control::{Outcome, Reply};
@@ -37,14 +37,14 @@ pub(super) struct Reload {
     successor: Option<ActiveSuccessor>,
     /// From the start of a reload to its answer.
     pub(super) record: Option<Record>,
-    pub(super) history: History,
+    pub(super) history: Outcomes,
     /// The reload that made this generation, as its predecessor told of it.
     pub(super) own: Option<Outcome>,
 }
 
 impl Reload {
     pub(super) fn new(tasks: Tasks) -> Reload {
-        Reload { tasks, successor: None, record: None, history: History::default(), own: None }
+        Reload { tasks, successor: None, record: None, history: Outcomes::default(), own: None }
     }
 
     /// Starts the successor's process. `asker`: whoever waits for the outcome.
