@@ -6,21 +6,17 @@ use async_io::Timer as IoTimer;
 use futures_lite::future;
 
 use super::record::{signal_id, to_wire};
+use super::reload::{ASK_AGAIN, PONG_TIMEOUT};
 use super::{Chain, Driver, MainRole, Parts, REPORT_EVERY, sources};
 use crate::control::Reply;
 use crate::counters::Snapshot;
 use crate::drain::Phase;
 use crate::error::Error;
 use crate::handover::{Commit, Counters, History, Message, ReloadMark};
-use crate::lifecycle::{ASKED_MAX, Action, Event, State, Timer};
+use crate::lifecycle::{Action, Event, State, Timer};
 use crate::listeners::{Listener, unlink_if_ours};
 use crate::successor::{ENTRIES_PER_MESSAGE_MAX, Handover, Spawned};
 
-/// What is not answered is asked again after this time.
-const ASK_AGAIN: Duration = Duration::from_millis(500);
-/// A successor has to answer the ping at the end of its probation within this time, and to have taken over after the
-/// commit, or the reload is answered without its word.
-pub(super) const PONG_TIMEOUT: Duration = ASK_AGAIN.saturating_mul(ASKED_MAX as u32);
 /// A successor that has given up gets this long to leave, so that its own exit status can be reported.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
 /// A killed process is gone at once, unless it hangs in the kernel.

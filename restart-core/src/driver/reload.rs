@@ -5,6 +5,7 @@
 //! on is `lifecycle`'s matter.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use async_channel::Sender;
 use async_executor::Task;
@@ -15,8 +16,14 @@ use super::tasks::Tasks;
 use crate::control::{Outcome, Reply};
 use crate::environment::Environment;
 use crate::handover::{Channel, Peer};
-use crate::lifecycle::Event;
+use crate::lifecycle::{ASKED_MAX, Event};
 use crate::successor::{Handover, Spawned, Successor};
+
+/// What is not answered is asked again after this time.
+pub(super) const ASK_AGAIN: Duration = Duration::from_millis(500);
+/// A successor has to answer the ping at the end of its probation within this time, and to have taken over after the
+/// commit, or the reload is answered without its word.
+pub(super) const PONG_TIMEOUT: Duration = ASK_AGAIN.saturating_mul(ASKED_MAX as u32);
 
 /// The process that was started as the successor, or is being started, until the next one.
 struct ActiveSuccessor {

@@ -5,9 +5,9 @@ use std::fmt::Write as _;
 use async_channel::Sender;
 
 use super::Driver;
-use super::actions::PONG_TIMEOUT;
 use super::record::from_wire;
 use super::record::{Limits, unix_ms};
+use super::reload::PONG_TIMEOUT;
 use crate::control::{
     CONTROL_VERSION, DrainingGeneration, GenerationId, ListenerStatus, Outcome, Reloading, Reply, Stages, Status,
 };
