@@ -9,9 +9,7 @@ use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
-use support::{DEADLINE, Service};
+use support::{DEADLINE, Service, wait_for_end};
 
 const CLIENTS: usize = 16;
 const RELOADS: u64 = 5;
@@ -42,17 +40,9 @@ fn ask_through_reloads(service: &Service, address: &str, ask: impl Fn(&mut BufRe
         let replaced = (0..RELOADS).fold(0, |_, _| service.reload_well().from.pid);
         over.store(true, Ordering::Release);
         let asked = clients.into_iter().map(|client| client.join().unwrap()).sum();
-        wait_for_end(replaced);
+        wait_for_end(replaced, DEADLINE);
         asked
     })
-}
-
-fn wait_for_end(pid: u32) {
-    let pid = Pid::from_raw(pid.try_into().unwrap()).unwrap();
-    let Ok(process) = pidfd_open(pid, PidfdFlags::empty()) else { return };
-    let deadline = Timespec::try_from(DEADLINE).unwrap();
-    let ended = poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&deadline)).unwrap();
-    assert_eq!(ended, 1, "process {pid:?} does not end");
 }
 
 /// The number of the generation that answered, which the answer begins with.
