@@ -9,7 +9,8 @@ use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use support::{DEADLINE, Service, wait_for_end};
+use rustix::process::Signal;
+use support::{DEADLINE, Service, ask_tcp, kill, wait_for_end};
 
 const CLIENTS: usize = 16;
 const RELOADS: u64 = 5;
@@ -72,6 +73,33 @@ fn the_echo_examples_connections_live_through_reloads_with_their_count() {
         connection.read_line(&mut line).unwrap();
         assert_eq!(line, format!("{} {answer}\n", RELOADS + 1));
     }
+}
+
+#[test]
+fn the_echo_examples_connections_live_on_where_nobody_takes_them_and_the_drain_is_called_off() {
+    let mut service = Service::example("echo", "echo");
+    let address = service.address("echo");
+    let mut idle = connect(&address);
+    let mut ask = |answer: &str| {
+        idle.get_mut().write_all(b"hello\n").unwrap();
+        let mut line = String::new();
+        idle.read_line(&mut line).unwrap();
+        assert_eq!(line, answer);
+    };
+    ask("1 1 hello\n");
+    service.replace_program("hyper");
+    let old = service.reload_well().from.pid;
+    ask("1 2 hello\n");
+    service.answers_at("hyper-example");
+    kill(service.status().id.pid, Signal::KILL);
+    // It shows that the old process serves again.
+    assert_eq!(ask_tcp(&address), "1 1 hello\n");
+    ask("1 3 hello\n");
+    service.replace_program("echo");
+    kill(old, Signal::HUP);
+    service.answers_at("echo");
+    wait_for_end(old, DEADLINE);
+    ask("2 4 hello\n");
 }
 
 /// One request and its answer on a connection that must be kept.

@@ -13,8 +13,8 @@ use std::thread::{self, Scope, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, Signal, kill_process, test_kill_process};
-use support::{DEADLINE, Service, ask_tcp, connect_tcp, wait_for_end};
+use rustix::process::{Pid, Signal, test_kill_process};
+use support::{DEADLINE, Service, ask_tcp, connect_tcp, kill, wait_for_end};
 
 const RELOADS: usize = 20;
 /// So long may nobody read what somebody writes.
@@ -298,7 +298,7 @@ fn a_successor_that_is_killed_before_its_commit_takes_no_tunnel_with_it() {
         let mut transfers = Transfers::new(scope, &shared);
         ends.iter().zip([FULL, TRICKLE, HELD]).for_each(|(ends, way)| transfers.begin(ends, way, way));
         let reload = scope.spawn(|| tunnels.service.reload());
-        kill(wait_for_probation(&tunnels.service));
+        kill(wait_for_probation(&tunnels.service), Signal::KILL);
         let failure = reload.join().unwrap().failure;
         assert!(failure.is_some());
         transfers.wait_for_progress();
@@ -320,7 +320,7 @@ fn a_tunnel_whose_format_the_successor_does_not_know_is_finished_by_the_old_proc
         assert_eq!(ask_tcp(&tunnels.address), "2 1 hello\n");
         transfers.wait_for_progress();
         transfers.wait_for_progress();
-        test_kill_process(pid(old)).unwrap();
+        test_kill_process(Pid::from_raw(old.cast_signed()).unwrap()).unwrap();
         transfers.finish();
         say_goodbye(idle);
         wait_for_end(old, GONE_TIMEOUT);
@@ -336,26 +336,18 @@ fn a_tunnel_that_came_back_moves_in_the_next_drain() {
         ends.iter().zip([FULL, TRICKLE, HELD]).for_each(|(ends, way)| transfers.begin(ends, way, way));
         let old = reload_to_echo(&mut tunnels.service);
         transfers.wait_for_progress();
-        kill(tunnels.service.status().id.pid);
+        kill(tunnels.service.status().id.pid, Signal::KILL);
         // The old process serves again, which a new tunnel shows.
         say_goodbye(tunnels.connect());
         transfers.wait_for_progress();
         tunnels.service.replace_program("tunnel");
-        kill_process(pid(old), Signal::HUP).unwrap();
+        kill(old, Signal::HUP);
         wait_for_end(old, GONE_TIMEOUT);
         tunnels.service.answers_at("tunnel");
         transfers.wait_for_progress();
         transfers.finish();
     });
     say_goodbye(idle);
-}
-
-fn pid(pid: u32) -> Pid {
-    Pid::from_raw(pid.cast_signed()).unwrap()
-}
-
-fn kill(victim: u32) {
-    kill_process(pid(victim), Signal::KILL).unwrap();
 }
 
 /// Waits until a successor is ready and watched. Its pid.

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use restart_core::control::{Answer, Client, Outcome, Status};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 
 pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 
@@ -187,4 +187,8 @@ pub(crate) fn wait_for_end(pid: u32, deadline: Duration) {
     let timeout = Timespec::try_from(deadline).expect("a time");
     let ended = poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&timeout)).expect("a wait");
     assert_eq!(ended, 1, "process {pid:?} does not end within {deadline:?}");
+}
+
+pub(crate) fn kill(pid: u32, signal: Signal) {
+    kill_process(Pid::from_raw(pid.cast_signed()).expect("a pid"), signal).expect("a process that is ours");
 }
