@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use event_listener::{Event, EventListener, IntoNotification};
+use futures_lite::future;
 
 use crate::lock::lock;
 
@@ -112,6 +113,11 @@ impl Drain {
         self.wait_for(move |state| (state / (PHASE_BITS + 1) != seen).then_some(()))
     }
 
+    /// The phases as one connection learns of them: made when it begins here, and asked for as long as it lives.
+    pub fn phases(&self) -> Phases {
+        Phases { drain: self.clone(), told: None }
+    }
+
     fn wait_for<T, L>(&self, look: L) -> impl Future<Output = T> + Send + use<T, L>
     where
         L: Fn(usize) -> Option<T> + Send,
@@ -182,6 +188,41 @@ impl Drain {
             }
             listener.await;
         }
+    }
+}
+
+/// The phases as one connection learns of them ([`Drain::phases`]): each change is told once.
+///
+/// So a connection that is offered when it is told of [`Phase::Draining`], and comes back, is offered once in a drain: it
+/// goes on until it is told of something else, be it that the drain is called off or that another one has begun.
+#[derive(Debug)]
+pub struct Phases {
+    drain: Drain,
+    /// How often the phase had been set when it was told last.
+    told: Option<usize>,
+}
+
+impl Phases {
+    /// Does `work` until it is done, or the phase is set, which is returned as the error; `work` is dropped then.
+    ///
+    /// Of several changes since the last call only the last one counts. A connection that begins in [`Phase::Serving`]
+    /// is not told so; one that begins in another phase is told at once. What `work` has done by the time it is dropped,
+    /// at any of its awaits, must stand in what it borrows. Work that is always ready has to yield now and then: it is
+    /// polled first, and the phase is looked at where it waits.
+    pub async fn until_change<T>(&mut self, work: impl Future<Output = T>) -> Result<T, Phase> {
+        let told = self.told;
+        let change = self.drain.wait_for(move |state| {
+            let (phase, changes) = (Phase::from_bits(state), state / (PHASE_BITS + 1));
+            let is_news = told.map_or(phase != Phase::Serving, |told| told != changes);
+            is_news.then_some((phase, changes))
+        });
+        let done = async { Ok(work.await) };
+        let (phase, changes) = match future::or(done, async { Err(change.await) }).await {
+            Ok(done) => return Ok(done),
+            Err(change) => change,
+        };
+        self.told = Some(changes);
+        Err(phase)
     }
 }
 
@@ -273,6 +314,33 @@ mod tests {
         drain.set_phase(Phase::Serving);
         block_on(change);
         assert_eq!((drain.phase(), drain.changes()), (Phase::Serving, seen + 2));
+    }
+
+    #[test]
+    fn a_connection_is_told_of_each_change_once() {
+        let drain = Drain::new();
+        let mut phases = drain.phases();
+        let told = |phases: &mut Phases| block_on(poll_once(phases.until_change(future::pending::<()>())));
+        assert_eq!(told(&mut phases), None, "it serves from the beginning");
+        drain.set_phase(Phase::Draining);
+        assert_eq!(told(&mut drain.phases()), Some(Err(Phase::Draining)), "one that comes now is told at once");
+        assert_eq!(told(&mut phases), Some(Err(Phase::Draining)));
+        assert_eq!(told(&mut phases), None, "it came back, and stays");
+        drain.set_phase(Phase::Serving);
+        drain.set_phase(Phase::Draining);
+        assert_eq!(told(&mut phases), Some(Err(Phase::Draining)), "another drain");
+        drain.set_phase(Phase::Serving);
+        assert_eq!(told(&mut phases), Some(Err(Phase::Serving)));
+        assert_eq!(told(&mut phases), None);
+    }
+
+    #[test]
+    fn work_that_is_done_is_not_lost_to_a_change() {
+        let drain = Drain::new();
+        let mut phases = drain.phases();
+        drain.set_phase(Phase::Draining);
+        assert_eq!(block_on(phases.until_change(async { 7 })), Ok(7));
+        assert_eq!(block_on(phases.until_change(future::pending::<()>())), Err(Phase::Draining));
     }
 
     #[test]

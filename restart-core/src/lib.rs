@@ -112,7 +112,7 @@ pub use address::{Address, Endpoint};
 pub use builder::Builder;
 pub use connections::{BLOB_BYTES_MAX, COMPANIONS_MAX, Connection, Connections};
 pub use counters::{Counts, Inherited};
-pub use drain::{Drain, Guard, Phase};
+pub use drain::{Drain, Guard, Phase, Phases};
 pub use driver::Exit;
 pub use environment::{follow_directory, must_supervise};
 pub use error::Error;
