@@ -5,6 +5,7 @@
 //! of its own that is polled by the application's, so it needs no particular runtime.
 
 mod actions;
+mod bounds;
 mod chain;
 mod record;
 mod report;
@@ -31,6 +32,7 @@ use crate::listeners::{self, Listener, unlink_if_ours};
 use crate::signals::Wish;
 use crate::successor::Successor;
 
+use bounds::Bounds;
 use chain::Chain;
 use record::{History, Record};
 use sources::Input;
@@ -110,6 +112,7 @@ pub(crate) struct Driver {
     deadline: Option<(u64, Task<()>)>,
     drain_watch: Option<(u64, Task<()>)>,
     drain_begun: Option<Instant>,
+    bounds: Bounds,
 
     listeners: Vec<Listener>,
     /// Those on which only the main process accepts: the control socket's, and the application's.
@@ -164,6 +167,7 @@ impl Driver {
             deadline: None,
             drain_watch: None,
             drain_begun: None,
+            bounds: Bounds::default(),
             listeners: vec![],
             main_listeners: vec![],
             clients: Clients::default(),

@@ -39,10 +39,12 @@ use crate::sys;
 pub const READY_TIMEOUT_DEFAULT: Duration = Duration::from_secs(10);
 /// A successor that is ready has to live for this time before it takes over.
 pub const PROBATION_DEFAULT: Duration = Duration::from_secs(1);
-/// A generation that has been replaced, or stopped, may finish what it has for this time.
-pub const DRAIN_TIMEOUT_DEFAULT: Duration = Duration::from_secs(20);
+/// A generation that has been replaced may finish what it has for this time.
+pub const DRAIN_TIMEOUT_DEFAULT: Duration = Duration::from_secs(10 * 60);
+/// A service that was told to stop may finish what it has for this time, all its generations together.
+pub const STOP_TIMEOUT_DEFAULT: Duration = Duration::from_secs(20);
 /// So many replaced generations may still be finishing what they have.
-pub const MAX_DRAINING_DEFAULT: u8 = 4;
+pub const MAX_DRAINING_DEFAULT: u8 = 16;
 /// The longest time that a generation takes for anything, ten years; a longer one is cut to it. Sums of such times still
 /// fit into every clock.
 pub const TIMEOUT_MAX: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
@@ -67,6 +69,7 @@ pub(crate) struct Settings {
     pub(crate) ready_timeout: Duration,
     pub(crate) probation: Duration,
     pub(crate) drain_timeout: Duration,
+    pub(crate) stop_timeout: Duration,
     pub(crate) stop_delay: Duration,
     pub(crate) max_draining: u8,
     pub(crate) version: String,
@@ -137,6 +140,7 @@ impl Builder {
             ready_timeout: READY_TIMEOUT_DEFAULT,
             probation: PROBATION_DEFAULT,
             drain_timeout: DRAIN_TIMEOUT_DEFAULT,
+            stop_timeout: STOP_TIMEOUT_DEFAULT,
             stop_delay: Duration::ZERO,
             max_draining: MAX_DRAINING_DEFAULT,
             version: String::new(),
@@ -227,9 +231,22 @@ impl Builder {
         self
     }
 
-    /// How long this generation may finish what it has, after it has been replaced or told to stop; 20 s by default.
+    /// How long this generation may finish what it has, after it has been replaced; 10 min by default. What cannot move
+    /// stays in its process for so long: it costs the memory of a process, and a place among those that drain
+    /// ([`max_draining`](Builder::max_draining)). A stop that comes meanwhile leaves it the
+    /// [`stop_timeout`](Builder::stop_timeout) from then on. A successor that is given up after it was ready finishes
+    /// what it has accepted within the same time.
     pub fn drain_timeout(mut self, timeout: Duration) -> Builder {
         self.settings.drain_timeout = timeout.min(TIMEOUT_MAX);
+        self
+    }
+
+    /// How long the service may finish what it has, after it was told to stop; 20 s by default. It holds for all
+    /// generations: those that drain end within the time that the newest one has. It begins when the
+    /// [`stop_delay`](Builder::stop_delay) is over. Whatever ends the process for good (`TimeoutStopSec=`,
+    /// `terminationGracePeriodSeconds`) has to wait for longer.
+    pub fn stop_timeout(mut self, timeout: Duration) -> Builder {
+        self.settings.stop_timeout = timeout.min(TIMEOUT_MAX);
         self
     }
 
@@ -240,8 +257,9 @@ impl Builder {
         self
     }
 
-    /// How many replaced generations may still be finishing what they have; 4 by default, at least 1, at most
-    /// [`MAX_DRAINING_MAX`].
+    /// How many replaced generations may still be finishing what they have; 16 by default, at least 1, at most
+    /// [`MAX_DRAINING_MAX`]. Each is a process with its memory. Where so many drain, a reload is refused, unless it is
+    /// asked to cut the oldest one ([`Client::cut_oldest`](control::Client::cut_oldest)).
     pub fn max_draining(mut self, generations: u8) -> Builder {
         self.settings.max_draining = generations.clamp(1, MAX_DRAINING_MAX);
         self
@@ -598,9 +616,10 @@ mod tests {
     #[test]
     fn no_number_is_too_large_for_the_bounds_of_a_reload() {
         let huge = Duration::MAX;
-        let builder = Builder::new().ready_timeout(huge).probation(huge).drain_timeout(huge).stop_delay(huge);
-        let Settings { ready_timeout, probation, drain_timeout, stop_delay, .. } = builder.settings;
-        let sum = ready_timeout + probation + drain_timeout + stop_delay;
+        let builder = Builder::new().ready_timeout(huge).probation(huge).drain_timeout(huge);
+        let builder = builder.stop_timeout(huge).stop_delay(huge);
+        let Settings { ready_timeout, probation, drain_timeout, stop_timeout, stop_delay, .. } = builder.settings;
+        let sum = ready_timeout + probation + drain_timeout + stop_timeout + stop_delay;
         assert!(Instant::now().checked_add(sum).is_some() && u64::try_from(sum.as_micros()).is_ok());
         for (given, taken) in [(0, 1), (64, 64), (65, 64), (u8::MAX, 64)] {
             assert_eq!(Builder::new().max_draining(given).settings.max_draining, taken);

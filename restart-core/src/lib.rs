@@ -114,7 +114,7 @@ pub use error::Error;
 pub use formats::Formats;
 pub use generation::{
     Builder, DRAIN_TIMEOUT_DEFAULT, Generation, MAX_DRAINING_DEFAULT, MAX_DRAINING_MAX, PROBATION_DEFAULT,
-    READY_TIMEOUT_DEFAULT, TIMEOUT_MAX,
+    READY_TIMEOUT_DEFAULT, STOP_TIMEOUT_DEFAULT, TIMEOUT_MAX,
 };
 pub use listeners::{Accepted, Listener, Origin};
 pub use predecessor::{State, decline};

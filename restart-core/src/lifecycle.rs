@@ -244,6 +244,8 @@ pub(crate) enum Action {
     Withdraw { stop: bool },
     /// Start the drain of a successor that withdraws.
     BeginWithdrawal,
+    /// The service stops: the drain that is under way lasts no longer than the stop. Done again, it changes nothing.
+    BoundDrain,
     /// Kill the successor.
     Kill,
     /// Take the exit status of the successor's process.
@@ -556,6 +558,7 @@ impl Lifecycle {
                 let mut actions = vec![Action::CancelTimer, Action::Pause, Action::BeginWithdrawal];
                 // The predecessor does not seem to have read it.
                 actions.extend((self.stop_wanted && !stop).then_some(Action::SayStop));
+                actions.extend(stop.then_some(Action::BoundDrain));
                 self.stop_wanted |= stop;
                 (State::Withdrawing, actions)
             }
@@ -594,7 +597,7 @@ impl Lifecycle {
             // Said again, or by now for another reason.
             Event::Withdraw { stop } => {
                 self.stop_wanted |= stop;
-                (State::Withdrawing, vec![])
+                (State::Withdrawing, stop.then_some(Action::BoundDrain).into_iter().collect())
             }
             Event::Reload(Origin::Command) => (State::Withdrawing, vec![Action::Refuse(Refusal::NotMain)]),
             _ => (State::Withdrawing, vec![]),
@@ -834,7 +837,10 @@ impl Lifecycle {
                 actions.extend((origin == Origin::Command).then_some(Action::CutOff));
             }
             Event::SuccessorStop => actions.extend(self.stop_newest(committed)),
-            Event::NewestStops => self.stop_wanted = true,
+            Event::NewestStops => {
+                self.stop_wanted = true;
+                actions.push(Action::BoundDrain);
+            }
             Event::Commit { .. } => actions.push(Action::SayCommitted),
             Event::Reload(Origin::Signal) if committed => actions.push(Action::ForwardReload),
             Event::Reload(Origin::Signal) => self.queued = true,

@@ -100,6 +100,8 @@ pub struct Reload {
     pub probation: Duration,
     /// A predecessor may drain this long; may be zero.
     pub drain_timeout: Duration,
+    /// A service that was told to stop may finish what it has this long; may be zero.
+    pub stop_timeout: Duration,
     /// A service that was told to stop goes on accepting this long; may be zero.
     pub stop_delay: Duration,
     /// So many generations may drain at the same time.
@@ -170,6 +172,7 @@ impl Reload {
             ready_timeout: setting(args, "ready_timeout").duration(&args.ready_timeout, DURATION_MIN)?,
             probation: setting(args, "probation").duration(&args.probation, Duration::ZERO)?,
             drain_timeout: setting(args, "drain_timeout").duration(&args.drain_timeout, Duration::ZERO)?,
+            stop_timeout: setting(args, "stop_timeout").duration(&args.stop_timeout, Duration::ZERO)?,
             stop_delay: setting(args, "stop_delay").duration(&args.stop_delay, Duration::ZERO)?,
             max_draining: setting(args, "max_draining")
                 .number(&args.max_draining, 1..=usize::from(MAX_DRAINING_MAX))?,
@@ -438,9 +441,10 @@ mod tests {
             Reload {
                 ready_timeout: seconds(10),
                 probation: seconds(1),
-                drain_timeout: seconds(20),
+                drain_timeout: seconds(600),
+                stop_timeout: seconds(20),
                 stop_delay: Duration::ZERO,
-                max_draining: 4,
+                max_draining: 16,
                 signal: None,
             }
         );

@@ -310,6 +310,7 @@ fn builder(config: &Config, metrics: &Arc<Metrics>, team: &Team) -> Builder {
         .ready_timeout(reload.ready_timeout)
         .probation(reload.probation)
         .drain_timeout(reload.drain_timeout)
+        .stop_timeout(reload.stop_timeout)
         .max_draining(reload.max_draining)
         .version(VERSION)
         .take_connections(moving::formats())

@@ -121,7 +121,7 @@ pub(crate) fn serve<H: Handler + 'static>(
         };
         workers.spawn_on_main(admin::serve(listener, admin));
     }
-    workers.spawn_on_main(tell_stop(generation.drain(), config.reload.drain_timeout));
+    workers.spawn_on_main(tell_stop(generation.drain(), config.reload.stop_timeout));
     let exit = workers.run(generation.run());
     let balance = metrics.ledger.balance();
     if balance.is_closed() {

@@ -9,6 +9,7 @@ use async_executor::Task;
 use async_io::Timer as IoTimer;
 use futures_lite::future;
 
+use super::bounds::STOP_GRACE;
 use super::record::{Record, signal_id, to_wire};
 use super::{Active, Driver, PID_FILE_EVERY, REPORT_EVERY, sources};
 use crate::control::Reply;
@@ -39,8 +40,6 @@ const GRACE: Duration = Duration::from_secs(2);
 const ORPHANED_TIMEOUT: Duration = Duration::from_secs(1);
 /// What the service manager is asked to wait beyond our own deadlines.
 const ROOM: Duration = Duration::from_secs(5);
-/// Older generations began to drain before the service was stopped, so they end a little before this one has to.
-const STOP_GRACE: Duration = Duration::from_millis(500);
 
 fn is_over(task: Option<&Task<()>>) -> bool {
     task.is_none_or(Task::is_finished)
@@ -63,7 +62,7 @@ impl Driver {
             Action::NotifyReady => self.notify_ready(),
             Action::NotifyStopping => {
                 let settings = &self.parts.settings;
-                let within = settings.stop_delay + settings.drain_timeout + STOP_GRACE + ROOM;
+                let within = settings.stop_delay + settings.stop_timeout + STOP_GRACE + ROOM;
                 notifier.stopping(&format!("generation {} stops", self.parts.number), within);
             }
             Action::NotifyTakeover => {
@@ -74,6 +73,7 @@ impl Driver {
             Action::Spawn => self.spawn(),
             Action::Withdraw { stop } => self.withdraw(stop),
             Action::BeginWithdrawal => self.begin_withdrawal(),
+            Action::BoundDrain => self.bound_drain(),
             Action::Kill => {
                 if let Some(active) = &mut self.successor {
                     active.doomed = true;
@@ -111,7 +111,7 @@ impl Driver {
             Action::CutOff => self.asker = None,
             Action::BeginDrain => self.begin_drain(Phase::Draining),
             Action::BeginStop => self.begin_stop(),
-            Action::WatchDrain => self.watch_drain_again(),
+            Action::WatchDrain => self.watch_stop(vec![]),
             Action::EndDrain => self.end_drain(),
             Action::Exit(ending) => self.ending = Some(ending),
         }
@@ -419,6 +419,7 @@ impl Driver {
         self.chain.stop_moving();
         self.drain_watch = None;
         self.drain_begun = None;
+        self.bounds.forget();
         self.reporting = None;
         self.counted_before = None;
         self.parts.inherited.resume();
@@ -440,35 +441,21 @@ impl Driver {
     fn begin_withdrawal(&mut self) {
         self.drain_begun = Some(Instant::now());
         self.withdraw_connections();
-        self.watch_drain(vec![], self.parts.settings.drain_timeout);
+        self.watch_drain(vec![]);
     }
 
     pub(super) fn begin_drain(&mut self, phase: Phase) {
         self.drain_begun = Some(Instant::now());
-        let (last_call, timeout) = if phase == Phase::Stopping {
+        if phase == Phase::Stopping {
             self.listeners.iter().for_each(Listener::last_call);
             self.parts.drain.set_phase(phase);
-            (self.listeners.clone(), self.parts.settings.drain_timeout + STOP_GRACE)
+            self.watch_stop(self.listeners.clone());
         } else {
             self.chain.stop_taking();
             self.open_way_and_drain();
             self.reporting = Some(self.executor.spawn(sources::reports(REPORT_EVERY, self.inputs.clone())));
-            (self.release(), self.parts.settings.drain_timeout)
-        };
-        self.watch_drain(last_call, timeout);
-    }
-
-    /// Up to the deadline of the stop that has begun.
-    fn watch_drain_again(&mut self) {
-        let whole = self.parts.settings.drain_timeout + STOP_GRACE;
-        let begun = self.drain_begun.map_or(Duration::ZERO, |begun| begun.elapsed());
-        self.watch_drain(vec![], whole.saturating_sub(begun));
-    }
-
-    fn watch_drain(&mut self, last_call: Vec<Listener>, timeout: Duration) {
-        let number = self.next_number();
-        let drain = self.parts.drain.clone();
-        let watch = sources::drain(number, drain, last_call, timeout, self.inputs.clone());
-        self.drain_watch = Some((number, self.executor.spawn(watch)));
+            let released = self.release();
+            self.watch_drain(released);
+        }
     }
 }

@@ -205,9 +205,10 @@ impl Driver {
         Greeter { task, answered, peer: None }
     }
 
-    pub(super) fn tell_older(&self) {
+    pub(super) fn tell_older(&mut self) {
+        let stopping = Message::Stopping { within_ms: Some(self.left_to_stop()) };
         for older in self.chain.draining() {
-            if let Err(error) = older.channel.try_send(&Message::Stopping, &[]) {
+            if let Err(error) = older.channel.try_send(&stopping, &[]) {
                 log::debug!("{error} to generation {}", older.id.generation);
             }
         }
@@ -259,7 +260,8 @@ impl Driver {
                 self.take_history(reloads);
                 None
             }
-            Message::Withdraw { stop, .. } if predecessor => {
+            Message::Withdraw { stop, within_ms, .. } if predecessor => {
+                self.bounds.tell(within_ms);
                 let socket = fds.into_iter().next().filter(|socket| is_handover_socket(socket));
                 self.chain.way_back = socket.and_then(|socket| Channel::adopt(socket).ok());
                 Some(Event::Withdraw { stop })
@@ -357,7 +359,10 @@ impl Driver {
             }
             Message::Committed => Some(Event::SuccessorCommitted),
             Message::Stop => Some(Event::SuccessorStop),
-            Message::Stopping => Some(Event::NewestStops),
+            Message::Stopping { within_ms } => {
+                self.bounds.tell(within_ms);
+                Some(Event::NewestStops)
+            }
             Message::Greeting(hello) => match introduction(Peer::new(hello), fds) {
                 Ok(introduction) => {
                     let (known, new) = (&self.chain.newer.as_ref()?.peer.id, &introduction.peer.id);
@@ -439,8 +444,9 @@ impl Driver {
                 Err(error) => log::warn!("the successor can hand no connections back: {error}"),
             }
         }
+        let within_ms = stop.then(|| self.left_to_stop());
         let fds: Vec<_> = self.chain.withdrawal.iter().map(AsFd::as_fd).collect();
-        let withdraw = Message::Withdraw { stop, moves: !fds.is_empty() };
+        let withdraw = Message::Withdraw { stop, moves: !fds.is_empty(), within_ms };
         if let Some(channel) = self.chain.to_newest()
             && let Err(error) = channel.try_send(&withdraw, &fds)
         {

@@ -73,6 +73,10 @@ pub(crate) enum Message {
         stop: bool,
         /// Connections can move back.
         moves: bool,
+        /// Where the service stops, how long what the successor has may still take. Without it, or from a version that
+        /// did not say, it is for the reader to know.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        within_ms: Option<u64>,
     },
     /// Who the newest generation is, to each older one whose line it takes over, until it is answered. With its pidfd,
     /// and, where it takes connections, an end of a socket pair on which they can move to it.
@@ -84,7 +88,12 @@ pub(crate) enum Message {
     /// A stop: passed on to the newest generation, or back from one that has not been committed yet.
     Stop,
     /// The newest generation stops, and the service with it. Each report is answered with it from then on.
-    Stopping,
+    Stopping {
+        /// How long what the older generation has may still take. Without it, as from a version that did not say, it is
+        /// for the reader to know.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        within_ms: Option<u64>,
+    },
     /// How a draining generation is doing, for the newest one.
     Report(Report),
 
@@ -392,7 +401,7 @@ impl Message {
             Message::Greeted(_) => "Greeted",
             Message::Reload => "Reload",
             Message::Stop => "Stop",
-            Message::Stopping => "Stopping",
+            Message::Stopping { .. } => "Stopping",
             Message::Report(_) => "Report",
             Message::Connections(_) => "Connections",
             Message::Taken { .. } => "Taken",

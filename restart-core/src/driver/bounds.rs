@@ -1,0 +1,94 @@
+//! How long a drain lasts: a reload's up to its own deadline, a stop's up to the stop's, and a drain that a stop
+//! overtakes up to whichever comes first.
+//!
+//! It starts no drain and ends none; it says until when one is watched, and watches it.
+
+use std::time::{Duration, Instant};
+
+use super::{Driver, sources};
+use crate::drain::Phase;
+use crate::generation::TIMEOUT_MAX;
+use crate::lifecycle::State;
+use crate::listeners::Listener;
+
+/// Older generations began to drain before the service was stopped, so they end a little before this one has to.
+pub(super) const STOP_GRACE: Duration = Duration::from_millis(500);
+
+/// Until when this generation may finish what it has.
+#[derive(Default)]
+pub(super) struct Bounds {
+    /// The end of the drain that is under way.
+    drain: Option<Instant>,
+    /// Listeners whose queues that drain empties first.
+    last_call: Vec<Listener>,
+    /// The end of the stop that this generation carries out as the main process.
+    stop: Option<Instant>,
+    /// How long the newest generation, or the predecessor, gives this one as it stops, where it says so.
+    told: Option<Duration>,
+}
+
+impl Bounds {
+    /// Keeps what another process says of the time that is left; it may say anything.
+    pub(super) fn tell(&mut self, within_ms: Option<u64>) {
+        self.told = within_ms.map(|ms| Duration::from_millis(ms).min(TIMEOUT_MAX));
+    }
+
+    /// The drain is off.
+    pub(super) fn forget(&mut self) {
+        *self = Bounds::default();
+    }
+}
+
+impl Driver {
+    /// When the service that stops has to have finished: its time begins when this is first asked for.
+    fn stop_deadline(&mut self) -> Instant {
+        let settings = &self.parts.settings;
+        let whole = settings.stop_delay + settings.stop_timeout;
+        *self.bounds.stop.get_or_insert_with(|| Instant::now() + whole)
+    }
+
+    /// How long all other generations may still take, as this one stops.
+    pub(super) fn left_to_stop(&mut self) -> u64 {
+        let left = self.stop_deadline().saturating_duration_since(Instant::now());
+        u64::try_from(left.as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Watches the drain of a generation that was replaced, or is given up.
+    pub(super) fn watch_drain(&mut self, last_call: Vec<Listener>) {
+        self.watch_until(Instant::now() + self.parts.settings.drain_timeout, last_call);
+    }
+
+    /// Watches the drain that ends the service.
+    pub(super) fn watch_stop(&mut self, last_call: Vec<Listener>) {
+        let deadline = self.stop_deadline() + STOP_GRACE;
+        self.watch_until(deadline, last_call);
+    }
+
+    /// The service stops: the drain of a generation that was replaced before, or is given up, is over by then.
+    pub(super) fn bound_drain(&mut self) {
+        let within = self.bounds.told.unwrap_or(self.parts.settings.stop_timeout);
+        let bound = Instant::now() + within;
+        let Some(deadline) = self.bounds.drain.filter(|_| self.drain_watch.is_some()) else { return };
+        if !self.parts.drain.stop_announced() {
+            self.parts.drain.announce_stop();
+            log::info!("the service stops: generation {} has {within:?} left for what it has", self.parts.number);
+            // Nothing waits for its way to the newest any more, which ends as well. What withdraws still moves back.
+            if matches!(self.lifecycle.state(), State::Draining { .. }) {
+                self.parts.drain.set_phase(Phase::Stopping);
+            }
+        }
+        if bound < deadline {
+            let last_call = std::mem::take(&mut self.bounds.last_call);
+            self.watch_until(bound, last_call);
+        }
+    }
+
+    fn watch_until(&mut self, deadline: Instant, last_call: Vec<Listener>) {
+        self.bounds.last_call.clone_from(&last_call);
+        self.bounds.drain = Some(deadline);
+        let (number, drain) = (self.next_number(), self.parts.drain.clone());
+        let timeout = deadline.saturating_duration_since(Instant::now());
+        let watch = sources::drain(number, drain, last_call, timeout, self.inputs.clone());
+        self.drain_watch = Some((number, self.executor.spawn(watch)));
+    }
+}
