@@ -7,6 +7,7 @@
 mod actions;
 mod bounds;
 mod chain;
+mod cut;
 mod record;
 mod report;
 mod sources;
@@ -34,6 +35,7 @@ use crate::successor::Successor;
 
 use bounds::Bounds;
 use chain::Chain;
+use cut::Cut;
 use record::{History, Record};
 use sources::Input;
 
@@ -126,6 +128,8 @@ pub(crate) struct Driver {
     stop_askers: Vec<Sender<Reply>>,
 
     chain: Chain,
+    /// The last generation that was cut for a reload.
+    cut: Option<Cut>,
     successor: Option<Active>,
     record: Option<Record>,
     history: History,
@@ -175,6 +179,7 @@ impl Driver {
             asked_id: None,
             stop_askers: vec![],
             chain: Chain::default(),
+            cut: None,
             successor: None,
             record: None,
             history: History::default(),
@@ -316,7 +321,8 @@ impl Driver {
                 self.tell_outcome(&id, reply);
                 None
             }
-            Request::Reload { id } => {
+            Request::Reload { id, cut_oldest } => {
+                let (id, reply) = if cut_oldest { self.cut_oldest(id, reply)? } else { (id, reply) };
                 self.asker = Some(reply);
                 self.asked_id = Some(id);
                 Some(Event::Reload(Origin::Command))

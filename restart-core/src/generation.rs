@@ -34,6 +34,7 @@ use crate::pid_file::PidFile;
 use crate::predecessor::{self, Predecessor, State};
 use crate::signals::{Reopen, Signals};
 use crate::sys;
+use crate::waiting::{self, Waiting};
 
 /// A successor has to be ready within this time.
 pub const READY_TIMEOUT_DEFAULT: Duration = Duration::from_secs(10);
@@ -60,6 +61,7 @@ pub(crate) const CONTROL_NAME: &str = "control";
 
 type SaveState = Box<dyn FnMut() -> Vec<u8> + Send>;
 type Report = Box<dyn Fn() -> serde_json::Value + Send>;
+type Waits = Box<dyn Fn() -> Vec<Waiting> + Send>;
 type Explain = Box<dyn Fn(&Error) -> Option<String> + Send>;
 type Count = Box<dyn Fn() -> Counts + Send>;
 type Probe = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = bool> + Send>> + Send + Sync>;
@@ -76,6 +78,7 @@ pub(crate) struct Settings {
     pub(crate) save_state: Option<(u32, SaveState)>,
     pub(crate) formats: Formats,
     pub(crate) report: Option<Report>,
+    pub(crate) waits: Option<Waits>,
     pub(crate) count: Option<Count>,
     pub(crate) probe: Option<Probe>,
 }
@@ -84,6 +87,11 @@ impl Settings {
     /// What the application says of itself.
     pub(crate) fn application(&self) -> serde_json::Value {
         self.report.as_ref().map_or(serde_json::Value::Null, |report| report())
+    }
+
+    /// What the application still has to finish.
+    pub(crate) fn waits(&self) -> Vec<Waiting> {
+        waiting::harmless(self.waits.as_ref().map_or_else(Vec::new, |waits| waits()))
     }
 
     /// What the application has counted.
@@ -147,6 +155,7 @@ impl Builder {
             save_state: None,
             formats: Formats::default(),
             report: None,
+            waits: None,
             count: None,
             probe: None,
         };
@@ -288,6 +297,15 @@ impl Builder {
     /// What the application has to say in the status, as [`Status::application`](control::Status::application).
     pub fn report(mut self, report: impl Fn() -> serde_json::Value + Send + 'static) -> Builder {
         self.settings.report = Some(Box::new(report));
+        self
+    }
+
+    /// What the application still has to finish, an entry for each kind of it: the status shows it, twice a second for a
+    /// generation that drains ([`DrainingReport::waits`](control::DrainingReport::waits)), and a reload that is refused
+    /// because so many drain says it of each. `waits` is called on the task that runs [`Generation::run`], and must not
+    /// block. Of at most 12 kinds names of 24 characters are kept, and 96 of what the oldest is.
+    pub fn waits(mut self, waits: impl Fn() -> Vec<Waiting> + Send + 'static) -> Builder {
+        self.settings.waits = Some(Box::new(waits));
         self
     }
 

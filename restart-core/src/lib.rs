@@ -103,6 +103,7 @@ mod successor;
 mod supervisor;
 mod sys;
 mod terminal;
+mod waiting;
 
 pub use address::{Address, Endpoint};
 pub use connections::{BLOB_BYTES_MAX, COMPANIONS_MAX, Connection, Connections};
@@ -119,3 +120,4 @@ pub use generation::{
 pub use listeners::{Accepted, Listener, Origin};
 pub use predecessor::{State, decline};
 pub use supervisor::supervise;
+pub use waiting::Waiting;

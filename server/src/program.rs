@@ -303,7 +303,7 @@ fn builder(config: &Config, metrics: &Arc<Metrics>, team: &Team) -> Builder {
     let reload = &config.reload;
     let control = config.control.clone().map_or_else(|| Place::Named(SERVICE_NAME.to_owned()), Place::Path);
     let default = DEFAULT_LISTEN.parse().expect("the default is an address");
-    let (reporting, team) = (Arc::clone(metrics), Arc::clone(team));
+    let (reporting, waiting, team) = (Arc::clone(metrics), Arc::clone(metrics), Arc::clone(team));
     let mut builder = Builder::new()
         .default_listen(default)
         .control(control)
@@ -324,6 +324,7 @@ fn builder(config: &Config, metrics: &Arc<Metrics>, team: &Team) -> Builder {
                 }
             }
         })
+        .waits(move || waiting.waits.list(waiting.ledger.balance().live))
         .report(move || {
             let mut report = serde_json::to_value(reporting.ledger.balance()).expect("a balance is plain data");
             report["in_flight"] = reporting.in_flight().into();
@@ -376,7 +377,7 @@ fn hidden_server(control: Option<&Path>) -> Option<PathBuf> {
 }
 
 fn reload_command(args: &ReloadArgs) -> u8 {
-    let code = client_command(&args.client, |client| reload(client, args.wait));
+    let code = client_command(&args.client, |client| reload(client, args));
     // A stop that overtakes a reload must not make the unit fail: not either where the server has ended already.
     if code == exit::NOT_RUNNING && has_main_process_ended() {
         say_outcome(&"the service has stopped; there is nothing to reload");
@@ -399,8 +400,11 @@ fn has_main_process_ended() -> bool {
     }
 }
 
-fn reload(client: &mut Client, wait: Option<Duration>) -> Result<u8, restart_core::Error> {
-    let path = client.path().to_owned();
+fn reload(client: &mut Client, args: &ReloadArgs) -> Result<u8, restart_core::Error> {
+    let (path, wait) = (client.path().to_owned(), args.wait);
+    if args.cut_oldest {
+        client.cut_oldest()?;
+    }
     progress::say_if_interrupted("the reload goes on without this command; `reborn status` tells its outcome");
     let answer = progress::shown(&path, || match wait {
         Some(patience) => client.reload_in_turn(patience, |reason| progress::say(&format!("waiting: {reason}"))),
@@ -420,7 +424,7 @@ fn reload(client: &mut Client, wait: Option<Duration>) -> Result<u8, restart_cor
         Answer::Refused(reason) => {
             match wait {
                 Some(patience) => eprintln!("reborn: no reload was started within {patience:?}: {reason}"),
-                None => eprintln!("reborn: no reload was started: {reason} (`reborn reload --wait` does)"),
+                None => eprintln!("reborn: no reload was started: {}", with_way_out(&reason)),
             }
             exit::FAILED
         }
@@ -434,6 +438,19 @@ fn reload(client: &mut Client, wait: Option<Duration>) -> Result<u8, restart_cor
             exit::FAILED
         }
     })
+}
+
+/// A refusal, with what can be done about it behind its first line; below stands what each generation waits for.
+fn with_way_out(reason: &str) -> String {
+    match reason.split_once('\n') {
+        Some((first, each)) => {
+            let each = each.replace('\n', "\n  ");
+            format!(
+                "{first} (`reborn reload --wait` does), or cut the oldest with `reborn reload --cut-oldest`\n  {each}"
+            )
+        }
+        None => format!("{reason} (`reborn reload --wait` does)"),
+    }
 }
 
 fn status(client: &mut Client, json: bool) -> Result<u8, restart_core::Error> {

@@ -10,6 +10,7 @@ mod clients;
 pub(crate) mod ledger;
 pub(crate) mod means;
 pub(crate) mod metrics;
+mod waits;
 
 use std::io;
 use std::os::fd::AsFd;
@@ -28,8 +29,10 @@ use crate::moving::{self, Card, Luggage};
 use crate::threads::workers::Workers;
 use admin::Admin;
 use clients::{Clients, Place};
+use http_types::{Request, Response};
 use ledger::Ledger;
 use metrics::Metrics;
+use waits::Kind;
 
 /// So many connections are accepted before others have their turn.
 const ACCEPTED_IN_TURN: u64 = 16;
@@ -62,6 +65,20 @@ impl<H: Handler> Service<H> {
     }
 }
 
+/// A handler whose requests are among what this generation waits for.
+struct Watched<H> {
+    handler: H,
+    metrics: Arc<Metrics>,
+}
+
+impl<H: Handler> Handler for Watched<H> {
+    async fn answer(&self, request: Request) -> http_types::Result<Response> {
+        let kind = if request.len() == Some(0) { Kind::Request } else { Kind::Upload };
+        let _entry = self.metrics.waits.enter(kind, request.url().path(), Instant::now());
+        self.handler.answer(request).await
+    }
+}
+
 /// What all connections of this generation share.
 struct Shop<H> {
     context: Context<H>,
@@ -88,7 +105,7 @@ pub(crate) fn serve<H: Handler + 'static>(
     let drain = generation.drain();
     let shop = Arc::new(Shop {
         context: Context {
-            handler: service.handler,
+            handler: Watched { handler: service.handler, metrics: Arc::clone(metrics) },
             limits: config.limits.http.clone(),
             capacity: Arc::clone(&metrics.capacity),
             drain: drain.clone(),

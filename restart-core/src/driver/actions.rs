@@ -182,7 +182,8 @@ impl Driver {
 
     fn spawn(&mut self) {
         let id = self.asked_id.take().unwrap_or_else(signal_id);
-        self.record = Some(Record::new(id, self.asker.take()));
+        let cut = self.cut_for(&id);
+        self.record = Some(Record::new(id, self.asker.take(), cut));
         let number = self.next_number();
         let spawned = Successor::spawn_aside(self.parts.environment.clone(), self.parts.signals.numbers());
         let sources = vec![self.executor.spawn(sources::spawned(number, spawned, self.inputs.clone()))];
@@ -340,7 +341,10 @@ impl Driver {
         let settings = &self.parts.settings;
         let Bequest { total, added, own: counted } = self.parts.inherited.bequeath(|| settings.counts(), &draining);
         self.counted_before = Some(counted);
-        self.tell_newest(&Message::Counters(Counters { total, added }));
+        let counters = |added| Message::Counters(Counters { total: total.clone(), added });
+        // What many generations have added may be too long; each says it again within half a second.
+        let whole = counters(added);
+        self.tell_newest(&if whole.encode(&[]).is_ok() { whole } else { counters(vec![]) });
         self.tell_newest(&Message::History(History { reloads: reloads.into_iter().map(to_wire).collect() }));
     }
 

@@ -33,6 +33,12 @@ impl Bounds {
         self.told = within_ms.map(|ms| Duration::from_millis(ms).min(TIMEOUT_MAX));
     }
 
+    /// How many milliseconds the drain that is under way may still last.
+    pub(super) fn left_ms(&self) -> Option<u64> {
+        let left = self.drain?.saturating_duration_since(Instant::now());
+        u64::try_from(left.as_millis()).ok()
+    }
+
     /// The drain is off.
     pub(super) fn forget(&mut self) {
         *self = Bounds::default();

@@ -20,7 +20,7 @@ use crate::handover::{
     Channel, Commit, Counters, History, Line, Message, Peer, ProcessId, Received, WITHDRAW, is_handover_socket,
     watched_pidfd,
 };
-use crate::lifecycle::{Event, Origin};
+use crate::lifecycle::{Event, Origin, State};
 
 /// All lines of this generation.
 #[derive(Default)]
@@ -86,6 +86,23 @@ struct Introduction {
     pidfd: Async<OwnedFd>,
     /// The socket on which connections move to it.
     moving: Option<Channel>,
+}
+
+impl Older {
+    /// The number of the line to it.
+    pub(super) fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Whether it has said that it has this feature, as an answer to the greeting.
+    pub(super) fn knows(&self, feature: &str) -> bool {
+        let greeter = self.listening.as_ref().and_then(|listening| listening.greeter.as_ref());
+        greeter.and_then(|greeter| greeter.peer.as_ref()).is_some_and(|peer| peer.features.contains(feature))
+    }
+
+    pub(super) fn say(&self, message: &Message) -> Result<(), Error> {
+        self.channel.try_send(message, &[])
+    }
 }
 
 impl Chain {
@@ -230,6 +247,7 @@ impl Driver {
             FromOlder::Closed => {
                 let at = self.chain.older.iter().position(|older| older.number == number)?;
                 let gone = self.chain.older.remove(at);
+                self.note_gone(number);
                 if let Some(greeter) = gone.listening.and_then(|listening| listening.greeter) {
                     // What it has sent of its connections is still to be taken up; the task ends with their socket.
                     greeter.task.detach();
@@ -362,6 +380,10 @@ impl Driver {
             Message::Stopping { within_ms } => {
                 self.bounds.tell(within_ms);
                 Some(Event::NewestStops)
+            }
+            Message::Cut if matches!(self.lifecycle.state(), State::Draining { .. }) => {
+                self.be_cut();
+                Some(Event::DrainDeadline)
             }
             Message::Greeting(hello) => match introduction(Peer::new(hello), fds) {
                 Ok(introduction) => {

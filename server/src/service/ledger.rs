@@ -32,7 +32,7 @@ pub(crate) struct Balance {
     pub(crate) closed_by_us: BTreeMap<String, u64>,
     pub(crate) handed_over: u64,
     /// What has come and not ended.
-    live: u64,
+    pub(crate) live: u64,
     /// Requests answered on connections that have ended or moved.
     requests: u64,
 }
