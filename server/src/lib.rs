@@ -15,6 +15,7 @@ mod program;
 mod service;
 mod threads;
 mod version;
+mod waits;
 
 pub use program::{cli, exit, run, run_default};
 pub use version::VERSION;

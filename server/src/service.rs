@@ -10,7 +10,6 @@ mod clients;
 pub(crate) mod ledger;
 pub(crate) mod means;
 pub(crate) mod metrics;
-mod waits;
 
 use std::io;
 use std::os::fd::AsFd;
@@ -27,12 +26,12 @@ use crate::config::{Config, METRICS_NAME};
 use crate::http::{self, Context, Decorate, End, Handler, Observe, Start};
 use crate::moving::{self, Card, Luggage};
 use crate::threads::workers::Workers;
+use crate::waits::Kind;
 use admin::Admin;
 use clients::{Clients, Place};
 use http_types::{Request, Response};
 use ledger::Ledger;
 use metrics::Metrics;
-use waits::Kind;
 
 /// So many connections are accepted before others have their turn.
 const ACCEPTED_IN_TURN: u64 = 16;

@@ -11,7 +11,7 @@ use restart_core::Counts;
 
 use crate::http::{Capacity, Served};
 use crate::service::ledger::Ledger;
-use crate::service::waits::Waits;
+use crate::waits::Waits;
 
 /// Methods that are counted by name; the last stands for all others, which a client could make up without end.
 const METHODS: [&str; 9] = ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "other"];

@@ -6,8 +6,9 @@
 //! asks reads all slots, and passes over one that changes that very moment.
 //!
 //! The hook for whoever serves connections is [`Waits::enter`]: it is called once for each request (or stream, or
-//! upgraded connection), and the [`Entry`] is kept until that is over; [`Entry::becomes`] says that it has come further.
-//! Connections without an entry are what is left of those that are live.
+//! upgraded connection), and the [`Entry`] is kept until that is over; [`Entry::becomes`] says that it has come further,
+//! as from a handler that runs to a response that is sent. Connections without an entry are what is left of those that
+//! are live. It stands beneath the HTTP layer and the service, and knows neither.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -35,6 +36,14 @@ pub(crate) enum Kind {
     Request = 1,
     /// A handler runs that has been given a body.
     Upload = 2,
+    /// A response is sent that has an end.
+    Response = 3,
+    /// A response is sent without an end, such as a stream of events.
+    Stream = 4,
+    /// The connection speaks another protocol.
+    Upgraded = 5,
+    /// Nothing is under way, and the connection could not move.
+    Idle = 6,
 }
 
 /// Where a slot's state has the kind; above it stands how often the slot was taken.
@@ -45,7 +54,7 @@ const FREE: u64 = 0;
 const TAKEN: u64 = KIND_MASK;
 
 impl Kind {
-    const ALL: [Kind; 2] = [Kind::Request, Kind::Upload];
+    const ALL: [Kind; 6] = [Kind::Request, Kind::Upload, Kind::Response, Kind::Stream, Kind::Upgraded, Kind::Idle];
 
     fn of(state: u64) -> Option<Kind> {
         Kind::ALL.into_iter().find(|kind| state & KIND_MASK == *kind as u64)
@@ -62,6 +71,10 @@ impl fmt::Display for Kind {
         out.write_str(match self {
             Kind::Request => "request",
             Kind::Upload => "upload",
+            Kind::Response => "response",
+            Kind::Stream => "stream",
+            Kind::Upgraded => "upgraded",
+            Kind::Idle => "idle",
         })
     }
 }
