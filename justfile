@@ -96,6 +96,10 @@ idle *args:
 endurance scale="20":
     REBORN_TEST_SCALE={{ scale }} cargo test --release --package tests --test moving_clients -- --nocapture
 
+# A download of 500 MB over 30 s, and whatever else a connection can be in the middle of, through a reload a second.
+nothing-cut:
+    REBORN_TEST_CUT=full cargo test --release --package tests --test nothing_cut -- --nocapture
+
 # Real clients across reloads, Chromium included, which is too large for `ci` (Debian's package chromium).
 test-clients:
     cargo test --package tests --test clients -- --include-ignored

@@ -13,7 +13,7 @@ use event_listener::{Event, EventListener, IntoNotification};
 use crate::lock::lock;
 
 /// What connections have to know of their process's place in the chain of generations.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(usize)]
 pub enum Phase {
     /// The process serves, as the main one or as a successor that waits for its commit.

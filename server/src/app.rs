@@ -4,8 +4,7 @@
 //! identity, no framing. One place decides what a path means and which methods it takes; the modules below answer.
 //! Whatever a client sends gets an answer here. An error of a body's reader belongs to the layer that reads it.
 
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 use std::{fmt, io};
 
@@ -13,6 +12,8 @@ use http_types::headers::{ALLOW, CONTENT_TYPE, HeaderName, HeaderValue};
 use http_types::{Body, Method, Request, Response, StatusCode};
 
 use crate::http;
+
+pub use crate::config::{Etag, FilesConfig};
 
 mod demo;
 mod files;
@@ -29,29 +30,6 @@ pub struct Identity {
     pub version: String,
     /// When this generation started.
     pub started: Instant,
-}
-
-/// Which plain files are served.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FilesConfig {
-    /// Their directory.
-    pub root: PathBuf,
-    /// Whether symlinks in it are followed, also out of it.
-    pub follow_symlinks: bool,
-    /// What their entity tags are made of.
-    pub etag: Etag,
-}
-
-/// What the entity tags of files are made of.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Etag {
-    /// All that tells one state of a file from another, also what differs from machine to machine: its inode, its size, and
-    /// when it was changed. No two states have the same, so that the tag is a strong one.
-    #[default]
-    State,
-    /// The size, and the date of the content, as nginx writes them: replicas with copies that kept their dates have the
-    /// same. Two states may have the same, so that the tag is weak: good for a 304, and not for ranges.
-    SizeMtime,
 }
 
 /// What the application is to serve.
@@ -71,7 +49,7 @@ pub struct App(Arc<Inner>);
 
 struct Inner {
     files: Option<files::Files>,
-    demo: bool,
+    demo: Option<demo::Demo>,
     identity: Identity,
 }
 
@@ -91,20 +69,27 @@ impl App {
     pub fn new(config: AppConfig) -> io::Result<Self> {
         let AppConfig { files, demo, identity } = config;
         let files = files.as_ref().map(files::Files::open).transpose()?;
+        let demo = demo.then(demo::Demo::default);
         Ok(Self(Arc::new(Inner { files, demo, identity })))
+    }
+
+    /// What of the application goes on in another process. It is wanted before there is an application: who answers is set
+    /// by the time that one serves.
+    pub fn moves(identity: &Arc<OnceLock<Identity>>) -> http::Moves {
+        demo::moves(identity)
     }
 
     /// The headers that every response of the demonstration carries: who answered, and the request's `x-id`. Without
     /// `demo` there are none.
     pub fn signature(&self, request: Option<&Request>) -> Vec<(HeaderName, HeaderValue)> {
-        if self.0.demo { demo::signature(&self.0.identity, request) } else { vec![] }
+        if self.0.demo.is_some() { demo::signature(&self.0.identity, request) } else { vec![] }
     }
 
     /// Answers one request. The response to a HEAD has the length that the GET would have had, and a body that gives
     /// nothing.
     pub async fn respond(&self, request: Request) -> Response {
         let method = request.method();
-        let id = self.0.demo.then(|| demo::request_id(&request)).flatten();
+        let id = self.0.demo.as_ref().and_then(|_| demo::request_id(&request));
         let mut response = self.answer(request, id.as_deref()).await;
         if method == Method::Head {
             let length = response.len();
@@ -130,20 +115,21 @@ impl App {
             response.insert_header(ALLOW, allowed.iter().map(Method::to_string).collect::<Vec<_>>().join(", "));
             return response;
         }
-        match (resource, &self.0.files) {
-            (Resource::Page, _) => page::about(&self.0.identity),
-            (Resource::Demo(resource), _) => demo::answer(resource, request, &target, id, &self.0.identity).await,
-            (Resource::Files, Some(files)) => files.answer(&request, &target).await,
-            (Resource::Files | Resource::Server, _) => not_found(),
+        let Inner { files, demo, identity } = &*self.0;
+        match (resource, files, demo) {
+            (Resource::Page, _, _) => page::about(identity),
+            (Resource::Demo(resource), _, Some(demo)) => demo.answer(resource, request, &target, id, identity).await,
+            (Resource::Files, Some(files), _) => files.answer(&request, &target).await,
+            (Resource::Files | Resource::Server | Resource::Demo(_), _, _) => not_found(),
         }
     }
 
     fn resource(&self, path: &str) -> Option<Resource> {
-        let demo = self.0.demo.then(|| demo::Resource::at(path)).flatten().map(Resource::Demo);
+        let demo = self.0.demo.as_ref().and_then(|_| demo::Resource::at(path)).map(Resource::Demo);
         demo.or_else(|| match path {
             "*" => Some(Resource::Server),
             _ if self.0.files.is_some() => Some(Resource::Files),
-            "/" if !self.0.demo => Some(Resource::Page),
+            "/" if self.0.demo.is_none() => Some(Resource::Page),
             _ => None,
         })
     }
@@ -195,6 +181,8 @@ fn not_found() -> Response {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use http_types::Url;
 
     use super::*;

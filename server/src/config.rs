@@ -1,51 +1,45 @@
 //! What the user asked for, checked once and turned into one immutable value.
 //!
-//! It reads texts and gives types: durations, sizes, paths that exist, a signal that can be caught. A value that is
-//! refused is named as the user knows it (flag or variable), with the cause and with what would be right. Nothing is
-//! opened or bound here, so that the same check can run for a configuration that is not served.
+//! It reads texts and gives types: durations, sizes, paths, a signal that can be caught. A value that is refused is named
+//! as the user knows it (flag, variable or line of the file), with the cause and with what would be right. Nothing is
+//! opened, bound or looked at here: what only the machine knows comes in as a [`Machine`], and whether a path leads to what
+//! it should is checked by whoever serves it.
 
-use std::env;
-use std::ffi::{OsStr, OsString};
-use std::fmt;
-use std::num::{IntErrorKind, ParseIntError};
-use std::ops::RangeInclusive;
-use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
-use std::str::FromStr;
-use std::thread;
+use std::path::PathBuf;
 use std::time::Duration;
 
-use log::LevelFilter;
 use restart_core::{Endpoint, MAX_DRAINING_MAX};
 
-use crate::app::{Etag, FilesConfig};
 use crate::http;
-use crate::program::cli::{Origin, ServeArgs};
 
+mod files;
+mod flags;
+mod given;
 mod listen;
-mod place;
 mod signal;
+mod values;
 
+pub use files::{Etag, FilesConfig};
+pub use flags::{AppArgs, ServeArgs};
+pub use given::{Error, FilePosition, Given, ValueSource};
+pub(crate) use given::{is_given, items, non_empty, with_file_value};
 pub use listen::{DEFAULT_LISTEN, METRICS_NAME};
-pub(crate) use place::cause as cause_at;
+pub(crate) use values::IS_A_DIRECTORY;
+use values::{DURATION_MIN, GIB, KIB, MIB, optional};
 
-/// The longest duration that is taken: what is longer is a typing error, and could overflow a clock.
-const DURATION_MAX: Duration = Duration::from_secs(7 * 24 * 60 * 60);
-
-/// The shortest duration where zero makes no sense.
-const DURATION_MIN: Duration = Duration::from_millis(1);
-
-/// The longest path of a Unix socket.
-const SOCKET_PATH_BYTES_MAX: usize = 107;
-
-const KIB: u64 = 1024;
-const MIB: u64 = 1024 * KIB;
-const GIB: u64 = 1024 * MIB;
+/// What a configuration has to know of the process that it is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Machine {
+    /// How many threads can run at a time: the default of `--threads`.
+    pub cores: usize,
+    /// Whether a service manager has given listeners: the default address is not bound then.
+    pub has_listeners: bool,
+}
 
 /// The configuration of one generation. Each field is what its flag says, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// The files that are served: their directory exists, and its path is absolute without symlinks.
+    /// The files that are served.
     pub files: Option<FilesConfig>,
     /// Whether the demonstration is served.
     pub demo: bool,
@@ -124,24 +118,23 @@ pub struct Limits {
 }
 
 impl Config {
-    /// Checks what was typed. The first value that is refused is the error.
-    pub fn new(args: &ServeArgs) -> Result<Self, Error> {
+    /// Checks what was typed, but for what only a look at the machine shows. The first value that is refused is the error.
+    pub fn new(args: &ServeArgs, machine: Machine) -> Result<Self, Error> {
         Ok(Self {
-            files: files(args)?,
-            demo: setting(args, "demo").boolean(args.demo.as_deref())?,
-            listen: listen::check(&setting(args, "listen"), &args.listen)?,
-            metrics: metrics(args)?,
-            control: setting(args, "control").socket_path(args.control.as_deref())?,
-            pid_file: setting(args, "pid_file").in_a_folder(args.pid_file.as_deref(), place::folder)?,
+            files: files(&args.app)?,
+            demo: is_on(args.app.demo.as_ref())?,
+            listen: listen::check(&args.listen)?,
+            metrics: optional(args.metrics.as_ref(), |given| {
+                listen::metrics(given, &args.listen, args.graceful || machine.has_listeners)
+            })?,
+            control: optional(args.control.as_ref(), Given::socket_path)?,
+            pid_file: optional(args.pid_file.as_ref(), Given::file_path)?,
             graceful: args.graceful,
-            foreground: setting(args, "foreground").boolean(args.foreground.as_deref())?,
+            foreground: is_on(args.foreground.as_ref())?,
             reload: Reload::new(args)?,
             limits: Limits::new(args)?,
-            threads: match non_empty(args.threads.as_ref()) {
-                Some(text) => setting(args, "threads").number(text, 1..=1024)?,
-                None => thread::available_parallelism().map_or(1, usize::from),
-            },
-            log: setting(args, "log").log_filter(args.log.as_ref())?,
+            threads: optional(args.threads.as_ref(), |given| given.number(1..=1024))?.unwrap_or(machine.cores),
+            log: optional(args.log.as_ref(), Given::log_filter)?,
             access_log: AccessLogConfig::new(args)?,
         })
     }
@@ -149,19 +142,14 @@ impl Config {
 
 impl AccessLogConfig {
     fn new(args: &ServeArgs) -> Result<Option<Self>, Error> {
-        let format = match args.access_log_format.as_str() {
+        let format = match args.access_log_format.text().as_str() {
             "common" => AccessLogFormat::Common,
             "json" => AccessLogFormat::Json,
-            other => {
-                return Err(setting(args, "access_log_format").refuse(other, "unknown", "write common or json"));
-            }
+            _ => return Err(args.access_log_format.refuse("unknown", "write common or json")),
         };
-        Ok(match args.access_log.as_deref() {
-            Some(path) if path == "-" => Some(Self { path: None, format }),
-            path => {
-                let path = setting(args, "access_log").in_a_folder(path, place::writable)?;
-                path.map(|path| Self { path: Some(path), format })
-            }
+        optional(args.access_log.as_ref(), |given| {
+            let path = if given.text() == "-" { None } else { Some(given.file_path()?) };
+            Ok(Self { path, format })
         })
     }
 }
@@ -169,17 +157,13 @@ impl AccessLogConfig {
 impl Reload {
     fn new(args: &ServeArgs) -> Result<Self, Error> {
         Ok(Self {
-            ready_timeout: setting(args, "ready_timeout").duration(&args.ready_timeout, DURATION_MIN)?,
-            probation: setting(args, "probation").duration(&args.probation, Duration::ZERO)?,
-            drain_timeout: setting(args, "drain_timeout").duration(&args.drain_timeout, Duration::ZERO)?,
-            stop_timeout: setting(args, "stop_timeout").duration(&args.stop_timeout, Duration::ZERO)?,
-            stop_delay: setting(args, "stop_delay").duration(&args.stop_delay, Duration::ZERO)?,
-            max_draining: setting(args, "max_draining")
-                .number(&args.max_draining, 1..=usize::from(MAX_DRAINING_MAX))?,
-            signal: match non_empty(args.reload_signal.as_ref()) {
-                Some(text) => signal::parse(&setting(args, "reload_signal"), text)?,
-                None => None,
-            },
+            ready_timeout: args.ready_timeout.duration(DURATION_MIN)?,
+            probation: args.probation.duration(Duration::ZERO)?,
+            drain_timeout: args.drain_timeout.duration(Duration::ZERO)?,
+            stop_timeout: args.stop_timeout.duration(Duration::ZERO)?,
+            stop_delay: args.stop_delay.duration(Duration::ZERO)?,
+            max_draining: args.max_draining.number(1..=usize::from(MAX_DRAINING_MAX))?,
+            signal: optional(args.reload_signal.as_ref(), signal::parse)?.flatten(),
         })
     }
 }
@@ -187,236 +171,55 @@ impl Reload {
 impl Limits {
     fn new(args: &ServeArgs) -> Result<Self, Error> {
         let http = http::Limits {
-            head_bytes: setting(args, "head_bytes").bytes(&args.head_bytes, KIB..=MIB)?,
-            headers: setting(args, "max_headers").number(&args.max_headers, 1..=256)?,
-            body_bytes: setting(args, "body_bytes").bytes(&args.body_bytes, 1..=KIB * GIB)?,
-            idle_timeout: setting(args, "idle_timeout").duration(&args.idle_timeout, DURATION_MIN)?,
-            head_timeout: setting(args, "head_timeout").duration(&args.head_timeout, DURATION_MIN)?,
-            body_timeout: setting(args, "body_timeout").duration(&args.body_timeout, DURATION_MIN)?,
-            write_timeout: setting(args, "write_timeout").duration(&args.write_timeout, DURATION_MIN)?,
+            head_bytes: args.head_bytes.bytes(KIB..=MIB)?,
+            headers: args.max_headers.number(1..=256)?,
+            body_bytes: args.body_bytes.bytes(1..=KIB * GIB)?,
+            idle_timeout: args.idle_timeout.duration(DURATION_MIN)?,
+            head_timeout: args.head_timeout.duration(DURATION_MIN)?,
+            body_timeout: args.body_timeout.duration(DURATION_MIN)?,
+            write_timeout: args.write_timeout.duration(DURATION_MIN)?,
         };
         Ok(Self {
-            connections: setting(args, "connections").number(&args.connections, 1..=1_000_000)?,
-            connections_per_client: match non_empty(args.connections_per_client.as_ref()) {
-                Some(text) => Some(setting(args, "connections_per_client").number(text, 1..=1_000_000)?),
-                None => None,
-            },
-            requests: match non_empty(args.requests.as_ref()) {
-                Some(text) => Some(setting(args, "requests").number(text, 1..=1_000_000)?),
-                None => None,
-            },
+            connections: args.connections.number(1..=1_000_000)?,
+            connections_per_client: optional(args.connections_per_client.as_ref(), |given| {
+                given.number(1..=1_000_000)
+            })?,
+            requests: optional(args.requests.as_ref(), |given| given.number(1..=1_000_000))?,
             http,
         })
     }
 }
 
 /// Which files are served, if any are.
-fn files(args: &ServeArgs) -> Result<Option<FilesConfig>, Error> {
-    let follow_symlinks = setting(args, "follow_symlinks").boolean(args.follow_symlinks.as_deref())?;
-    let root = setting(args, "root").directory(args.root.as_deref())?;
-    let etag = match args.etag.as_str() {
+fn files(args: &AppArgs) -> Result<Option<FilesConfig>, Error> {
+    let follow_symlinks = is_on(args.follow_symlinks.as_ref())?;
+    let root = optional(args.root.as_ref(), |given| Ok(PathBuf::from(given.text())))?;
+    let etag = match args.etag.text().as_str() {
         "state" => Etag::State,
         "size-mtime" => Etag::SizeMtime,
-        other => return Err(setting(args, "etag").refuse(other, "unknown", "write state or size-mtime")),
+        _ => return Err(args.etag.refuse("unknown", "write state or size-mtime")),
     };
     Ok(root.map(|root| FilesConfig { root, follow_symlinks, etag }))
 }
 
-fn metrics(args: &ServeArgs) -> Result<Option<Endpoint>, Error> {
-    let inherited = args.graceful || env::var_os("LISTEN_FDS").is_some();
-    listen::metrics(&setting(args, "metrics"), args.metrics.as_deref(), &args.listen, inherited)
-}
-
-/// A value that was refused.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Error {
-    name: String,
-    value: String,
-    cause: String,
-    advice: String,
-}
-
-impl fmt::Display for Error {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { name, value, cause, advice } = self;
-        write!(formatter, "{name} {value:?}: {cause}; {advice}")
-    }
-}
-
-impl std::error::Error for Error {}
-
-/// One value's identity: what it is called, and where it came from.
-struct Setting {
-    id: &'static str,
-    origin: Origin,
-}
-
-fn setting(args: &ServeArgs, id: &'static str) -> Setting {
-    Setting { id, origin: args.origins.get(id) }
-}
-
-/// An empty text says nothing, so that `--root=` undoes `REBORN_ROOT`.
-fn non_empty<T: AsRef<OsStr>>(value: Option<T>) -> Option<T> {
-    value.filter(|value| !value.as_ref().is_empty())
-}
-
-impl Setting {
-    fn refuse(&self, value: impl AsRef<OsStr>, cause: impl Into<String>, advice: impl Into<String>) -> Error {
-        let value = value.as_ref().to_string_lossy().into_owned();
-        Error { name: self.origin.name(self.id), value, cause: cause.into(), advice: advice.into() }
-    }
-
-    fn boolean(&self, text: Option<&str>) -> Result<bool, Error> {
-        match non_empty(text).map(str::to_ascii_lowercase).as_deref() {
-            None | Some("0" | "false" | "no" | "off") => Ok(false),
-            Some("1" | "true" | "yes" | "on") => Ok(true),
-            Some(_) => {
-                Err(self.refuse(text.unwrap_or_default(), "neither true nor false", "write true, false, 1 or 0"))
-            }
-        }
-    }
-
-    fn number<T: TryFrom<usize>>(&self, text: &str, range: RangeInclusive<usize>) -> Result<T, Error> {
-        let advice = format!("write a whole number from {} to {}", range.start(), range.end());
-        match usize::from_str(text) {
-            Ok(number) => {
-                let fitting = range.contains(&number).then(|| T::try_from(number).ok()).flatten();
-                fitting.ok_or_else(|| self.refuse(text, "out of range", advice))
-            }
-            Err(cause) => Err(self.refuse(text, not_a_number(&cause), advice)),
-        }
-    }
-
-    fn bytes<T: TryFrom<u64>>(&self, text: &str, range: RangeInclusive<u64>) -> Result<T, Error> {
-        let (start, end) = (Bytes(*range.start()), Bytes(*range.end()));
-        let advice = format!("write a number of bytes from {start} to {end}, such as 16384, 16KiB, 1MiB or 1GiB");
-        let Bytes(bytes) = text.parse().map_err(|cause: String| self.refuse(text, cause, advice.as_str()))?;
-        let fitting = range.contains(&bytes).then(|| T::try_from(bytes).ok()).flatten();
-        fitting.ok_or_else(|| self.refuse(text, "out of range", advice))
-    }
-
-    fn duration(&self, text: &str, least: Duration) -> Result<Duration, Error> {
-        let (shortest, longest) = (humantime::format_duration(least), humantime::format_duration(DURATION_MAX));
-        let advice = format!("write a duration from {shortest} to {longest}, such as 300ms, 10s, 2m or 1m30s");
-        match humantime::parse_duration(text) {
-            Ok(duration) if (least..=DURATION_MAX).contains(&duration) => Ok(duration),
-            Ok(_) => Err(self.refuse(text, "out of range", advice)),
-            Err(cause) => Err(self.refuse(text, format!("not a duration ({cause})"), advice)),
-        }
-    }
-
-    fn directory(&self, path: Option<&OsStr>) -> Result<Option<PathBuf>, Error> {
-        let advice = "give a directory that exists, absolute or relative to the current directory";
-        let Some(path) = non_empty(path) else { return Ok(None) };
-        match Path::new(path).canonicalize() {
-            Ok(directory) if directory.is_dir() => {
-                place::searchable(&directory).map_err(|cause| self.refuse(path, cause, "let this user search it"))?;
-                Ok(Some(directory))
-            }
-            Ok(_) => Err(self.refuse(path, "not a directory", advice)),
-            Err(error) => Err(self.refuse(path, place::cause(Path::new(path), &error), advice)),
-        }
-    }
-
-    /// The path of a file, where none is made yet.
-    fn file_path(&self, path: Option<&OsStr>) -> Result<Option<PathBuf>, Error> {
-        let advice = "give the path of a file";
-        let Some(path) = non_empty(path) else { return Ok(None) };
-        if path.as_bytes().ends_with(b"/") || Path::new(path).is_dir() {
-            return Err(self.refuse(path, "a directory", advice));
-        }
-        Ok(Some(path.into()))
-    }
-
-    /// The path of a file that this process can write, as `allows` says.
-    fn in_a_folder(
-        &self,
-        path: Option<&OsStr>,
-        allows: fn(&Path) -> Result<(), String>,
-    ) -> Result<Option<PathBuf>, Error> {
-        let path = self.file_path(path)?;
-        let advice = "give a file in a directory that this user may write to";
-        let refused = path.as_deref().and_then(|path| allows(path).err().map(|cause| self.refuse(path, cause, advice)));
-        refused.map_or(Ok(path), Err)
-    }
-
-    fn socket_path(&self, path: Option<&OsStr>) -> Result<Option<PathBuf>, Error> {
-        let path = self.file_path(path)?;
-        match path.as_ref().map(|path| path.as_os_str().len()) {
-            Some(length) if length > SOCKET_PATH_BYTES_MAX => Err(self.refuse(
-                path.unwrap_or_default(),
-                format!("has {length} bytes, and the path of a Unix socket at most {SOCKET_PATH_BYTES_MAX}"),
-                "give a shorter path",
-            )),
-            _ => Ok(path),
-        }
-    }
-
-    /// `LEVEL`, or `MODULE=LEVEL`, or several with commas. A bare module's name is refused, although `env_logger`
-    /// takes it: it is a level with a typing error nearly always.
-    fn log_filter(&self, text: Option<&String>) -> Result<Option<String>, Error> {
-        let Some(text) = non_empty(text) else { return Ok(None) };
-        for directive in text.split(',') {
-            let level = directive.rsplit_once('=').map_or(directive, |(_, level)| level);
-            if LevelFilter::from_str(level).is_err() {
-                let advice = "write off, error, warn, info, debug or trace, or MODULE=LEVEL; several with commas";
-                return Err(self.refuse(text, format!("{level:?} is no level"), advice));
-            }
-        }
-        Ok(Some(text.clone()))
-    }
-}
-
-/// A number of bytes, read and shown as people write it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Bytes(u64);
-
-const UNITS: [(&str, u64); 5] = [("", 1), ("B", 1), ("KiB", KIB), ("MiB", MIB), ("GiB", GIB)];
-
-impl FromStr for Bytes {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let split = text.find(|character: char| !character.is_ascii_digit()).unwrap_or(text.len());
-        let (digits, unit) = (&text[..split], text[split..].trim_start());
-        let number = u64::from_str(digits).map_err(|cause| not_a_number(&cause).to_owned())?;
-        let known = UNITS.iter().find(|(name, _)| name.eq_ignore_ascii_case(unit));
-        let (_, factor) = known.ok_or_else(|| format!("unknown unit {unit:?}"))?;
-        number.checked_mul(*factor).map(Self).ok_or_else(|| "out of range".to_owned())
-    }
-}
-
-impl fmt::Display for Bytes {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let fits = |(_, factor): &&(&str, u64)| self.0 >= *factor && self.0.is_multiple_of(*factor);
-        let (unit, factor) = UNITS.iter().rev().find(fits).unwrap_or(&UNITS[0]);
-        write!(formatter, "{}{unit}", self.0 / factor)
-    }
-}
-
-fn not_a_number(cause: &ParseIntError) -> &'static str {
-    match cause.kind() {
-        IntErrorKind::PosOverflow => "out of range",
-        _ => "not a whole number",
-    }
-}
-
-/// Only for the error of a list: its elements are joined as they were typed.
-fn joined(values: &[String]) -> OsString {
-    values.join(",").into()
+fn is_on(given: Option<&Given>) -> Result<bool, Error> {
+    given.map_or(Ok(false), Given::boolean)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
+    use std::ffi::OsString;
+    use std::path::Path;
 
     use super::*;
     use crate::program::cli::{self, Command};
 
+    const MACHINE: Machine = Machine { cores: 2, has_listeners: false };
+
     fn config(arguments: &[&str]) -> Result<Config, Error> {
         let arguments = std::iter::once("reborn").chain(arguments.iter().copied()).map(OsString::from);
         match cli::parse(arguments).unwrap() {
-            Command::Serve(serve) => Config::new(&serve),
+            Command::Serve(serve) => Config::new(&serve, MACHINE),
             other => panic!("{other}"),
         }
     }
@@ -435,7 +238,7 @@ mod tests {
         assert_eq!((config.files, config.demo, config.graceful, config.log), (None, false, false, None));
         assert_eq!((config.control, config.pid_file, config.access_log), (None, None, None));
         assert!(config.listen.is_empty());
-        assert!(config.threads >= 1);
+        assert_eq!(config.threads, MACHINE.cores);
         assert_eq!(
             config.reload,
             Reload {
@@ -482,7 +285,7 @@ mod tests {
 
     #[test]
     fn a_refusal_names_flag_value_and_cause() {
-        let cases: [(&[&str], &str); 26] = [
+        let cases: [(&[&str], &str); 24] = [
             (&["--idle-timeout", "10"], r#"--idle-timeout "10": not a duration (time unit needed"#),
             (&["--idle-timeout", "x"], r#"--idle-timeout "x": not a duration"#),
             (&["--idle-timeout", ""], r#"--idle-timeout "": not a duration"#),
@@ -501,8 +304,6 @@ mod tests {
             (&["--body-bytes", "0"], r#"--body-bytes "0": out of range"#),
             (&["--connections", "many"], r#"--connections "many": not a whole number"#),
             (&["--demo=maybe"], r#"--demo "maybe": neither true nor false"#),
-            (&["--root", "/nonexistent"], r#"--root "/nonexistent": No such file or directory"#),
-            (&["--root", "/dev/null"], r#"--root "/dev/null": not a directory"#),
             (&["--pid-file", "/"], r#"--pid-file "/": a directory; give the path of a file"#),
             (&["--control", "made/of/"], r#"--control "made/of/": a directory"#),
             (&["--log", "inf"], r#"--log "inf": "inf" is no level"#),
@@ -555,6 +356,7 @@ mod tests {
             "--log=",
             "--access-log=",
             "--requests=",
+            "--metrics=",
         ]);
         assert_eq!(config, self::config(&[]));
     }
@@ -565,23 +367,5 @@ mod tests {
             assert_eq!(config(&["--root=/", "--etag", kind]).unwrap().files.unwrap().etag, expected);
         }
         assert_refused(&["--etag", "md5"], "--etag \"md5\": unknown; write state or size-mtime");
-    }
-
-    #[test]
-    fn the_root_is_resolved_once() {
-        let directory = tempfile::tempdir().unwrap();
-        let (release, current) = (directory.path().join("release"), directory.path().join("current"));
-        fs::create_dir(&release).unwrap();
-        std::os::unix::fs::symlink(&release, &current).unwrap();
-        let config = config(&["--root", current.to_str().unwrap()]).unwrap();
-        let root = release.canonicalize().unwrap();
-        assert_eq!(config.files, Some(FilesConfig { root, follow_symlinks: false, etag: Etag::State }));
-    }
-
-    #[test]
-    fn sizes_are_shown_as_they_are_written() {
-        for text in ["1B", "1000B", "16KiB", "1MiB", "1536KiB", "1GiB", "0"] {
-            assert_eq!(text.parse::<Bytes>().unwrap().to_string(), text);
-        }
     }
 }

@@ -5,17 +5,20 @@
 #![allow(clippy::missing_panics_doc, reason = "each panics where its property does not hold: that is its purpose")]
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::mem;
+use std::os::unix::net::UnixStream;
 
 use http_types::Request;
 
 use crate::config::Config;
 use crate::http::Limits;
-use crate::http::wire::chunked;
-use crate::http::wire::decode;
-use crate::http::wire::head::{self, Found, Head};
-use crate::moving::Luggage;
+use crate::http::message::chunked;
+use crate::http::message::decode;
+use crate::http::message::head::{self, Found, Head};
+use crate::moving;
 use crate::program::cli::{self, Command};
+use crate::program::configuration::checked;
 
 /// Any bytes are a head that async-h1 reads as we do, or the beginning of one, or refused; in pieces as in one.
 pub fn head(bytes: &[u8]) {
@@ -70,9 +73,19 @@ pub fn chunked(bytes: &[u8]) {
 }
 
 /// What travels with a connection is read or refused, and what was read is written back the same.
-pub fn luggage(bytes: &[u8]) {
-    if let Ok(luggage) = Luggage::unpack(bytes) {
-        assert_eq!(Luggage::unpack(&luggage.pack()), Ok(luggage));
+pub fn moved(bytes: &[u8]) {
+    let read = |bytes: &[u8]| {
+        let (stream, _) = UnixStream::pair().expect("a pair");
+        let file = File::open("/proc/self/exe").expect("what runs is a plain file");
+        moving::unpack(stream.into(), bytes, Some(file.into()))
+    };
+    if let Ok((start, age)) = read(bytes) {
+        let (_, packed) = moving::pack(start, age);
+        let (again, age) = read(&packed.blob).expect("it was written here");
+        let (_, once_more) = moving::pack(again, age);
+        let without_times = |blob: &[u8]| blob.split(|byte| *byte == 0).skip(1).map(<[u8]>::to_vec).collect::<Vec<_>>();
+        assert_eq!(without_times(&packed.blob), without_times(&once_more.blob));
+        assert_eq!(packed.formats, once_more.formats);
     }
 }
 
@@ -85,7 +98,7 @@ pub fn flags(bytes: &[u8]) {
     }
     let arguments = ["reborn", "serve"].into_iter().chain(text.lines()).map(OsString::from);
     if let Ok(Command::Serve(args)) = cli::parse(arguments) {
-        configured(Config::new(&args).map_err(|error| error.to_string()));
+        configured(checked(&args).map_err(|error| error.to_string()));
     }
 }
 
@@ -93,7 +106,7 @@ pub fn flags(bytes: &[u8]) {
 pub fn configuration_file(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     match cli::parse_with_file(&text) {
-        Ok(Command::Serve(args)) => configured(Config::new(&args).map_err(|error| error.to_string())),
+        Ok(Command::Serve(args)) => configured(checked(&args).map_err(|error| error.to_string())),
         Ok(other) => panic!("{other} was never asked for"),
         Err(_) => {}
     }
@@ -139,5 +152,5 @@ mod tests {
         };
     }
 
-    holds_for_changed_seeds!(head chunked luggage flags configuration_file);
+    holds_for_changed_seeds!(head chunked moved flags configuration_file);
 }

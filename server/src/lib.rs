@@ -1,7 +1,7 @@
 //! An HTTP/1.1 server on async-h1 and smol that is replaced while it serves.
 //!
-//! [`run`] is all that a program of one's own needs: it gives it the command line of `reborn`, its listeners, reload,
-//! drain, limits and log. The modules are public for those who want a part of it: [`http`] serves one connection, and
+//! [`run`] is all that a handler of one's own needs: it gives it the command line of `reborn`, its listeners, reload, drain,
+//! limits and log. [`Program`] adds a name, a version, flags and a state of the program's own. The modules are public for those who want a part of it: [`http`] serves one connection, and
 //! [`app`] is what `reborn` answers by itself.
 
 pub mod app;
@@ -17,5 +17,6 @@ mod threads;
 mod version;
 mod waits;
 
-pub use program::{cli, exit, run, run_default};
+pub use program::{NoFlags, Program, Startup, cli, exit, run, run_default};
+pub use restart_core::State;
 pub use version::VERSION;

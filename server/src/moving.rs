@@ -1,71 +1,246 @@
-//! A connection on its way between two generations: what travels with it, as bytes.
+//! A connection on its way between two generations: what travels with it, as bytes and as a descriptor.
 //!
-//! A JSON object with what is known of the connection, and behind a NUL, which no JSON text holds, the bytes that were
-//! read and belong to no finished request. Readers skip fields that they do not know. Pure.
+//! A JSON object with what is known of the connection, and behind a NUL, which no JSON text holds, bytes: those that belong
+//! to what is under way, whose lengths the object says, and then those that were read ahead. Readers skip fields that they
+//! do not know; what they must not misunderstand has a format of its own, without which the connection stays. `response` is
+//! what is left of a response. Pure.
 
-use std::sync::LazyLock;
+mod response;
+mod sections;
+
+use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use restart_core::Formats;
 use serde::{Deserialize, Serialize};
 
-/// The formats in which connections move: a connection between two requests, as [`Luggage`] describes it.
-pub(crate) fn formats() -> Formats {
-    static FORMATS: LazyLock<Formats> = LazyLock::new(|| ["http/1"].into());
-    FORMATS.clone()
+use crate::http::moves::{protocol_format, stream_format};
+use crate::http::plan::rest::Tail;
+use crate::http::{Moves, Start, UnderWay};
+use response::ResponseDescription;
+use sections::Sections;
+
+/// The format of a connection between two requests.
+const IDLE: &str = "http/1";
+/// That of one in the middle of a response.
+const RESPONSE: &str = "response/1";
+/// That of one that was upgraded.
+const UPGRADED: &str = "upgraded/1";
+
+/// The formats in which connections move to a program with these streams and protocols.
+pub(crate) fn formats(moves: &Moves) -> Formats {
+    let known = [IDLE, RESPONSE, UPGRADED].map(str::to_owned);
+    known.into_iter().chain(moves.formats()).collect()
 }
 
-/// What travels with a connection.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Luggage {
-    pub(crate) card: Card,
-    pub(crate) read_ahead: Vec<u8>,
+/// What kind of connection moves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Between two requests, or within a head.
+    Idle,
+    /// In the middle of a response of known bytes.
+    Response,
+    /// In the middle of a registered stream.
+    Stream,
+    /// In a registered protocol.
+    Upgraded,
+}
+
+/// What travels beside the connection itself.
+#[derive(Debug)]
+pub(crate) struct Packed {
+    pub(crate) formats: Formats,
+    pub(crate) blob: Vec<u8>,
+    /// The file that its response is sent from.
+    pub(crate) companion: Option<OwnedFd>,
 }
 
 /// What is known of a connection.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Card {
+#[derive(Debug, Serialize, Deserialize)]
+struct Description {
     /// The listener that accepted it.
-    pub(crate) listener: String,
+    listener: String,
     /// The other end's address.
-    pub(crate) peer: Option<String>,
+    peer: Option<String>,
     /// How many requests have been answered on it.
-    pub(crate) requests: u64,
+    requests: u64,
     /// How long ago it was accepted, in milliseconds.
-    pub(crate) age_ms: u64,
+    age_ms: u64,
     /// How long it has been idle, or its head under way, in milliseconds.
     #[serde(default)]
-    pub(crate) waited_ms: u64,
+    waited_ms: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    response: Option<ResponseDescription>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    protocol: Option<ProtocolDescription>,
 }
 
-impl Luggage {
-    pub(crate) fn pack(&self) -> Vec<u8> {
-        let mut bytes = serde_json::to_vec(&self.card).expect("a card is plain data");
-        bytes.push(0);
-        bytes.extend_from_slice(&self.read_ahead);
-        bytes
-    }
+/// The registered protocol that a connection goes on with.
+#[derive(Debug, Serialize, Deserialize)]
+struct ProtocolDescription {
+    name: String,
+    state_bytes: usize,
+}
 
-    pub(crate) fn unpack(bytes: &[u8]) -> Result<Luggage, String> {
-        let end = bytes.iter().position(|&byte| byte == 0).ok_or("its description has no end")?;
-        let card = serde_json::from_slice(&bytes[..end]).map_err(|error| error.to_string())?;
-        Ok(Luggage { card, read_ahead: bytes[end + 1..].to_vec() })
+/// What kind of connection this is.
+pub(crate) fn kind(start: &Start) -> Kind {
+    match &start.under_way {
+        UnderWay::Nothing => Kind::Idle,
+        UnderWay::Response(unfinished) if matches!(unfinished.rest.tail, Tail::Stream { .. }) => Kind::Stream,
+        UnderWay::Response(_) => Kind::Response,
+        UnderWay::Protocol { .. } => Kind::Upgraded,
     }
+}
+
+/// Describes a parked connection, which was accepted so long ago. Returns the connection beside it.
+pub(crate) fn pack(start: Start, age: Duration) -> (OwnedFd, Packed) {
+    let Start { stream, peer, listener, read_ahead, requests, waited, under_way, .. } = start;
+    let mut description = Description {
+        listener: listener.as_deref().unwrap_or_default().to_owned(),
+        peer,
+        requests,
+        age_ms: millis(age),
+        waited_ms: millis(waited),
+        response: None,
+        protocol: None,
+    };
+    let (mut bytes, mut companion) = (Vec::new(), None);
+    let formats = match under_way {
+        UnderWay::Nothing => Formats::from([IDLE]),
+        UnderWay::Response(unfinished) => {
+            let stream = if let Tail::Stream { name, .. } = &unfinished.rest.tail { Some(name.clone()) } else { None };
+            let (response, file) = ResponseDescription::of(*unfinished, &mut bytes);
+            (description.response, companion) = (Some(response), file);
+            [RESPONSE.to_owned()].into_iter().chain(stream.map(|name| stream_format(&name))).collect()
+        }
+        UnderWay::Protocol { name, state } => {
+            let formats = [UPGRADED.to_owned(), protocol_format(&name)].into_iter().collect();
+            description.protocol = Some(ProtocolDescription { name, state_bytes: state.len() });
+            bytes.extend(state);
+            formats
+        }
+    };
+    let mut blob = serde_json::to_vec(&description).expect("a description is plain data");
+    blob.push(0);
+    blob.extend(bytes);
+    blob.extend(read_ahead);
+    (stream, Packed { formats, blob, companion })
+}
+
+/// Reads what travelled with a connection, and how long ago it was accepted. An error says what cannot be read.
+pub(crate) fn unpack(stream: OwnedFd, blob: &[u8], companion: Option<OwnedFd>) -> Result<(Start, Duration), String> {
+    let end = blob.iter().position(|&byte| byte == 0).ok_or("its description has no end")?;
+    let description: Description = serde_json::from_slice(&blob[..end]).map_err(|error| error.to_string())?;
+    let mut sections = Sections::new(&blob[end + 1..]);
+    let under_way = match (description.response, description.protocol) {
+        (Some(response), _) => UnderWay::Response(Box::new(response.read(&mut sections, companion)?)),
+        (None, Some(ProtocolDescription { name, state_bytes })) => {
+            UnderWay::Protocol { name, state: sections.take(state_bytes)?.to_vec() }
+        }
+        (None, None) => UnderWay::Nothing,
+    };
+    let start = Start {
+        listener: Some(description.listener.into()),
+        read_ahead: sections.rest().to_vec(),
+        requests: description.requests,
+        waited: Duration::from_millis(description.waited_ms),
+        under_way,
+        ..Start::new(stream, description.peer)
+    };
+    Ok((start, Duration::from_millis(description.age_ms)))
+}
+
+/// Whole milliseconds.
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::net::UnixStream;
+
     use proptest::prelude::*;
 
     use super::*;
+    use crate::http::plan::rest::Rest;
+    use crate::http::{Piece, Reason, Unfinished};
+
+    fn start(under_way: UnderWay, read_ahead: &[u8]) -> Start {
+        let (stream, _) = UnixStream::pair().unwrap();
+        Start { read_ahead: read_ahead.to_vec(), under_way, ..Start::new(stream, Some("192.0.2.1:5".to_owned())) }
+    }
+
+    fn there_and_back(start: Start) -> (Start, Formats) {
+        let (stream, Packed { formats, blob, companion }) = pack(start, Duration::from_secs(7));
+        let (start, age) = unpack(stream, &blob, companion).unwrap();
+        assert_eq!(age, Duration::from_secs(7));
+        (start, formats)
+    }
+
+    fn unfinished(tail: Tail) -> UnderWay {
+        let rest = Rest { unsent: b"unsent".to_vec(), tail };
+        UnderWay::Response(Box::new(Unfinished { rest, close: Some(Reason::Refused(404)), account: None }))
+    }
 
     proptest! {
         #[test]
-        fn luggage_arrives_as_it_was_packed(
-            listener in ".{0,20}", peer in proptest::option::of(".{0,20}"), requests: u64, age_ms: u64, waited_ms: u64,
+        fn an_idle_connection_arrives_as_it_was_packed(
+            listener in ".{0,20}", peer in proptest::option::of(".{0,20}"), requests: u64, waited: u32,
             read_ahead in proptest::collection::vec(any::<u8>(), 0..100),
         ) {
-            let luggage = Luggage { card: Card { listener, peer, requests, age_ms, waited_ms }, read_ahead };
-            prop_assert_eq!(Luggage::unpack(&luggage.pack()).unwrap(), luggage);
+            let (stream, _) = UnixStream::pair().unwrap();
+            let waited = Duration::from_millis(waited.into());
+            let listener = Some(listener.into());
+            let sent = Start { listener, read_ahead, requests, waited, ..Start::new(stream, peer) };
+            let expected = format!("{sent:?}");
+            let (came, formats) = there_and_back(sent);
+            prop_assert_eq!(formats, Formats::from([IDLE]));
+            let without_fd = |text: &str| text.split_once("peer").map(|(_, rest)| rest.to_owned());
+            prop_assert_eq!(without_fd(&format!("{came:?}")), without_fd(&expected));
         }
+
+        #[test]
+        fn what_cannot_be_read_is_an_error_and_no_panic(blob in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let (stream, _) = UnixStream::pair().unwrap();
+            let _ = unpack(stream.into(), &blob, None);
+        }
+    }
+
+    #[test]
+    fn a_response_arrives_with_its_pieces_its_file_and_what_was_read_ahead() {
+        let file = tempfile::tempfile().unwrap();
+        let pieces = vec![Piece::Memory(b"between".to_vec()), Piece::File(3..9), Piece::Memory(b"end".to_vec())];
+        let tail = Tail::Content { file: Some(std::sync::Arc::new(file)), pieces: pieces.clone() };
+        let (came, formats) = there_and_back(start(unfinished(tail), b"GET / HTTP/1.1\r\n"));
+        assert_eq!(formats, Formats::from([RESPONSE]));
+        assert_eq!((kind(&came), &*came.read_ahead), (Kind::Response, &b"GET / HTTP/1.1\r\n"[..]));
+        let UnderWay::Response(response) = came.under_way else { panic!("{came:?}") };
+        assert_eq!((&*response.rest.unsent, response.close), (&b"unsent"[..], Some(Reason::Refused(404))));
+        let Tail::Content { file: Some(_), pieces: arrived } = response.rest.tail else { panic!("{response:?}") };
+        assert_eq!(arrived, pieces);
+    }
+
+    #[test]
+    fn a_stream_and_a_protocol_need_whoever_has_their_name() {
+        let tail = Tail::Stream { name: "events".into(), state: b"\0 7".to_vec(), chunked: true };
+        let (came, formats) = there_and_back(start(unfinished(tail), b""));
+        assert_eq!((formats, kind(&came)), (Formats::from([RESPONSE, "stream/events"]), Kind::Stream));
+        let protocol = UnderWay::Protocol { name: "chat".to_owned(), state: b"{}".to_vec() };
+        let (came, formats) = there_and_back(start(protocol, b"half a frame"));
+        assert_eq!((formats, kind(&came)), (Formats::from([UPGRADED, "protocol/chat"]), Kind::Upgraded));
+        assert_eq!(came.read_ahead, b"half a frame");
+        let UnderWay::Protocol { name, state } = came.under_way else { panic!("{came:?}") };
+        assert_eq!((&*name, &*state), ("chat", &b"{}"[..]));
+    }
+
+    #[test]
+    fn a_companion_that_is_no_plain_file_is_refused() {
+        let tail = |file| Tail::Content { file: Some(std::sync::Arc::new(file)), pieces: vec![Piece::File(0..9)] };
+        let file = std::fs::File::open("/dev/zero").unwrap();
+        let (stream, Packed { blob, companion, .. }) = pack(start(unfinished(tail(file)), b""), Duration::ZERO);
+        let error = unpack(stream.try_clone().unwrap(), &blob, companion).unwrap_err();
+        assert!(error.contains("no plain file"), "{error}");
+        let error = unpack(stream, &blob, None).unwrap_err();
+        assert!(error.contains("without the file"), "{error}");
     }
 }

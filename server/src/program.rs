@@ -1,56 +1,40 @@
 //! What the program does: serve, check a configuration, or command a running server.
 //!
-//! Owns the order in which the parts start: the command line and the configuration before anything exists, the
-//! generation before any thread, the log's writer after the signal handlers stand. Every way out passes through here,
-//! with its exit code.
+//! The command line and the configuration come before anything exists; what serves is `start`'s, what talks to a running
+//! server `commands`'. Every way out passes through here, with its exit code.
 
 pub mod cli;
+mod commands;
+pub(crate) mod configuration;
 pub mod exit;
 mod overview;
+mod package;
 mod progress;
+mod start;
 
-use std::ffi::{OsStr, OsString};
-use std::fmt;
-use std::io::{self, IsTerminal, Write};
-use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::io;
+use std::marker::PhantomData;
 use std::process::ExitCode;
 use std::sync::{Arc, OnceLock};
-use std::thread;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::Instant;
 
 use http_types::{Request, Response};
-use restart_core::control::{self, Answer, Client, Place, Status};
-use restart_core::{Builder, Endpoint, Generation};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use restart_core::{Drain, State};
 
 use crate::app::{App, AppConfig, Identity};
-use crate::config::{Config, DEFAULT_LISTEN};
-use crate::http::{Capacity, Handler};
-use crate::logging::{Logs, is_to_journal};
-use crate::moving;
-use crate::service::access::{AccessLog, Reopener};
-use crate::service::means;
-use crate::service::metrics::Metrics;
-use crate::service::{Service, serve};
-use crate::threads::workers::Workers;
-use crate::version::VERSION;
-use cli::{ClientArgs, Command, Origin, ReloadArgs, ServeArgs, StatusArgs};
-use overview::Overview;
-
-/// The name of the control socket's folder.
-const SERVICE_NAME: &str = "reborn";
-/// How long the last lines of the log may take to be written; a terminal may be stopped.
-const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// How often `reborn status --watch` looks.
-const WATCH_EVERY: Duration = Duration::from_millis(500);
+use crate::config::{Config, ServeArgs};
+use crate::http::{Handler, Moves};
+use crate::service::Service;
+use cli::{Command, CommandLine};
+use package::Package;
+use start::SaveState;
 
 /// Runs a server whose requests are answered by `handler`, with all that the `reborn` program has: its command line,
 /// its subcommands, listeners, reload, drain and log. `--root` and `--demo`, which choose between the applications of
 /// `reborn` itself, are refused.
+///
+/// It is called `reborn`, and has this library's version: [`Program`] gives it a name, a version, flags and a state of its
+/// own.
 ///
 /// Call it first thing in `main`, before any thread exists, and return what it returns. It blocks until this process
 /// has nothing left to do: the service was stopped, or a newer generation has taken over.
@@ -63,463 +47,321 @@ const WATCH_EVERY: Duration = Duration::from_millis(500);
 /// }
 /// ```
 pub fn run<H: Handler + 'static>(handler: H) -> ExitCode {
-    let verify = |config: &Config| {
-        let asked = config.files.is_some() || config.demo;
-        let refused = "root and demo: this program has an application of its own; leave them out";
-        if asked { Err(refused.to_owned()) } else { Ok(()) }
-    };
-    program(verify, |_, _| Ok(Service::new(handler)))
+    Program::new("reborn").run(|_| Ok(handler))
 }
 
 /// Runs the `reborn` program itself, with its default application.
 pub fn run_default() -> ExitCode {
-    program(
-        |_| Ok(()),
-        |config, generation| {
-            let identity = Identity {
-                pid: std::process::id(),
-                generation: generation.number(),
-                version: VERSION.to_owned(),
-                started: Instant::now(),
-            };
-            let app = App::new(AppConfig { files: config.files.clone(), demo: config.demo, identity })?;
-            let decorating = app.clone();
-            let mut service = Service::new(move |request: Request| {
-                let app = app.clone();
-                async move { http_types::Result::<Response>::Ok(app.respond(request).await) }
-            });
-            if config.demo {
-                service.decorate = Some(Box::new(move |request| decorating.signature(request)));
-            }
-            Ok(service)
-        },
-    )
-}
-
-/// Whether a configuration suits the program's application, and if not, why.
-type Verify = fn(&Config) -> Result<(), String>;
-
-fn program<H: Handler + 'static>(
-    verify: Verify,
-    application: impl FnOnce(&Config, &Generation) -> io::Result<Service<H>>,
-) -> ExitCode {
-    restart_core::follow_directory();
-    let code = match cli::parse(std::env::args_os()) {
-        Ok(Command::Serve(args)) => match configuration(&args, verify) {
-            Ok(config) => serve_command(&config, &args, application),
-            Err(reason) => refuse(&reason),
-        },
-        Ok(Command::Check(args)) => check(&args, verify),
-        Ok(Command::Reload(args)) => reload_command(&args),
-        Ok(Command::Status(StatusArgs { client, watch: true, .. })) => client_command(&client, watch),
-        Ok(Command::Status(StatusArgs { client, json, .. })) => client_command(&client, |client| status(client, json)),
-        Ok(Command::Stop(args)) => client_command(&args, stop),
-        Err(error) => {
-            if error.use_stderr() && tell_predecessor(&error) {
-                exit::USAGE
-            } else {
-                error.exit()
-            }
-        }
-    };
-    ExitCode::from(code)
-}
-
-fn configuration(args: &ServeArgs, verify: Verify) -> Result<Config, String> {
-    let config = Config::new(args).map_err(|error| error.to_string())?;
-    verify(&config).map(|()| config)
-}
-
-/// Says why nothing is started: to the predecessor, whose reload fails with it, or to the person who typed it.
-fn refuse(reason: &str) -> u8 {
-    if !restart_core::decline(reason) {
-        eprintln!("reborn: {reason}");
-    }
-    exit::USAGE
-}
-
-/// A command line that this version does not understand, or a file that it cannot read, is the reason why a reload
-/// fails; its first line says all.
-fn tell_predecessor(error: &clap::Error) -> bool {
-    let text = error.to_string();
-    let line = text.lines().next().unwrap_or_default();
-    restart_core::decline(line.strip_prefix("error: ").unwrap_or(line))
-}
-
-fn check(args: &ServeArgs, verify: Verify) -> u8 {
-    match configuration(args, verify) {
-        Ok(_) => print(&cli::effective(args)),
-        Err(reason) => {
-            eprintln!("reborn: {reason}");
-            exit::USAGE
-        }
-    }
-}
-
-fn serve_command<H: Handler + 'static>(
-    config: &Config,
-    args: &ServeArgs,
-    application: impl FnOnce(&Config, &Generation) -> io::Result<Service<H>>,
-) -> u8 {
-    let logs = Logs::install(config.log.as_deref());
-    let must = restart_core::must_supervise();
-    if !config.graceful && (config.foreground || must.is_some()) {
-        if let (false, Some(why)) = (config.foreground, must) {
-            log::info!("this process supervises the generations, as with --foreground: {why}");
-        }
-        return supervise(&logs);
-    }
-    if let Err(reason) = means::check(config.listen.len().max(1) + usize::from(config.metrics.is_some())) {
-        let reason = format!("cannot serve: {reason}");
-        if !restart_core::decline(&reason) {
-            eprintln!("reborn: {reason}");
-        }
-        return exit::FAILED;
-    }
-    let capacity = Capacity::new(config.limits.requests.unwrap_or(usize::MAX));
-    let metrics = Arc::new(Metrics::new(capacity));
-    let (reopener, team) = (Reopener::default(), Team::default());
-    let reopening = reopener.clone();
-    let askers = Askers::new(config, args);
-    let builder = builder(config, &metrics, &team).explain(move |error| askers.of(error));
-    let code = match builder.reopen_logs(move || reopening.reopen()).start() {
-        Ok(generation) => start_application(config, generation, &logs, (&metrics, &reopener, &team), application),
-        Err(error) => {
-            log::error!("cannot serve: {error}");
-            let cause = std::error::Error::source(&error).and_then(|cause| cause.downcast_ref::<io::Error>());
-            let is_refused = error.is_address() || error.is_inherited() || cause.is_some_and(is_lasting);
-            if is_refused { exit::USAGE } else { exit::FAILED }
-        }
-    };
-    logs.flush(FLUSH_TIMEOUT);
-    code
-}
-
-/// Who asked for which address, for an error that names one.
-struct Askers(Vec<(String, String)>);
-
-impl Askers {
-    fn new(config: &Config, args: &ServeArgs) -> Askers {
-        let asker = |id: &str| match args.origins.get(id) {
-            Origin::Default => "the default; choose another one with --listen".to_owned(),
-            origin => format!("asked for by {}", origin.name(id)),
+    let answering = Arc::new(OnceLock::new());
+    let (package, moves) = (Package::reborn(), App::moves(&answering));
+    let program: Program = Program { package, moves, ..Program::new("reborn") };
+    program.main(|config, startup, version| {
+        let identity = Identity {
+            pid: std::process::id(),
+            generation: startup.generation,
+            version: version.to_owned(),
+            started: Instant::now(),
         };
-        let default = DEFAULT_LISTEN.parse::<Endpoint>().expect("the default is an address");
-        let listen = if config.listen.is_empty() { std::slice::from_ref(&default) } else { &config.listen };
-        let all = listen.iter().map(|endpoint| (endpoint, "listen"));
-        let all = all.chain(config.metrics.iter().map(|endpoint| (endpoint, "metrics")));
-        Askers(all.map(|(endpoint, id)| (endpoint.address.to_string(), asker(id))).collect())
-    }
-
-    fn of(&self, error: &restart_core::Error) -> Option<String> {
-        let text = error.is_socket().then(|| error.to_string())?;
-        let (_, asker) = self.0.iter().find(|(address, _)| text.contains(&format!("cannot bind {address}")))?;
-        Some(asker.clone())
-    }
-}
-
-/// Says where systemd's sockets have the last word.
-fn warn_of_overridden(config: &Config, generation: &Generation) {
-    for listener in
-        generation.listeners().iter().filter(|listener| listener.origin() == restart_core::Origin::Activated)
-    {
-        let asked = config.listen.iter().find(|endpoint| endpoint.name == listener.name());
-        if let Some(asked) = asked.filter(|asked| asked.address != *listener.address()) {
-            let (name, address) = (listener.name(), listener.address());
-            log::warn!("listen: {asked} has no effect: systemd (or systemfd) gave the listener {name:?} on {address}");
-        }
-    }
-}
-
-/// Whether a cause stays what it is until somebody changes something: a restart by itself is of no use.
-fn is_lasting(cause: &io::Error) -> bool {
-    use io::ErrorKind::{IsADirectory, NotADirectory, NotFound, PermissionDenied, ReadOnlyFilesystem};
-    [IsADirectory, NotADirectory, NotFound, PermissionDenied, ReadOnlyFilesystem].contains(&cause.kind())
-}
-
-/// Stays as the supervisor of a server that is started with the same arguments, but for this one wish.
-fn supervise(logs: &Logs) -> u8 {
-    let wish = |arg: &OsStr| {
-        let text = arg.to_string_lossy();
-        ["--foreground", "--supervise"].contains(&text.split_once('=').map_or(&*text, |(flag, _)| flag))
-    };
-    // The flag wins over REBORN_FOREGROUND, and is handed down to all generations, which must not supervise again.
-    let off = OsString::from("--foreground=false");
-    let given: Vec<OsString> = std::env::args_os().skip(1).filter(|arg| !wish(arg)).collect();
-    let at = usize::from(given.first().is_some_and(|arg| arg == "serve"));
-    let (command, flags) = given.split_at(at);
-    let args = command.iter().cloned().chain([off]).chain(flags.iter().cloned()).collect();
-    if let Err(error) = logs.start_writer() {
-        eprintln!("reborn: the log cannot be written: {error}");
-    }
-    let code = restart_core::supervise(args).unwrap_or_else(|error| {
-        log::error!("{error}");
-        exit::FAILED
-    });
-    logs.flush(FLUSH_TIMEOUT);
-    code
-}
-
-fn start_application<H: Handler + 'static>(
-    config: &Config,
-    generation: Generation,
-    logs: &Logs,
-    (metrics, reopener, team): (&Arc<Metrics>, &Reopener, &Team),
-    application: impl FnOnce(&Config, &Generation) -> io::Result<Service<H>>,
-) -> u8 {
-    if let Err(error) = logs.start_writer() {
-        // Without its thread the log is silent; that is no reason not to serve.
-        eprintln!("reborn: the log cannot be written: {error}");
-    }
-    warn_of_overridden(config, &generation);
-    let opened = application(config, &generation)
-        .and_then(|service| Ok((service, access_log(config, &generation)?, Workers::start(config.threads)?)));
-    match opened {
-        Ok((mut service, access_log, workers)) => {
-            if let Some(log) = &access_log {
-                reopener.leads_to(log);
-            }
-            service.observers.extend(access_log.iter().map(AccessLog::observer));
-            let exit = serve(config, generation, team.get_or_init(|| Arc::new(workers)), service, metrics);
-            access_log.inspect(|log| log.flush(FLUSH_TIMEOUT));
-            if exit.success { exit::OK } else { exit::FAILED }
-        }
-        Err(error) => {
-            log::error!("cannot serve: {error}");
-            generation.fail(&error.to_string());
-            if is_lasting(&error) { exit::USAGE } else { exit::FAILED }
-        }
-    }
-}
-
-fn access_log(config: &Config, generation: &Generation) -> io::Result<Option<AccessLog>> {
-    config.access_log.as_ref().map(|config| AccessLog::open(config, generation.number())).transpose()
-}
-
-/// The threads that serve, from their start on: the builder has to know of them before they exist.
-type Team = Arc<OnceLock<Arc<Workers>>>;
-
-fn builder(config: &Config, metrics: &Arc<Metrics>, team: &Team) -> Builder {
-    let reload = &config.reload;
-    let control = config.control.clone().map_or_else(|| Place::Named(SERVICE_NAME.to_owned()), Place::Path);
-    let default = DEFAULT_LISTEN.parse().expect("the default is an address");
-    let (reporting, waiting, team) = (Arc::clone(metrics), Arc::clone(metrics), Arc::clone(team));
-    let mut builder = Builder::new()
-        .default_listen(default)
-        .control(control)
-        .ready_timeout(reload.ready_timeout)
-        .probation(reload.probation)
-        .drain_timeout(reload.drain_timeout)
-        .stop_timeout(reload.stop_timeout)
-        .max_draining(reload.max_draining)
-        .version(VERSION)
-        .take_connections(moving::formats())
-        .stop_delay(reload.stop_delay)
-        .probe(move || {
-            let team = team.get().cloned();
-            async move {
-                match team {
-                    Some(workers) => workers.probe().await,
-                    None => true,
-                }
-            }
-        })
-        .waits(move || waiting.waits.list(waiting.ledger.balance().live))
-        .report(move || {
-            let mut report = serde_json::to_value(reporting.ledger.balance()).expect("a balance is plain data");
-            report["in_flight"] = reporting.in_flight().into();
-            report
+        let identity = answering.get_or_init(|| identity).clone();
+        let app = App::new(AppConfig { files: config.files.clone(), demo: config.demo, identity })?;
+        let decorating = app.clone();
+        let mut service = Service::new(move |request: Request| {
+            let app = app.clone();
+            async move { http_types::Result::<Response>::Ok(app.respond(request).await) }
         });
-    if let Some(endpoint) = &config.metrics {
-        let metrics = Arc::clone(metrics);
-        builder = builder.listen_as_main(endpoint.clone()).count(move || metrics.counts());
-    }
-    for endpoint in &config.listen {
-        builder = builder.listen(endpoint.clone());
-    }
-    if let Some(path) = &config.pid_file {
-        builder = builder.pid_file(path);
-    }
-    if let Some(signal) = reload.signal {
-        builder = builder.reload_signal(signal);
-    }
-    builder
-}
-
-/// Finds the running server and talks to it. What went wrong is said on standard error.
-fn client_command(args: &ClientArgs, talk: impl FnOnce(&mut Client) -> Result<u8, restart_core::Error>) -> u8 {
-    let found = control::find(args.control(), SERVICE_NAME).and_then(|path| Client::connect(&path));
-    match found.and_then(|mut client| talk(&mut client)) {
-        Ok(code) => code,
-        Err(error) => {
-            if !error.is_not_running() {
-                eprintln!("reborn: {error}");
-                exit::FAILED
-            } else if let Some(place) = hidden_server(args.control()) {
-                let place = place.display();
-                eprintln!(
-                    "reborn: whether a server runs at {place} is not for this user to see; ask as root, or as its user"
-                );
-                exit::NOT_ALLOWED
-            } else {
-                eprintln!("reborn: {error}");
-                exit::NOT_RUNNING
-            }
+        if config.demo {
+            service.decorate = Some(Box::new(move |request| decorating.signature(request)));
         }
-    }
-}
-
-/// The control socket that was asked for, or that of the system's own server, where this user may not connect to it.
-fn hidden_server(control: Option<&Path>) -> Option<PathBuf> {
-    let place = control.map_or_else(|| Path::new("/run").join(SERVICE_NAME).join("control.sock"), Path::to_owned);
-    let error = UnixStream::connect(&place).err()?;
-    (error.kind() == io::ErrorKind::PermissionDenied).then_some(place)
-}
-
-fn reload_command(args: &ReloadArgs) -> u8 {
-    let code = client_command(&args.client, |client| reload(client, args));
-    // A stop that overtakes a reload must not make the unit fail: not either where the server has ended already.
-    if code == exit::NOT_RUNNING && has_main_process_ended() {
-        say_outcome(&"the service has stopped; there is nothing to reload");
-        return exit::OK;
-    }
-    code
-}
-
-/// Whether the process that systemd wants reloaded (MAINPID, systemd.exec(5)) has ended, or ends within a moment: it
-/// removes its control socket first.
-fn has_main_process_ended() -> bool {
-    let named = std::env::var("MAINPID").ok().and_then(|text| Pid::from_raw(text.parse().ok()?));
-    match named.map(|pid| pidfd_open(pid, PidfdFlags::empty())) {
-        Some(Ok(process)) => {
-            let moment = Timespec { tv_sec: 1, tv_nsec: 0 };
-            poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&moment)).is_ok_and(|ended| ended > 0)
-        }
-        Some(Err(cause)) => cause == Errno::SRCH,
-        None => false,
-    }
-}
-
-fn reload(client: &mut Client, args: &ReloadArgs) -> Result<u8, restart_core::Error> {
-    let (path, wait) = (client.path().to_owned(), args.wait);
-    if args.cut_oldest {
-        client.cut_oldest()?;
-    }
-    progress::say_if_interrupted("the reload goes on without this command; `reborn status` tells its outcome");
-    let answer = progress::shown(&path, || match wait {
-        Some(patience) => client.reload_in_turn(patience, |reason| progress::say(&format!("waiting: {reason}"))),
-        None => client.reload(),
-    });
-    Ok(match answer? {
-        Answer::Outcome(outcome) if outcome.failure.is_none() => {
-            say_outcome(&outcome);
-            exit::OK
-        }
-        Answer::Outcome(outcome) => {
-            if !is_to_journal(io::stderr()) {
-                eprintln!("reborn: {outcome}");
-            }
-            exit::FAILED
-        }
-        Answer::Refused(reason) => {
-            match wait {
-                Some(patience) => eprintln!("reborn: no reload was started within {patience:?}: {reason}"),
-                None => eprintln!("reborn: no reload was started: {}", with_way_out(&reason)),
-            }
-            exit::FAILED
-        }
-        // A stop that overtakes a reload must not make the unit fail.
-        _ if std::env::var_os("MAINPID").is_some() => {
-            say_outcome(&"the service is stopping; there is nothing to reload");
-            exit::OK
-        }
-        _ => {
-            eprintln!("reborn: no reload happened: the service is stopping");
-            exit::FAILED
-        }
+        Ok(service)
     })
 }
 
-/// A refusal, with what can be done about it behind its first line; below stands what each generation waits for.
-fn with_way_out(reason: &str) -> String {
-    match reason.split_once('\n') {
-        Some((first, each)) => {
-            let each = each.replace('\n', "\n  ");
-            format!(
-                "{first} (`reborn reload --wait` does), or cut the oldest with `reborn reload --cut-oldest`\n  {each}"
-            )
+/// A program of one's own: a server with a name, a version, flags and a state, and with all that `reborn` has.
+///
+/// The name stands in the help and before each error of a command. The control socket lies in a folder of that name, and
+/// the variables begin with it, in capitals: `--listen` of `shop` is `SHOP_LISTEN`.
+///
+/// ```no_run
+/// use std::sync::Arc;
+/// use std::sync::atomic::{AtomicU64, Ordering};
+///
+/// use http_types::{Request, Response};
+/// use server::{Program, Startup};
+///
+/// #[derive(clap::Args)]
+/// struct Flags {
+///     /// How a customer is greeted
+///     #[arg(long, default_value = "welcome")]
+///     greeting: String,
+/// }
+///
+/// fn main() -> std::process::ExitCode {
+///     let customers = Arc::new(AtomicU64::new(0));
+///     let saved = Arc::clone(&customers);
+///     Program::new("shop")
+///         .version("1.4.0")
+///         .about("Sells things")
+///         .flags::<Flags>()
+///         .save_state(1, move || saved.load(Ordering::Relaxed).to_le_bytes().to_vec())
+///         .run(move |startup: Startup<Flags>| {
+///             // Of another format nothing is known: the customers are counted from 0.
+///             if let Some(state) = startup.state.filter(|state| state.format == 1) {
+///                 let bytes = state.bytes.try_into().map_err(|_| std::io::Error::other("the state has 8 bytes"))?;
+///                 customers.store(u64::from_le_bytes(bytes), Ordering::Relaxed);
+///             }
+///             let greeting: Arc<str> = startup.flags.greeting.into();
+///             Ok(move |_: Request| {
+///                 let number = 1 + customers.fetch_add(1, Ordering::Relaxed);
+///                 let text = format!("{greeting}, customer {number}\n");
+///                 async move { Ok(Response::from(text)) }
+///             })
+///         })
+/// }
+/// ```
+#[must_use = "a program does nothing before run() is called"]
+pub struct Program<F = NoFlags> {
+    package: Package,
+    check: fn(&F) -> Result<(), String>,
+    save_state: Option<SaveState>,
+    moves: Moves,
+    flags: PhantomData<fn() -> F>,
+}
+
+/// The flags of a program that has none of its own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::Args)]
+pub struct NoFlags {}
+
+/// What an application is made from: who it is, and what it goes on with.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Startup<F = NoFlags> {
+    /// The program's own flags: as they were typed, or as their variables or the file have them. A reload starts the new
+    /// generation with the same command line, and reads the file afresh.
+    pub flags: F,
+    /// What the generation before has saved, if there is one and it has saved something ([`Program::save_state`]). That
+    /// one may be another version of the program: `format` says how to read it.
+    pub state: Option<State>,
+    /// This generation's number, from 1.
+    pub generation: u64,
+    /// By which the application learns that this generation is replaced or stops.
+    pub drain: Drain,
+}
+
+impl Program {
+    /// A program of this name, with this library's version and without flags of its own.
+    ///
+    /// # Panics
+    ///
+    /// Unless the name is of ASCII letters, digits, dashes and underscores: it becomes a part of paths and variables.
+    pub fn new(name: &str) -> Program {
+        let is_fit = |character: char| character.is_ascii_alphanumeric() || "-_".contains(character);
+        let is_name = !name.is_empty() && name.chars().all(is_fit);
+        assert!(is_name, "{name:?} is no name of a program: use letters, digits, - and _");
+        Program {
+            package: Package::new(name),
+            check: |_| Ok(()),
+            save_state: None,
+            moves: Moves::new(),
+            flags: PhantomData,
         }
-        None => format!("{reason} (`reborn reload --wait` does)"),
     }
 }
 
-fn status(client: &mut Client, json: bool) -> Result<u8, restart_core::Error> {
-    let status = client.status()?;
-    Ok(print(&if json {
-        serde_json::to_string_pretty(&status).expect("a status is plain data") + "\n"
-    } else {
-        overview(&status)
-    }))
-}
-
-/// It ends with a line feed.
-fn overview(status: &Status) -> String {
-    Overview { status, now: SystemTime::now() }.to_string()
-}
-
-/// Shows the status until the server ends.
-fn watch(client: &mut Client) -> Result<u8, restart_core::Error> {
-    if !io::stdout().is_terminal() {
-        eprintln!("reborn: --watch is for a terminal; `reborn status --json` is for programs");
-        return Ok(exit::USAGE);
+impl<F: clap::Args> Program<F> {
+    /// Its version: what `--version`, the status and the metrics say.
+    pub fn version(mut self, version: impl Into<String>) -> Program<F> {
+        self.package.version = version.into();
+        self
     }
-    let path = client.path().to_owned();
-    let mut status = client.status()?;
-    loop {
-        // The cursor goes to the upper left corner, and the screen is cleared.
-        let anew = if progress::takes_escapes(&io::stdout()) { "\x1b[H\x1b[2J" } else { "\n" };
-        let code = print(&format!("{anew}{}", overview(&status)));
-        if code != exit::OK {
-            return Ok(code);
-        }
-        thread::sleep(WATCH_EVERY);
-        match Client::connect(&path).and_then(|mut client| client.status()) {
-            Ok(next) => status = next,
+
+    /// What it is, in a sentence at the head of its help.
+    pub fn about(mut self, about: impl Into<String>) -> Program<F> {
+        self.package.about = Some(about.into());
+        self
+    }
+
+    /// Gives it flags of its own, in place of those that were there: a struct that derives `clap::Args` (clap 4). Its checks
+    /// are forgotten.
+    ///
+    /// They stand in the help below a heading of their own. As each flag of a server, one that has a long name is also a
+    /// variable (`SHOP_GREETING`, unless it names another one) and a key of the configuration file, and `shop check` refuses
+    /// what it does not take and shows what holds. A `bool` is given as `--open` or `--open=false`.
+    ///
+    /// [`run`](Program::run) panics where a flag has the name of one that every server has.
+    pub fn flags<G: clap::Args>(self) -> Program<G> {
+        let Program { package, save_state, moves, .. } = self;
+        let package = Package { flags: |command| G::augment_args(command), ..package };
+        Program { package, check: |_| Ok(()), save_state, moves, flags: PhantomData }
+    }
+
+    /// Refuses flags that do not suit each other, or the machine, beyond what clap knows of each: the reason, in one line, is
+    /// what `serve` and `check` fail with, and a reload.
+    pub fn check(mut self, check: fn(&F) -> Result<(), String>) -> Program<F> {
+        self.check = check;
+        self
+    }
+
+    /// Gives the next generation a state of at most 256 MiB ([`Startup::state`]). `save` is called at the beginning of each
+    /// reload, on the thread that drives it: it should take milliseconds. Requests are served meanwhile, and until the new
+    /// generation takes over: what they change is not in the state. `format` tells the reader, who may be a newer version,
+    /// how to read it. What is saved for a reload that fails is dropped.
+    pub fn save_state(mut self, format: u32, save: impl FnMut() -> Vec<u8> + Send + 'static) -> Program<F> {
+        self.save_state = Some((format, Box::new(save)));
+        self
+    }
+
+    /// Registers the streams and the upgraded protocols that go on in the next generation while they are under way.
+    pub fn moves(mut self, moves: Moves) -> Program<F> {
+        self.moves = moves;
+        self
+    }
+
+    /// Its command line, for whoever makes man pages and completions of it.
+    pub fn command(&self) -> clap::Command {
+        cli::command_of(&self.package)
+    }
+
+    /// Does what the command line says: serve with the handler that `application` makes, or a command to a running server.
+    ///
+    /// `application` is called once in each generation, when it has its sockets and before it accepts anything; until it
+    /// returns, the generation before serves. Its error fails the reload, or the start, with its text.
+    ///
+    /// Call it first thing in `main`, before any thread exists, and return what it returns. It blocks until this process
+    /// has nothing left to do.
+    pub fn run<H: Handler + 'static>(self, application: impl FnOnce(Startup<F>) -> io::Result<H>) -> ExitCode {
+        self.main(|_, startup, _| application(startup).map(Service::new))
+    }
+
+    fn main<H: Handler + 'static>(
+        self,
+        application: impl FnOnce(&Config, Startup<F>, &str) -> io::Result<Service<H>>,
+    ) -> ExitCode {
+        restart_core::follow_directory();
+        let read = cli::read(&self.package, std::env::args_os());
+        let code = match read.and_then(|line| Ok((own_flags(&line)?, line))) {
+            Ok((flags, line)) => self.obey(&line, flags, application),
             Err(error) => {
-                say(&format!("the server has ended: {error}"));
-                return Ok(exit::OK);
+                if error.use_stderr() && tell_predecessor(&error) {
+                    exit::USAGE
+                } else {
+                    error.exit()
+                }
             }
+        };
+        ExitCode::from(code)
+    }
+
+    fn obey<H: Handler + 'static>(
+        self,
+        line: &CommandLine,
+        flags: Option<F>,
+        application: impl FnOnce(&Config, Startup<F>, &str) -> io::Result<Service<H>>,
+    ) -> u8 {
+        let package = &self.package;
+        match (&line.command, flags) {
+            (Command::Serve(args), Some(flags)) => match self.configuration(args, &flags) {
+                Ok(config) => {
+                    start::start(package, &config, args, (self.save_state, self.moves.clone()), |config, generation| {
+                        let startup = Startup {
+                            flags,
+                            state: generation.take_state(),
+                            generation: generation.number(),
+                            drain: generation.drain(),
+                        };
+                        let service = application(config, startup, &package.version)?;
+                        Ok(Service { version: package.version.clone(), moves: self.moves, ..service })
+                    })
+                }
+                Err(reason) => {
+                    start::refuse(package, &reason);
+                    exit::USAGE
+                }
+            },
+            (Command::Check(args), Some(flags)) => match self.configuration(args, &flags) {
+                Ok(_) => commands::print(package, &line.effective(package)),
+                Err(reason) => {
+                    commands::complain(package, &reason);
+                    exit::USAGE
+                }
+            },
+            (Command::Reload(args), _) => commands::reload(package, args),
+            (Command::Status(args), _) => commands::status(package, args),
+            (Command::Stop(args), _) => commands::stop(package, args),
+            (Command::Serve(_) | Command::Check(_), None) => unreachable!("these have the program's flags"),
         }
+    }
+
+    fn configuration(&self, args: &ServeArgs, flags: &F) -> Result<Config, String> {
+        let config = configuration::checked(args).map_err(|error| error.to_string())?;
+        let has_app = config.files.is_some() || config.demo;
+        if has_app && !self.package.has_default_app {
+            return Err("root and demo: this program has an application of its own; leave them out".to_owned());
+        }
+        (self.check)(flags).map(|()| config)
     }
 }
 
-fn stop(client: &mut Client) -> Result<u8, restart_core::Error> {
-    client.stop()?;
-    say_outcome(&"stopped");
-    Ok(exit::OK)
+/// The program's own flags, of a command that has them.
+fn own_flags<F: clap::Args>(line: &CommandLine) -> Result<Option<F>, clap::Error> {
+    matches!(line.command, Command::Serve(_) | Command::Check(_)).then(|| line.flags()).transpose()
 }
 
-/// Tells how a command ended. Not to the journal, where the server itself has just told it.
-fn say_outcome(text: &dyn fmt::Display) {
-    if !is_to_journal(io::stdout()) {
-        say(text);
+/// A command line that this version does not understand, or a file that it cannot read, is the reason why a reload
+/// fails.
+fn tell_predecessor(error: &clap::Error) -> bool {
+    restart_core::decline(&reason(&error.to_string()))
+}
+
+/// What an error of clap says, without its advice for whoever types: its first paragraph, in one line.
+fn reason(text: &str) -> String {
+    let lines: Vec<_> = text.lines().take_while(|line| !line.is_empty()).map(str::trim).collect();
+    let line = lines.join(" ");
+    line.strip_prefix("error: ").unwrap_or(&line).to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reason_why_a_command_line_is_refused_names_what_is_missing() {
+        let text = "error: the following required arguments were not provided:\n  --first <N>\n\nUsage: shop";
+        assert_eq!(reason(text), "the following required arguments were not provided: --first <N>");
+        assert_eq!(reason("error: a.toml:1: unknown key\n"), "a.toml:1: unknown key");
     }
-}
 
-/// Prints a line; that it could not be printed makes no command fail that has done more than to look.
-fn say(text: &dyn fmt::Display) {
-    let _ = writeln!(io::stdout(), "{text}");
-}
-
-/// Prints what was asked for, and gives the exit code: what could not be written (a full disk) is a failure. Whoever reads
-/// it may have gone (`reborn status | head -1`), which is none.
-fn print(text: &str) -> u8 {
-    let mut out = io::stdout();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            eprintln!("reborn: cannot write to standard output: {error}");
-            exit::FAILED
+    #[test]
+    #[should_panic(expected = "shop: the flag \"listen\" is one that every server has")]
+    fn a_flag_that_every_server_has_cannot_be_one_of_a_programs_own() {
+        #[derive(clap::Args)]
+        struct Flags {
+            #[arg(long)]
+            listen: String,
         }
-        _ => exit::OK,
+        let flags = Flags { listen: String::new() };
+        assert_eq!(flags.listen, "");
+        let _ = Program::new("shop").flags::<Flags>().command();
+    }
+
+    #[test]
+    #[should_panic(expected = r#""a/b" is no name of a program"#)]
+    fn a_name_that_would_lead_to_another_folder_is_none() {
+        let _ = Program::new("a/b");
+    }
+
+    #[test]
+    fn clap_finds_no_fault_with_the_command_line_of_a_program_of_ones_own() {
+        #[derive(clap::Args)]
+        struct Flags {
+            #[arg(long)]
+            open: bool,
+            #[arg(short, long, required = true)]
+            names: Vec<String>,
+        }
+        let program = Program::new("shop").flags::<Flags>();
+        program.command().debug_assert();
+        let words = ["shop", "serve", "--open", "--names=a", "-n", "b"].map(Into::into);
+        let flags: Flags = cli::read(&program.package, words).unwrap().flags().unwrap();
+        assert!(flags.open && flags.names == ["a", "b"]);
     }
 }

@@ -23,8 +23,8 @@ use smol::future::{FutureExt, yield_now};
 use smol::lock::{Semaphore, SemaphoreGuardArc};
 
 use crate::config::{Config, METRICS_NAME};
-use crate::http::{self, Context, Decorate, End, Handler, Observe, Start};
-use crate::moving::{self, Card, Luggage};
+use crate::http::{self, Context, Decorate, End, Handler, Moves, Observe, Start};
+use crate::moving;
 use crate::threads::workers::Workers;
 use crate::waits::Kind;
 use admin::Admin;
@@ -56,11 +56,15 @@ pub(crate) struct Service<H> {
     /// Headers for every response.
     pub(crate) decorate: Option<Decorate>,
     pub(crate) observers: Vec<Observe>,
+    /// The streams and protocols that can go on in another process.
+    pub(crate) moves: Moves,
+    /// The program's version, for the metrics.
+    pub(crate) version: String,
 }
 
 impl<H: Handler> Service<H> {
     pub(crate) fn new(handler: H) -> Service<H> {
-        Service { handler, decorate: None, observers: Vec::new() }
+        Service { handler, decorate: None, observers: Vec::new(), moves: Moves::new(), version: String::new() }
     }
 }
 
@@ -79,7 +83,7 @@ impl<H: Handler> Handler for Watched<H> {
 }
 
 /// What all connections of this generation share.
-struct Shop<H> {
+struct Shared<H> {
     context: Context<H>,
     connections: Connections,
     ledger: Arc<Ledger>,
@@ -102,13 +106,14 @@ pub(crate) fn serve<H: Handler + 'static>(
     let descriptors_each = if config.files.is_some() { 2 } else { 1 };
     let room = means::room(config.limits.connections, descriptors_each);
     let drain = generation.drain();
-    let shop = Arc::new(Shop {
+    let shared = Arc::new(Shared {
         context: Context {
             handler: Watched { handler: service.handler, metrics: Arc::clone(metrics) },
             limits: config.limits.http.clone(),
             capacity: Arc::clone(&metrics.capacity),
             drain: drain.clone(),
             parks: true,
+            moves: service.moves,
             decorate: service.decorate,
             observers: observers(config, metrics, service.observers),
         },
@@ -121,9 +126,9 @@ pub(crate) fn serve<H: Handler + 'static>(
     for listener in generation.listeners() {
         delay_nothing(listener);
         keep_alive(listener);
-        workers.spawn_on_main(accept(Arc::clone(&shop), listener.clone()));
+        workers.spawn_on_main(accept(Arc::clone(&shared), listener.clone()));
     }
-    workers.spawn_on_main(take(Arc::clone(&shop)));
+    workers.spawn_on_main(take(Arc::clone(&shared)));
     if let Ok(listener) = generation.listener(METRICS_NAME) {
         delay_nothing(&listener);
         keep_alive(&listener);
@@ -134,6 +139,7 @@ pub(crate) fn serve<H: Handler + 'static>(
             drain,
             generation: generation.number(),
             started: SystemTime::now(),
+            version: service.version,
         };
         workers.spawn_on_main(admin::serve(listener, admin));
     }
@@ -193,20 +199,20 @@ fn observers(config: &Config, metrics: &Arc<Metrics>, mut observers: Vec<Observe
 }
 
 /// Accepts while there is room for another connection; further ones wait in the kernel's queue.
-async fn accept<H: Handler + 'static>(shop: Arc<Shop<H>>, listener: Listener) {
+async fn accept<H: Handler + 'static>(shared: Arc<Shared<H>>, listener: Listener) {
     let name: Option<Arc<str>> = Some(listener.name().into());
     for accepted in 1_u64.. {
-        match client(&shop, &listener).await {
+        match client(&shared, &listener).await {
             Ok(None) => {}
             Ok(Some((Accepted { fd, peer, guard }, permit))) => {
-                shop.ledger.accepted();
+                shared.ledger.accepted();
                 let peer = if let Address::Tcp(address) = peer { Some(address) } else { None };
-                if let Some(place) = shop.clients.enter(peer) {
+                if let Some(place) = shared.clients.enter(peer) {
                     let peer = peer.map(|address| address.to_string());
                     let start = Start { listener: name.clone(), ..Start::new(fd, peer) };
-                    open(&shop, Instant::now(), start, guard, (Some(permit), place));
+                    open(&shared, Instant::now(), start, guard, (Some(permit), place));
                 } else {
-                    shop.ledger.closed_by_us(http::Reason::Share, 0);
+                    shared.ledger.closed_by_us(http::Reason::Share, 0);
                 }
                 // Clients may come without end, and whoever else is on this thread wants something meanwhile.
                 if accepted.is_multiple_of(ACCEPTED_IN_TURN) {
@@ -222,9 +228,9 @@ async fn accept<H: Handler + 'static>(shop: Arc<Shop<H>>, listener: Listener) {
 }
 
 /// The next client, and its place. No place is kept for one that may never come: another listener's may need it.
-async fn client<H>(shop: &Shop<H>, listener: &Listener) -> io::Result<Option<(Accepted, SemaphoreGuardArc)>> {
+async fn client<H>(shared: &Shared<H>, listener: &Listener) -> io::Result<Option<(Accepted, SemaphoreGuardArc)>> {
     listener.client_comes().await?;
-    let permit = permit(shop, listener).await;
+    let permit = permit(shared, listener).await;
     let lost = async {
         Timer::after(ANOTHER_ACCEPTED).await;
         Ok(None)
@@ -234,49 +240,41 @@ async fn client<H>(shop: &Shop<H>, listener: &Listener) -> io::Result<Option<(Ac
 }
 
 /// Waits for room for another connection. While a client waits for it, too, idle connections are asked to make room.
-async fn permit<H>(shop: &Shop<H>, listener: &Listener) -> SemaphoreGuardArc {
+async fn permit<H>(shared: &Shared<H>, listener: &Listener) -> SemaphoreGuardArc {
     loop {
-        if let Some(permit) = shop.room.try_acquire_arc() {
+        if let Some(permit) = shared.room.try_acquire_arc() {
             return permit;
         }
         if listener.client_waits() {
-            shop.context.capacity.make_room(ASKED_FOR_ROOM);
+            shared.context.capacity.make_room(ASKED_FOR_ROOM);
         }
         let pause = async {
             Timer::after(ASKING_PAUSE).await;
             None
         };
-        if let Some(permit) = async { Some(shop.room.acquire_arc().await) }.or(pause).await {
+        if let Some(permit) = async { Some(shared.room.acquire_arc().await) }.or(pause).await {
             return permit;
         }
     }
 }
 
 /// Takes over the connections of the generations before, beyond the limit as well: they were within it there.
-async fn take<H: Handler + 'static>(shop: Arc<Shop<H>>) {
+async fn take<H: Handler + 'static>(shared: Arc<Shared<H>>) {
     loop {
-        let Connection { fd, blob, guard, .. } = shop.connections.take().await;
-        shop.ledger.received();
-        match Luggage::unpack(&blob) {
-            Ok(Luggage { card, read_ahead }) => {
-                let Card { listener, requests, age_ms, .. } = &card;
-                log::debug!("a connection on {listener} goes on here after {requests} requests and {age_ms} ms");
+        let Connection { fd, blob, guard, companions, .. } = shared.connections.take().await;
+        shared.ledger.received();
+        match moving::unpack(fd, &blob, companions.into_iter().next()) {
+            Ok((start, age)) => {
+                let listener = start.listener.as_deref().unwrap_or_default();
+                log::debug!("a connection on {listener} goes on here after {} requests and {age:?}", start.requests);
                 let now = Instant::now();
-                let since = now.checked_sub(Duration::from_millis(card.age_ms)).unwrap_or(now);
-                let waited = Duration::from_millis(card.waited_ms);
-                let start = Start {
-                    listener: Some(card.listener.into()),
-                    read_ahead,
-                    requests: card.requests,
-                    waited,
-                    ..Start::new(fd, card.peer)
-                };
-                let place = shop.clients.receive(start.peer.as_ref().and_then(|peer| peer.parse().ok()));
-                open(&shop, since, start, guard, (shop.room.try_acquire_arc(), place));
+                let since = now.checked_sub(age).unwrap_or(now);
+                let place = shared.clients.receive(start.peer.as_ref().and_then(|peer| peer.parse().ok()));
+                open(&shared, since, start, guard, (shared.room.try_acquire_arc(), place));
             }
             Err(error) => {
                 log::error!("a connection came with a description that cannot be read, and is closed: {error}");
-                shop.ledger.closed_by_us(http::Reason::Failed, 0);
+                shared.ledger.closed_by_us(http::Reason::Failed, 0);
             }
         }
         // Thousands may come at once, and others want something meanwhile.
@@ -286,53 +284,63 @@ async fn take<H: Handler + 'static>(shop: Arc<Shop<H>>) {
 
 /// Serves a connection, which was accepted at `since`, in a task of its own.
 fn open<H: Handler + 'static>(
-    shop: &Arc<Shop<H>>,
+    shared: &Arc<Shared<H>>,
     since: Instant,
     start: Start,
     guard: Guard,
     held: (Option<SemaphoreGuardArc>, Place),
 ) {
-    let owned = Arc::clone(shop);
+    let owned = Arc::clone(shared);
     let connection = async move {
         connection(&owned, since, start, guard).await;
         drop(held);
     };
-    shop.workers.spawn(connection);
+    shared.workers.spawn(connection);
 }
 
 /// Serves a connection until it ends here, for good or by moving on. The guard lives until the end is booked, so that
 /// the process cannot end in between.
-async fn connection<H: Handler>(shop: &Shop<H>, since: Instant, mut start: Start, mut guard: Guard) {
+async fn connection<H: Handler>(shared: &Shared<H>, since: Instant, mut start: Start, mut guard: Guard) {
     loop {
-        match http::serve(&shop.context, start).await {
-            End::Client { requests } => return shop.ledger.closed_by_client(requests),
-            End::Server { reason, requests } => return shop.ledger.closed_by_us(reason, requests),
-            End::Parked(parked) => match hand_over(shop, since, parked, guard).await {
-                Ok(_guard) => return shop.ledger.handed_over(),
-                // Nobody takes it: it is served here, and its next response says that it closes.
-                Err((back, kept)) => (start, guard) = (back, kept),
-            },
+        match http::serve(&shared.context, start).await {
+            End::Client { requests } => return shared.ledger.closed_by_client(requests),
+            End::Server { reason, requests } => return shared.ledger.closed_by_us(reason, requests),
+            End::Parked(parked) => {
+                let (kind, requests) = (moving::kind(&parked), parked.requests);
+                match hand_over(shared, since, parked, guard).await {
+                    Ok(_guard) => return shared.ledger.handed_over(kind),
+                    // Nobody takes it: it is served here, and its next response says that it closes.
+                    Err(Some((back, kept))) => (start, guard) = (back, kept),
+                    Err(None) => return shared.ledger.closed_by_us(http::Reason::Failed, requests),
+                }
+            }
         }
     }
 }
 
 /// Offers a connection to the next generation; it comes back where nobody takes it.
-async fn hand_over<H>(shop: &Shop<H>, since: Instant, parked: Start, guard: Guard) -> Result<Guard, (Start, Guard)> {
-    let Start { stream, peer, listener, read_ahead, requests, waited, .. } = parked;
-    let declined = Some(shop.context.drain.changes());
-    let (age_ms, waited_ms) = (millis(since.elapsed()), millis(waited));
-    let name = listener.as_deref().unwrap_or_default().to_owned();
-    let card = Card { listener: name, peer: peer.clone(), requests, age_ms, waited_ms };
-    let luggage = Luggage { card, read_ahead };
-    let offer = Connection::new(moving::formats(), stream, luggage.pack(), guard);
-    shop.connections.offer(offer).await.map_err(|back| {
-        let Connection { fd: stream, guard, .. } = back;
-        (Start { stream, peer, listener, read_ahead: luggage.read_ahead, requests, waited, declined }, guard)
-    })
-}
-
-fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+async fn hand_over<H>(
+    shared: &Shared<H>,
+    since: Instant,
+    parked: Start,
+    guard: Guard,
+) -> Result<Guard, Option<(Start, Guard)>> {
+    let declined = Some(shared.context.drain.changes());
+    let (stream, packed) = moving::pack(parked, since.elapsed());
+    let mut offer = Connection::new(packed.formats, stream, packed.blob, guard);
+    offer.companions.extend(packed.companion);
+    let back = match shared.connections.offer(offer).await {
+        Ok(guard) => return Ok(guard),
+        Err(back) => back,
+    };
+    let Connection { fd, companions, blob, guard, .. } = back;
+    match moving::unpack(fd, &blob, companions.into_iter().next()) {
+        Ok((start, _)) => Err(Some((Start { declined, ..start }, guard))),
+        Err(error) => {
+            log::error!("a connection that nobody took cannot be served here either, and is closed: {error}");
+            Err(None)
+        }
+    }
 }
 
 #[cfg(test)]

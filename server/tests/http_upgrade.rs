@@ -93,18 +93,27 @@ fn an_upgraded_connection_outlasts_a_drain_up_to_its_deadline_and_ends_in_order(
 }
 
 #[test]
-fn the_drain_comes_with_a_request_that_may_be_upgraded() {
+fn every_request_can_learn_of_the_end_of_the_process() {
+    let drain = restart_core::Drain::new();
     let server = Server::start(server::http::Context::new(
         |request: Request| async move {
-            let phase = request.ext().get::<server::http::Drain>().map(server::http::Drain::phase);
-            Ok(http_types::Response::from(format!("{phase:?}")))
+            let shutdown = request.ext().get::<server::http::Shutdown>().expect("each has one");
+            let text = format!("draining: {}, stopping: {}", shutdown.is_draining(), shutdown.is_stopping());
+            Ok(http_types::Response::from(text))
         },
-        restart_core::Drain::new(),
+        drain.clone(),
     ));
     let mut client = server.connect();
-    assert_eq!(client.get("/").body, "None");
+    assert_eq!(client.get("/").body, "draining: false, stopping: false");
     ask(&mut client, "GET / HTTP/1.1", "");
-    assert_eq!(client.reply().body, "Some(Serving)");
+    assert_eq!(client.reply().body, "draining: false, stopping: false");
+    for (phase, expected) in
+        [(Phase::Draining, "draining: true, stopping: false"), (Phase::Stopping, "draining: false, stopping: true")]
+    {
+        let mut client = server.connect_after("GET / HTTP/1.1\r\nHost: test\r\n\r\n");
+        drain.set_phase(phase);
+        assert_eq!(client.reply().body, expected);
+    }
 }
 
 #[test]

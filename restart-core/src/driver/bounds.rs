@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 
 use super::{Driver, sources};
 use crate::drain::Phase;
-use crate::generation::TIMEOUT_MAX;
 use crate::lifecycle::State;
 use crate::listeners::Listener;
 
@@ -30,7 +29,7 @@ pub(super) struct Bounds {
 impl Bounds {
     /// Keeps what another process says of the time that is left; it may say anything.
     pub(super) fn tell(&mut self, within_ms: Option<u64>) {
-        self.told = within_ms.map(|ms| Duration::from_millis(ms).min(TIMEOUT_MAX));
+        self.told = within_ms.map(Duration::from_millis);
     }
 
     /// How many milliseconds the drain that is under way may still last.
@@ -73,8 +72,9 @@ impl Driver {
     /// The service stops: the drain of a generation that was replaced before, or is given up, is over by then.
     pub(super) fn bound_drain(&mut self) {
         let within = self.bounds.told.unwrap_or(self.parts.settings.stop_timeout);
-        let bound = Instant::now() + within;
         let Some(deadline) = self.bounds.drain.filter(|_| self.drain_watch.is_some()) else { return };
+        // What no clock can hold bounds nothing.
+        let bound = Instant::now().checked_add(within).unwrap_or(deadline);
         if !self.parts.drain.stop_announced() {
             self.parts.drain.announce_stop();
             log::info!("the service stops: generation {} has {within:?} left for what it has", self.parts.number);

@@ -2,34 +2,49 @@
 //!
 //! `GET /` answers `cout` after `?delay=` and logs its start and its end, `/fast` and `/slow?ms=N` repeat the request's
 //! `x-id`, `/echo` gives a body back while it still arrives, `/upgrade` gives back all that comes after a switch to the
-//! protocol `echo`. Every response says who answered. Waits are bounded, and
-//! what comes from the client into a header or a log line is reduced to what is harmless there.
+//! protocol `echo`. What lasts has no end by itself: `/bytes?n=N` as long as N bytes take, `/events?ms=N` an event stream,
+//! which the page `/live` shows, `/chat` a WebSocket. Every response says who answered. Waits are bounded, and what comes from the client into a header
+//! or a log line is reduced to what is harmless there.
 
-use std::time::{Duration, Instant};
+use std::borrow::Cow;
+use std::io;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant, SystemTime};
 
-use futures_lite::{AsyncReadExt, AsyncWriteExt, FutureExt};
-use http_types::headers::{CONTENT_TYPE, HeaderName, HeaderValue, UPGRADE};
-use http_types::upgrade::Connection;
+use http_types::headers::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
 use http_types::{Method, Request, Response, StatusCode};
 use smol::Timer;
 
-use super::{Identity, READABLE, Target, text};
-use crate::http::{Drain, Phase};
+use super::{Identity, READABLE, Target, page, text};
+use crate::http::{Moves, Step, stream};
+
+mod bytes;
+mod chat;
+mod conversation;
+mod events;
+mod handshake;
+mod upgrades;
 
 /// The longest wait that a client can ask for.
 const DELAY_MAX: Duration = Duration::from_secs(60);
 
-/// The protocol that `/upgrade` switches to.
-const ECHO: &str = "echo";
+/// Where the event stream is.
+const EVENTS: &str = "/events";
 
-/// How long a client of it may say nothing, or take nothing.
-const ECHO_IDLE_MAX: Duration = Duration::from_secs(300);
+/// The name under which an event stream moves; its state is as `events` has it.
+const EVENTS_STREAM: &str = "demo-events/1";
 
 /// The longest `x-id` that is repeated.
 const ID_BYTES_MAX: usize = 128;
 
 /// The most of a target that one log line shows.
 const LOGGED_CHARS_MAX: usize = 256;
+
+/// The demonstration of one process.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Demo {
+    room: bytes::Room,
+}
 
 /// What the demonstration has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +54,10 @@ pub(super) enum Resource {
     Slow,
     Echo,
     Upgrade,
+    Bytes,
+    Events,
+    Chat,
+    Page,
 }
 
 impl Resource {
@@ -50,34 +69,65 @@ impl Resource {
             "/slow" => Some(Self::Slow),
             "/echo" => Some(Self::Echo),
             "/upgrade" => Some(Self::Upgrade),
+            "/bytes" => Some(Self::Bytes),
+            EVENTS => Some(Self::Events),
+            "/chat" => Some(Self::Chat),
+            "/live" => Some(Self::Page),
             _ => None,
         }
     }
 
     pub(super) fn methods(self) -> &'static [Method] {
         match self {
-            Self::Cout | Self::Fast | Self::Slow | Self::Upgrade => READABLE,
+            Self::Cout | Self::Fast | Self::Slow | Self::Upgrade | Self::Bytes | Self::Events | Self::Page => READABLE,
+            Self::Chat => &[Method::Get, Method::Options],
             Self::Echo => &[Method::Post, Method::Options],
         }
     }
 }
 
-/// Answers a request for one of them.
-pub(super) async fn answer(
-    resource: Resource,
-    request: Request,
-    target: &Target,
-    id: Option<&str>,
-    identity: &Identity,
-) -> Response {
-    let outcome = match resource {
-        Resource::Cout => cout(&request, target, identity.pid).await,
-        Resource::Fast => Ok(tagged(id, identity)),
-        Resource::Slow => slow(target, id, identity).await,
-        Resource::Echo => Ok(echo(request)),
-        Resource::Upgrade => Ok(upgrade(&request).await),
-    };
-    outcome.unwrap_or_else(|message| text(StatusCode::BadRequest, message))
+impl Demo {
+    /// Answers a request for one of them.
+    pub(super) async fn answer(
+        &self,
+        resource: Resource,
+        request: Request,
+        target: &Target,
+        id: Option<&str>,
+        identity: &Identity,
+    ) -> Response {
+        let outcome = match resource {
+            Resource::Cout => cout(&request, target, identity.pid).await,
+            Resource::Fast => Ok(tagged(id, identity)),
+            Resource::Slow => slow(target, id, identity).await,
+            Resource::Echo => Ok(echo(request)),
+            Resource::Upgrade => Ok(upgrades::echo(&request).await),
+            Resource::Bytes => self.bytes(target).await,
+            Resource::Events => events(&request, target),
+            Resource::Chat => Ok(upgrades::chat(&request)),
+            Resource::Page => Ok(page::live(identity)),
+        };
+        outcome.unwrap_or_else(|message| text(StatusCode::BadRequest, message))
+    }
+
+    /// As many bytes as are asked for, from memory. They are made by a thread of the pool: it takes a while.
+    async fn bytes(&self, target: &Target) -> Result<Response, String> {
+        let most = bytes::BYTES_MAX;
+        let length = parameter(target, "n").and_then(|value| value.parse().ok()).filter(|length| *length <= most);
+        let length =
+            length.ok_or_else(|| format!("n must be a number of bytes, at most {most}; write /bytes?n=1000"))?;
+        let room = self.room.clone();
+        let Some(body) = smol::unblock(move || room.body(length)).await else {
+            let message = format!("other clients have so many of these {most} bytes that there is no room; try again");
+            let mut response = text(StatusCode::ServiceUnavailable, message);
+            response.insert_header(RETRY_AFTER, "1");
+            return Ok(response);
+        };
+        let mut response = Response::new(StatusCode::Ok);
+        response.set_body(body);
+        response.insert_header(CONTENT_TYPE, "application/octet-stream");
+        Ok(response)
+    }
 }
 
 /// The request's `x-id`, as far as it can stand in a header.
@@ -130,61 +180,44 @@ fn echo(mut request: Request) -> Response {
     response
 }
 
-/// Switches to the protocol `echo`, if the client asks for it.
-async fn upgrade(request: &Request) -> Response {
-    let offered = |value: &HeaderValue| value.as_str().split(',').any(|one| one.trim().eq_ignore_ascii_case(ECHO));
-    let drain = request.ext().get::<Drain>().filter(|_| request.header(UPGRADE).is_some_and(|v| v.iter().any(offered)));
-    let mut response = match drain.cloned() {
-        Some(drain) => {
-            let mut response = Response::new(StatusCode::SwitchingProtocols);
-            let stream = response.recv_upgrade().await;
-            let echo = async move {
-                if let Some(stream) = stream.await {
-                    echo_until_stopped(stream, drain).await;
-                }
-            };
-            smol::spawn(echo).detach();
-            response
-        }
-        None => text(StatusCode::UpgradeRequired, format_args!("ask with `Connection: upgrade` and `Upgrade: {ECHO}`")),
+/// An event every so often, with an id that counts them.
+fn events(request: &Request, target: &Target) -> Result<Response, String> {
+    let interval = match parameter(target, "ms") {
+        None => Some(events::INTERVAL_MS_DEFAULT),
+        Some(value) => value.parse().ok().filter(|ms| events::INTERVAL_MS.contains(ms)),
     };
-    response.insert_header(UPGRADE, ECHO);
-    response
+    let interval = interval.ok_or_else(|| {
+        let (least, most) = events::INTERVAL_MS.into_inner();
+        format!("ms must be a number of milliseconds, {least} to {most}; write {EVENTS}?ms=1000")
+    })?;
+    let last = request.header("last-event-id").map(|values| values.last().as_str());
+    let state = events::begin(interval, last, SystemTime::now());
+    let mut response = Response::new(StatusCode::Ok);
+    stream(&mut response, EVENTS_STREAM, state);
+    response.insert_header(CONTENT_TYPE, "text/event-stream");
+    response.insert_header(CACHE_CONTROL, "no-store");
+    Ok(response)
 }
 
-/// Gives back what comes, through a drain as well, until its deadline ends the stream. A stop ends it at once.
-async fn echo_until_stopped(mut stream: Connection, drain: Drain) {
-    let mut bytes = [0; 4096];
-    let echo = async {
-        loop {
-            let turn = async {
-                let count = stream.read(&mut bytes).await.unwrap_or(0);
-                count > 0 && stream.write_all(&bytes[..count]).await.is_ok()
-            };
-            let idle = async {
-                Timer::after(ECHO_IDLE_MAX).await;
-                false
-            };
-            if !turn.or(idle).await {
-                return;
-            }
-        }
-    };
-    let stopped = async {
-        let mut phase = drain.phase();
-        while phase != Phase::Stopping {
-            phase = drain.changed(phase).await;
-        }
-    };
-    echo.or(stopped).await;
+/// What of the demonstration goes on in another process; `identity` is known by the time that one serves.
+pub(super) fn moves(identity: &Arc<OnceLock<Identity>>) -> Moves {
+    let identity = Arc::clone(identity);
+    let next = move |state| next_event(state, Arc::clone(&identity));
+    Moves::new().stream(EVENTS_STREAM, next).protocol(upgrades::CHAT, upgrades::talk)
+}
+
+/// Waits for the next event of a stream with this state, which says that it is this process that sends it.
+async fn next_event(state: Vec<u8>, identity: Arc<OnceLock<Identity>>) -> io::Result<Option<Step>> {
+    let identity = identity.get().ok_or_else(|| io::Error::other("an event before this process serves"))?;
+    let events::Step { wait, event, next } =
+        events::step(&state, identity, SystemTime::now()).map_err(io::Error::other)?;
+    Timer::after(wait).await;
+    Ok(Some(Step { bytes: event, state: next }))
 }
 
 /// Reads the wait from the query: a duration such as `2s`, or a plain number of milliseconds.
 fn wait_asked_for(target: &Target, name: &str, example: &str) -> Result<Option<Duration>, String> {
-    let query = target.query.as_deref().unwrap_or_default();
-    let Some((_, value)) = form_urlencoded::parse(query.as_bytes()).find(|(key, _)| key == name) else {
-        return Ok(None);
-    };
+    let Some(value) = parameter(target, name) else { return Ok(None) };
     let wait = match value.parse() {
         Ok(milliseconds) => Some(Duration::from_millis(milliseconds)),
         Err(_) => humantime::parse_duration(&value).ok(),
@@ -193,6 +226,12 @@ fn wait_asked_for(target: &Target, name: &str, example: &str) -> Result<Option<D
         let most = humantime::format_duration(DELAY_MAX);
         format!("{name} must be a number of milliseconds or a duration, at most {most}; write {example}")
     })
+}
+
+/// A parameter of the query, decoded.
+fn parameter<'a>(target: &'a Target, name: &str) -> Option<Cow<'a, str>> {
+    let query = target.query.as_deref().unwrap_or_default();
+    form_urlencoded::parse(query.as_bytes()).find_map(|(key, value)| (key == name).then_some(value))
 }
 
 /// The two log lines of a request: the second comes however it ends, also when the client is gone.
@@ -226,6 +265,7 @@ mod tests {
 
     use futures_lite::future::poll_once;
     use http_types::Body;
+    use http_types::headers::UPGRADE;
 
     use super::*;
     use crate::app::tests::{identity, request, signed};
@@ -371,11 +411,72 @@ mod tests {
             ("/slow", "ms is missing", "/slow?ms=250"),
             ("/slow?ms=x", "ms", "/slow?ms=250"),
             ("/slow?ms=60001", "ms", "/slow?ms=250"),
+            ("/bytes", "n must be", "/bytes?n=1000"),
+            ("/bytes?n=268435457", "at most 268435456", "/bytes?n=1000"),
+            ("/bytes?n=-1", "n must be", "/bytes?n=1000"),
+            ("/events?ms=9", "10 to 60000", "/events?ms=1000"),
+            ("/events?ms=60001", "ms must be", "/events?ms=1000"),
         ] {
             let (response, body) = respond(request(Method::Get, target));
             assert_eq!(response.status(), StatusCode::BadRequest, "{target}");
             assert!(body.contains(name) && body.contains(example), "{target}: {body}");
         }
+    }
+
+    #[test]
+    fn bytes_have_the_length_that_was_asked_for_and_wait_for_room() {
+        let app = app();
+        let ask = |target: &str| smol::block_on(app.respond(request(Method::Get, target)));
+        let mut response = ask("/bytes?n=1003");
+        assert_eq!((response.status(), response.len()), (StatusCode::Ok, Some(1003)));
+        let refused = ask("/bytes?n=268435456");
+        assert_eq!(refused.status(), StatusCode::ServiceUnavailable, "the first one is still held");
+        assert_eq!(refused.header(RETRY_AFTER).unwrap().as_str(), "1");
+        assert_eq!(smol::block_on(response.body_bytes()).unwrap().len(), 1003);
+    }
+
+    #[test]
+    fn an_event_stream_begins_behind_what_the_client_has_and_has_no_end() {
+        let mut request = request(Method::Get, "/events?ms=10");
+        request.insert_header("last-event-id", "41");
+        let response = smol::block_on(signed(&app(), request));
+        assert_eq!(response.header(CONTENT_TYPE).unwrap().as_str(), "text/event-stream");
+        assert_eq!((response.len(), response.header(CACHE_CONTROL).unwrap().as_str()), (None, "no-store"));
+        let identity = Arc::new(OnceLock::from(identity()));
+        let mut state = events::begin(10, Some("41"), SystemTime::now());
+        for id in [42, 43] {
+            let step = smol::block_on(next_event(state, Arc::clone(&identity))).unwrap().unwrap();
+            assert_eq!(step.bytes, format!("id: {id}\ndata: generation=7 pid=4121\n\n").into_bytes());
+            state = step.state;
+        }
+        assert!(smol::block_on(next_event(b"{".to_vec(), identity)).is_err());
+    }
+
+    #[test]
+    fn the_chat_switches_for_whom_it_may_and_tells_the_others_how() {
+        let headers = [("upgrade", "websocket"), ("sec-websocket-version", "13")];
+        for (key, status) in
+            [("dGhlIHNhbXBsZSBub25jZQ==", StatusCode::SwitchingProtocols), ("none", StatusCode::BadRequest)]
+        {
+            let mut request = request(Method::Get, "/chat");
+            for (name, value) in headers.into_iter().chain([("sec-websocket-key", key)]) {
+                request.insert_header(name, value);
+            }
+            let response = smol::block_on(signed(&app(), request));
+            assert_eq!(response.status(), status);
+            let accepted = response.header("sec-websocket-accept").map(|values| values.as_str().to_owned());
+            assert_eq!(accepted.is_some(), status == StatusCode::SwitchingProtocols);
+        }
+        let (response, _) = respond(request(Method::Get, "/chat"));
+        assert_eq!(response.status(), StatusCode::UpgradeRequired);
+        assert_eq!(response.header(UPGRADE).unwrap().as_str(), "websocket");
+    }
+
+    #[test]
+    fn the_page_shows_the_event_stream() {
+        let (response, body) = respond(request(Method::Get, "/live"));
+        assert_eq!(response.content_type().unwrap().essence(), "text/html");
+        assert!(body.contains(&format!("EventSource(\"{EVENTS}?")), "{body}");
     }
 
     #[test]

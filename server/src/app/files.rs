@@ -20,8 +20,8 @@ use http_types::{Method, Request, Response, StatusCode};
 use rustix::io::Errno;
 
 use super::{Etag, FilesConfig, Target, not_found, text};
+use crate::http::{Content, Piece};
 use conditions::{Conditions, Validators, Verdict};
-use content::Piece;
 use location::{Location, Malformed};
 use place::Place;
 use ranges::Selected;
@@ -30,7 +30,6 @@ use root::{Found, INDEX, Opened, Wanted};
 mod byteranges;
 mod coding;
 mod conditions;
-mod content;
 mod kind;
 mod location;
 mod place;
@@ -134,10 +133,10 @@ fn respond(
     };
     let mut response = Response::new(if ranges.is_some() { StatusCode::PartialContent } else { StatusCode::Ok });
     let (kind, pieces) = match ranges.as_deref() {
-        None => (kind, vec![Piece::File(0..facts.length)].into()),
+        None => (kind, vec![Piece::File(0..facts.length)]),
         Some([range]) => {
             response.insert_header(CONTENT_RANGE, byteranges::content_range(range, facts.length));
-            (kind, vec![Piece::File(range.clone())].into())
+            (kind, vec![Piece::File(range.clone())])
         }
         Some(ranges) => {
             let boundary = byteranges::boundary();
@@ -145,7 +144,7 @@ fn respond(
             (format!("multipart/byteranges; boundary={boundary}").into(), pieces)
         }
     };
-    response.set_body(content::body(file, pieces)?);
+    Content::new(Some(file), pieces).attach(&mut response)?;
     response.insert_header(CONTENT_TYPE, &*kind);
     // The type is known from the name: a browser that guesses another one from the content opens a hole.
     response.insert_header("x-content-type-options", "nosniff");

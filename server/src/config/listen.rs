@@ -6,7 +6,7 @@
 
 use restart_core::{Address, Endpoint};
 
-use super::{Error, Setting, joined};
+use super::given::{Error, Given};
 
 /// What is listened on where nothing was asked for and no socket was inherited.
 pub const DEFAULT_LISTEN: &str = "http=127.0.0.1:8080";
@@ -20,10 +20,12 @@ pub const METRICS_NAME: &str = "metrics";
 const ADVICE: &str = "write [NAME=]ADDR, such as 127.0.0.1:8080, [::1]:8080, web=unix:/run/web.sock or @abstract";
 
 /// Gives the list as it is wanted.
-pub(super) fn check(setting: &Setting, given: &[String]) -> Result<Vec<Endpoint>, Error> {
-    let refuse = |cause: String, advice: &str| setting.refuse(joined(given), cause, advice);
+pub(super) fn check(given: &[Given]) -> Result<Vec<Endpoint>, Error> {
+    let all = given.iter().map(|given| given.text().as_str()).collect::<Vec<_>>().join(",");
     let mut endpoints: Vec<Endpoint> = Vec::with_capacity(given.len());
-    for text in given {
+    for given in given {
+        let text = given.text();
+        let refuse = |cause: String, advice: &str| given.refuse_as(&all, cause, advice);
         let number = endpoints.len() + 1;
         let name = if number == 1 { DEFAULT_NAME.to_owned() } else { format!("{DEFAULT_NAME}-{number}") };
         let endpoint = Endpoint::parse(text, &name).map_err(|error| match meant(text) {
@@ -78,63 +80,61 @@ fn excludes(one: &Address, other: &Address) -> bool {
 
 /// Where metrics are served; the listener is always called [`METRICS_NAME`]. Clients are served at the default address where
 /// nothing else was asked for, unless sockets are `inherited`.
-pub(super) fn metrics(
-    setting: &Setting,
-    text: Option<&str>,
-    listen: &[String],
-    inherited: bool,
-) -> Result<Option<Endpoint>, Error> {
+pub(super) fn metrics(given: &Given, listen: &[Given], inherited: bool) -> Result<Endpoint, Error> {
     const ADVICE: &str = "write ADDR, such as 127.0.0.1:9100 or unix:/run/reborn/metrics.sock";
-    let Some(text) = text.filter(|text| !text.is_empty()) else { return Ok(None) };
-    let refuse = |cause: String| setting.refuse(text, cause, ADVICE);
-    let endpoint = Endpoint::parse(&format!("{METRICS_NAME}={text}"), METRICS_NAME);
+    let refuse = |cause: String| given.refuse(cause, ADVICE);
+    let endpoint = Endpoint::parse(&format!("{METRICS_NAME}={}", given.text()), METRICS_NAME);
     let endpoint = endpoint.map_err(|error| refuse(error.to_string()))?;
     if !endpoint.address.is_stream() {
         return Err(refuse("it is for datagrams, and HTTP needs connections".to_owned()));
     }
     let clashes = |other: Endpoint| excludes(&other.address, &endpoint.address) || other.name == endpoint.name;
-    let default = (listen.is_empty() && !inherited).then(|| DEFAULT_LISTEN.to_owned());
-    match listen.iter().chain(&default).find(|text| Endpoint::parse(text, DEFAULT_NAME).is_ok_and(clashes)) {
+    let default = (listen.is_empty() && !inherited).then_some(DEFAULT_LISTEN);
+    match listen
+        .iter()
+        .map(|given| given.text().as_str())
+        .chain(default)
+        .find(|text| Endpoint::parse(text, DEFAULT_NAME).is_ok_and(clashes))
+    {
         Some(other) => {
             let cause = format!("clients are served on {other:?}");
-            Err(setting.refuse(text, cause, "give each listener an address and a name of its own"))
+            Err(given.refuse(cause, "give each listener an address and a name of its own"))
         }
-        None => Ok(Some(endpoint)),
+        None => Ok(endpoint),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::program::cli::Origin;
+    use crate::config::given::{ValueSource, given};
 
-    fn checked(origin: Origin, given: &[&str]) -> Result<Vec<String>, String> {
-        let given = given.iter().map(|&text| text.to_owned()).collect::<Vec<_>>();
-        let endpoints = check(&Setting { id: "listen", origin }, &given).map_err(|error| error.to_string())?;
+    fn checked(source: &ValueSource, texts: &[&str]) -> Result<Vec<String>, String> {
+        let given: Vec<_> = texts.iter().map(|text| given(source.clone(), "listen", text)).collect();
+        let endpoints = check(&given).map_err(|error| error.to_string())?;
         Ok(endpoints.iter().map(Endpoint::to_string).collect())
     }
 
     #[test]
     fn a_list_keeps_its_order_and_every_listener_gets_a_name() {
-        assert!(checked(Origin::Flag, &["127.0.0.1:0", "0.0.0.0:0", "[::]:8080", "127.0.0.1:8080"]).is_ok());
+        assert!(checked(&ValueSource::Flag, &["127.0.0.1:0", "0.0.0.0:0", "[::]:8080", "127.0.0.1:8080"]).is_ok());
         let given = ["127.0.0.1:8080", "[::1]:8080", "unix:/run/a,b=c", "x=@y=z"];
         let expected = ["http=127.0.0.1:8080", "http-2=[::1]:8080", "http-3=unix:/run/a,b=c", "x=unix:@y=z"];
-        assert_eq!(checked(Origin::Flag, &given).unwrap(), expected);
-        assert_eq!(checked(Origin::Default, &[]).unwrap(), [""; 0]);
+        assert_eq!(checked(&ValueSource::Flag, &given).unwrap(), expected);
+        assert_eq!(checked(&ValueSource::Default, &[]).unwrap(), [""; 0]);
     }
 
     #[test]
     fn metrics_have_an_address_of_their_own() {
-        let setting = Setting { id: "metrics", origin: Origin::Flag };
-        let checked = |text: &str, listen: &str| {
-            let endpoint =
-                metrics(&setting, Some(text), &[listen.to_owned()], false).map_err(|error| error.to_string())?;
-            Ok::<_, String>(endpoint.map(|endpoint| endpoint.to_string()))
+        let metrics = |text: &str, listen: &[&str], inherited| {
+            let listen: Vec<_> = listen.iter().map(|text| given(ValueSource::Flag, "listen", text)).collect();
+            let endpoint = metrics(&given(ValueSource::Flag, "metrics", text), &listen, inherited);
+            endpoint.map(|endpoint| endpoint.to_string()).map_err(|error| error.to_string())
         };
-        assert_eq!(checked("127.0.0.1:9", "@x").unwrap().unwrap(), "metrics=127.0.0.1:9");
-        assert_eq!(checked("/run/m?mode=660", "@x").unwrap().unwrap(), "metrics=unix:/run/m?mode=0660");
-        assert_eq!(checked("", "@x"), Ok(None));
-        assert_eq!(checked("127.0.0.1:80", "[::]:80").unwrap().unwrap(), "metrics=127.0.0.1:80");
+        let checked = |text: &str, listen: &str| metrics(text, &[listen], false);
+        assert_eq!(checked("127.0.0.1:9", "@x").unwrap(), "metrics=127.0.0.1:9");
+        assert_eq!(checked("/run/m?mode=660", "@x").unwrap(), "metrics=unix:/run/m?mode=0660");
+        assert_eq!(checked("127.0.0.1:80", "[::]:80").unwrap(), "metrics=127.0.0.1:80");
         let refused = [
             ("127.0.0.1:80", "0.0.0.0:80"),
             ("[::]:80", "x=[::1]:80"),
@@ -147,8 +147,8 @@ mod tests {
             let error = checked(text, listen).unwrap_err();
             assert!(error.starts_with(&format!("--metrics {text:?}: ")), "{error}");
         }
-        let of_default = |inherited| metrics(&setting, Some("127.0.0.1:8080"), &[], inherited);
-        let error = of_default(false).unwrap_err().to_string();
+        let of_default = |inherited| metrics("127.0.0.1:8080", &[], inherited);
+        let error = of_default(false).unwrap_err();
         assert!(error.contains(r#"clients are served on "http=127.0.0.1:8080""#), "{error}");
         assert!(of_default(true).is_ok(), "what was inherited takes the default's place");
     }
@@ -170,10 +170,10 @@ mod tests {
             (&["udp:127.0.0.1:53"], "is for datagrams"),
         ];
         for (given, expected) in cases {
-            let error = checked(Origin::Flag, given).unwrap_err();
+            let error = checked(&ValueSource::Flag, given).unwrap_err();
             assert!(error.contains(expected), "{error}");
         }
-        let error = checked(Origin::Variable, &["a=@a", ""]).unwrap_err();
+        let error = checked(&ValueSource::Variable, &["a=@a", ""]).unwrap_err();
         assert!(error.starts_with("REBORN_LISTEN \"a=@a,\": \"\" is no address"), "{error}");
     }
 }

@@ -5,7 +5,7 @@
 
 use rustix::process::Signal;
 
-use super::{Error, Setting};
+use super::given::{Error, Given};
 
 const UNCATCHABLE: &str = "the kernel lets no process catch it";
 const FAULT: &str = "it reports a fault of the program itself";
@@ -47,16 +47,16 @@ const SIGNALS: [(&str, Signal, Option<&str>); 30] = [
 ];
 
 /// Reads `USR1`, `SIGUSR1`, `usr1` or `10`. HUP and USR2 reload anyway: naming them adds nothing, and gives `None`.
-pub(super) fn parse(setting: &Setting, text: &str) -> Result<Option<i32>, Error> {
-    let upper = text.to_ascii_uppercase();
+pub(super) fn parse(given: &Given) -> Result<Option<i32>, Error> {
+    let upper = given.text().to_ascii_uppercase();
     let wanted = upper.strip_prefix("SIG").unwrap_or(&upper);
     let number = wanted.parse().ok();
     let known = SIGNALS.iter().find(|(name, signal, _)| *name == wanted || Some(signal.as_raw()) == number);
     match known {
         Some((_, Signal::HUP | Signal::USR2, None)) => Ok(None),
         Some((_, signal, None)) => Ok(Some(signal.as_raw())),
-        Some((name, _, Some(reason))) => Err(setting.refuse(text, format!("{name} cannot reload: {reason}"), advice())),
-        None => Err(setting.refuse(text, "no such signal", advice())),
+        Some((name, _, Some(reason))) => Err(given.refuse(format!("{name} cannot reload: {reason}"), advice())),
+        None => Err(given.refuse("no such signal", advice())),
     }
 }
 
@@ -68,10 +68,10 @@ fn advice() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::program::cli::Origin;
+    use crate::config::given::{ValueSource, given};
 
     fn parsed(text: &str) -> Result<Option<i32>, String> {
-        parse(&Setting { id: "reload_signal", origin: Origin::Flag }, text).map_err(|error| error.to_string())
+        parse(&given(ValueSource::Flag, "reload-signal", text)).map_err(|error| error.to_string())
     }
 
     #[test]

@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::wire::head::Head;
+use super::message::head::Head;
 
 /// A function that learns of each request that is over. It runs within the connection's task: it must not block.
 pub type Observe = Box<dyn Fn(&Served<'_>) + Send + Sync>;
@@ -38,16 +38,16 @@ pub struct Served<'a> {
 
 /// What a connection keeps of the request that it serves.
 #[derive(Debug)]
-pub(super) struct Account {
-    began: Instant,
-    line: Vec<u8>,
-    referer: Option<Vec<u8>>,
-    user_agent: Option<Vec<u8>>,
+pub(crate) struct Account {
+    pub(crate) began: Instant,
+    pub(crate) line: Vec<u8>,
+    pub(crate) referer: Option<Vec<u8>>,
+    pub(crate) user_agent: Option<Vec<u8>>,
     /// The status of the response that is being sent.
-    pub(super) status: u16,
+    pub(crate) status: u16,
     /// How many bytes of the response were sent, and how many of them were its head.
-    pub(super) sent_bytes: u64,
-    pub(super) head_bytes: u64,
+    pub(crate) sent_bytes: u64,
+    pub(crate) head_bytes: u64,
 }
 
 impl Account {
@@ -76,6 +76,12 @@ impl Account {
             let line = bytes.split(|byte| matches!(byte, b'\r' | b'\n')).next();
             self.line = line.unwrap_or_default().to_vec();
         }
+    }
+
+    /// How many bytes of it are the client's own words.
+    pub(super) fn own_bytes(&self) -> usize {
+        let length = |text: &Option<Vec<u8>>| text.as_ref().map_or(0, Vec::len);
+        self.line.len() + length(&self.referer) + length(&self.user_agent)
     }
 
     /// The account as observers see it, now that the request is over, its response `complete` or not.

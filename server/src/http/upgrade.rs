@@ -1,8 +1,10 @@
 //! Protocol upgrades (RFC 9110 section 7.8): from an HTTP/1.1 connection to a stream of bytes in the handler's hands.
 //!
-//! Owns what an offered and an accepted upgrade are, and the stream that the handler gets. When one may be accepted is
-//! decided where a head is checked; when the connection ends, in `connection`.
+//! Owns what an offered and an accepted upgrade are, and the stream that the handler, or the registered protocol that it
+//! switches to, gets. When one may be accepted is decided where a head is checked; when the connection ends or moves, in
+//! `connection`.
 
+use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -11,12 +13,51 @@ use std::task::{Context, Poll, ready};
 use futures_lite::{AsyncRead, AsyncWrite};
 use http_types::headers::{HeaderValue, UPGRADE};
 use http_types::{Request, Response, StatusCode};
+use restart_core::{Drain, Phase};
 use smol::channel::Sender;
 
-use super::wire::inbound::Wire;
+use super::shutdown::Shutdown;
+use super::wire::Wire;
 
 /// The protocols that a client offers to go on with, as it wrote them.
 pub(super) type Offer = String;
+
+/// How a registered protocol leaves a connection.
+#[derive(Debug)]
+pub enum Leave {
+    /// It is over: the connection is closed.
+    Close,
+    /// It goes on from this state: in the newest process if there is one that has the protocol, else here, where it is
+    /// called again. To be returned once [`Upgraded::moves`] is ready, at a point of its own choosing.
+    Move {
+        /// What it goes on from, at most 16 KiB.
+        state: Vec<u8>,
+        /// Bytes that were read from the stream and belong to what is still to come, at most 16 KiB: they are read again.
+        unread: Vec<u8>,
+    },
+}
+
+/// The future of a protocol that serves a connection.
+pub(super) type Serving = Pin<Box<dyn Future<Output = Leave> + Send>>;
+/// Serves a connection from a state.
+pub(super) type Serve = Arc<dyn Fn(Upgraded, Vec<u8>) -> Serving + Send + Sync>;
+
+/// What a connection goes on with after a switch of protocols: the registered protocol of this name, at this state.
+#[derive(Clone, Debug)]
+pub(super) struct Switching {
+    pub(super) name: String,
+    pub(super) state: Vec<u8>,
+}
+
+/// The response that switches to the registered protocol of this name, at this state. `token` is what the `Upgrade` header
+/// calls it: one that the client has offered. Where no such protocol is registered
+/// ([`Moves::protocol`](super::Moves::protocol)), 500 is answered.
+pub fn switch(token: &str, name: &str, state: Vec<u8>) -> Response {
+    let mut response = Response::new(StatusCode::SwitchingProtocols);
+    response.insert_header(UPGRADE, token);
+    response.ext_mut().insert(Switching { name: name.to_owned(), state });
+    response
+}
 
 /// Takes the offer of a request. One that cannot be followed is hidden, since it is to be ignored.
 pub(super) fn offer(request: &mut Request, possible: bool) -> Option<Offer> {
@@ -45,25 +86,66 @@ pub(super) fn check(response: &Response, offer: Option<&Offer>) -> Result<(), &'
     if !chosen.iter().all(|one| protocols(offer).any(|other| one.eq_ignore_ascii_case(other))) {
         return Err("an upgrade to a protocol that the client did not offer");
     }
-    if response.has_upgrade() { Ok(()) } else { Err("status 101 without recv_upgrade") }
+    if response.has_upgrade() || response.ext().get::<Switching>().is_some() {
+        Ok(())
+    } else {
+        Err("status 101 without recv_upgrade, and without a registered protocol")
+    }
 }
 
 fn protocols(line: &str) -> impl Iterator<Item = &str> {
     line.split(',').map(str::trim).filter(|protocol| !protocol.is_empty())
 }
 
-/// The connection as a stream, from the first byte after the request's head. Its reader gets the end of the stream at
-/// the drain's deadline.
+/// The connection as a stream, from the first byte after the request's head, or after a move. Its reader gets the end of
+/// the stream at the drain's deadline, or the stop's.
 #[derive(Debug)]
-pub(super) struct Upgraded {
+pub struct Upgraded {
     wire: Arc<Wire>,
-    /// Dropped with the stream: then the connection's task goes on.
-    _held: Sender<()>,
+    drain: Drain,
+    peer: Option<String>,
+    /// Whether it may move, but for the drain in which nobody took it.
+    may_move: bool,
+    declined: Option<usize>,
+    /// Dropped with the stream: then the connection's task goes on, where it waits for that.
+    _held: Option<Sender<()>>,
 }
 
 impl Upgraded {
-    pub(super) fn new(wire: Arc<Wire>, held: Sender<()>) -> Upgraded {
-        Upgraded { wire, _held: held }
+    /// The connection as a stream. It may move, if at all, in any drain but the one in which nobody took it.
+    pub(super) fn new(
+        wire: &Arc<Wire>,
+        drain: &Drain,
+        peer: Option<String>,
+        (may_move, declined): (bool, Option<usize>),
+        held: Option<Sender<()>>,
+    ) -> Upgraded {
+        Upgraded { wire: Arc::clone(wire), drain: drain.clone(), peer, may_move, declined, _held: held }
+    }
+
+    /// The other end's address, as in the request's `peer_addr`.
+    pub fn peer_addr(&self) -> Option<&str> {
+        self.peer.as_deref()
+    }
+
+    /// What can be learned of the end of this process.
+    pub fn shutdown(&self) -> Shutdown {
+        Shutdown::new(&self.drain)
+    }
+
+    /// Waits until the connection should go on in a newer process, by [`Leave::Move`]. It is never ready for a stream that
+    /// was got by `recv_upgrade`.
+    pub fn moves(&self) -> impl Future<Output = ()> + Send + use<> {
+        let (drain, may_move, declined) = (self.drain.clone(), self.may_move, self.declined);
+        async move {
+            loop {
+                let changes = drain.changes();
+                if may_move && drain.phase() == Phase::Draining && declined != Some(changes) {
+                    return;
+                }
+                drain.next_change(changes).await;
+            }
+        }
     }
 }
 
@@ -71,7 +153,7 @@ impl AsyncRead for Upgraded {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
         let wire = &self.wire;
         {
-            let buffer = &mut wire.inbound().buffer;
+            let buffer = &mut wire.transport.received();
             if !buffer.is_empty() {
                 let count = into.len().min(buffer.filled().len());
                 into[..count].copy_from_slice(&buffer.filled()[..count]);
@@ -81,8 +163,10 @@ impl AsyncRead for Upgraded {
             }
         }
         loop {
-            match wire.receive_into(into) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready!(wire.poll_readable(context)),
+            match wire.transport.receive_into(into) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    ready!(wire.transport.poll_readable(context));
+                }
                 received => return Poll::Ready(received),
             }
         }
@@ -92,8 +176,10 @@ impl AsyncRead for Upgraded {
 impl AsyncWrite for Upgraded {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         loop {
-            match self.wire.send([bytes, b""]) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready!(self.wire.poll_writable(context)),
+            match self.wire.transport.send([bytes, b""]) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    ready!(self.wire.transport.poll_writable(context));
+                }
                 sent => return Poll::Ready(sent),
             }
         }
@@ -104,7 +190,7 @@ impl AsyncWrite for Upgraded {
     }
 
     fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.wire.shut_down_sending();
+        self.wire.transport.shut_down_sending();
         Poll::Ready(Ok(()))
     }
 }

@@ -12,6 +12,7 @@ use std::time::Duration;
 use restart_core::control::Client;
 
 use crate::program::overview;
+use crate::program::package::Package;
 
 /// How often the line is written anew.
 const EVERY: Duration = Duration::from_millis(100);
@@ -27,13 +28,14 @@ pub(crate) fn takes_escapes(stream: &impl IsTerminal) -> bool {
 }
 
 /// On Ctrl-C says this line before the process ends: what it waits for may not end with it.
-pub(crate) fn say_if_interrupted(line: &'static str) {
-    let watch = || -> io::Result<()> {
+pub(crate) fn say_if_interrupted(package: &Package, line: String) {
+    let package = package.clone();
+    let watch = move || -> io::Result<()> {
         let (mut interrupted, writer) = UnixStream::pair()?;
         signal_hook::low_level::pipe::register(signal_hook::consts::SIGINT, writer)?;
         thread::Builder::new().name("interrupt".to_owned()).spawn(move || {
             if interrupted.read_exact(&mut [0]).is_ok() {
-                say(line);
+                say(&package, &line);
                 std::process::exit(INTERRUPTED);
             }
         })?;
@@ -44,9 +46,9 @@ pub(crate) fn say_if_interrupted(line: &'static str) {
 }
 
 /// Says a line of its own on standard error.
-pub(crate) fn say(line: &str) {
+pub(crate) fn say(package: &Package, line: &str) {
     let erase = if takes_escapes(&io::stderr()) { ERASE } else { "" };
-    let _ = writeln!(io::stderr(), "{erase}reborn: {line}");
+    let _ = writeln!(io::stderr(), "{erase}{}: {line}", package.name);
 }
 
 /// Does `work`, which asks the server at `path` to reload, and shows how far it has come.

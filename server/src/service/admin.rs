@@ -22,7 +22,6 @@ use smol::future::{FutureExt, yield_now};
 use crate::http::{self, Context, Handler, Limits, Start};
 use crate::service::metrics::{BUCKETS_US, Metrics, bucket_name};
 use crate::threads::workers::Workers;
-use crate::version::VERSION;
 
 /// So many clients may be there at a time; whoever came first makes room for another.
 const CLIENTS_MAX: usize = 32;
@@ -40,6 +39,8 @@ pub(crate) struct Admin {
     pub(crate) drain: Drain,
     pub(crate) generation: u64,
     pub(crate) started: SystemTime,
+    /// The program's version.
+    pub(crate) version: String,
 }
 
 /// Answers clients for as long as this is the main process. No number of silent ones keeps another out.
@@ -166,7 +167,8 @@ impl Collector for Admin {
         let memory = resident_memory();
         page.gauge("process_resident_memory", "Its resident memory", Some(&Unit::Bytes), memory)?;
         page.gauge("stopping", "1 once the service was told to stop", None, u64::from(self.drain.stop_announced()))?;
-        page.describe("build", "The program", None, MetricType::Info)?.encode_info(&[("version", VERSION)])
+        page.describe("build", "The program", None, MetricType::Info)?
+            .encode_info(&[("version", self.version.as_str())])
     }
 }
 
@@ -266,6 +268,7 @@ mod tests {
             drain: Drain::new(),
             generation: 1,
             started: SystemTime::now(),
+            version: String::new(),
         };
         let health = || {
             let request = Request::new(Method::Get, Url::parse("http://localhost/healthz").expect("an address"));

@@ -11,6 +11,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use serde::Serialize;
 
 use crate::http::Reason;
+use crate::moving::Kind;
 
 /// The books of one generation.
 #[derive(Debug, Default)]
@@ -18,7 +19,8 @@ pub(crate) struct Ledger {
     accepted: AtomicU64,
     received: AtomicU64,
     closed_by_client: AtomicU64,
-    handed_over: AtomicU64,
+    /// In the order of `Kind`.
+    handed_over: [AtomicU64; 4],
     requests: AtomicU64,
     closed_by_us: Mutex<BTreeMap<String, u64>>,
 }
@@ -31,10 +33,21 @@ pub(crate) struct Balance {
     pub(crate) closed_by_client: u64,
     pub(crate) closed_by_us: BTreeMap<String, u64>,
     pub(crate) handed_over: u64,
+    /// Those handed over, by what was under way on them.
+    pub(crate) moved: Moved,
     /// What has come and not ended.
     pub(crate) live: u64,
     /// Requests answered on connections that have ended or moved.
     requests: u64,
+}
+
+/// Connections that were handed over, by what was under way on them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct Moved {
+    pub(crate) idle: u64,
+    pub(crate) responses: u64,
+    pub(crate) streams: u64,
+    pub(crate) upgraded: u64,
 }
 
 impl Ledger {
@@ -46,8 +59,8 @@ impl Ledger {
         self.received.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(crate) fn handed_over(&self) {
-        self.handed_over.fetch_add(1, Ordering::Relaxed);
+    pub(crate) fn handed_over(&self, kind: Kind) {
+        self.handed_over[kind as usize].fetch_add(1, Ordering::Relaxed);
     }
 
     pub(crate) fn closed_by_client(&self, requests: u64) {
@@ -68,7 +81,9 @@ impl Ledger {
         // What ends is read before what comes, so that a connection that ends meanwhile never makes it negative.
         let closed_by_us = self.reasons().clone();
         let closed_by_client = self.closed_by_client.load(Ordering::Relaxed);
-        let handed_over = self.handed_over.load(Ordering::Relaxed);
+        let [idle, responses, streams, upgraded] =
+            std::array::from_fn(|kind| self.handed_over[kind].load(Ordering::Relaxed));
+        let handed_over = idle + responses + streams + upgraded;
         let (accepted, received) = (self.accepted.load(Ordering::Relaxed), self.received.load(Ordering::Relaxed));
         let ended = closed_by_client + handed_over + closed_by_us.values().sum::<u64>();
         Balance {
@@ -77,6 +92,7 @@ impl Ledger {
             closed_by_client,
             closed_by_us,
             handed_over,
+            moved: Moved { idle, responses, streams, upgraded },
             live: (accepted + received).saturating_sub(ended),
             requests: self.requests.load(Ordering::Relaxed),
         }
@@ -112,7 +128,7 @@ mod tests {
         ledger.received();
         ledger.closed_by_client(3);
         ledger.closed_by_us(Reason::IdleTimeout, 2);
-        ledger.handed_over();
+        ledger.handed_over(Kind::Response);
         let balance = ledger.balance();
         assert!(!balance.is_closed());
         assert_eq!((balance.live, balance.requests), (2, 5));

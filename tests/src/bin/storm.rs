@@ -14,7 +14,7 @@ use serde::Serialize;
 use serde_json::Value;
 use tests::{
     CommandOutput, DEADLINE, Process, Reborn, Server, Signal,
-    load::{Load, Report, Running, Target, Upload, raise_fd_limit},
+    load::{Download, FaultKind, Load, Report, Running, Target, Upload, pattern, raise_fd_limit},
 };
 
 /// How long the load runs before the first reload and after the last.
@@ -22,6 +22,13 @@ const CALM: Duration = Duration::from_secs(1);
 
 /// How long an old process may take to end; its slow requests and the drain's deadline are shorter.
 const GONE_MAX: Duration = Duration::from_secs(60);
+
+/// The length of a download, and how long one takes.
+const DOWNLOAD_BYTES: u64 = 4_000_000;
+const DOWNLOAD_OVER: Duration = Duration::from_secs(5);
+
+/// The time between two events of a stream.
+const EVENTS_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Reload the server under a storm of requests, and measure what the clients notice
 #[derive(Parser, Debug, Serialize)]
@@ -65,16 +72,28 @@ struct Settings {
     /// Clients whose answers take 2.5 s
     #[arg(long, default_value_t = 8)]
     slow: u32,
-    /// Clients that send a body in 15 pieces over 1.5 s
+    /// Clients that send a body in 15 pieces over the time of --upload-over
     #[arg(long, default_value_t = 8)]
     upload: u32,
+    /// How long an upload takes
+    #[arg(long, default_value = "1500ms", value_parser = humantime::parse_duration)]
+    upload_over: Duration,
+    /// Clients that download 4 MB over 5 s, from memory, from a file, and in three ranges, and check each byte
+    #[arg(long, default_value_t = 0)]
+    downloads: u32,
+    /// Clients with an event stream, whose ids have no gap
+    #[arg(long, default_value_t = 0)]
+    events: u32,
+    /// Clients with a WebSocket, which count their messages
+    #[arg(long, default_value_t = 0)]
+    chats: u32,
     /// Addresses that the clients come from
     #[arg(long, default_value_t = 1)]
     sources: u8,
     /// Half of the clients come by a Unix socket
     #[arg(long)]
     unix: bool,
-    /// Fail also if a connection is closed or announced to be, or if an old process stays for 100 ms or more after its
+    /// Fail also if a connection is closed or announced to be, a download, an event stream or a chat among them, or if an old process stays for 100 ms or more after its
     /// last answer
     #[arg(long)]
     strict: bool,
@@ -159,6 +178,11 @@ fn main() -> ExitCode {
 fn run(settings: Settings) -> Storm {
     let probation = u64::try_from(settings.probation.as_millis()).unwrap_or(u64::MAX);
     let mut server = Reborn::new().demo().probation_ms(probation).args(&settings.server);
+    if settings.downloads > 0 {
+        pattern::write_file(&server.folder().join("pattern"), DOWNLOAD_BYTES)
+            .expect("a file in the storm's own folder");
+        server = server.args(["--root", "."]);
+    }
     let socket = server.folder().join("run/http");
     if settings.unix {
         server = server.listen(&format!("local=unix:{}", socket.display()));
@@ -201,7 +225,15 @@ fn describe(settings: &Settings, server: &Server, socket: Target) -> Load {
         rate => load.new_connections_paced(settings.new, rate),
     };
     load = load.sparse(settings.sparse).blind(settings.blind).idle(settings.idle);
-    load.slow(settings.slow, Duration::from_millis(2500)).upload(settings.upload, Upload::default())
+    load = load.slow(settings.slow, Duration::from_millis(2500));
+    load = load.upload(settings.upload, Upload { over: settings.upload_over, ..Upload::default() });
+    let file = Download::file("/pattern", DOWNLOAD_BYTES, DOWNLOAD_OVER);
+    let third = DOWNLOAD_BYTES / 3;
+    let ranges = file.clone().ranges([0..third - 1000, third..2 * third - 7, 2 * third + 9..DOWNLOAD_BYTES]);
+    let of = |kind: u32| settings.downloads / 3 + u32::from(settings.downloads % 3 > kind);
+    load = load.downloads(of(0), Download::bytes(DOWNLOAD_BYTES, DOWNLOAD_OVER));
+    load = load.downloads(of(1), file).downloads(of(2), ranges);
+    load.events(settings.events, EVENTS_INTERVAL).chats(settings.chats)
 }
 
 /// One reload, with a thread that waits for the old process's end.
@@ -291,6 +323,14 @@ impl Storm {
         let errors = self.log.lines().filter(|line| line.contains(" ERROR ")).count();
         check(errors > 0, format!("{errors} errors in the server's log"));
         check(self.zombies > 0, format!("{} zombies", self.zombies));
+        for kind in [FaultKind::Wrong, FaultKind::Gap] {
+            let count = self.load.faults_of(kind);
+            check(count > 0, format!("{count} connections that last ended in: {kind}"));
+        }
+        for kind in [FaultKind::Closed, FaultKind::Late, FaultKind::Refused] {
+            let count = self.load.faults_of(kind);
+            check(self.settings.strict && count > 0, format!("{count} connections that last ended in: {kind}"));
+        }
         check(self.settings.strict && closed > 0, format!("{closed} connections were closed"));
         check(self.settings.strict && late > 0, format!("{late} old processes stayed for 100 ms or more"));
         faults

@@ -88,20 +88,31 @@ pub(super) fn parse(bytes: &[u8], ended: bool) -> Parsed {
     }
 }
 
-fn parse_one(bytes: &[u8], ended: bool) -> Parsed {
+/// Reads the head of an answer: its bodiless form and the bytes of the head, None while some are missing, or why it is
+/// malformed.
+pub(super) fn parse_head(bytes: &[u8]) -> Result<Option<(Answer, usize)>, String> {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut head = httparse::Response::new(&mut headers);
     let head_bytes = match head.parse(bytes) {
         Ok(Status::Complete(n)) => n,
-        Ok(Status::Partial) if bytes.len() > HEAD_BYTES_MAX => return Parsed::Malformed("the head is too long".into()),
-        Ok(Status::Partial) => return Parsed::Partial,
-        Err(error) => return Parsed::Malformed(format!("the head is no HTTP ({error}): {}", excerpt(bytes))),
+        Ok(Status::Partial) if bytes.len() > HEAD_BYTES_MAX => return Err("the head is too long".into()),
+        Ok(Status::Partial) => return Ok(None),
+        Err(error) => return Err(format!("the head is no HTTP ({error}): {}", excerpt(bytes))),
     };
     let mut answer = Answer { status: head.code.unwrap_or(0), headers: Vec::new(), body: Vec::new() };
     for field in head.headers.iter() {
         let value = String::from_utf8_lossy(field.value).into_owned();
         answer.headers.push((field.name.to_ascii_lowercase(), value));
     }
+    Ok(Some((answer, head_bytes)))
+}
+
+fn parse_one(bytes: &[u8], ended: bool) -> Parsed {
+    let (mut answer, head_bytes) = match parse_head(bytes) {
+        Ok(Some(head)) => head,
+        Ok(None) => return Parsed::Partial,
+        Err(reason) => return Parsed::Malformed(reason),
+    };
     let framing = match framing(&answer) {
         Ok(framing) => framing,
         Err(reason) => return Parsed::Malformed(reason),

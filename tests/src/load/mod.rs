@@ -5,9 +5,16 @@
 //! one client connection by itself, for tests that play a scenario byte by byte.
 
 mod answer;
+mod chat;
 mod client;
 mod connection;
+mod download;
+mod event_stream;
 mod failure;
+mod fault;
+mod incoming;
+mod lasting;
+pub mod pattern;
 mod plan;
 mod report;
 mod socket;
@@ -15,10 +22,15 @@ mod tally;
 mod target;
 
 pub use answer::Answer;
+pub use chat::Chat;
 pub use client::{Kind, Upload};
 pub use connection::{Connection, Limits, Lost, Request};
+pub use download::Download;
+pub use event_stream::{Event, EventStream};
 pub use failure::{Close, Failure};
+pub use fault::{Fault, FaultKind};
+pub use lasting::Class;
 pub use plan::{Load, Running, raise_fd_limit};
-pub use report::{ClientReport, Latency, LostRequest, PidReport, Report};
+pub use report::{ClassReport, ClientReport, FaultReport, Latency, LostRequest, PidReport, Report};
 pub use socket::Look;
 pub use target::Target;

@@ -16,8 +16,9 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use smol::{Executor, Timer, channel, future, lock::Semaphore};
 
 use super::{
-    Answer, Kind, Limits, PidReport, Report, Target, Upload,
+    Answer, Download, Kind, Limits, PidReport, Report, Target, Upload,
     client::{Client, Rhythm},
+    lasting::{Errand, Lasting},
     tally::Tally,
 };
 
@@ -61,6 +62,8 @@ struct Group {
 pub struct Load {
     targets: Vec<Target>,
     groups: Vec<Group>,
+    /// What the clients whose connections last do, and how many do it.
+    errands: Vec<(u32, Errand)>,
     limits: Limits,
     time: Duration,
     requests: u64,
@@ -73,6 +76,7 @@ impl Load {
         Self {
             targets: vec![target.into()],
             groups: Vec::new(),
+            errands: Vec::new(),
             limits: Limits::default(),
             time: TIME_DEFAULT,
             requests: u64::MAX,
@@ -135,6 +139,21 @@ impl Load {
         self
     }
 
+    /// Clients that download this, again and again.
+    pub fn downloads(self, clients: u32, download: Download) -> Self {
+        self.errand(clients, Errand::Download(download))
+    }
+
+    /// Clients with an event stream each, with so much time between two events.
+    pub fn events(self, clients: u32, interval: Duration) -> Self {
+        self.errand(clients, Errand::Events(interval))
+    }
+
+    /// Clients with a chat each, in which they say something 10 to 20 times a second.
+    pub fn chats(self, clients: u32) -> Self {
+        self.errand(clients, Errand::Chat)
+    }
+
     /// How long the clients wait for a connection and for an answer.
     pub fn limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
@@ -174,7 +193,7 @@ impl Load {
             tally: Mutex::new(Tally::new(started)),
             new_pid: Condvar::new(),
         });
-        let clients = self.clients(&shared);
+        let (clients, lasting) = (self.clients(&shared), self.lasting(&shared));
         let time = self.time;
         let ender = Ender { shared: shared.clone(), stop };
         let of_thread = ender.clone();
@@ -182,7 +201,8 @@ impl Load {
             .name("load".into())
             .spawn(move || {
                 let executor = Executor::new();
-                let tasks: Vec<_> = clients.into_iter().map(|client| executor.spawn(client.run())).collect();
+                let mut tasks: Vec<_> = clients.into_iter().map(|client| executor.spawn(client.run())).collect();
+                tasks.extend(lasting.into_iter().map(|client| executor.spawn(client.run())));
                 let all = async {
                     for task in tasks {
                         task.await;
@@ -207,6 +227,20 @@ impl Load {
     fn group(mut self, kind: Kind, clients: u32, rate: Option<u32>) -> Self {
         self.groups.push(Group::new(kind, clients, rate));
         self
+    }
+
+    fn errand(mut self, clients: u32, errand: Errand) -> Self {
+        self.errands.push((clients, errand));
+        self
+    }
+
+    fn lasting(&self, shared: &Arc<Shared>) -> Vec<Lasting> {
+        let each = self.errands.iter().flat_map(|(clients, errand)| (0..*clients).map(move |_| errand));
+        let client = |(number, errand): (usize, &Errand)| {
+            let target = self.targets[number % self.targets.len()].clone();
+            Lasting { errand: errand.clone(), number, target, shared: shared.clone() }
+        };
+        each.enumerate().map(client).collect()
     }
 
     fn clients(&self, shared: &Arc<Shared>) -> Vec<Client> {

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 use hdrhistogram::Histogram;
 use serde::{Serialize, Serializer};
 
-use super::{Close, Failure, Kind};
+use super::{Class, Close, Failure, FaultKind, Kind};
 
 /// The result of a load.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -44,6 +44,37 @@ pub struct Report {
     pub pids: BTreeMap<u32, PidReport>,
     /// The first lost requests, in full.
     pub lost: Vec<LostRequest>,
+    /// Each class of connections that last.
+    pub classes: BTreeMap<Class, ClassReport>,
+    /// The first of their faults, in full.
+    pub faults: Vec<FaultReport>,
+}
+
+/// One class of connections that last.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct ClassReport {
+    /// Connections begun.
+    pub begun: u64,
+    /// Downloads that came to their end, each byte right.
+    pub finished: u64,
+    /// Connections that were there at a reload, and went on to their own end or that of the load.
+    pub went_on: u64,
+    /// Connections that ended in a fault, by kind.
+    pub faults: BTreeMap<FaultKind, u64>,
+}
+
+/// One connection that ended in a fault.
+#[derive(Clone, Debug, Serialize)]
+pub struct FaultReport {
+    /// When, since the load began.
+    #[serde(rename = "at_s", serialize_with = "seconds")]
+    pub at: Duration,
+    /// What kind of connection it was.
+    pub class: Class,
+    /// What went wrong.
+    pub fault: FaultKind,
+    /// What was seen.
+    pub detail: String,
 }
 
 /// One kind of client.
@@ -155,6 +186,18 @@ impl Report {
         self.failed - self.pids.values().map(|of_pid| of_pid.failures).sum::<u64>()
     }
 
+    /// The connections of all classes that ended in this fault.
+    pub fn faults_of(&self, kind: FaultKind) -> u64 {
+        self.classes.values().filter_map(|class| class.faults.get(&kind)).sum()
+    }
+
+    /// Panics with the whole report if a connection that lasts ended in a fault.
+    #[track_caller]
+    pub fn assert_no_fault(&self) -> &Self {
+        assert!(self.classes.values().all(|class| class.faults.is_empty()), "connections were cut\n{self}");
+        self
+    }
+
     /// Panics with the whole report unless requests were made and every one had its answer.
     #[track_caller]
     pub fn assert_no_failure(&self) -> &Self {
@@ -204,6 +247,7 @@ impl fmt::Display for Report {
             let (failed, closed): (u64, u64) = (client.failures.values().sum(), client.closed.values().sum());
             writeln!(f, "  {kind:<22}{:>9}{failed:>9}{closed:>9}{:>9}", client.answered, client.opened)?;
         }
+        self.write_classes(f)?;
         writeln!(
             f,
             "{:<24}{:>9}{:>10}{:>10}{:>10}{:>10}{:>10}",
@@ -222,10 +266,30 @@ impl fmt::Display for Report {
             write!(f, "  pid {pid}, generation {generation}: {answers} answers, {first:.2?} to {last:.2?}")?;
             writeln!(f, ", {failures} lost, {closed} closed after")?;
         }
+        for FaultReport { at, class, fault, detail } in &self.faults {
+            writeln!(f, "  cut at {at:.3?}: {fault}, {class}: {detail}")?;
+        }
         for lost in &self.lost {
             let LostRequest { at, client, failure, id, pid, answered_before, port, detail } = lost;
             write!(f, "  lost at {at:.3?}: {failure}, {client}, id {id}, after {answered_before} answers")?;
             writeln!(f, ", the last from pid {pid:?}, port {port:?}: {detail}")?;
+        }
+        Ok(())
+    }
+}
+
+impl Report {
+    fn write_classes(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const KINDS: [FaultKind; 5] =
+            [FaultKind::Closed, FaultKind::Wrong, FaultKind::Gap, FaultKind::Late, FaultKind::Refused];
+        if self.classes.is_empty() {
+            return Ok(());
+        }
+        let titles = KINDS.map(|kind| format!("{kind:>9}")).concat();
+        writeln!(f, "{:<24}{:>9}{:>9}{:>9}{titles}", "what lasts", "begun", "finished", "went on")?;
+        for (class, ClassReport { begun, finished, went_on, faults }) in &self.classes {
+            let faults = KINDS.map(|kind| format!("{:>9}", faults.get(&kind).unwrap_or(&0))).concat();
+            writeln!(f, "  {class:<22}{begun:>9}{finished:>9}{went_on:>9}{faults}")?;
         }
         Ok(())
     }

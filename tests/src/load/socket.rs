@@ -47,6 +47,15 @@ pub(super) struct Socket {
 impl Socket {
     /// Connects, from the given source address if there is one. The caller holds the deadline.
     pub(super) async fn connect(target: &Target, source: Option<IpAddr>) -> io::Result<Self> {
+        Self::connect_buffered(target, source, None).await
+    }
+
+    /// The same, with a receive buffer of about so many bytes: what a client does not read stays with the server.
+    pub(super) async fn connect_buffered(
+        target: &Target,
+        source: Option<IpAddr>,
+        receive_bytes: Option<usize>,
+    ) -> io::Result<Self> {
         let family = match target {
             Target::Tcp(SocketAddr::V4(_)) => AddressFamily::INET,
             Target::Tcp(SocketAddr::V6(_)) => AddressFamily::INET6,
@@ -54,6 +63,9 @@ impl Socket {
         };
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
         let fd = socket_with(family, SocketType::STREAM, flags, None)?;
+        if let Some(bytes) = receive_bytes {
+            sockopt::set_socket_recv_buffer_size(&fd, bytes)?;
+        }
         let address: SocketAddrAny = match target {
             Target::Tcp(address) => {
                 sockopt::set_tcp_nodelay(&fd, true)?;

@@ -10,7 +10,10 @@ use std::{
 
 use hdrhistogram::Histogram;
 
-use super::{Answer, ClientReport, Close, Connection, Kind, Latency, Lost, LostRequest, PidReport, Report};
+use super::{
+    Answer, Class, ClassReport, ClientReport, Close, Connection, Fault, FaultReport, Kind, Latency, Lost, LostRequest,
+    PidReport, Report,
+};
 
 /// Half of the time around a reload whose requests are counted apart.
 const NEAR: Duration = Duration::from_millis(250);
@@ -67,6 +70,8 @@ pub(super) struct Tally {
     recent: VecDeque<Recent>,
     marks: Vec<Instant>,
     lost: Vec<LostRequest>,
+    classes: BTreeMap<Class, ClassReport>,
+    faults: Vec<FaultReport>,
     went_back: u64,
     last_quick_answer: Instant,
     longest_silence: Duration,
@@ -81,6 +86,8 @@ impl Tally {
             recent: VecDeque::new(),
             marks: Vec::new(),
             lost: Vec::new(),
+            classes: BTreeMap::new(),
+            faults: Vec::new(),
             went_back: 0,
             last_quick_answer: started,
             longest_silence: Duration::ZERO,
@@ -150,6 +157,29 @@ impl Tally {
         self.went_back += 1;
     }
 
+    /// A connection that lasts begins; the marks before it, for [`Self::lasted`].
+    pub(super) fn begun(&mut self, class: Class) -> usize {
+        self.classes.entry(class).or_default().begun += 1;
+        self.marks.len()
+    }
+
+    /// One that began behind so many marks has come to its end, its own or that of the load, or to a fault.
+    pub(super) fn lasted(&mut self, class: Class, marks: usize, outcome: Result<bool, Fault>) {
+        let counts = self.classes.entry(class).or_default();
+        match outcome {
+            Ok(is_finished) => {
+                counts.finished += u64::from(is_finished);
+                counts.went_on += u64::from(self.marks.len() > marks);
+            }
+            Err(Fault { kind, detail }) => {
+                *counts.faults.entry(kind).or_default() += 1;
+                if self.faults.len() < LOST_KEPT_MAX {
+                    self.faults.push(FaultReport { at: self.started.elapsed(), class, fault: kind, detail });
+                }
+            }
+        }
+    }
+
     /// Marks an instant as a reload's.
     pub(super) fn mark(&mut self, now: Instant) {
         self.marks.push(now);
@@ -170,6 +200,8 @@ impl Tally {
             marks: self.marks.len(),
             pids: self.pids.clone(),
             lost: self.lost.clone(),
+            classes: self.classes.clone(),
+            faults: self.faults.clone(),
             went_back: self.went_back,
             longest_silence: self.longest_silence,
             ..Report::default()

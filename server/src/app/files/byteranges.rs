@@ -2,11 +2,10 @@
 //!
 //! Pure: it says which text stands before, between and behind the pieces of the file.
 
-use std::collections::VecDeque;
 use std::hash::{BuildHasher, RandomState};
 use std::ops::Range;
 
-use super::content::Piece;
+use crate::http::Piece;
 
 /// What separates the parts of one response: chosen at random, so that no file can be made to hold it.
 pub(super) fn boundary() -> String {
@@ -20,15 +19,15 @@ pub(super) fn content_range(range: &Range<u64>, length: u64) -> String {
 }
 
 /// The body for these ranges of a file of this type and length. None of them is empty.
-pub(super) fn pieces(ranges: &[Range<u64>], kind: &str, length: u64, boundary: &str) -> VecDeque<Piece> {
-    let mut pieces = VecDeque::with_capacity(2 * ranges.len() + 1);
+pub(super) fn pieces(ranges: &[Range<u64>], kind: &str, length: u64, boundary: &str) -> Vec<Piece> {
+    let mut pieces = Vec::with_capacity(2 * ranges.len() + 1);
     for range in ranges {
         let separator = if pieces.is_empty() { "" } else { "\r\n" };
         let about = content_range(range, length);
         let head = format!("{separator}--{boundary}\r\ncontent-type: {kind}\r\ncontent-range: {about}\r\n\r\n");
-        pieces.extend([Piece::Text(head.into_bytes()), Piece::File(range.clone())]);
+        pieces.extend([Piece::Memory(head.into_bytes()), Piece::File(range.clone())]);
     }
-    pieces.push_back(Piece::Text(format!("\r\n--{boundary}--\r\n").into_bytes()));
+    pieces.push(Piece::Memory(format!("\r\n--{boundary}--\r\n").into_bytes()));
     pieces
 }
 
@@ -40,7 +39,7 @@ mod tests {
     fn parts_are_framed_as_the_standard_has_it() {
         let body = pieces(&[0..1, 5..10], "text/plain", 100, "b");
         let text = body.into_iter().fold(String::new(), |text, piece| match piece {
-            Piece::Text(bytes) => text + std::str::from_utf8(&bytes).unwrap(),
+            Piece::Memory(bytes) => text + std::str::from_utf8(&bytes).unwrap(),
             Piece::File(range) => text + &format!("<{range:?}>"),
         });
         let expected = "--b\r\ncontent-type: text/plain\r\ncontent-range: bytes 0-0/100\r\n\r\n<0..1>\r\n\

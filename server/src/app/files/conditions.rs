@@ -9,7 +9,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use crate::app::Etag;
+use crate::config::Etag;
 
 /// How long a file has to be left alone until its tag is a strong one: timestamps have a resolution, and within it two
 /// changes look like one.

@@ -4,25 +4,27 @@
 
 use std::fmt::Write as _;
 
-use clap::Arg;
+use clap::{Arg, ArgAction, ArgMatches, Command as Clap};
 
-use super::{Origin, ServeArgs, command, file};
+use super::file::{File, keys};
+use crate::config::{ValueSource, is_given, items};
 
 /// Comments begin in this column, or behind what is longer.
 const COMMENT_COLUMN: usize = 40;
 
-/// Each key of the configuration with its value and its origin, a line each.
-pub(crate) fn effective(args: &ServeArgs) -> String {
-    let command = command();
-    let serve = command.find_subcommand("serve").expect("serve is a command");
+/// Each key of the configuration of `serve` with its value and its source, a line each: what was matched, and what the
+/// file said.
+pub(super) fn effective(serve: &Clap, matches: &ArgMatches, file: Option<&File>) -> String {
     let mut text = String::new();
-    for flag in file::keys(serve) {
-        let line = match value(args, flag) {
+    for flag in keys(serve) {
+        let position = file.and_then(|file| file.position(flag.get_id().as_str()));
+        let source = ValueSource::of(matches.value_source(flag.get_id().as_str()), position);
+        let line = match value(flag, matches, &source) {
             Some(value) => format!("{} = {value}", key(flag)),
             None => format!("# {}: {}", key(flag), unset(flag)),
         };
         // Writing to a String cannot fail.
-        _ = writeln!(text, "{line:<COMMENT_COLUMN$} # {}", origin(args, flag));
+        _ = writeln!(text, "{line:<COMMENT_COLUMN$} # {}", shown(&source, flag));
     }
     text
 }
@@ -32,25 +34,24 @@ fn key(flag: &Arg) -> &str {
 }
 
 /// The value as TOML; none where nothing, or the empty text, was given.
-fn value(args: &ServeArgs, flag: &Arg) -> Option<String> {
-    let id = flag.get_id().as_str();
-    if id == "listen" {
-        let listen: Vec<String> = args.listen.iter().map(|text| quoted(text)).collect();
-        return (!listen.is_empty()).then(|| format!("[{}]", listen.join(", ")));
+fn value(flag: &Arg, matches: &ArgMatches, source: &ValueSource) -> Option<String> {
+    let mut texts = matches.get_raw(flag.get_id().as_str())?.map(|text| text.to_string_lossy().into_owned());
+    if matches!(flag.get_action(), ArgAction::Append) {
+        let is_split = *source == ValueSource::Variable && is_given(flag);
+        let items = texts.flat_map(|text| if is_split { items(&text) } else { vec![text] });
+        return Some(format!("[{}]", items.map(|text| quoted(&text)).collect::<Vec<_>>().join(", ")));
     }
-    let text = args.origins.text(id)?;
-    Some(match text.as_str() {
-        "true" | "false" => text,
+    Some(match texts.next().filter(|text| !text.is_empty())?.as_str() {
+        text @ ("true" | "false") => text.to_owned(),
         text => quoted(text),
     })
 }
 
-fn origin(args: &ServeArgs, flag: &Arg) -> String {
-    let id = flag.get_id().as_str();
-    match args.origins.get(id) {
-        Origin::Default => "default".to_owned(),
-        Origin::File(place) => place.to_string(),
-        given @ (Origin::Flag | Origin::Variable) => given.name(id),
+fn shown(source: &ValueSource, flag: &Arg) -> String {
+    match source {
+        ValueSource::Default => "default".to_owned(),
+        ValueSource::File(position) => position.to_string(),
+        ValueSource::Flag | ValueSource::Variable => source.name(flag),
     }
 }
 
@@ -71,14 +72,23 @@ mod tests {
     use std::ffi::OsString;
     use std::fs;
 
-    use super::super::{Command, parse};
-    use super::*;
+    use super::super::parse::{CommandLine, read};
     use crate::config::Config;
+    use crate::program::cli::Command;
+    use crate::program::configuration::checked;
+    use crate::program::package::Package;
 
-    fn args(words: &[&str]) -> ServeArgs {
-        let words = ["reborn", "check"].iter().chain(words).map(OsString::from);
-        let Command::Check(args) = parse(words).unwrap() else { panic!("check is a command") };
-        *args
+    fn line(words: &[&str]) -> CommandLine {
+        read(&Package::reborn(), ["reborn", "check"].iter().chain(words).map(OsString::from)).unwrap()
+    }
+
+    fn effective(line: &CommandLine) -> String {
+        line.effective(&Package::reborn())
+    }
+
+    fn config(line: &CommandLine) -> Config {
+        let Command::Check(args) = &line.command else { panic!("check is a command") };
+        checked(args).unwrap()
     }
 
     #[test]
@@ -86,7 +96,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("reborn.toml");
         fs::write(&file, "\nidle-timeout = \"5s\"\nprobation = \"0s\"\nlisten = [\"a=@a\", \"b=@b\"]\n").unwrap();
-        let shown = effective(&args(&["--config", file.to_str().unwrap(), "--probation=2s", "--demo"]));
+        let shown = effective(&line(&["--config", file.to_str().unwrap(), "--probation=2s", "--demo"]));
         let has = |left: &str, origin: &str| {
             let found = shown.lines().any(|line| {
                 line.split_once(" # ").is_some_and(|(value, from)| value.trim_end() == left && from == origin)
@@ -107,12 +117,12 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("reborn.toml");
         let words = ["--demo", "--listen=a=unix:/run/a\"\\\u{7f}", "--connections=7", "--pid-file=x y"];
-        let first = args(&words);
+        let first = line(&words);
         fs::write(&file, effective(&first)).unwrap();
-        let second = args(&["--config", file.to_str().unwrap()]);
-        assert_eq!(Config::new(&first).unwrap(), Config::new(&second).unwrap());
-        fs::write(&file, effective(&args(&[]))).unwrap();
-        let third = args(&["--config", file.to_str().unwrap()]);
-        assert_eq!(Config::new(&args(&[])).unwrap(), Config::new(&third).unwrap());
+        let second = line(&["--config", file.to_str().unwrap()]);
+        assert_eq!(config(&first), config(&second));
+        fs::write(&file, effective(&line(&[]))).unwrap();
+        let third = line(&["--config", file.to_str().unwrap()]);
+        assert_eq!(config(&line(&[])), config(&third));
     }
 }

@@ -4,7 +4,6 @@
 //! flag cannot lack one; a value becomes the text that would have been typed, and is checked like one.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::fs;
 use std::io::Read;
 use std::path::Path;
@@ -13,7 +12,9 @@ use std::sync::Arc;
 use clap::{Arg, ArgAction, Command as Clap};
 use toml::de::{DeTable, DeValue};
 
-use crate::config::cause_at;
+use crate::config::{FilePosition, with_file_value};
+use crate::program::configuration::cause;
+use crate::program::package::Package;
 
 /// A longer file is no configuration.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
@@ -21,84 +22,81 @@ const FILE_BYTES_MAX: u64 = 1024 * 1024;
 /// How alike an unknown key and a known one must be for a suggestion (`strsim::jaro_winkler`).
 const ALIKE: f64 = 0.8;
 
-/// Where a value stands.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
-    path: Arc<str>,
-    line: usize,
-}
-
-impl fmt::Display for Place {
-    /// `FILE:LINE`, which editors and terminals know how to open.
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "{}:{}", self.path, self.line)
-    }
-}
-
 /// What a configuration file says, by clap's id.
 #[derive(Clone, Debug)]
-pub(super) struct File(BTreeMap<String, (Place, Vec<String>)>);
+pub(super) struct File(BTreeMap<String, (FilePosition, Vec<String>)>);
 
 impl File {
     /// Reads a file whose keys are the flags of `serve`. The error names the file, the line, the key, and what would be
     /// right.
-    pub(super) fn read(path: &Path, serve: &Clap) -> Result<File, String> {
+    pub(super) fn read(path: &Path, serve: &Clap, package: &Package) -> Result<File, String> {
         let shown = path.display();
         let text = contents(path).map_err(|cause| format!("{shown}: {cause}"))?;
-        File::parse(&shown.to_string(), &text, serve)
+        File::parse(&shown.to_string(), &text, serve, package)
     }
 
-    pub(super) fn parse(path: &str, text: &str, serve: &Clap) -> Result<File, String> {
+    pub(super) fn parse(path: &str, text: &str, serve: &Clap, package: &Package) -> Result<File, String> {
         let path: Arc<str> = path.into();
-        let place = |at: usize| Place { path: Arc::clone(&path), line: 1 + text[..at].matches('\n').count() };
+        let position = |at: usize| FilePosition::new(Arc::clone(&path), 1 + text[..at].matches('\n').count());
         let table = DeTable::parse(text).map_err(|error| {
-            let place = place(error.span().map_or(0, |span| span.start));
-            format!("{place}: {}; write KEY = VALUE, texts in quotes", one_line(error.message()))
+            let position = position(error.span().map_or(0, |span| span.start));
+            format!("{position}: {}; write KEY = VALUE, texts in quotes", one_line(error.message()))
         })?;
         let mut values = BTreeMap::new();
         for (key, value) in table.get_ref() {
-            let place = place(key.span().start);
+            let position = position(key.span().start);
             let Some(flag) = keys(serve).find(|flag| flag.get_long() == Some(key.get_ref())) else {
-                return Err(format!("{place}: unknown key {:?}; {}", key.get_ref(), suggestion(key.get_ref(), serve)));
+                return Err(format!(
+                    "{position}: unknown key {:?}; {}",
+                    key.get_ref(),
+                    suggestion(key.get_ref(), serve, package)
+                ));
             };
-            let texts = texts(flag, value.get_ref()).map_err(|cause| format!("{place}: {}: {cause}", key.get_ref()))?;
-            values.insert(flag.get_id().to_string(), (place, texts));
+            let texts =
+                texts(flag, value.get_ref()).map_err(|cause| format!("{position}: {}: {cause}", key.get_ref()))?;
+            values.insert(flag.get_id().to_string(), (position, texts));
         }
         Ok(File(values))
     }
 
     /// Where the file gives the value with this id, if it does.
-    pub(super) fn place(&self, id: &str) -> Option<Place> {
-        self.0.get(id).map(|(place, _)| place.clone())
+    pub(super) fn position(&self, id: &str) -> Option<FilePosition> {
+        self.0.get(id).map(|(position, _)| position.clone())
+    }
+
+    /// Where the file gives this value for this id, if it does.
+    pub(super) fn position_of(&self, id: &str, value: &str) -> Option<&FilePosition> {
+        let (position, texts) = self.0.get(id)?;
+        texts.iter().any(|text| text == value).then_some(position)
     }
 
     /// `serve` with what the file says in the place of its defaults: flags and variables win over those by themselves.
     pub(super) fn applied(&self, serve: Clap) -> Clap {
-        self.0.iter().fold(serve, |serve, (id, (_, texts))| {
-            let texts = texts.clone();
-            serve.mut_arg(id, |flag| flag.default_values(texts))
+        self.0.iter().fold(serve, |serve, (id, (position, texts))| {
+            serve.mut_arg(id, |flag| with_file_value(flag, texts.clone(), position))
         })
     }
 }
 
-/// The flags of `serve` that are keys of the file: all but the one that names the file, and those without a value.
+/// The flags of `serve` that are keys of the file: all but the one that names the file, those without a value, and those
+/// that the help does not show.
 pub fn keys(serve: &Clap) -> impl Iterator<Item = &Arg> {
     serve
         .get_arguments()
         .filter(|flag| flag.get_long().is_some() && flag.get_action().takes_values())
-        .filter(|flag| flag.get_id() != "config")
+        .filter(|flag| flag.get_id() != "config" && !flag.is_hide_set())
 }
 
 fn contents(path: &Path) -> Result<String, String> {
     const ADVICE: &str = "give a TOML file with --config, or leave it out";
     let refuse = |cause: String| format!("the configuration cannot be read: {cause}; {ADVICE}");
     // A pipe would wait for a writer, and the next generation would find it empty.
-    if !fs::metadata(path).map_err(|error| refuse(cause_at(path, &error)))?.is_file() {
+    if !fs::metadata(path).map_err(|error| refuse(cause(path, &error)))?.is_file() {
         return Err(refuse("it is no regular file".to_owned()));
     }
     let mut bytes = Vec::new();
     let read = fs::File::open(path).and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes));
-    read.map_err(|error| refuse(cause_at(path, &error)))?;
+    read.map_err(|error| refuse(cause(path, &error)))?;
     if bytes.len() as u64 > FILE_BYTES_MAX {
         return Err(refuse(format!("it is longer than {FILE_BYTES_MAX} bytes")));
     }
@@ -125,12 +123,12 @@ fn text(value: &DeValue<'_>) -> Result<String, String> {
     }
 }
 
-fn suggestion(unknown: &str, serve: &Clap) -> String {
+fn suggestion(unknown: &str, serve: &Clap, package: &Package) -> String {
     let alike = |key: &str| strsim::jaro_winkler(unknown, key);
     let nearest = keys(serve).filter_map(Arg::get_long).max_by(|one, other| alike(one).total_cmp(&alike(other)));
     match nearest.filter(|key| alike(key) >= ALIKE) {
         Some(key) => format!("did you mean {key:?}?"),
-        None => "the keys are the flags of `reborn help serve` without their dashes".to_owned(),
+        None => package.named("the keys are the flags of `reborn help serve` without their dashes"),
     }
 }
 
@@ -143,7 +141,12 @@ mod tests {
     use super::*;
 
     fn parse(text: &str) -> Result<File, String> {
-        File::parse("reborn.toml", text, super::super::command().find_subcommand("serve").unwrap())
+        File::parse(
+            "reborn.toml",
+            text,
+            super::super::command::command().find_subcommand("serve").unwrap(),
+            &Package::reborn(),
+        )
     }
 
     #[track_caller]
@@ -160,7 +163,7 @@ mod tests {
         )
         .unwrap();
         let found: Vec<_> =
-            file.0.iter().map(|(id, (place, texts))| (id.as_str(), place.to_string(), texts.join(" "))).collect();
+            file.0.iter().map(|(id, (position, texts))| (id.as_str(), position.to_string(), texts.join(" "))).collect();
         let expected = [
             ("connections", "reborn.toml:5", "1000"),
             ("demo", "reborn.toml:4", "true"),
@@ -191,9 +194,9 @@ mod tests {
     #[test]
     fn what_is_no_text_file_is_refused_without_waiting_for_it() {
         let folder = tempfile::tempdir().unwrap();
-        let serve = super::super::command();
+        let serve = super::super::command::command();
         let serve = serve.find_subcommand("serve").unwrap();
-        let refused = |path: &Path| File::read(path, serve).unwrap_err();
+        let refused = |path: &Path| File::read(path, serve, &Package::reborn()).unwrap_err();
         let (missing, bytes) = (folder.path().join("missing"), folder.path().join("bytes"));
         fs::write(&bytes, [0xff]).unwrap();
         assert!(refused(&missing).contains("missing: the configuration cannot be read: No such file"));

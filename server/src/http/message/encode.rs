@@ -1,22 +1,17 @@
 //! From a response to the bytes of its head: what a handler may not say is refused or left out, and what HTTP asks for
 //! is put in.
 //!
-//! Heads of responses whose length is not known, and the chunks after them, are written by async-h1. It frames every
-//! response as if it had a body, for HTTP/1.1, and copies each header three times, so all other heads are written here.
+//! async-h1's own encoder is not used: it frames every response as if it had a body, for HTTP/1.1, copies each header three
+//! times, and cannot say where in a body it stands.
 
 use std::cell::Cell;
-use std::io;
-use std::pin::Pin;
-use std::task::{Context, Poll, Waker};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use async_h1::server::Encoder;
-use futures_lite::AsyncRead;
-use http_types::headers::{CONNECTION, HeaderName, HeaderValue, UPGRADE};
-use http_types::{Body, Method, Response, StatusCode};
+use http_types::headers::{CONNECTION, HeaderName, HeaderValue};
+use http_types::{Method, Response, StatusCode};
 use httpdate::HttpDate;
 
-use super::buffer;
+use super::super::plan::outbox::Outbox;
 use super::head::is_token;
 
 /// How messages and connections end is not the handler's to say.
@@ -33,84 +28,17 @@ pub(crate) struct Manner {
     pub(crate) close: bool,
 }
 
-/// Memory that fills with bytes to be sent.
-#[derive(Debug, Default)]
-pub(crate) struct Outbox {
-    bytes: Vec<u8>,
-    filled: usize,
-}
-
-impl Outbox {
-    pub(crate) fn filled(&self) -> &[u8] {
-        &self.bytes[..self.filled]
-    }
-
-    /// Room for more, after making sure that there is memory of the size asked for.
-    pub(crate) fn room(&mut self, large: bool) -> &mut [u8] {
-        let too_small = if large { self.bytes.len() < buffer::PIECE_BYTES } else { self.bytes.is_empty() };
-        if too_small {
-            self.replace(buffer::lend(large));
-        }
-        &mut self.bytes[self.filled..]
-    }
-
-    pub(crate) fn added(&mut self, count: usize) {
-        self.filled += count;
-    }
-
-    pub(crate) fn clear(&mut self) {
-        self.filled = 0;
-    }
-
-    /// Gives the memory back while there is nothing in it.
-    pub(crate) fn settle(&mut self) {
-        if self.filled == 0 {
-            buffer::give_back(std::mem::take(&mut self.bytes));
-        }
-    }
-
-    fn replace(&mut self, mut bytes: Vec<u8>) {
-        bytes[..self.filled].copy_from_slice(self.filled());
-        buffer::give_back(std::mem::replace(&mut self.bytes, bytes));
-    }
-
-    /// Adds bytes, in larger memory if need be.
-    fn extend(&mut self, bytes: &[u8]) {
-        let end = self.filled + bytes.len();
-        if end > self.bytes.len() {
-            self.grow(end);
-        }
-        self.bytes[self.filled..end].copy_from_slice(bytes);
-        self.filled = end;
-    }
-
-    /// Makes room for so many bytes in all.
-    #[cold]
-    fn grow(&mut self, end: usize) {
-        self.room(false);
-        if end > self.bytes.len() {
-            self.replace(vec![0; end.next_power_of_two()]);
-        }
-    }
-}
-
-impl Drop for Outbox {
-    fn drop(&mut self) {
-        buffer::give_back(std::mem::take(&mut self.bytes));
-    }
-}
-
-/// Where the bytes after the head come from.
-#[derive(Debug)]
-pub(crate) enum Source {
+/// How the bytes behind a head are framed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Framing {
     /// There are none.
-    Empty,
-    /// So many bytes of a body whose length was declared.
-    Length { body: Body, left: u64 },
-    /// Chunks, written by async-h1.
-    Chunks(Box<Encoder>),
-    /// A body that ends with the connection, for HTTP/1.0.
-    Rest(Body),
+    None,
+    /// So many of them.
+    Length(u64),
+    /// In chunks.
+    Chunked,
+    /// They end with the connection, for HTTP/1.0.
+    Close,
 }
 
 /// Whether the handler asks, by `Connection: close`, for the connection to be closed.
@@ -147,15 +75,12 @@ pub(crate) fn check_header(name: &HeaderName, value: &HeaderValue) -> Result<(),
     Ok(())
 }
 
-/// Writes the head of a checked response into `out`. Returns where its body comes from.
-pub(crate) fn head(mut response: Response, manner: Manner, out: &mut Outbox) -> io::Result<Source> {
+/// Writes the head of a checked response into `out`. Returns how its body is framed.
+pub(crate) fn head(response: &Response, manner: Manner, out: &mut Outbox) -> Framing {
     let status = response.status();
     let bodiless = manner.method == Method::Head || is_bodiless(status);
     let length = if status == StatusCode::ResetContent { Some(0) } else { response.len() };
-    if length.is_none() && !bodiless && !manner.old {
-        return chunked(response, manner, out);
-    }
-    let declared = write_head(&response, manner, out);
+    let declared = write_head(response, manner, out);
     // What a GET would have had, as the handler of a HEAD may say it; 304 likewise.
     let shown = declared.filter(|_| bodiless && length.is_none_or(|length| length == 0)).or(length);
     match shown {
@@ -166,12 +91,13 @@ pub(crate) fn head(mut response: Response, manner: Manner, out: &mut Outbox) -> 
         None => {}
     }
     out.extend(b"\r\n");
-    Ok(match length {
-        _ if bodiless => Source::Empty,
-        Some(0) if status == StatusCode::ResetContent => Source::Empty,
-        Some(length) => Source::Length { body: response.take_body(), left: length as u64 },
-        None => Source::Rest(response.take_body()),
-    })
+    match length {
+        _ if bodiless => Framing::None,
+        Some(0) if status == StatusCode::ResetContent => Framing::None,
+        Some(length) => Framing::Length(length as u64),
+        None if manner.old => Framing::Close,
+        None => Framing::Chunked,
+    }
 }
 
 /// Writes all of a head but its framing and its end. Returns the length that the handler declared.
@@ -230,22 +156,6 @@ fn now() -> [u8; 29] {
     text
 }
 
-/// Has async-h1 write the head of a response whose length is not known, and afterwards the chunks.
-fn chunked(mut response: Response, manner: Manner, out: &mut Outbox) -> io::Result<Source> {
-    // A look-up by name costs an allocation, and nearly no response has these.
-    let ours: Vec<_> = response.header_names().filter(|name| OURS.contains(&name.as_str())).cloned().collect();
-    for name in ours {
-        response.remove_header(name);
-    }
-    let upgrades = response.header(UPGRADE).is_some();
-    if let Some(options) = connection_options(upgrades, manner) {
-        response.insert_header(CONNECTION, options);
-    }
-    let mut encoder = Box::new(Encoder::new(response, manner.method));
-    read_head(&mut encoder, out)?;
-    Ok(Source::Chunks(encoder))
-}
-
 /// What the Connection header says, if there has to be one: how it goes on, and that Upgrade concerns this connection.
 fn connection_options(upgrades: bool, manner: Manner) -> Option<&'static str> {
     match (manner.close, manner.old, upgrades) {
@@ -263,34 +173,18 @@ fn is_bodiless(status: StatusCode) -> bool {
     matches!(status, StatusCode::SwitchingProtocols | StatusCode::NoContent | StatusCode::NotModified)
 }
 
-/// Reads the head from async-h1. It is in memory: no wait, and nothing of the body is read yet.
-fn read_head(encoder: &mut Encoder, out: &mut Outbox) -> io::Result<()> {
-    let mut context = Context::from_waker(Waker::noop());
-    loop {
-        if out.room(false).is_empty() {
-            let larger = vec![0; out.bytes.len() * 2];
-            out.replace(larger);
-        }
-        match Pin::new(&mut *encoder).poll_read(&mut context, out.room(false)) {
-            Poll::Ready(Ok(0)) | Poll::Pending => return Err(io::ErrorKind::InvalidData.into()),
-            Poll::Ready(count) => out.added(count?),
-        }
-        if out.filled().ends_with(b"\r\n\r\n") {
-            return Ok(());
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use http_types::Body;
+
     use super::*;
 
     const GET: Manner = Manner { method: Method::Get, old: false, close: false };
 
-    fn written(response: Response, manner: Manner) -> (String, Source) {
+    fn written(response: &Response, manner: Manner) -> (String, Framing) {
         let mut out = Outbox::default();
-        let source = head(response, manner, &mut out).expect("a head");
-        (String::from_utf8(out.filled().to_vec()).expect("text"), source)
+        let framing = head(response, manner, &mut out);
+        (String::from_utf8(out.filled().to_vec()).expect("text"), framing)
     }
 
     fn has(head: &str, line: &str) -> bool {
@@ -309,11 +203,11 @@ mod tests {
         ] {
             response.insert_header(name, value);
         }
-        let (head, source) = written(response, GET);
+        let (head, framing) = written(&response, GET);
         assert!(has(&head, "content-length: 3"), "{head}");
         assert!(!head.contains("transfer-encoding") && !head.contains("connection") && !head.contains("keep-alive"));
         assert!(head.contains("\r\ndate: "));
-        assert!(matches!(source, Source::Length { left: 3, .. }));
+        assert_eq!(framing, Framing::Length(3));
     }
 
     #[test]
@@ -321,7 +215,7 @@ mod tests {
         let mut response = Response::new(200);
         let names = ["a", "b", "c", "d", "e", "f", "g", "h"];
         names.iter().rev().for_each(|name| drop(response.insert_header(*name, "x")));
-        let (head, _) = written(response, GET);
+        let (head, _) = written(&response, GET);
         assert!(head.contains(&names.map(|name| format!("{name}: x\r\n")).concat()), "{head}");
     }
 
@@ -330,32 +224,32 @@ mod tests {
         for status in [StatusCode::NoContent, StatusCode::NotModified] {
             let mut response = Response::new(status);
             response.set_body("abc");
-            let (head, source) = written(response, GET);
+            let (head, framing) = written(&response, GET);
             assert!(!head.contains("content-length") && !head.contains("transfer-encoding"), "{head}");
-            assert!(matches!(source, Source::Empty));
+            assert_eq!(framing, Framing::None);
         }
-        let (head, _) = written(Response::new(304), GET);
+        let (head, _) = written(&Response::new(304), GET);
         assert!(head.starts_with("HTTP/1.1 304 Not Modified\r\n"), "{head}");
         let mut response = Response::new(304);
         response.insert_header("Content-Length", "7");
-        assert!(has(&written(response, GET).0, "content-length: 7"));
+        assert!(has(&written(&response, GET).0, "content-length: 7"));
         let mut response = Response::new(205);
         response.set_body("abc");
-        assert!(has(&written(response, GET).0, "content-length: 0"));
+        assert!(has(&written(&response, GET).0, "content-length: 0"));
     }
 
     #[test]
     fn a_switch_of_protocols_says_so_and_has_no_framing() {
         let mut response = Response::new(StatusCode::SwitchingProtocols);
         response.insert_header("Upgrade", "echo");
-        let (head, source) = written(response, GET);
+        let (head, framing) = written(&response, GET);
         assert!(head.starts_with("HTTP/1.1 101 Switching Protocols\r\n"), "{head}");
         assert!(has(&head, "connection: upgrade") && has(&head, "upgrade: echo"), "{head}");
         assert!(!head.contains("content-length") && !head.contains("transfer-encoding"), "{head}");
-        assert!(matches!(source, Source::Empty));
+        assert_eq!(framing, Framing::None);
         let mut response = Response::new(StatusCode::UpgradeRequired);
         response.insert_header("Upgrade", "echo");
-        let (head, _) = written(response, Manner { close: true, ..GET });
+        let (head, _) = written(&response, Manner { close: true, ..GET });
         assert!(has(&head, "connection: close, upgrade") && has(&head, "content-length: 0"), "{head}");
     }
 
@@ -364,11 +258,11 @@ mod tests {
         let manner = Manner { method: Method::Head, ..GET };
         let mut response = Response::new(200);
         response.set_body("abc");
-        let (head, source) = written(response, manner);
-        assert!(has(&head, "content-length: 3") && matches!(source, Source::Empty));
+        let (head, framing) = written(&response, manner);
+        assert!(has(&head, "content-length: 3") && framing == Framing::None);
         let mut response = Response::new(200);
         response.insert_header("Content-Length", "7");
-        assert!(has(&written(response, manner).0, "content-length: 7"));
+        assert!(has(&written(&response, manner).0, "content-length: 7"));
     }
 
     #[test]
@@ -378,12 +272,12 @@ mod tests {
             response.set_body(Body::from_reader(&b"abc"[..], None));
             response
         };
-        let (head, source) = written(unknown(), GET);
-        assert!(has(&head, "transfer-encoding: chunked") && matches!(source, Source::Chunks(_)));
-        let (head, source) = written(unknown(), Manner { old: true, close: true, ..GET });
+        let (head, framing) = written(&unknown(), GET);
+        assert!(has(&head, "transfer-encoding: chunked") && framing == Framing::Chunked);
+        let (head, framing) = written(&unknown(), Manner { old: true, close: true, ..GET });
         assert!(!head.contains("transfer-encoding") && has(&head, "connection: close"), "{head}");
-        assert!(matches!(source, Source::Rest(_)));
-        let (head, _) = written(Response::new(200), Manner { old: true, ..GET });
+        assert_eq!(framing, Framing::Close);
+        let (head, _) = written(&Response::new(200), Manner { old: true, ..GET });
         assert!(has(&head, "connection: keep-alive"));
     }
 
@@ -406,7 +300,7 @@ mod tests {
     fn a_head_larger_than_a_buffer_is_written_whole() {
         let mut response = Response::new(200);
         response.insert_header("x", "y".repeat(100_000));
-        let (head, _) = written(response, GET);
+        let (head, _) = written(&response, GET);
         assert!(head.len() > 100_000 && head.ends_with("\r\n\r\n"));
     }
 }

@@ -12,9 +12,9 @@ use std::time::{Duration, Instant};
 
 use event_listener::EventListener;
 
+use super::capacity::Capacity;
 use super::deadline::Deadline;
-use crate::http::Capacity;
-use crate::http::limits::LEAST_BYTES_PER_SECOND;
+use super::limits::LEAST_BYTES_PER_SECOND;
 
 /// A client below this pace makes room for others, once it has used up an allowance of so long in the same way.
 const SLOW_BYTES_PER_SECOND: u64 = 4 * 1024;

@@ -10,10 +10,10 @@ use std::str::FromStr;
 use http_types::{Method, StatusCode};
 use memchr::memchr_iter;
 
+use super::super::limits::Limits;
 use super::framing::{Framing, Lines};
 use super::refusal::Refusal;
 use super::target::{self, Target};
-use crate::http::Limits;
 
 /// The most header lines that can be configured.
 pub(crate) const HEADERS_MAX: usize = 256;

@@ -104,6 +104,13 @@ impl Buffer {
         }
     }
 
+    /// Puts bytes in front of those not yet used.
+    pub(crate) fn put_back(&mut self, bytes: &[u8]) {
+        if !bytes.is_empty() {
+            *self = Buffer::with([bytes, self.filled()].concat());
+        }
+    }
+
     /// Takes the waiting bytes out, for another process to go on with.
     pub(crate) fn take(&mut self) -> Vec<u8> {
         let waiting = self.filled().to_vec();

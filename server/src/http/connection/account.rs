@@ -1,0 +1,49 @@
+//! The account of the request that a connection serves: begun with its first byte, shown to the observers at its end.
+
+use std::time::{Duration, Instant};
+
+use http_types::Request;
+
+use super::Connection;
+use crate::http::handler::{Decoration, Handler};
+use crate::http::message::encode;
+use crate::http::observe::Account;
+
+impl<H: Handler> Connection<'_, H> {
+    /// Begins the account of a request whose first byte came so long ago, if somebody wants to be told of it.
+    pub(super) fn open_account(&mut self, ago: Duration) {
+        if !self.context.observers.is_empty() {
+            let now = Instant::now();
+            self.account = Some(Box::new(Account::begun(now.checked_sub(ago).unwrap_or(now))));
+        }
+    }
+
+    /// Takes down what has come of a head that did not pass, or did not come whole.
+    pub(super) fn take_unchecked(&mut self) {
+        if let Some(account) = &mut self.account {
+            account.take_unchecked(self.wire.transport.received().filled());
+        }
+    }
+
+    /// Tells the observers of a request that was cut, if there is one: within its head, before its answer, or within that.
+    pub(super) fn cut_account(&mut self) {
+        self.take_unchecked();
+        self.close_account(false);
+    }
+
+    /// Tells the observers of a request that is over, its response `complete` or not.
+    pub(super) fn close_account(&mut self, complete: bool) {
+        if let Some(account) = self.account.take() {
+            let served = account.served(self.listener.as_deref(), self.peer.as_deref(), complete);
+            self.context.observers.iter().for_each(|observe| observe(&served));
+        }
+    }
+
+    /// The headers that every response gets.
+    pub(super) fn decoration(&self, request: Option<&Request>) -> Decoration {
+        let Some(decorate) = &self.context.decorate else { return Decoration::new() };
+        let mut decoration = decorate(request);
+        decoration.retain(|(name, value)| encode::check_header(name, value).is_ok());
+        decoration
+    }
+}

@@ -1,0 +1,341 @@
+//! From a request to its answer: the handler, the response on its way, and what follows it.
+
+use std::future::poll_fn;
+use std::io;
+use std::panic::AssertUnwindSafe;
+use std::pin::pin;
+use std::task::Poll;
+use std::time::Duration;
+
+use futures_lite::FutureExt;
+use futures_lite::future::poll_once;
+use http_types::headers::RETRY_AFTER;
+use http_types::{Response, StatusCode};
+use restart_core::Phase;
+
+use super::follow::{Facts, Follows, UNREAD_BYTES_MAX, follows, follows_failure, reason_of, refusal_of};
+use super::{Answer, Closed, Connection, Message, State};
+use crate::http::handler::{Decoration, Handler};
+use crate::http::lifetime::{Reason, UnderWay, Unfinished};
+use crate::http::message::encode::{self, Manner};
+use crate::http::message::framing::Framing;
+use crate::http::message::refusal::plain;
+use crate::http::moves::Moves;
+use crate::http::pace::Pace;
+use crate::http::plan::Plan;
+use crate::http::plan::outbox::Outbox;
+use crate::http::plan::rest::{DESCRIBED_BYTES_MAX, Rest};
+use crate::http::plan::sending::{Ahead, Failure, Sending, Sent};
+use crate::http::shutdown::Shutdown;
+use crate::http::upgrade::{self, Offer, Switching};
+use crate::http::wire::{self, BodyState};
+
+/// How long reading the rest of a body that nobody wants may take.
+const UNREAD_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How many requests that were sent already are answered before a connection closes because the process is to end.
+const PIPELINED_MAX: u32 = 1_000;
+
+impl<H: Handler> Connection<'_, H> {
+    /// Has the handler answer. Nothing is returned if the client is gone before it does.
+    pub(super) async fn request(&mut self, message: Message) -> Option<Answer> {
+        let Message { mut request, keep_alive, framing, expects_continue, manner, offer } = message;
+        request.set_peer_addr(self.peer.as_deref());
+        request.ext_mut().insert(Shutdown::new(&self.context.drain));
+        let decoration = self.decoration(Some(&request));
+        wire::attach(&self.wire, &mut request, framing, expects_continue, &self.context.limits);
+        if framing == Framing::None {
+            // A handler may take long; without a body to read, no memory waits with it.
+            self.wire.settle();
+        }
+        let Some(entry) = self.context.capacity.enter() else {
+            // What the client sends of its body is treated as if a handler had left it unread.
+            drop(request);
+            self.requests += 1;
+            let close = if keep_alive { None } else { Some(Reason::Asked) };
+            return Some(Answer { response: overloaded(), manner, close, decoration, offer: None });
+        };
+        let handler = &self.context.handler;
+        let answered = {
+            let mut answering = pin!(AssertUnwindSafe(async { handler.answer(request).await }).catch_unwind());
+            let wire = &self.wire;
+            poll_fn(|context| match answering.as_mut().poll(context) {
+                Poll::Ready(answered) => Poll::Ready(Some(answered)),
+                Poll::Pending => wire.transport.poll_gone(context).map(|()| None),
+            })
+            .await?
+        };
+        drop(entry);
+        self.requests += 1;
+        let fault = self.wire.fault();
+        let response = match answered {
+            Ok(Ok(response)) => response,
+            Ok(Err(error)) => match fault {
+                Some(fault) => refusal_of(fault).response(),
+                None => failed(&error),
+            },
+            Err(_) => {
+                log::error!("the handler panicked; 500 is answered");
+                plain(StatusCode::InternalServerError, "the request could not be answered")
+            }
+        };
+        let close = if keep_alive { fault.map(reason_of) } else { Some(Reason::Asked) };
+        Some(Answer { response, manner, close, decoration, offer })
+    }
+
+    /// Sends an answer, and decides what follows it.
+    pub(super) async fn response(&mut self, answer: Answer) -> State {
+        let Answer { response, mut manner, mut close, decoration, offer } = answer;
+        let mut response = checked(response, offer.as_ref(), &self.context.moves);
+        let switch = switch_of(&mut response);
+        if switch.is_none() {
+            close = self.reason_to_close(close, &response, manner).await;
+        }
+        manner.close = close.is_some();
+        let may_move = switch.is_none();
+        let sent = match self.send(response, &decoration, manner, may_move).await {
+            Err(Failure::Unsent(error)) => {
+                let (substitute, reason) = self.substitute(&error);
+                (manner.close, close) = (true, Some(reason));
+                self.send(substitute, &decoration, manner, false).await
+            }
+            sent => sent,
+        };
+        match (sent, switch) {
+            (Ok(None), Some(then)) => {
+                self.close_account(true);
+                then
+            }
+            (sent, _) => self.sent(sent, close).await,
+        }
+    }
+
+    /// Sends what another process, or an earlier drain, has left of a response.
+    pub(super) async fn finish(&mut self, unfinished: Unfinished) -> State {
+        let Unfinished { rest, close, account } = unfinished;
+        (self.account, self.fresh, self.waited) = (account, false, Duration::ZERO);
+        match Plan::resume(rest, &self.context.moves) {
+            Ok(plan) => {
+                let sent = self.send_plan(plan, true, true).await;
+                self.sent(sent, close).await
+            }
+            Err(error) => {
+                log::error!("a response cannot be finished here: {error}; it is cut");
+                self.close_account(false);
+                State::Closed(Closed::AtOnce(Reason::Failed))
+            }
+        }
+    }
+
+    /// Goes on after a response that was sent as far as it will be here, or failed.
+    async fn sent(&mut self, sent: Result<Option<Rest>, Failure>, close: Option<Reason>) -> State {
+        let failure = match sent {
+            Ok(Some(rest)) => {
+                let account = self.account.take();
+                self.under_way = UnderWay::Response(Box::new(Unfinished { rest, close, account }));
+                return State::HandedOver;
+            }
+            Ok(None) => {
+                self.close_account(true);
+                return self.next(close).await;
+            }
+            Err(failure) => failure,
+        };
+        if self.ends_by_close {
+            self.wire.transport.reset();
+        }
+        self.close_account(false);
+        let fault = self.wire.fault();
+        tell(&failure, fault.is_some());
+        State::Closed(follows_failure(&failure, fault))
+    }
+
+    /// What is answered where a body failed before a byte of its response was sent, and why the connection closes then.
+    fn substitute(&self, error: &io::Error) -> (Response, Reason) {
+        if let Some(fault) = self.wire.fault() {
+            return (refusal_of(fault).response(), reason_of(fault));
+        }
+        log::error!("the body of a response failed: {error}; 500 is answered");
+        (plain(StatusCode::InternalServerError, "the request could not be answered"), Reason::Broken)
+    }
+
+    async fn send(
+        &mut self,
+        mut response: Response,
+        decoration: &Decoration,
+        manner: Manner,
+        may_move: bool,
+    ) -> Result<Option<Rest>, Failure> {
+        for (name, value) in decoration {
+            response.insert_header(name, value.clone());
+        }
+        let status = response.status();
+        let mut out = Outbox::default();
+        let framing = encode::head(&response, manner, &mut out);
+        if let Some(account) = &mut self.account {
+            (account.status, account.head_bytes) = (status.into(), out.filled().len() as u64);
+        }
+        let plan = Plan::new(response, framing, out, &self.context.moves);
+        self.send_plan(plan, false, may_move).await
+    }
+
+    /// Sends a plan, of which some was sent already if it has `begun`. Returns what is left of it where that is to be sent
+    /// elsewhere.
+    async fn send_plan(&mut self, mut plan: Plan, mut begun: bool, may_move: bool) -> Result<Option<Rest>, Failure> {
+        self.ends_by_close = plan.ends_by_close();
+        loop {
+            let pace = Pace::new(self.context.limits.write_timeout);
+            let described = self.account.as_ref().map_or(0, |account| account.own_bytes());
+            let (context, declined) = (self.context, self.declined);
+            let (wire, deadline) = (&*self.wire, &mut self.deadline);
+            let ahead = || {
+                let drain = &context.drain;
+                match drain.phase() {
+                    Phase::Serving => Ahead::Nothing,
+                    Phase::Stopping | Phase::Over => Ahead::End,
+                    Phase::Draining => {
+                        let is_offered = may_move && context.parks && declined != Some(drain.changes());
+                        // An upload that is still read stays, and so does what has too much to be told.
+                        let is_read = || matches!(wire.body_state(), BodyState::None | BodyState::Complete);
+                        let fits = || wire.received_bytes().max(described) <= DESCRIBED_BYTES_MAX;
+                        if is_offered && is_read() && fits() { Ahead::Move } else { Ahead::Nothing }
+                    }
+                }
+            };
+            let mut uncounted = 0;
+            let sent = self.account.as_mut().map_or(&mut uncounted, |account| &mut account.sent_bytes);
+            let sending = Sending { wire, deadline, pace, begun, sent, ahead: &ahead, ends: None };
+            if sending.run(&mut plan).await? == Sent::Whole {
+                self.ends_by_close = false;
+                return Ok(None);
+            }
+            match plan.into_rest().await {
+                Ok(rest) => return Ok(Some(rest)),
+                Err((back, error)) => {
+                    log::warn!("a response stays in this process: {error}");
+                    self.declined = Some(self.context.drain.changes());
+                    (plan, begun) = (back, true);
+                }
+            }
+        }
+    }
+
+    /// Why the connection has to be closed after this response, if it has to; what is known already is `close`.
+    async fn reason_to_close(&mut self, close: Option<Reason>, response: &Response, manner: Manner) -> Option<Reason> {
+        let by_handler =
+            || encode::asks_to_close(response) || (manner.old && encode::ends_by_close(response, manner.method));
+        let close = close.or_else(|| by_handler().then_some(Reason::Handler));
+        if close.is_none()
+            && let BodyState::Coming { abandoned: true, .. } = self.wire.body_state()
+        {
+            // What has arrived of a body that nobody wants costs little to drop.
+            let _ = poll_once(self.wire.discard(UNREAD_BYTES_MAX)).await;
+        }
+        let mut facts = Facts {
+            close,
+            is_sent: false,
+            phase: self.drain_phase(),
+            may_park: self.may_park(),
+            body: self.wire.body_state(),
+            more: None,
+        };
+        loop {
+            match follows(facts) {
+                Follows::Request => return None,
+                Follows::Close(reason) => return Some(reason),
+                Follows::Look => facts.more = Some(self.more_was_sent()),
+            }
+        }
+    }
+
+    /// Whether the client has sent another request already, received or still in the socket: it counts on an answer, and
+    /// may not dare to send it again. So many are waited for in all.
+    fn more_was_sent(&mut self) -> bool {
+        let is_read = matches!(self.wire.body_state(), BodyState::None | BodyState::Complete);
+        if self.pipelined == PIPELINED_MAX || !is_read {
+            return false;
+        }
+        // A head that is to be refused is more, too.
+        let is_there = || self.wire.skip_empty_lines().unwrap_or(true);
+        let more = is_there() || (self.wire.transport.receive().is_ok_and(|count| count > 0) && is_there());
+        self.pipelined += u32::from(more);
+        more
+    }
+
+    /// Goes on to what follows a response, past what was left unread of its request.
+    async fn next(&mut self, close: Option<Reason>) -> State {
+        if close.is_none() && !matches!(self.wire.body_state(), BodyState::None | BodyState::Complete) {
+            self.deadline.set(UNREAD_TIMEOUT);
+            let (wire, deadline) = (&self.wire, &mut self.deadline);
+            wire.discard(UNREAD_BYTES_MAX).or(poll_fn(|context| deadline.poll(context))).await;
+        }
+        let (phase, may_park, body) = (self.drain_phase(), self.may_park(), self.wire.body_state());
+        match follows(Facts { close, is_sent: true, phase, may_park, body, more: None }) {
+            Follows::Close(reason) => State::Closed(Closed::Lingering(reason)),
+            Follows::Request | Follows::Look => {
+                if body != BodyState::None {
+                    self.wire.end_message();
+                }
+                State::Idle
+            }
+        }
+    }
+}
+
+/// To what a response switches, if it does.
+fn switch_of(response: &mut Response) -> Option<State> {
+    if response.status() != StatusCode::SwitchingProtocols {
+        return None;
+    }
+    let registered = response.ext_mut().remove::<Switching>();
+    Some(
+        registered
+            .map_or_else(|| State::Upgraded(response.send_upgrade()), |switching| State::Protocol(Box::new(switching))),
+    )
+}
+
+/// Says what went wrong with a response, whose request's body may have `failed` as well.
+fn tell(failure: &Failure, failed: bool) {
+    match failure {
+        Failure::Unsent(error) | Failure::Broken(error) if failed => {
+            log::debug!("the body of a response failed with that of its request: {error}; the response is cut");
+        }
+        Failure::Unsent(error) | Failure::Broken(error) => {
+            log::error!("the body of a response failed: {error}; the response is cut");
+        }
+        Failure::Long => log::error!("the body of a response is longer than it declared; the rest is dropped"),
+        Failure::Failed(error) => log::debug!("a response could not be sent: {error}"),
+        Failure::Over(_) => {}
+    }
+}
+
+/// A response that may be sent: the handler's own, or 500 where its own would break the protocol.
+fn checked(response: Response, offer: Option<&Offer>, moves: &Moves) -> Response {
+    match encode::check(&response).and_then(|()| upgrade::check(&response, offer)).and_then(|()| moves.check(&response))
+    {
+        Ok(()) => response,
+        Err(cause) => {
+            log::error!("the handler made a response with {cause}; 500 is answered");
+            plain(StatusCode::InternalServerError, "the request could not be answered")
+        }
+    }
+}
+
+/// The answer to a request whose handler failed: the error's own status if it is one of failure, else 500.
+fn failed(error: &http_types::Error) -> Response {
+    let status = error.status();
+    if status.is_client_error() {
+        log::debug!("the handler refused a request: {error}");
+        return plain(status, "the request could not be answered");
+    }
+    log::error!("the handler failed: {error}");
+    let status = if status.is_server_error() { status } else { StatusCode::InternalServerError };
+    plain(status, "the request could not be answered")
+}
+
+/// The answer to a request that finds no room.
+fn overloaded() -> Response {
+    let mut response = plain(StatusCode::ServiceUnavailable, "too many requests are being answered");
+    response.insert_header(RETRY_AFTER, "1");
+    response
+}

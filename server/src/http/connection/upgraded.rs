@@ -1,0 +1,72 @@
+//! A connection after a switch of protocols: in the hands of a handler, or of a registered protocol, until they leave it.
+
+use std::io;
+use std::panic::AssertUnwindSafe;
+use std::time::Duration;
+
+use futures_lite::FutureExt;
+use http_types::upgrade::{Connection as Stream, Sender as StreamSender};
+use restart_core::Phase;
+
+use super::{Closed, Connection, State};
+use crate::http::handler::Handler;
+use crate::http::lifetime::{Reason, UnderWay};
+use crate::http::plan::rest::DESCRIBED_BYTES_MAX;
+use crate::http::upgrade::{Leave, Switching, Upgraded};
+
+impl<H: Handler> Connection<'_, H> {
+    /// Leaves the connection to whoever receives it as a stream, until the stream is dropped.
+    pub(super) async fn upgraded(&mut self, receiver: StreamSender) -> State {
+        let (held, dropped) = smol::channel::bounded(1);
+        let stream = Upgraded::new(&self.wire, &self.context.drain, self.peer.clone(), (false, None), Some(held));
+        receiver.send(Stream::new(stream)).await;
+        // Nothing is ever sent: it ends with the stream.
+        let _ = dropped.recv().await;
+        self.left()
+    }
+
+    /// Has a registered protocol serve the connection, until it leaves it.
+    pub(super) async fn protocol(&mut self, switching: Switching) -> State {
+        let Switching { name, state } = switching;
+        (self.fresh, self.waited) = (false, Duration::ZERO);
+        let Some(serve) = self.context.moves.protocol_named(&name) else {
+            log::error!("no protocol {name:?} is registered in this program; its connection is closed");
+            return State::Closed(Closed::AtOnce(Reason::Failed));
+        };
+        let moves = (self.context.parks, self.declined);
+        let stream = Upgraded::new(&self.wire, &self.context.drain, self.peer.clone(), moves, None);
+        match AssertUnwindSafe(async { serve(stream, state).await }).catch_unwind().await {
+            Ok(Leave::Close) => self.left(),
+            Ok(Leave::Move { state, unread }) => self.move_protocol(name, state, &unread),
+            Err(_) => {
+                log::error!("the protocol {name:?} panicked; its connection is closed");
+                State::Closed(Closed::Lingering(Reason::Broken))
+            }
+        }
+    }
+
+    /// Hands a connection over that a protocol has left, or has it called again.
+    fn move_protocol(&mut self, name: String, state: Vec<u8>, unread: &[u8]) -> State {
+        self.wire.transport.received().put_back(unread);
+        let fits = self.wire.received_bytes() <= 2 * DESCRIBED_BYTES_MAX && state.len() <= DESCRIBED_BYTES_MAX;
+        if self.may_park() && self.drain_phase() == Phase::Draining {
+            if fits {
+                self.under_way = UnderWay::Protocol { name, state };
+                return State::HandedOver;
+            }
+            log::warn!("a connection of the protocol {name:?} stays in this process: its state is too large to move");
+            self.declined = Some(self.context.drain.changes());
+        }
+        State::Protocol(Box::new(Switching { name, state }))
+    }
+
+    /// The end of an upgraded connection that nobody serves any more.
+    fn left(&mut self) -> State {
+        match self.wire.transport.receive() {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Ok(count) if count > 0 => {}
+            Ok(_) | Err(_) => return State::Closed(Closed::ByClient),
+        }
+        State::Closed(Closed::Lingering(Reason::Handler))
+    }
+}

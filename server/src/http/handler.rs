@@ -1,0 +1,96 @@
+//! What a program gives to its connections: the handler that answers requests, and all that they share beside it.
+
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+
+use http_types::headers::{HeaderName, HeaderValue};
+use http_types::{Request, Response};
+use restart_core::Drain;
+
+use super::capacity::Capacity;
+use super::limits::Limits;
+use super::moves::Moves;
+use super::observe::Observe;
+
+/// Headers for a response, made from its request: what a [`Decorate`] returns.
+pub type Decoration = Vec<(HeaderName, HeaderValue)>;
+
+/// A function that makes headers for a response from its request, or from nothing if there is none.
+pub type Decorate = Box<dyn Fn(Option<&Request>) -> Decoration + Send + Sync>;
+
+/// What all connections of a server share.
+pub struct Context<H> {
+    /// Answers requests. It may fail or panic: then 500 (or the error's own 4xx or 5xx) is answered.
+    pub handler: H,
+    /// The bounds that connections are held to.
+    pub limits: Limits,
+    /// How many requests are handled at a time.
+    pub capacity: Arc<Capacity>,
+    /// Where the process stands: serving, draining or stopping.
+    pub drain: Drain,
+    /// Whether connections end as [`End::Parked`](super::End::Parked) once the process drains, to be handed over: those that
+    /// are idle, and those whose response can be finished elsewhere. Otherwise they stay, and their next response says
+    /// `Connection: close`.
+    pub parks: bool,
+    /// The streams and protocols that can go on in another process.
+    pub moves: Moves,
+    /// Gives headers for every response, also for those that the handler does not make. It is called before the
+    /// handler, with the request, and with nothing for what never became one.
+    pub decorate: Option<Decorate>,
+    /// Each of these is told of every request that is over.
+    pub observers: Vec<Observe>,
+}
+
+impl<H> Context<H> {
+    /// A context with default limits and room for any number of requests, which parks and decorates nothing, and
+    /// tells nobody.
+    pub fn new(handler: H, drain: Drain) -> Context<H> {
+        Context {
+            handler,
+            limits: Limits::default(),
+            capacity: Arc::default(),
+            drain,
+            parks: false,
+            moves: Moves::new(),
+            decorate: None,
+            observers: Vec::new(),
+        }
+    }
+}
+
+impl<H> fmt::Debug for Context<H> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Context")
+            .field("limits", &self.limits)
+            .field("drain", &self.drain)
+            .field("parks", &self.parks)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a handler is: any function from request to response that can be shared between threads.
+///
+/// Under [`run`](crate::run) a handler that blocks, or computes for long, takes up one of the threads (`--threads`). When
+/// all are taken up, everybody waits: what takes long without waiting belongs into `smol::unblock`.
+///
+/// Where the client is gone (reset, or closed in both directions) before the handler has answered, or while the body that
+/// it gave has nothing to give, its future and the body are dropped: what has to be finished all the same belongs into a
+/// task of its own. A client that only sends no more is answered.
+///
+/// It is implemented for every `Fn(Request) -> impl Future<Output = http_types::Result<Response>> + Send`.
+pub trait Handler: Send + Sync {
+    /// Answers a request.
+    fn answer(&self, request: Request) -> impl Future<Output = http_types::Result<Response>> + Send;
+}
+
+impl<H, F> Handler for H
+where
+    H: Fn(Request) -> F + Send + Sync,
+    F: Future<Output = http_types::Result<Response>> + Send,
+{
+    fn answer(&self, request: Request) -> impl Future<Output = http_types::Result<Response>> + Send {
+        self(request)
+    }
+}

@@ -1,0 +1,131 @@
+//! What is left of a response, described so that another process can go on with it.
+//!
+//! What is left in memory and small is described by its bytes; what is large goes to a file in memory, so that it can
+//! travel as a descriptor. A position is what the transport has taken: nothing is sent twice, and nothing left out.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::sync::Arc;
+
+use futures_lite::future::yield_now;
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
+
+use super::content::{Content, Piece};
+use super::stream::Stream;
+use super::{Plan, Source};
+use crate::http::moves::Moves;
+
+/// So many bytes may be described by themselves: of what was gathered, of the pieces between those of a file, of a state.
+pub(crate) const DESCRIBED_BYTES_MAX: usize = 16 * 1024;
+
+/// After so many bytes others get their turn.
+const TURN_BYTES: usize = 256 * 1024;
+
+/// What is left of a response.
+#[derive(Debug, Default)]
+pub(crate) struct Rest {
+    /// The bytes that leave next, framed.
+    pub(crate) unsent: Vec<u8>,
+    pub(crate) tail: Tail,
+}
+
+/// What comes after the bytes that leave next.
+#[derive(Debug, Default)]
+pub(crate) enum Tail {
+    #[default]
+    Nothing,
+    /// Pieces of memory and of a file.
+    Content { file: Option<Arc<File>>, pieces: Vec<Piece> },
+    /// A registered stream, with the state that its next step is made from. In chunks, or else it ends with the connection.
+    Stream { name: Arc<str>, state: Vec<u8>, chunked: bool },
+}
+
+impl Plan {
+    /// Whether it can be said now what is left of it.
+    pub(super) fn can_move(&mut self) -> bool {
+        let gathered = self.out.filled().len();
+        match &mut self.source {
+            Source::Empty => true,
+            Source::Content(content) => {
+                let (_, pieces) = content.rest((gathered - self.ours) as u64);
+                self.ours + memory_bytes(&pieces) <= DESCRIBED_BYTES_MAX
+            }
+            Source::Stream { stream, .. } => gathered.max(stream.state().len()) <= DESCRIBED_BYTES_MAX,
+            // Where not all of it is at hand, the handler is needed for the rest.
+            Source::Length { left, .. } => {
+                let left = *left;
+                Plan::at_hand(&mut self.source).is_ok_and(|bytes| bytes.len() as u64 == left)
+            }
+            Source::Unknown { .. } => false,
+        }
+    }
+
+    /// Says what is left of a plan that [can move](Plan::can_move). The plan comes back where that fails.
+    pub(crate) async fn into_rest(mut self) -> Result<Rest, (Plan, io::Error)> {
+        let gathered = self.out.filled();
+        match self.source {
+            Source::Content(mut content) => {
+                content.stop_reading().await;
+                let (file, pieces) = content.rest((gathered.len() - self.ours) as u64);
+                Ok(Rest { unsent: gathered[..self.ours].to_vec(), tail: Tail::Content { file, pieces } })
+            }
+            Source::Stream { stream, chunked } => {
+                let unsent = gathered.to_vec();
+                let (name, state) = stream.into_parts();
+                Ok(Rest { unsent, tail: Tail::Stream { name, state, chunked } })
+            }
+            _ => match in_memory(&mut self).await {
+                Ok(rest) => Ok(rest),
+                Err(error) => Err((self, error)),
+            },
+        }
+    }
+
+    /// Goes on with what is left of a response. It fails where a stream's name is not known here.
+    pub(crate) fn resume(rest: Rest, moves: &Moves) -> io::Result<Plan> {
+        let source = match rest.tail {
+            Tail::Nothing => Source::Empty,
+            Tail::Content { file, pieces } => Source::Content(Box::new(Content::shared(file, pieces))),
+            Tail::Stream { name, state, chunked } => {
+                let make = moves.stream_named(&name).ok_or_else(|| unknown(&name))?;
+                Source::Stream { stream: Stream::new(name, state, make), chunked }
+            }
+        };
+        let mut plan = Plan { source, ..Plan::default() };
+        plan.out.extend(&rest.unsent);
+        plan.ours = rest.unsent.len();
+        Ok(plan)
+    }
+}
+
+fn unknown(name: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::NotFound, format!("no stream {name:?} is registered in this program"))
+}
+
+fn memory_bytes(pieces: &[Piece]) -> usize {
+    pieces.iter().map(|piece| if let Piece::Memory(bytes) = piece { bytes.len() } else { 0 }).sum()
+}
+
+/// What is left of a plan that has it all in memory.
+async fn in_memory(plan: &mut Plan) -> io::Result<Rest> {
+    let gathered = plan.out.filled().to_vec();
+    let at_hand = Plan::at_hand(&mut plan.source)?;
+    if gathered.len() + at_hand.len() <= DESCRIBED_BYTES_MAX {
+        return Ok(Rest { unsent: [&gathered, at_hand].concat(), tail: Tail::Nothing });
+    }
+    let length = (gathered.len() + at_hand.len()) as u64;
+    let mut file = File::from(memfd_create("response", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?);
+    file.write_all(&gathered)?;
+    let mut done = 0;
+    loop {
+        let at_hand = Plan::at_hand(&mut plan.source)?;
+        let Some(bytes) = at_hand.get(done..).filter(|bytes| !bytes.is_empty()) else { break };
+        let count = bytes.len().min(TURN_BYTES);
+        file.write_all(&bytes[..count])?;
+        done += count;
+        yield_now().await;
+    }
+    fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE | SealFlags::SEAL)?;
+    let pieces = vec![Piece::File(0..length)];
+    Ok(Rest { unsent: Vec::new(), tail: Tail::Content { file: Some(Arc::new(file)), pieces } })
+}

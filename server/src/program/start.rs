@@ -1,0 +1,245 @@
+//! The start of a generation, in its order: the log, the generation before any thread, the log's writer after the signal
+//! handlers stand, the application, the threads.
+//!
+//! What fails says why: to the predecessor, whose reload fails with it, or to the person who typed it.
+
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use restart_core::control::Place;
+use restart_core::{Builder, Endpoint, Generation};
+
+use crate::config::{Config, DEFAULT_LISTEN, Given, ServeArgs, ValueSource};
+use crate::http::{Capacity, Handler, Moves};
+use crate::logging::Logs;
+use crate::moving;
+use crate::program::exit;
+use crate::program::package::Package;
+use crate::service::access::{AccessLog, Reopener};
+use crate::service::means;
+use crate::service::metrics::Metrics;
+use crate::service::{Service, serve};
+use crate::threads::workers::Workers;
+
+/// How long the last lines of the log may take to be written; a terminal may be stopped.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// What saves the application's state, and the number of its format.
+pub(super) type SaveState = (u32, Box<dyn FnMut() -> Vec<u8> + Send>);
+
+/// Serves until this process has nothing left to do, and gives its exit code.
+pub(super) fn start<H: Handler + 'static>(
+    package: &Package,
+    config: &Config,
+    args: &ServeArgs,
+    (save_state, moves): (Option<SaveState>, Moves),
+    application: impl FnOnce(&Config, &mut Generation) -> io::Result<Service<H>>,
+) -> u8 {
+    let logs = Logs::install(config.log.as_deref());
+    let must = restart_core::must_supervise();
+    if !config.graceful && (config.foreground || must.is_some()) {
+        if let (false, Some(why)) = (config.foreground, must) {
+            log::info!("this process supervises the generations, as with --foreground: {why}");
+        }
+        return supervise(package, &logs);
+    }
+    if let Err(reason) = means::check(config.listen.len().max(1) + usize::from(config.metrics.is_some())) {
+        refuse(package, &format!("cannot serve: {reason}"));
+        return exit::FAILED;
+    }
+    let capacity = Capacity::new(config.limits.requests.unwrap_or(usize::MAX));
+    let metrics = Arc::new(Metrics::new(capacity));
+    let (reopener, shared) = (Reopener::default(), SharedWorkers::default());
+    let reopening = reopener.clone();
+    let sources = ListenSources::new(config, args);
+    let builder = builder(package, config, &metrics, (&shared, &moves)).explain(move |error| sources.explain(error));
+    let builder = match save_state {
+        Some((format, save)) => builder.save_state(format, save),
+        None => builder,
+    };
+    let code = match builder.reopen_logs(move || reopening.reopen()).start() {
+        Ok(generation) => {
+            start_application((package, config), generation, &logs, (&metrics, &reopener, &shared), application)
+        }
+        Err(error) => {
+            log::error!("cannot serve: {error}");
+            let cause = std::error::Error::source(&error).and_then(|cause| cause.downcast_ref::<io::Error>());
+            let is_refused = error.is_address() || error.is_inherited() || cause.is_some_and(is_lasting);
+            if is_refused { exit::USAGE } else { exit::FAILED }
+        }
+    };
+    logs.flush(FLUSH_TIMEOUT);
+    code
+}
+
+/// Where each address came from, for an error that names one.
+struct ListenSources(Vec<(String, String)>);
+
+impl ListenSources {
+    fn new(config: &Config, args: &ServeArgs) -> ListenSources {
+        let default = DEFAULT_LISTEN.parse::<Endpoint>().expect("the default is an address");
+        let listen = if config.listen.is_empty() { std::slice::from_ref(&default) } else { &config.listen };
+        let all = listen.iter().map(|endpoint| (endpoint, args.listen.first()));
+        let all = all.chain(config.metrics.iter().map(|endpoint| (endpoint, args.metrics.as_ref())));
+        ListenSources(all.map(|(endpoint, given)| (endpoint.address.to_string(), source(given))).collect())
+    }
+
+    fn explain(&self, error: &restart_core::Error) -> Option<String> {
+        let text = error.is_socket().then(|| error.to_string())?;
+        let (_, source) = self.0.iter().find(|(address, _)| text.contains(&format!("cannot bind {address}")))?;
+        Some(source.clone())
+    }
+}
+
+fn source(given: Option<&Given>) -> String {
+    match given.filter(|given| *given.source() != ValueSource::Default) {
+        Some(given) => format!("asked for by {}", given.name()),
+        None => "the default; choose another one with --listen".to_owned(),
+    }
+}
+
+/// Says why nothing is started: to the predecessor, whose reload fails with it, or to the person who typed it.
+pub(super) fn refuse(package: &Package, reason: &str) {
+    if !restart_core::decline(reason) {
+        eprintln!("{}: {reason}", package.name);
+    }
+}
+
+/// Without its thread the log is silent; that is no reason not to serve.
+fn log_fails(package: &Package, error: &io::Error) {
+    eprintln!("{}: the log cannot be written: {error}", package.name);
+}
+
+/// Says where systemd's sockets have the last word.
+fn warn_of_overridden(config: &Config, generation: &Generation) {
+    for listener in
+        generation.listeners().iter().filter(|listener| listener.origin() == restart_core::Origin::Activated)
+    {
+        let asked = config.listen.iter().find(|endpoint| endpoint.name == listener.name());
+        if let Some(asked) = asked.filter(|asked| asked.address != *listener.address()) {
+            let (name, address) = (listener.name(), listener.address());
+            log::warn!("listen: {asked} has no effect: systemd (or systemfd) gave the listener {name:?} on {address}");
+        }
+    }
+}
+
+/// Whether a cause stays what it is until somebody changes something: a restart by itself is of no use.
+fn is_lasting(cause: &io::Error) -> bool {
+    use io::ErrorKind::{IsADirectory, NotADirectory, NotFound, PermissionDenied, ReadOnlyFilesystem};
+    [IsADirectory, NotADirectory, NotFound, PermissionDenied, ReadOnlyFilesystem].contains(&cause.kind())
+}
+
+/// Stays as the supervisor of a server that is started with the same arguments, but for this one wish.
+fn supervise(package: &Package, logs: &Logs) -> u8 {
+    let wish = |arg: &OsStr| {
+        let text = arg.to_string_lossy();
+        ["--foreground", "--supervise"].contains(&text.split_once('=').map_or(&*text, |(flag, _)| flag))
+    };
+    // The flag wins over REBORN_FOREGROUND, and is handed down to all generations, which must not supervise again.
+    let off = OsString::from("--foreground=false");
+    let given: Vec<OsString> = std::env::args_os().skip(1).filter(|arg| !wish(arg)).collect();
+    let at = usize::from(given.first().is_some_and(|arg| arg == "serve"));
+    let (command, flags) = given.split_at(at);
+    let args = command.iter().cloned().chain([off]).chain(flags.iter().cloned()).collect();
+    if let Err(error) = logs.start_writer() {
+        log_fails(package, &error);
+    }
+    let code = restart_core::supervise(args).unwrap_or_else(|error| {
+        log::error!("{error}");
+        exit::FAILED
+    });
+    logs.flush(FLUSH_TIMEOUT);
+    code
+}
+
+fn start_application<H: Handler + 'static>(
+    (package, config): (&Package, &Config),
+    mut generation: Generation,
+    logs: &Logs,
+    (metrics, reopener, shared): (&Arc<Metrics>, &Reopener, &SharedWorkers),
+    application: impl FnOnce(&Config, &mut Generation) -> io::Result<Service<H>>,
+) -> u8 {
+    if let Err(error) = logs.start_writer() {
+        log_fails(package, &error);
+    }
+    warn_of_overridden(config, &generation);
+    let opened = application(config, &mut generation)
+        .and_then(|service| Ok((service, access_log(config, &generation)?, Workers::start(config.threads)?)));
+    match opened {
+        Ok((mut service, access_log, workers)) => {
+            if let Some(log) = &access_log {
+                reopener.leads_to(log);
+            }
+            service.observers.extend(access_log.iter().map(AccessLog::observer));
+            let exit = serve(config, generation, shared.get_or_init(|| Arc::new(workers)), service, metrics);
+            access_log.inspect(|log| log.flush(FLUSH_TIMEOUT));
+            if exit.success { exit::OK } else { exit::FAILED }
+        }
+        Err(error) => {
+            log::error!("cannot serve: {error}");
+            generation.fail(&error.to_string());
+            if is_lasting(&error) { exit::USAGE } else { exit::FAILED }
+        }
+    }
+}
+
+fn access_log(config: &Config, generation: &Generation) -> io::Result<Option<AccessLog>> {
+    config.access_log.as_ref().map(|config| AccessLog::open(config, generation.number())).transpose()
+}
+
+/// The threads that serve, from their start on: the builder has to know of them before they exist.
+type SharedWorkers = Arc<OnceLock<Arc<Workers>>>;
+
+fn builder(
+    package: &Package,
+    config: &Config,
+    metrics: &Arc<Metrics>,
+    (shared, moves): (&SharedWorkers, &Moves),
+) -> Builder {
+    let reload = &config.reload;
+    let control = config.control.clone().map_or_else(|| Place::Named(package.name.clone()), Place::Path);
+    let default = DEFAULT_LISTEN.parse().expect("the default is an address");
+    let (reporting, waiting, shared) = (Arc::clone(metrics), Arc::clone(metrics), Arc::clone(shared));
+    let mut builder = Builder::new()
+        .default_listen(default)
+        .control(control)
+        .ready_timeout(reload.ready_timeout)
+        .probation(reload.probation)
+        .drain_timeout(reload.drain_timeout)
+        .stop_timeout(reload.stop_timeout)
+        .max_draining(reload.max_draining)
+        .version(&package.version)
+        .take_connections(moving::formats(moves))
+        .stop_delay(reload.stop_delay)
+        .probe(move || {
+            let workers = shared.get().cloned();
+            async move {
+                match workers {
+                    Some(workers) => workers.probe().await,
+                    None => true,
+                }
+            }
+        })
+        .waits(move || waiting.waits.list(waiting.ledger.balance().live))
+        .report(move || {
+            let mut report = serde_json::to_value(reporting.ledger.balance()).expect("a balance is plain data");
+            report["in_flight"] = reporting.in_flight().into();
+            report
+        });
+    if let Some(endpoint) = &config.metrics {
+        let metrics = Arc::clone(metrics);
+        builder = builder.listen_as_main(endpoint.clone()).count(move || metrics.counts());
+    }
+    for endpoint in &config.listen {
+        builder = builder.listen(endpoint.clone());
+    }
+    if let Some(path) = &config.pid_file {
+        builder = builder.pid_file(path);
+    }
+    if let Some(signal) = reload.signal {
+        builder = builder.reload_signal(signal);
+    }
+    builder
+}
