@@ -30,6 +30,7 @@ use crate::predecessor::{self, Predecessor};
 use crate::settings::{MAX_DRAINING_MAX, Settings, TIMEOUT_MAX};
 use crate::signals::{Reopen, Signals};
 use crate::sys;
+use crate::waiting::Waiting;
 
 /// The name under which the control socket travels from generation to generation; no listener can have it.
 pub(crate) const CONTROL_NAME: &str = "control";
@@ -143,9 +144,22 @@ impl Builder {
         self
     }
 
-    /// How long this generation may finish what it has, after it has been replaced or told to stop; 20 s by default.
+    /// How long this generation may finish what it has, after it has been replaced; 10 min by default. What cannot move
+    /// stays in its process for so long: it costs the memory of a process, and a place among those that drain
+    /// ([`max_draining`](Builder::max_draining)). A stop that comes meanwhile leaves it the
+    /// [`stop_timeout`](Builder::stop_timeout) from then on. A successor that is given up after it was ready finishes
+    /// what it has accepted within the same time.
     pub fn drain_timeout(mut self, timeout: Duration) -> Builder {
         self.settings.drain_timeout = timeout.min(TIMEOUT_MAX);
+        self
+    }
+
+    /// How long the service may finish what it has, after it was told to stop; 20 s by default. It holds for all
+    /// generations: those that drain end within the time that the newest one has. It begins when the
+    /// [`stop_delay`](Builder::stop_delay) is over. Whatever ends the process for good (`TimeoutStopSec=`,
+    /// `terminationGracePeriodSeconds`) has to wait for longer.
+    pub fn stop_timeout(mut self, timeout: Duration) -> Builder {
+        self.settings.stop_timeout = timeout.min(TIMEOUT_MAX);
         self
     }
 
@@ -156,8 +170,9 @@ impl Builder {
         self
     }
 
-    /// How many replaced generations may still be finishing what they have; 4 by default, at least 1, at most
-    /// [`MAX_DRAINING_MAX`].
+    /// How many replaced generations may still be finishing what they have; 16 by default, at least 1, at most
+    /// [`MAX_DRAINING_MAX`]. Each is a process with its memory. Where so many drain, a reload is refused, unless it is
+    /// asked to cut the oldest one ([`Client::cut_oldest`](control::Client::cut_oldest)).
     pub fn max_draining(mut self, generations: u8) -> Builder {
         self.settings.max_draining = generations.clamp(1, MAX_DRAINING_MAX);
         self
@@ -186,6 +201,15 @@ impl Builder {
     /// What the application has to say in the status, as [`Status::application`](control::Status::application).
     pub fn report(mut self, report: impl Fn() -> serde_json::Value + Send + 'static) -> Builder {
         self.settings.report = Some(Box::new(report));
+        self
+    }
+
+    /// What the application still has to finish, an entry for each kind of it: the status shows it, twice a second for a
+    /// generation that drains ([`DrainingReport::waits`](control::DrainingReport::waits)), and a reload that is refused
+    /// because so many drain says it of each. `waits` is called on the task that runs [`Generation::run`], and must not
+    /// block. Of at most 12 kinds names of 24 characters are kept, and 96 of what the oldest is.
+    pub fn waits(mut self, waits: impl Fn() -> Vec<Waiting> + Send + 'static) -> Builder {
+        self.settings.waits = Some(Box::new(waits));
         self
     }
 
@@ -418,9 +442,10 @@ mod tests {
     #[test]
     fn no_number_is_too_large_for_the_bounds_of_a_reload() {
         let huge = Duration::MAX;
-        let builder = Builder::new().ready_timeout(huge).probation(huge).drain_timeout(huge).stop_delay(huge);
-        let Settings { ready_timeout, probation, drain_timeout, stop_delay, .. } = builder.settings;
-        let sum = ready_timeout + probation + drain_timeout + stop_delay;
+        let builder = Builder::new().ready_timeout(huge).probation(huge).drain_timeout(huge);
+        let builder = builder.stop_timeout(huge).stop_delay(huge);
+        let Settings { ready_timeout, probation, drain_timeout, stop_timeout, stop_delay, .. } = builder.settings;
+        let sum = ready_timeout + probation + drain_timeout + stop_timeout + stop_delay;
         assert!(Instant::now().checked_add(sum).is_some() && u64::try_from(sum.as_micros()).is_ok());
         for (given, taken) in [(0, 1), (64, 64), (65, 64), (u8::MAX, 64)] {
             assert_eq!(Builder::new().max_draining(given).settings.max_draining, taken);

@@ -7,7 +7,10 @@
 //! needs no particular runtime.
 
 mod actions;
+mod bounds;
 mod chain;
+mod cut;
+mod cutting;
 mod main_role;
 mod messages;
 mod record;
@@ -16,6 +19,7 @@ mod report;
 mod sources;
 mod standing;
 mod tasks;
+mod watching;
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -40,7 +44,9 @@ use crate::predecessor::Predecessor;
 use crate::settings::Settings;
 use crate::signals::{Signals, Wish};
 
+use bounds::Bounds;
 use chain::Chain;
+use cut::Cut;
 pub(crate) use main_role::MainParts;
 use main_role::MainRole;
 use reload::Reload;
@@ -119,6 +125,9 @@ pub(crate) struct Driver {
     listeners: Vec<Listener>,
     drain_watch: Option<(u64, Task<()>)>,
     drain_begun: Option<Instant>,
+    bounds: Bounds,
+    /// The last generation that was cut for a reload.
+    cut: Option<Cut>,
     /// Tells the newest generation how this one is doing, while it drains.
     reporting: Option<Task<()>>,
     /// What this generation had counted at its commit, while it drains.
@@ -164,6 +173,8 @@ impl Driver {
             listeners,
             drain_watch: None,
             drain_begun: None,
+            bounds: Bounds::default(),
+            cut: None,
             reporting: None,
             counted_before: None,
             asker: None,
@@ -274,7 +285,8 @@ impl Driver {
                 self.tell_outcome(&id, reply);
                 None
             }
-            Request::Reload { id } => {
+            Request::Reload { id, cut_oldest } => {
+                let (id, reply) = if cut_oldest { self.cut_oldest(id, reply)? } else { (id, reply) };
                 self.asker = Some(reply);
                 self.asked_id = Some(id);
                 Some(Event::Reload(Trigger::Command))

@@ -121,8 +121,12 @@
 //! | `Over` | ends at once: the deadline has passed, and the process ends a second later |
 //!
 //! Hold each connection's [`Guard`](crate::Guard) for as long as it lives: the process ends when the last one is dropped.
-//! Wait for a change together with the next read ([`Drain::phases`](crate::Drain::phases) tells each change once).
-//! `Draining` may become `Serving` again, where the new process dies while this one still drains.
+//! What does not end soon keeps its process, for at most [`drain_timeout`](crate::Builder::drain_timeout); say what it is
+//! ([`Builder::waits`](crate::Builder::waits)), and the status and refused reloads do. A stop leaves all generations
+//! [`stop_timeout`](crate::Builder::stop_timeout): one in `Draining` sees `Stopping` then.
+//!
+//! Wait for a change together with the next read ([`Drain::phases`](crate::Drain::phases) tells
+//! each change once). `Draining` may become `Serving` again, where the new process dies while this one still drains.
 //!
 //! # State that is handed over
 //!

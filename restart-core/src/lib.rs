@@ -107,6 +107,7 @@ mod successor;
 mod supervisor;
 mod sys;
 mod terminal;
+mod waiting;
 
 pub use address::{Address, Endpoint};
 pub use builder::Builder;
@@ -123,6 +124,7 @@ pub use memory::resident_memory;
 pub use predecessor::{State, decline};
 pub use settings::{
     DRAIN_TIMEOUT_DEFAULT, MAX_DRAINING_DEFAULT, MAX_DRAINING_MAX, PROBATION_DEFAULT, READY_TIMEOUT_DEFAULT,
-    TIMEOUT_MAX,
+    STOP_TIMEOUT_DEFAULT, TIMEOUT_MAX,
 };
 pub use supervisor::supervise;
+pub use waiting::Waiting;

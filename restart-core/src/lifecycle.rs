@@ -176,6 +176,11 @@ impl Lifecycle {
         self.older
     }
 
+    /// Whether no reload can start since as many generations drain as may.
+    pub(crate) fn is_full(&self) -> bool {
+        matches!(self.state, State::Serving { .. }) && self.older >= self.max_draining
+    }
+
     fn is_stopping(&self) -> bool {
         matches!(self.state, State::Stopping { .. })
     }

@@ -16,6 +16,7 @@ mod program;
 mod service;
 mod threads;
 mod version;
+mod waits;
 
 pub use program::{NoFlags, Program, Startup, cli, exit, run, run_default};
 pub use restart_core::State;

@@ -26,8 +26,10 @@ use crate::config::{Config, METRICS_NAME};
 use crate::http::{self, Context, Decorate, End, Handler, Moves, Observe, Start};
 use crate::moving;
 use crate::threads::workers::Workers;
+use crate::waits::Kind;
 use admin::Admin;
 use clients::{Clients, Place};
+use http_types::{Request, Response};
 use ledger::Ledger;
 use metrics::Metrics;
 
@@ -66,6 +68,20 @@ impl<H: Handler> Service<H> {
     }
 }
 
+/// A handler whose requests are among what this generation waits for.
+struct Watched<H> {
+    handler: H,
+    metrics: Arc<Metrics>,
+}
+
+impl<H: Handler> Handler for Watched<H> {
+    async fn answer(&self, request: Request) -> http_types::Result<Response> {
+        let kind = if request.len() == Some(0) { Kind::Request } else { Kind::Upload };
+        let _entry = self.metrics.waits.enter(kind, request.url().path(), Instant::now());
+        self.handler.answer(request).await
+    }
+}
+
 /// What all connections of this generation share.
 struct Shared<H> {
     context: Context<H>,
@@ -92,7 +108,7 @@ pub(crate) fn serve<H: Handler + 'static>(
     let drain = generation.drain();
     let shared = Arc::new(Shared {
         context: Context {
-            handler: service.handler,
+            handler: Watched { handler: service.handler, metrics: Arc::clone(metrics) },
             limits: config.limits.http.clone(),
             capacity: Arc::clone(&metrics.capacity),
             drain: drain.clone(),
@@ -127,7 +143,7 @@ pub(crate) fn serve<H: Handler + 'static>(
         };
         workers.spawn_on_main(admin::serve(listener, admin));
     }
-    workers.spawn_on_main(tell_stop(generation.drain(), config.reload.drain_timeout));
+    workers.spawn_on_main(tell_stop(generation.drain(), config.reload.stop_timeout));
     let exit = workers.run(generation.run());
     let balance = metrics.ledger.balance();
     if balance.is_closed() {

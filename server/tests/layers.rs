@@ -9,17 +9,18 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each module at the top of the server, and the others of them that it may import.
-const LAYERS: [(&str, &[&str]); 11] = [
+const LAYERS: [(&str, &[&str]); 12] = [
     ("program", &["app", "config", "http", "logging", "moving", "service", "threads", "version"]),
-    ("service", &["config", "http", "lock", "logging", "moving", "threads"]),
+    ("service", &["config", "http", "lock", "logging", "moving", "threads", "waits"]),
     ("app", &["config", "http", "lock"]),
     ("config", &["http"]),
-    ("http", &["lock", "threads"]),
+    ("http", &["lock", "threads", "waits"]),
     ("lock", &[]),
     ("logging", &["lock"]),
     ("moving", &["http"]),
     ("threads", &["lock"]),
     ("version", &[]),
+    ("waits", &["lock"]),
     ("fuzzing", &["config", "http", "moving", "program"]),
 ];
 

@@ -77,8 +77,22 @@ fn a_stop_reaches_the_handler_of_an_upgraded_connection_which_ends_it() {
     let stopped = Instant::now();
     server.stop().assert_success();
     assert_eq!(client.line(), "");
-    assert!(stopped.elapsed() < Duration::from_secs(60), "not at the deadline");
+    assert!(stopped.elapsed() < Duration::from_secs(20), "not at the deadline");
     assert_eq!(server.booked(pid, "closed here (handler)"), 1);
+    server.assert_no_error();
+}
+
+#[test]
+fn a_stop_reaches_the_handler_of_an_upgraded_connection_in_a_generation_that_drains() {
+    let server = start("1h");
+    let (old, mut client) = (server.pid(), Upgraded::open(&server));
+    server.reload_ok();
+    client.echo("after the reload\n");
+    let stopped = Instant::now();
+    server.stop().assert_success();
+    assert_eq!(client.line(), "");
+    assert!(stopped.elapsed() < Duration::from_secs(20), "not at the deadline");
+    assert_eq!(server.booked(old, "closed here (handler)"), 1);
     server.assert_no_error();
 }
 

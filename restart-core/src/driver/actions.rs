@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 use async_io::Timer as IoTimer;
 use futures_lite::future;
 
-use super::record::{signal_id, to_wire};
+use super::bounds::STOP_GRACE;
+use super::record::{Record, signal_id, to_wire};
 use super::reload::{ASK_AGAIN, PONG_TIMEOUT};
 use super::{Chain, Driver, MainRole, Parts, REPORT_EVERY, sources};
 use crate::control::Reply;
@@ -31,8 +32,6 @@ const GRACE: Duration = Duration::from_secs(2);
 const ORPHANED_TIMEOUT: Duration = Duration::from_secs(1);
 /// What the service manager is asked to wait beyond our own deadlines.
 const ROOM: Duration = Duration::from_secs(5);
-/// Older generations began to drain before the service was stopped, so they end a little before this one has to.
-const STOP_GRACE: Duration = Duration::from_millis(500);
 
 impl Driver {
     pub(super) async fn perform(&mut self, action: Action) {
@@ -50,7 +49,7 @@ impl Driver {
             Action::NotifyReady => self.notify_ready(),
             Action::NotifyStopping => {
                 let settings = &self.parts.settings;
-                let within = settings.stop_delay + settings.drain_timeout + STOP_GRACE + ROOM;
+                let within = settings.stop_delay + settings.stop_timeout + STOP_GRACE + ROOM;
                 self.main.say_stopping(&format!("generation {} stops", self.parts.number), within);
             }
             Action::NotifyTakeover => {
@@ -58,8 +57,12 @@ impl Driver {
                 self.main.store(&self.parts.sockets);
             }
             Action::Spawn => self.spawn(),
-            Action::Withdraw { stop } => self.chain.withdraw(stop),
+            Action::Withdraw { stop } => {
+                let within_ms = stop.then(|| self.left_to_stop());
+                self.chain.withdraw(stop, within_ms);
+            }
             Action::BeginWithdrawal => self.begin_withdrawal(),
+            Action::BoundDrain => self.bound_drain(),
             Action::Kill => self.reload.kill(),
             Action::Reap => self.reload.reap(),
             Action::CloseLine => {
@@ -75,7 +78,10 @@ impl Driver {
             Action::SendSettled => self.chain.tell_newest(&Message::Settled),
             Action::ForwardReload => self.chain.tell_newest(&Message::Reload),
             Action::ForwardStop => self.chain.tell_newest(&Message::Stop),
-            Action::TellOlder => self.chain.tell_older(&Message::Stopping),
+            Action::TellOlder => {
+                let within_ms = Some(self.left_to_stop());
+                self.chain.tell_older(&Message::Stopping { within_ms });
+            }
             Action::SayReady => self.say_ready(),
             Action::SayCommitted => self.chain.tell_predecessor(&Message::Committed),
             Action::SayPong => self.chain.answer_ping(self.parts.settings.is_well()),
@@ -92,7 +98,7 @@ impl Driver {
             Action::CutOff => self.asker = None,
             Action::BeginDrain => self.begin_drain(Phase::Draining),
             Action::BeginStop => self.begin_stop(),
-            Action::WatchDrain => self.watch_drain_again(),
+            Action::WatchDrain => self.watch_stop(vec![]),
             Action::EndDrain => self.end_drain(),
             Action::Exit(ending) => self.ending = Some(ending),
         }
@@ -131,7 +137,8 @@ impl Driver {
     fn spawn(&mut self) {
         let id = self.asked_id.take().unwrap_or_else(signal_id);
         let (environment, signals) = (self.parts.environment.clone(), self.parts.signals.numbers());
-        self.reload.begin(id, self.asker.take(), environment, signals);
+        let cut = self.cut_for(&id);
+        self.reload.begin(Record::new(id, self.asker.take(), cut), environment, signals);
     }
 
     pub(super) fn take_spawned(&mut self, number: u64, spawned: Spawned) -> Option<Event> {
@@ -201,7 +208,10 @@ impl Driver {
         let settings = &self.parts.settings;
         let Snapshot { total, added, own: counted } = self.parts.inherited.snapshot(|| settings.counts(), &draining);
         self.counted_before = Some(counted);
-        self.chain.tell_newest(&Message::Counters(Counters { total, added }));
+        let counters = |added| Message::Counters(Counters { total: total.clone(), added });
+        // What many generations have added may be too long; each says it again within half a second.
+        let whole = counters(added);
+        self.chain.tell_newest(&if whole.encode(&[]).is_ok() { whole } else { counters(vec![]) });
         self.chain.tell_newest(&Message::History(History { reloads: reloads.into_iter().map(to_wire).collect() }));
     }
 
@@ -265,6 +275,7 @@ impl Driver {
         self.chain.stop_moving();
         self.drain_watch = None;
         self.drain_begun = None;
+        self.bounds.forget();
         self.reporting = None;
         self.counted_before = None;
         self.parts.inherited.resume();
@@ -286,36 +297,22 @@ impl Driver {
     fn begin_withdrawal(&mut self) {
         self.drain_begun = Some(Instant::now());
         self.chain.begin_withdrawal();
-        self.watch_drain(vec![], self.parts.settings.drain_timeout);
+        self.watch_drain(vec![]);
     }
 
     pub(super) fn begin_drain(&mut self, phase: Phase) {
         self.drain_begun = Some(Instant::now());
-        let (last_call, timeout) = if phase == Phase::Stopping {
+        if phase == Phase::Stopping {
             self.listeners.iter().for_each(Listener::last_call);
             self.parts.drain.set_phase(phase);
-            (self.listeners.clone(), self.parts.settings.drain_timeout + STOP_GRACE)
+            self.watch_stop(self.listeners.clone());
         } else {
             self.chain.stop_taking();
             self.chain.begin_drain();
             self.reporting = Some(self.tasks.spawn(sources::reports(REPORT_EVERY, self.tasks.inputs())));
-            (self.release(), self.parts.settings.drain_timeout)
-        };
-        self.watch_drain(last_call, timeout);
-    }
-
-    /// Up to the deadline of the stop that has begun.
-    fn watch_drain_again(&mut self) {
-        let whole = self.parts.settings.drain_timeout + STOP_GRACE;
-        let begun = self.drain_begun.map_or(Duration::ZERO, |begun| begun.elapsed());
-        self.watch_drain(vec![], whole.saturating_sub(begun));
-    }
-
-    fn watch_drain(&mut self, last_call: Vec<Listener>, timeout: Duration) {
-        let number = self.tasks.next_number();
-        let drain = self.parts.drain.clone();
-        let watch = sources::drain(number, drain, last_call, timeout, self.tasks.inputs());
-        self.drain_watch = Some((number, self.tasks.spawn(watch)));
+            let released = self.release();
+            self.watch_drain(released);
+        }
     }
 }
 

@@ -99,6 +99,23 @@ struct Introduction {
     moving: Option<Channel>,
 }
 
+impl Older {
+    /// The number of the line to it.
+    pub(super) fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Whether it has said that it has this feature, as an answer to the greeting.
+    pub(super) fn knows(&self, feature: &str) -> bool {
+        let greeter = self.listening.as_ref().and_then(|listening| listening.greeter.as_ref());
+        greeter.and_then(|greeter| greeter.peer.as_ref()).is_some_and(|peer| peer.features.contains(feature))
+    }
+
+    pub(super) fn say(&self, message: &Message) -> Result<(), Error> {
+        self.channel.try_send(message, &[])
+    }
+}
+
 impl Chain {
     /// `hello`: what this generation says of itself. Nothing is said or heard before the chain is told to.
     pub(super) fn new(
@@ -399,7 +416,7 @@ impl Chain {
     }
 
     /// Has the successor hand back what it has accepted.
-    pub(super) fn withdraw(&mut self, stop: bool) {
+    pub(super) fn withdraw(&mut self, stop: bool, within_ms: Option<u64>) {
         if self.withdrawal.is_none() && !self.hello.formats.is_empty() {
             match Channel::pair() {
                 Ok((ours, theirs)) => {
@@ -411,7 +428,7 @@ impl Chain {
             }
         }
         let fds: Vec<_> = self.withdrawal.iter().map(AsFd::as_fd).collect();
-        let withdraw = Message::Withdraw { stop, moves: !fds.is_empty() };
+        let withdraw = Message::Withdraw { stop, moves: !fds.is_empty(), within_ms };
         if let Some(channel) = self.to_newest()
             && let Err(error) = channel.try_send(&withdraw, &fds)
         {

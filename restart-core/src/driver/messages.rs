@@ -6,7 +6,7 @@
 use super::Driver;
 use super::sources::{FromNewer, FromOlder};
 use crate::handover::{Commit, Counters, History, Message, Received};
-use crate::lifecycle::{Event, Trigger};
+use crate::lifecycle::{Event, State, Trigger};
 
 /// The older generations' side.
 impl Driver {
@@ -16,6 +16,7 @@ impl Driver {
             FromOlder::Message(received) => self.take_older_message(number, *received),
             FromOlder::Closed => {
                 let predecessor = self.chain.close_older(number)?;
+                self.note_gone(number);
                 if predecessor && self.lifecycle.is_main() {
                     self.chain.forget_predecessor();
                 }
@@ -41,7 +42,8 @@ impl Driver {
                 self.take_history(reloads);
                 None
             }
-            Message::Withdraw { stop, .. } if predecessor => {
+            Message::Withdraw { stop, within_ms, .. } if predecessor => {
+                self.bounds.tell(within_ms);
                 self.chain.keep_way_back(fds);
                 Some(Event::Withdraw { stop })
             }
@@ -111,7 +113,14 @@ impl Driver {
             }
             Message::Committed => Some(Event::SuccessorCommitted),
             Message::Stop => Some(Event::SuccessorStop),
-            Message::Stopping => Some(Event::NewestStops),
+            Message::Stopping { within_ms } => {
+                self.bounds.tell(within_ms);
+                Some(Event::NewestStops)
+            }
+            Message::Cut if matches!(self.lifecycle.state(), State::Draining { .. }) => {
+                self.be_cut();
+                Some(Event::DrainDeadline)
+            }
             Message::Greeting(hello) => {
                 let ahead = self.chain.take_greeting(hello, fds)?;
                 Some(Event::NewestIntroduced { ahead })

@@ -7,13 +7,12 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use async_channel::Sender;
 use async_executor::Task;
 
 use super::record::{Outcomes, Record};
 use super::sources;
 use super::tasks::Tasks;
-use crate::control::{Outcome, Reply};
+use crate::control::Outcome;
 use crate::environment::Environment;
 use crate::handover::{Channel, Peer};
 use crate::lifecycle::{ASKED_MAX, Event};
@@ -54,15 +53,9 @@ impl Reload {
         Reload { tasks, successor: None, record: None, history: Outcomes::default(), own: None }
     }
 
-    /// Starts the successor's process. `asker`: whoever waits for the outcome.
-    pub(super) fn begin(
-        &mut self,
-        id: String,
-        asker: Option<Sender<Reply>>,
-        environment: Environment,
-        signals: Vec<i32>,
-    ) {
-        self.record = Some(Record::new(id, asker));
+    /// Starts the successor's process, for the reload that `record` is of.
+    pub(super) fn begin(&mut self, record: Record, environment: Environment, signals: Vec<i32>) {
+        self.record = Some(record);
         let number = self.tasks.next_number();
         let spawned = Successor::spawn_aside(environment, signals);
         let sources = vec![self.tasks.spawn(sources::spawned(number, spawned, self.tasks.inputs()))];

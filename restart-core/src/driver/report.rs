@@ -84,6 +84,7 @@ impl Driver {
             memory_bytes: resident_memory(),
             control_version: CONTROL_VERSION,
             application: self.parts.settings.application(),
+            waits: self.parts.settings.waits(),
         }
     }
 
@@ -158,24 +159,33 @@ impl Driver {
     pub(super) fn refuse(&mut self, refusal: Refusal) {
         self.asked_id = None;
         let Some(asker) = self.asker.take() else { return };
-        let max = self.parts.settings.max_draining;
         let reason = match refusal {
             Refusal::Stopping => {
                 let _ = asker.try_send(Reply::Stopping);
                 return;
             }
             Refusal::InProgress => "a reload is already in progress; ask again when it is over".to_owned(),
-            Refusal::TooManyDraining => format!(
-                "{} generations still finish what they have, and {max} may (the most that may drain); ask again when \
-                 one has ended",
-                self.lifecycle.older()
-            ),
+            Refusal::TooManyDraining => self.too_many_drain(),
             Refusal::Unsettled => {
                 "the service manager has not read the last reload's messages yet; ask again".to_owned()
             }
             Refusal::NotMain => format!("generation {} is not the main one; ask again", self.parts.number),
         };
         let _ = asker.try_send(Reply::Refused { reason });
+    }
+
+    /// The first line says it; each further one, what one of the generations waits for. Those change all the time.
+    fn too_many_drain(&self) -> String {
+        let (older, max) = (self.lifecycle.older(), self.parts.settings.max_draining);
+        let mut reason = format!(
+            "{older} generations still finish what they have, and {max} may (the most that may drain); ask again when \
+             one has ended"
+        );
+        for older in self.chain.draining() {
+            // Writing to a String cannot fail.
+            _ = write!(reason, "\n{}", older.standing());
+        }
+        reason
     }
 
     /// Keeps the outcome of the reload that made this generation the main one.
@@ -222,6 +232,7 @@ impl Driver {
             to: Some(self.id()),
             stages: Stages::default(),
             ended_unix_ms: unix_ms(),
+            cut: None,
         });
         self.note_success(outcome);
     }

@@ -29,6 +29,8 @@ pub(crate) enum Action {
     Withdraw { stop: bool },
     /// Start the drain of a successor that withdraws.
     BeginWithdrawal,
+    /// The service stops: the drain that is under way lasts no longer than the stop. Done again, it changes nothing.
+    BoundDrain,
     /// Kill the successor.
     Kill,
     /// Take the exit status of the successor's process.

@@ -61,7 +61,10 @@ impl Lifecycle {
                 actions.extend((trigger == Trigger::Command).then_some(Action::CutOff));
             }
             Event::SuccessorStop => actions.extend(self.stop_newest(committed)),
-            Event::NewestStops => self.stop_wanted = true,
+            Event::NewestStops => {
+                self.stop_wanted = true;
+                actions.push(Action::BoundDrain);
+            }
             Event::Commit { .. } => actions.push(Action::SayCommitted),
             Event::Reload(Trigger::Signal) if committed => actions.push(Action::ForwardReload),
             Event::Reload(Trigger::Signal) => self.queued = true,

@@ -61,6 +61,7 @@ impl Lifecycle {
                 let mut actions = vec![Action::CancelTimer, Action::Pause, Action::BeginWithdrawal];
                 // The predecessor does not seem to have read it.
                 actions.extend((self.stop_wanted && !stop).then_some(Action::SayStop));
+                actions.extend(stop.then_some(Action::BoundDrain));
                 self.stop_wanted |= stop;
                 (State::Withdrawing, actions)
             }
@@ -99,7 +100,7 @@ impl Lifecycle {
             // Said again, or by now for another reason.
             Event::Withdraw { stop } => {
                 self.stop_wanted |= stop;
-                (State::Withdrawing, vec![])
+                (State::Withdrawing, stop.then_some(Action::BoundDrain).into_iter().collect())
             }
             Event::Reload(Trigger::Command) => (State::Withdrawing, vec![Action::Refuse(Refusal::NotMain)]),
             _ => (State::Withdrawing, vec![]),

@@ -37,7 +37,7 @@ pub(crate) struct Balance {
     /// Those handed over, by what was under way on them.
     pub(crate) moved: Moved,
     /// What has come and not ended.
-    live: u64,
+    pub(crate) live: u64,
     /// Requests answered on connections that have ended or moved.
     requests: u64,
 }

@@ -11,6 +11,7 @@ use restart_core::Counts;
 
 use crate::http::{Capacity, Served};
 use crate::service::ledger::Ledger;
+use crate::waits::Waits;
 
 /// Methods that are counted by name; the last stands for all others, which a client could make up without end.
 const METHODS: [&str; 9] = ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "other"];
@@ -28,6 +29,8 @@ pub(crate) struct Metrics {
     pub(crate) ledger: Arc<Ledger>,
     /// Knows how many requests are being handled.
     pub(crate) capacity: Arc<Capacity>,
+    /// What is under way.
+    pub(crate) waits: Waits,
     requests: [[AtomicU64; CLASSES.len()]; METHODS.len()],
     latency: [AtomicU64; BUCKETS_US.len() + 1],
     latency_us: AtomicU64,

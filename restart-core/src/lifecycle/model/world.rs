@@ -770,6 +770,8 @@ impl World {
             Action::BeginDrain | Action::BeginStop => return self.begin_drain(who, action),
             Action::BeginWithdrawal | Action::WatchDrain => self.at(who).watch = Watch::Yes,
             Action::Withdraw { stop } => drop(self.say_to_newer(who, Said::Withdraw { stop })),
+            Action::BoundDrain if self.at(who).watch != Watch::No => self.at(who).watch = Watch::Yes,
+            Action::BoundDrain => {}
             Action::EndDrain => self.at(who).watch = Watch::No,
             said => self.say(who, said),
         }
