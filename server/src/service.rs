@@ -26,10 +26,9 @@ use crate::config::{Config, METRICS_NAME};
 use crate::http::{self, Context, Decorate, End, Handler, Moves, Observe, Start};
 use crate::moving;
 use crate::threads::workers::Workers;
-use crate::waits::Kind;
 use admin::Admin;
 use clients::{Clients, Place};
-use http_types::{Request, Response};
+
 use ledger::Ledger;
 use metrics::Metrics;
 
@@ -68,20 +67,6 @@ impl<H: Handler> Service<H> {
     }
 }
 
-/// A handler whose requests are among what this generation waits for.
-struct Watched<H> {
-    handler: H,
-    metrics: Arc<Metrics>,
-}
-
-impl<H: Handler> Handler for Watched<H> {
-    async fn answer(&self, request: Request) -> http_types::Result<Response> {
-        let kind = if request.len() == Some(0) { Kind::Request } else { Kind::Upload };
-        let _entry = self.metrics.waits.enter(kind, request.url().path(), Instant::now());
-        self.handler.answer(request).await
-    }
-}
-
 /// What all connections of this generation share.
 struct Shared<H> {
     context: Context<H>,
@@ -108,12 +93,13 @@ pub(crate) fn serve<H: Handler + 'static>(
     let drain = generation.drain();
     let shared = Arc::new(Shared {
         context: Context {
-            handler: Watched { handler: service.handler, metrics: Arc::clone(metrics) },
+            handler: service.handler,
             limits: config.limits.http.clone(),
             capacity: Arc::clone(&metrics.capacity),
             drain: drain.clone(),
             parks: true,
             moves: service.moves,
+            waits: Some(Arc::clone(&metrics.waits)),
             decorate: service.decorate,
             observers: observers(config, metrics, service.observers),
         },

@@ -174,7 +174,6 @@ impl Waits {
 
 impl Entry<'_> {
     /// It has come further; since when it is under way stays.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for whoever serves connections: a body that has been read"))]
     pub(crate) fn becomes(&mut self, kind: Kind) {
         if let Some(at) = self.slot {
             self.waits.slots[at].set(kind as u64);

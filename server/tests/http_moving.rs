@@ -90,7 +90,9 @@ async fn moving(request: Request) -> http_types::Result<Response> {
 fn context() -> Context<impl Fn(Request) -> http_support::Answering + Send + Sync> {
     let handler = |request| Box::pin(moving(request)) as http_support::Answering;
     let moves = Moves::new().stream("count", count).protocol("number", number);
-    Context { parks: true, moves, ..Context::new(handler, Drain::new()) }
+    let mut context = Context::new(handler, Drain::new());
+    (context.parks, context.moves) = (true, moves);
+    context
 }
 
 fn server() -> Server {

@@ -78,6 +78,12 @@ impl Account {
         }
     }
 
+    /// The path of its request, as it was received.
+    pub(super) fn path(&self) -> String {
+        let target = self.line.split(|byte| *byte == b' ').nth(1).unwrap_or_default();
+        String::from_utf8_lossy(target).into_owned()
+    }
+
     /// How many bytes of it are the client's own words.
     pub(super) fn own_bytes(&self) -> usize {
         let length = |text: &Option<Vec<u8>>| text.as_ref().map_or(0, Vec::len);

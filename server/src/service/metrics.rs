@@ -30,7 +30,7 @@ pub(crate) struct Metrics {
     /// Knows how many requests are being handled.
     pub(crate) capacity: Arc<Capacity>,
     /// What is under way.
-    pub(crate) waits: Waits,
+    pub(crate) waits: Arc<Waits>,
     requests: [[AtomicU64; CLASSES.len()]; METHODS.len()],
     latency: [AtomicU64; BUCKETS_US.len() + 1],
     latency_us: AtomicU64,

@@ -30,6 +30,7 @@ use crate::http::request_body;
 use crate::http::shutdown::Shutdown;
 use crate::http::upgrade::{self, Offer, Switching};
 use crate::http::wire::BodyState;
+use crate::waits::Kind;
 
 /// How long reading the rest of a body that nobody wants may take.
 const UNREAD_TIMEOUT: Duration = Duration::from_secs(5);
@@ -44,6 +45,8 @@ impl<H: Handler> Connection<'_, H> {
         request.set_peer_addr(self.peer.as_deref());
         request.ext_mut().insert(Shutdown::new(&self.context.drain));
         let decoration = self.decoration(Some(&request));
+        let kind = if framing == Framing::None { Kind::Request } else { Kind::Upload };
+        self.enter(kind, request.url().path());
         request_body::attach(&self.wire, &mut request, framing, expects_continue, &self.context.limits);
         if framing == Framing::None {
             // A handler may take long; without a body to read, no memory waits with it.
@@ -114,6 +117,8 @@ impl<H: Handler> Connection<'_, H> {
     /// Sends what another process, or an earlier drain, has left of a response.
     pub(super) async fn finish(&mut self, unfinished: Unfinished) -> State {
         let Unfinished { rest, close, account } = unfinished;
+        let path = account.as_ref().map(|account| account.path()).unwrap_or_default();
+        self.enter(Kind::Response, &path);
         (self.account, self.fresh, self.waited) = (account, false, Duration::ZERO);
         match Plan::resume(rest, &self.context.moves) {
             Ok(plan) => {
@@ -130,6 +135,7 @@ impl<H: Handler> Connection<'_, H> {
 
     /// Goes on after a response that was sent as far as it will be here, or failed.
     async fn sent(&mut self, sent: Result<Option<Rest>, Failure>, close: Option<Reason>) -> State {
+        self.entry = None;
         let failure = match sent {
             Ok(Some(rest)) => {
                 let account = self.account.take();
@@ -184,6 +190,9 @@ impl<H: Handler> Connection<'_, H> {
     /// elsewhere.
     async fn send_plan(&mut self, mut plan: Plan, mut begun: bool, may_move: bool) -> Result<Option<Rest>, Failure> {
         self.ends_by_close = plan.ends_by_close();
+        if matches!(self.wire.body_state(), BodyState::None | BodyState::Complete) {
+            self.becomes(if plan.left().is_some() { Kind::Response } else { Kind::Stream });
+        }
         loop {
             let pace = Pace::new(self.context.limits.write_timeout);
             let described = self.account.as_ref().map_or(0, |account| account.own_bytes());

@@ -15,6 +15,7 @@ use crate::http::message::framing::Framing;
 use crate::http::observe::Account;
 use crate::http::upgrade::{Offer, Switching};
 use crate::http::wire::Wire;
+use crate::waits::{Entry, Kind};
 
 /// The state of a connection, with what it holds in each.
 pub(super) enum State {
@@ -67,6 +68,8 @@ pub(super) struct Connection<'a, H> {
     pub(super) listener: Option<Arc<str>>,
     /// What will be told of the request that is being served, if somebody wants to know.
     pub(super) account: Option<Box<Account>>,
+    /// What is under way, told to whoever asks.
+    pub(super) entry: Option<Entry<'a>>,
     pub(super) requests: u64,
     /// How often the phase had been set when it was last heeded; never, at first.
     pub(super) heeded: Option<usize>,
@@ -102,6 +105,7 @@ impl<'a, H> Connection<'a, H> {
             peer,
             listener,
             account: None,
+            entry: None,
             requests,
             heeded: None,
             deadline: Deadline::default(),
@@ -117,6 +121,18 @@ impl<'a, H> Connection<'a, H> {
 
     pub(super) fn ended(&self, reason: Reason) -> End {
         End::Server { reason, requests: self.requests }
+    }
+
+    /// Something of this kind is under way from now on.
+    pub(super) fn enter(&mut self, kind: Kind, path: &str) {
+        self.entry = self.context.waits.as_ref().map(|waits| waits.enter(kind, path, Instant::now()));
+    }
+
+    /// What is under way has come further.
+    pub(super) fn becomes(&mut self, kind: Kind) {
+        if let Some(entry) = &mut self.entry {
+            entry.becomes(kind);
+        }
     }
 
     pub(super) fn drain_phase(&self) -> Phase {

@@ -81,7 +81,7 @@ impl Plan {
     }
 
     /// How many bytes are to come after those gathered, where that is known.
-    pub(super) fn left(&self) -> Option<u64> {
+    pub(crate) fn left(&self) -> Option<u64> {
         match &self.source {
             Source::Empty => Some(0),
             Source::Content(content) => Some(content.left()),
