@@ -110,8 +110,8 @@ fn every_request_can_learn_of_the_end_of_the_process() {
     for (phase, expected) in
         [(Phase::Draining, "draining: true, stopping: false"), (Phase::Stopping, "draining: false, stopping: true")]
     {
-        let mut client = server.connect_after("GET / HTTP/1.1\r\nHost: test\r\n\r\n");
         drain.set_phase(phase);
+        let mut client = server.connect_after("GET / HTTP/1.1\r\nHost: test\r\n\r\n");
         assert_eq!(client.reply().body, expected);
     }
 }
