@@ -75,7 +75,7 @@ impl<H: Handler> Connection<'_, H> {
                 }
             };
             if matches!(state, State::Head) {
-                watch.take_turns().await;
+                self.began = watch.take_turns().await;
             }
             let Some(next) = watch.until_over(drain, pin!(self.step(state))).await else {
                 if self.ends_by_close {

@@ -5,7 +5,7 @@ use std::io;
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_lite::FutureExt;
 use futures_lite::future::poll_once;
@@ -46,7 +46,7 @@ impl<H: Handler> Connection<'_, H> {
         request.ext_mut().insert(Shutdown::new(&self.context.drain));
         let decoration = self.decoration(Some(&request));
         let kind = if framing == Framing::None { Kind::Request } else { Kind::Upload };
-        self.enter(kind, request.url().path());
+        self.enter(kind, request.url().path(), self.began);
         request_body::attach(&self.wire, &mut request, framing, expects_continue, &self.context.limits);
         if framing == Framing::None {
             // A handler may take long; without a body to read, no memory waits with it.
@@ -118,7 +118,7 @@ impl<H: Handler> Connection<'_, H> {
     pub(super) async fn finish(&mut self, unfinished: Unfinished) -> State {
         let Unfinished { rest, close, account } = unfinished;
         let path = account.as_ref().map(|account| account.path()).unwrap_or_default();
-        self.enter(Kind::Response, &path);
+        self.enter(Kind::Response, &path, Instant::now());
         (self.account, self.fresh, self.waited) = (account, false, Duration::ZERO);
         match Plan::resume(rest, &self.context.moves) {
             Ok(plan) => {
@@ -219,7 +219,7 @@ impl<H: Handler> Connection<'_, H> {
                 self.ends_by_close = false;
                 return Ok(None);
             }
-            match plan.into_rest().await {
+            match Box::pin(plan.into_rest()).await {
                 Ok(rest) => return Ok(Some(rest)),
                 Err((back, error)) => {
                     log::warn!("a response stays in this process: {error}");

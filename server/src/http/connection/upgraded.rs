@@ -2,7 +2,7 @@
 
 use std::io;
 use std::panic::AssertUnwindSafe;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_lite::FutureExt;
 use http_types::upgrade::{Connection as Stream, Sender as StreamSender};
@@ -32,7 +32,7 @@ impl<H: Handler> Connection<'_, H> {
         let Switching { name, state } = switching;
         (self.fresh, self.waited) = (false, Duration::ZERO);
         if self.entry.is_none() {
-            self.enter(Kind::Upgraded, &name);
+            self.enter(Kind::Upgraded, &name, Instant::now());
         }
         self.becomes(Kind::Upgraded);
         let Some(serve) = self.context.moves.protocol_named(&name) else {
