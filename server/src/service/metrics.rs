@@ -78,6 +78,9 @@ impl Metrics {
         put("connections/accepted".to_owned(), books.accepted);
         put("connections/received".to_owned(), books.received);
         put("connections/handed_over".to_owned(), books.handed_over);
+        for (kind, count) in books.moved.by_kind() {
+            put(format!("connections/moved/{kind}"), count);
+        }
         put("connections/closed/client/".to_owned(), books.closed_by_client);
         for (reason, count) in books.closed_by_us {
             put(format!("connections/closed/server/{reason}"), count);
@@ -102,6 +105,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::moving::Kind;
 
     fn served(line: &str, status: impl Into<Option<u16>>, duration: Duration) -> Served<'_> {
         Served {
@@ -125,8 +129,11 @@ mod tests {
         metrics.observe(&served("\u{1}\u{2}", 400, Duration::from_secs(60)));
         metrics.observe(&served("GET / HTTP/1.1", None, Duration::from_micros(500)));
         metrics.ledger.accepted();
+        metrics.ledger.handed_over(Kind::Stream);
         let expected = [
             ("connections/accepted", 1),
+            ("connections/handed_over", 1),
+            ("connections/moved/streams", 1),
             ("latency/1000", 1),
             ("latency/500", 2),
             ("latency/more", 1),

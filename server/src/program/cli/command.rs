@@ -188,7 +188,7 @@ const STATUS_FOOTER: &str = "\
 STATE        draining: it was replaced, and finishes what it has
 CONNECTIONS  live ones
 IN FLIGHT    requests that are being handled
-HANDED OVER  connections that went on in the next generation
+HANDED OVER  connections that went on in the next generation: idle, within a response, a stream, or upgraded
 FROM         bound: by the server itself; activated: by systemd or systemfd
 
 ";
