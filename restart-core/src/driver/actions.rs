@@ -439,21 +439,25 @@ impl Driver {
 
     fn begin_withdrawal(&mut self) {
         self.drain_begun = Some(Instant::now());
+        self.parts.drain.set_deadline(self.parts.settings.drain_timeout);
         self.withdraw_connections();
         self.watch_drain(vec![], self.parts.settings.drain_timeout);
     }
 
     pub(super) fn begin_drain(&mut self, phase: Phase) {
         self.drain_begun = Some(Instant::now());
-        let (last_call, timeout) = if phase == Phase::Stopping {
+        let grace = if phase == Phase::Stopping { STOP_GRACE } else { Duration::ZERO };
+        let timeout = self.parts.settings.drain_timeout + grace;
+        self.parts.drain.set_deadline(timeout);
+        let last_call = if phase == Phase::Stopping {
             self.listeners.iter().for_each(Listener::last_call);
             self.parts.drain.set_phase(phase);
-            (self.listeners.clone(), self.parts.settings.drain_timeout + STOP_GRACE)
+            self.listeners.clone()
         } else {
             self.chain.stop_taking();
             self.open_way_and_drain();
             self.reporting = Some(self.executor.spawn(sources::reports(REPORT_EVERY, self.inputs.clone())));
-            (self.release(), self.parts.settings.drain_timeout)
+            self.release()
         };
         self.watch_drain(last_call, timeout);
     }

@@ -34,6 +34,9 @@ impl Moves {
     /// process: what it waits for belongs into the state (a time at which it is due, an id from which it goes on).
     /// What the client has not taken of a step's bytes travels if it is little, and is waited for if it is more than 16 KiB.
     /// A state has at most 16 KiB, or the stream stays. A name has at most 57 bytes.
+    ///
+    /// A stream that no other process takes is ended between two steps, as if it had come to its end: shortly before the
+    /// drain's deadline, and within 3 s of a stop.
     #[must_use]
     pub fn stream<F>(mut self, name: &str, step: impl Fn(Vec<u8>) -> F + Send + Sync + 'static) -> Moves
     where
@@ -46,7 +49,8 @@ impl Moves {
     /// Registers a protocol to switch to: `serve` serves a connection from a state, and says how it leaves it.
     ///
     /// It is called once after the switch, and again wherever the connection goes on after a [`Leave::Move`], which may be
-    /// this process. A name has at most 55 bytes.
+    /// this process. Where no process takes it, `upgraded.shutdown().stopping()` is ready shortly before the connection is
+    /// cut, for a goodbye. A name has at most 55 bytes.
     #[must_use]
     pub fn protocol<F>(mut self, name: &str, serve: impl Fn(Upgraded, Vec<u8>) -> F + Send + Sync + 'static) -> Moves
     where
