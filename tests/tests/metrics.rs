@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use smol::block_on;
 use tests::load::{Answer, Chat, Connection, EventStream, Limits, Look, Request, Target};
-use tests::{DEADLINE, Reborn, Server, Version};
+use tests::{DEADLINE, Ended, Reborn, Server, Version};
 
 type Scrape = BTreeMap<String, f64>;
 
@@ -172,6 +172,25 @@ fn what_moves_is_counted_by_what_was_under_way_and_shown_by_the_status() {
     let text = server.command(["status"]).assert_success().stdout.clone();
     assert!(text.contains("4 (1 idle, 1 responses, 1 streams, 1 upgraded)"), "{text}");
     held.finish_by(status["draining"][0]["pid"].as_u64().unwrap().try_into().unwrap());
+}
+
+#[test]
+fn what_the_deadline_cuts_is_counted_and_what_its_client_leaves_is_not() {
+    let (server, metrics) = measured(Reborn::new().demo().probation_ms(0).args(["--drain-timeout", "1s"]));
+    let (left, cut) = (server.hold(), server.hold());
+    assert_eq!(scrape(&metrics)["reborn_requests_cut_total"], 0.0, "so that the first one is an increase");
+    server.reload_ok();
+    drop(left);
+    assert_eq!(server.wait_end(server.first_pid()), Ended::Code(0));
+    assert!(cut.finish().is_err());
+    let mut scraped = Scrape::new();
+    server.wait_until("both are counted", |_| {
+        scraped = scrape(&metrics);
+        total(&scraped, "reborn_requests_total") == 2.0
+    });
+    assert_eq!(scraped["reborn_requests_cut_total"], 1.0);
+    server.reload_ok();
+    assert_eq!(scrape(&metrics)["reborn_requests_cut_total"], 1.0, "it goes on");
 }
 
 #[test]

@@ -212,7 +212,7 @@ impl<'a, H: Handler> Connection<'a, H> {
                     if let Some(answer) = self.request(*message).await {
                         return self.response(answer).await;
                     }
-                    self.cut_account();
+                    self.give_up_account();
                     State::Closed(Closed::ByClient)
                 })
                 .await

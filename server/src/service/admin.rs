@@ -154,6 +154,8 @@ impl Collector for Admin {
         }
         let mut page = Page { encoder, totals };
         page.counter("requests", "Requests that are over", "requests/", &["method", "status"])?;
+        let help = "Requests that the deadline of a drain or of a stop cut";
+        page.counter("requests_cut", help, "requests_cut", &[])?;
         page.latency()?;
         let (live, busy) = (self.drain.live(), self.metrics.in_flight());
         let connections = [("busy", busy), ("idle", live.saturating_sub(busy))];
