@@ -57,7 +57,7 @@ impl<H: Handler> Connection<'_, H> {
         let fits = self.wire.received_bytes() <= 2 * DESCRIBED_BYTES_MAX && state.len() <= DESCRIBED_BYTES_MAX;
         if self.may_park() && self.drain_phase() == Phase::Draining {
             if fits {
-                self.under_way = UnderWay::Protocol { name, state };
+                self.under_way = UnderWay::Protocol(Box::new(Switching { name, state }));
                 return State::HandedOver;
             }
             log::warn!("a connection of the protocol {name:?} stays in this process: its state is too large to move");
