@@ -5,6 +5,8 @@
 //! do not know; what they must not misunderstand has a format of its own, without which the connection stays. `response` is
 //! what is left of a response. Pure.
 
+#[cfg(test)]
+mod golden;
 mod response;
 mod sections;
 
