@@ -6,9 +6,7 @@
 #![allow(clippy::unwrap_used)]
 
 use smol::block_on;
-use tests::load::{
-    CROWD_BYTES, Connection, Crowd, CrowdReport, Failure, Limits, Look, Numbers, Request, Target, pattern,
-};
+use tests::load::{Connection, Crowd, CrowdReport, Failure, Limits, Look, Numbers, Request, Target};
 use tests::skip::may_trace;
 use tests::tracer::{Edge, Tracer};
 use tests::{CommandOutput, DEADLINE, Mode, Reborn, Server, Version};
@@ -45,11 +43,8 @@ fn half_a_head(id: usize) -> String {
     format!("GET /fast HTTP/1.1\r\nhost: localhost\r\nx-id: {id}\r\nx-pad: {}", "a".repeat(4000))
 }
 
-/// A server that has all that lasts.
 fn start() -> Server {
-    let reborn = Reborn::new().demo().probation_ms(0).args(["--log", "debug", "--threads", "1", "--root", "."]);
-    pattern::write_file(&reborn.folder().join("pattern"), CROWD_BYTES).unwrap();
-    reborn.start()
+    Reborn::new().for_crowd().probation_ms(0).args(["--log", "debug", "--threads", "1"]).start()
 }
 
 fn scene(stop: Stop) -> Scene {

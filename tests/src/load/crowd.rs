@@ -13,8 +13,8 @@ use std::{
 
 use smol::Executor;
 
-use super::{Chat, Class, Download, EventStream, Fault, FaultKind, Limits, Target};
-use crate::DEADLINE;
+use super::{Chat, Class, Download, EventStream, Fault, FaultKind, Limits, Target, pattern};
+use crate::{DEADLINE, Reborn};
 
 /// The length of what is downloaded: more than the kernel takes by itself.
 pub const CROWD_BYTES: u64 = 6_000_000;
@@ -52,6 +52,14 @@ impl Numbers {
     }
 }
 
+impl Reborn {
+    /// Gives the server what a crowd asks for: the demonstration, and `/pattern` among its files.
+    pub fn for_crowd(self) -> Self {
+        pattern::write_file(&self.folder().join("pattern"), CROWD_BYTES).expect("a file in the test's own folder");
+        self.demo().args(["--root", "."])
+    }
+}
+
 /// What became of one client.
 type Outcome = (Class, Result<Option<u64>, Fault>);
 
@@ -76,8 +84,8 @@ pub struct CrowdReport {
 }
 
 impl Crowd {
-    /// Starts the clients, and returns when each is in the middle of what it does. The server has the demonstration, and
-    /// `/pattern` among its files.
+    /// Starts the clients, and returns when each is in the middle of what it does. The server was started with
+    /// [`Reborn::for_crowd`].
     #[track_caller]
     pub fn start(target: &Target, numbers: Numbers) -> Self {
         let hurry = Arc::new(AtomicBool::new(false));
