@@ -146,6 +146,51 @@ fn quoted(text: &str, found: &mut BTreeSet<String>) {
     }
 }
 
+/// The part of the code map in ARCHITECTURE.md that is about this folder.
+fn code_map(folder: &str) -> String {
+    let page = read("ARCHITECTURE.md");
+    let (_, map) = page.split_once("\n## Code map\n").expect("it has a code map");
+    let mut lines = map.lines().skip_while(|line| line.trim() != folder);
+    assert!(lines.next().is_some(), "the code map has no {folder}");
+    lines.take_while(|line| line.starts_with("      ")).collect::<Vec<_>>().join("\n")
+}
+
+/// The modules below a folder of sources, by their paths without `.rs`. A folder's own file counts as the folder.
+fn modules(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+    let of = |entry: fs::DirEntry| {
+        let (path, name) = (entry.path(), entry.file_name().into_string().expect("a source's name is text"));
+        let below = if path.is_dir() { modules(&path) } else { Vec::new() };
+        let own = name.strip_suffix(".rs").filter(|name| !["lib", "main", "mod", "tests"].contains(name));
+        let within = below.into_iter().map(|module| format!("{name}/{module}")).collect::<Vec<_>>();
+        within.into_iter().chain(own.map(str::to_owned)).collect::<Vec<_>>()
+    };
+    entries.flat_map(|entry| of(entry.expect("a file"))).collect()
+}
+
+#[test]
+fn every_module_stands_in_the_code_map_and_nothing_else() {
+    for folder in ["restart-core/src/", "server/src/"] {
+        let map = code_map(folder);
+        let words: BTreeSet<_> = map.split(|char: char| !char.is_ascii_alphanumeric() && char != '_').collect();
+        let modules = modules(&Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(folder));
+        let name = |module: &str| module.rsplit('/').next().unwrap_or_default().to_owned();
+        let missing: Vec<_> = modules.iter().filter(|module| !words.contains(name(module).as_str())).collect();
+        assert!(missing.is_empty(), "the code map of {folder} lacks {missing:?}");
+        // What a line begins with is a module or several; folders have a file of their own, or `mod.rs`.
+        let heads = map.lines().filter_map(|line| line.trim_start_matches(' ').split("  ").next().zip(Some(line)));
+        let heads = heads.filter(|(_, line)| line.find(|char| char != ' ').is_some_and(|indent| indent < 12));
+        for head in heads.flat_map(|(head, _)| head.split(", ")) {
+            let is_it = |module: &String| *module == head || module.ends_with(&format!("/{head}"));
+            let is_folder = modules.iter().any(|module| module.split('/').any(|part| part == head));
+            assert!(
+                is_folder || modules.iter().any(is_it),
+                "the code map of {folder} has {head:?}, which is not there"
+            );
+        }
+    }
+}
+
 /// The tests of systemd, which run commands as they stand in the pages.
 fn systemd_tests() -> String {
     ["page", "install", "package", "configuration"].map(|name| read(&format!("tests/tests/systemd_{name}.rs"))).concat()
