@@ -145,8 +145,9 @@
 //! }
 //! ```
 //!
-//! [`Shutdown::draining`] is ready when a newer process has taken over, or the service stops; [`Shutdown::stopping`] only when
-//! it stops. A stream that is got by `Response::recv_upgrade` stays as well, and ends at the deadline.
+//! [`Shutdown::draining`] is ready when a newer process has taken over, or the service stops; [`Shutdown::stopping`] when it
+//! stops, and shortly before the deadline of a drain, for each connection at another time, so that not all clients come back
+//! at once. A stream that is got by `Response::recv_upgrade` stays as well, and ends at the deadline.
 //!
 //! # Try it
 //!

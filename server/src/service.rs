@@ -252,7 +252,8 @@ async fn take<H: Handler + 'static>(shared: Arc<Shared<H>>) {
         match moving::unpack(fd, &blob, companions.into_iter().next()) {
             Ok((start, age)) => {
                 let listener = start.listener.as_deref().unwrap_or_default();
-                log::debug!("a connection on {listener} goes on here after {} requests and {age:?}", start.requests);
+                let (requests, age_ms) = (start.requests, age.as_millis());
+                log::debug!("a connection on {listener} goes on here after {requests} requests and {age_ms} ms");
                 let now = Instant::now();
                 let since = now.checked_sub(age).unwrap_or(now);
                 let place = shared.clients.receive(start.peer.as_ref().and_then(|peer| peer.parse().ok()));

@@ -129,7 +129,8 @@ impl Waits {
         match slot {
             Some(at) => {
                 let since = since.saturating_duration_since(self.beginning);
-                self.slots[at].fill(kind, path, u64::try_from(since.as_micros()).unwrap_or(u64::MAX));
+                let since_us = since.as_secs().saturating_mul(1_000_000) + u64::from(since.subsec_micros());
+                self.slots[at].fill(kind, path, since_us);
                 NEAR.set((at + 1) % SLOTS);
             }
             None => _ = self.beyond[kind.index()].fetch_add(1, Ordering::Relaxed),
@@ -210,7 +211,8 @@ impl Slot {
     fn fill(&self, kind: Kind, path: &str, since_us: u64) {
         fence(Ordering::Release);
         self.since_us.store(since_us, Ordering::Relaxed);
-        let path = path.split('?').next().unwrap_or_default().as_bytes();
+        let path = path.as_bytes();
+        let path = &path[..memchr::memchr(b'?', path).unwrap_or(path.len())];
         let mut words = path.chunks(WORD_BYTES);
         for word in &self.path {
             let bytes = words.next().unwrap_or_default();

@@ -296,6 +296,7 @@ impl Driver {
 
     fn begin_withdrawal(&mut self) {
         self.drain_begun = Some(Instant::now());
+        self.parts.drain.set_deadline(self.parts.settings.drain_timeout);
         self.chain.begin_withdrawal();
         self.watch_drain(vec![]);
     }
@@ -304,10 +305,13 @@ impl Driver {
         self.drain_begun = Some(Instant::now());
         if phase == Phase::Stopping {
             self.listeners.iter().for_each(Listener::last_call);
+            let left = Duration::from_millis(self.left_to_stop());
+            self.parts.drain.set_deadline(left);
             self.parts.drain.set_phase(phase);
             self.watch_stop(self.listeners.clone());
         } else {
             self.chain.stop_taking();
+            self.parts.drain.set_deadline(self.parts.settings.drain_timeout);
             self.chain.begin_drain();
             self.reporting = Some(self.tasks.spawn(sources::reports(REPORT_EVERY, self.tasks.inputs())));
             let released = self.release();

@@ -24,18 +24,14 @@ impl Lifecycle {
                 self.newest.dead = false;
                 actions.push(Action::Welcome);
             }
-            Event::BarrierReturned if committed => {
-                settled = true;
-                actions.push(Action::SendSettled);
+            Event::BarrierReturned | Event::Deadline(Timer::Barrier) if !committed => {
+                settled |= matches!(event, Event::BarrierReturned);
+                reload = std::mem::take(&mut self.queued);
+                actions.push(Action::SendCommit { settled, reload });
             }
             Event::BarrierReturned => {
                 settled = true;
-                reload = std::mem::take(&mut self.queued);
-                actions.push(Action::SendCommit { settled, reload });
-            }
-            Event::Deadline(Timer::Barrier) if !committed => {
-                reload = std::mem::take(&mut self.queued);
-                actions.push(Action::SendCommit { settled, reload });
+                actions.push(Action::SendSettled);
             }
             Event::CommitSent if !committed => {
                 committed = true;

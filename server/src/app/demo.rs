@@ -204,7 +204,7 @@ fn events(request: &Request, target: &Target) -> Result<Response, String> {
 pub(super) fn moves(identity: &Arc<OnceLock<Identity>>) -> Moves {
     let identity = Arc::clone(identity);
     let next = move |state| next_event(state, Arc::clone(&identity));
-    Moves::new().stream(EVENTS_STREAM, next).protocol(upgrades::CHAT, upgrades::talk)
+    Moves::new().endless_stream(EVENTS_STREAM, next).protocol(upgrades::CHAT, upgrades::talk)
 }
 
 /// Waits for the next event of a stream with this state, which says that it is this process that sends it.

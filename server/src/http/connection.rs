@@ -32,7 +32,6 @@ use std::pin::pin;
 
 use super::handler::{Context, Handler};
 use super::lifetime::{End, Reason, Start, UnderWay};
-use super::upgrade::Switching;
 use state::{Closed, Connection, State};
 use watch::Watch;
 
@@ -61,7 +60,7 @@ impl<H: Handler> Connection<'_, H> {
         let mut state = match std::mem::take(&mut self.under_way) {
             UnderWay::Nothing => State::Idle,
             UnderWay::Response(unfinished) => State::Rest(unfinished),
-            UnderWay::Protocol { name, state } => State::Protocol(Box::new(Switching { name, state })),
+            UnderWay::Protocol(switching) => State::Protocol(switching),
         };
         loop {
             let over = match &state {
@@ -75,7 +74,7 @@ impl<H: Handler> Connection<'_, H> {
                 }
             };
             if matches!(state, State::Head) {
-                watch.take_turns().await;
+                self.began = watch.take_turns().await;
             }
             let Some(next) = watch.until_over(drain, pin!(self.step(state))).await else {
                 if self.ends_by_close {
@@ -101,7 +100,7 @@ impl<H: Handler> Connection<'_, H> {
                     if let Some(answer) = self.request(*message).await {
                         return self.response(answer).await;
                     }
-                    self.cut_account();
+                    self.give_up_account();
                     State::Closed(Closed::ByClient)
                 })
                 .await

@@ -32,6 +32,9 @@ pub struct Served<'a> {
     /// Whether all of the response was given to the kernel. It was not where the client left, or took too little, where
     /// the body failed, and where the drain's deadline passed.
     pub complete: bool,
+    /// Whether this process cut it: it was under way, be it within its head, when the deadline of the drain or of the stop
+    /// passed.
+    pub cut: bool,
     /// From the first byte of the request to the last byte of the response.
     pub duration: Duration,
 }
@@ -90,8 +93,8 @@ impl Account {
         self.line.len() + length(&self.referer) + length(&self.user_agent)
     }
 
-    /// The account as observers see it, now that the request is over, its response `complete` or not.
-    pub(super) fn served<'a>(&'a self, listener: Option<&'a str>, peer: Option<&'a str>, complete: bool) -> Served<'a> {
+    /// The account as observers see it, now that the request is over; not that it is complete, nor that it was cut.
+    pub(super) fn served<'a>(&'a self, listener: Option<&'a str>, peer: Option<&'a str>) -> Served<'a> {
         Served {
             listener,
             peer,
@@ -100,7 +103,8 @@ impl Account {
             user_agent: self.user_agent.as_deref(),
             status: if self.sent_bytes > 0 { Some(self.status) } else { None },
             body_bytes: self.sent_bytes.saturating_sub(self.head_bytes),
-            complete,
+            complete: false,
+            cut: false,
             duration: self.began.elapsed(),
         }
     }

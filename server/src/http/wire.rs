@@ -8,6 +8,7 @@ mod body;
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
@@ -31,6 +32,8 @@ const DIRECT_BYTES_MIN: usize = 4 * 1024;
 pub(crate) struct Wire {
     pub(super) transport: Transport,
     incoming: Mutex<Incoming>,
+    /// Whether the current request has a body: most have none, and need no lock to know it.
+    has_body: AtomicBool,
     /// Who calls for room.
     pub(super) capacity: Arc<Capacity>,
 }
@@ -49,7 +52,8 @@ impl Wire {
     /// `capacity` calls for room.
     pub(super) fn new(socket: OwnedFd, local: bool, read_ahead: Vec<u8>, capacity: &Arc<Capacity>) -> io::Result<Wire> {
         let transport = Transport::new(socket, local, read_ahead)?;
-        Ok(Wire { transport, incoming: Mutex::default(), capacity: Arc::clone(capacity) })
+        let (incoming, has_body) = (Mutex::default(), AtomicBool::new(false));
+        Ok(Wire { transport, incoming, has_body, capacity: Arc::clone(capacity) })
     }
 
     /// Takes the wire apart: the socket, which no poller knows any more, and the bytes received and not yet used. Gives it
@@ -82,11 +86,17 @@ impl Wire {
 
     /// How the body of the current request stands.
     pub(super) fn body_state(&self) -> BodyState {
+        if !self.has_body() {
+            return BodyState::None;
+        }
         self.incoming().body.as_ref().map_or(BodyState::None, RequestBody::state)
     }
 
     /// What made the body of the current request unreadable, if anything did.
     pub(super) fn fault(&self) -> Option<Fault> {
+        if !self.has_body() {
+            return None;
+        }
         self.incoming().body.as_ref().and_then(RequestBody::fault)
     }
 
@@ -102,6 +112,7 @@ impl Wire {
     }
 
     fn begin_message(&self, body: Option<RequestBody>) -> u64 {
+        self.has_body.store(body.is_some(), Ordering::Relaxed);
         let incoming = &mut *self.incoming();
         incoming.message += 1;
         incoming.body = body;
@@ -120,6 +131,9 @@ impl Wire {
 
     /// Rules out a 100 from now on, because the response begins. Returns the rest of one that was partly sent.
     pub(super) fn response_begins(&self) -> &'static [u8] {
+        if !self.has_body() {
+            return b"";
+        }
         self.incoming().body.as_mut().map_or(b"", RequestBody::response_begins)
     }
 
@@ -236,6 +250,11 @@ impl Wire {
             }
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// Only the connection's own task begins and ends messages, and asks.
+    fn has_body(&self) -> bool {
+        self.has_body.load(Ordering::Relaxed)
     }
 
     /// The body that is being read. Where what was received is locked too, this comes first.

@@ -9,6 +9,8 @@ use restart_core::Waiting;
 use restart_core::control::{Outcome, Stages, Status};
 use serde_json::Value;
 
+use crate::service::ledger::MOVED_KINDS;
+
 /// The status as text. `now` is the time at which it is shown.
 pub(crate) struct Overview<'a> {
     pub(crate) status: &'a Status,
@@ -128,8 +130,22 @@ fn row(
 ) -> [String; 9] {
     let count = |name: &str| application[name].as_u64().map(|count| count.to_string()).unwrap_or_default();
     let age = age(Duration::from_millis(uptime_ms));
-    let (busy, moved, memory) = (count("in_flight"), count("handed_over"), mebibytes(memory_bytes));
+    let (busy, moved, memory) = (count("in_flight"), moved(application), mebibytes(memory_bytes));
     [number, pid, version, &age, state, &connections.to_string(), &busy, &moved, &memory].map(str::to_owned)
+}
+
+/// How many connections were handed over, and of which kinds where something was under way on some of them.
+fn moved(application: &Value) -> String {
+    let Some(total) = application["handed_over"].as_u64() else { return String::new() };
+    let by_kind: Vec<_> = MOVED_KINDS
+        .into_iter()
+        .filter_map(|kind| Some((kind, application["moved"][kind].as_u64().filter(|count| *count > 0)?)))
+        .collect();
+    if by_kind.iter().all(|(kind, _)| *kind == MOVED_KINDS[0]) {
+        return total.to_string();
+    }
+    let by_kind: Vec<_> = by_kind.into_iter().map(|(kind, count)| format!("{count} {kind}")).collect();
+    format!("{total} ({})", by_kind.join(", "))
 }
 
 fn durations(stages: &Stages) -> String {
@@ -185,7 +201,8 @@ mod tests {
             "draining": [
                 {"generation": 1, "pid": 11},
                 {"generation": 2, "pid": 22, "version": "1.1", "uptime_ms": 3_600_000, "connections": 1,
-                 "memory_bytes": 1_048_576, "application": {"in_flight": 1, "handed_over": 200}, "left_ms": 540_000,
+                 "memory_bytes": 1_048_576, "application": {"in_flight": 1, "handed_over": 200,
+                   "moved": {"idle": 195, "responses": 3, "streams": 0, "upgraded": 2}}, "left_ms": 540_000,
                  "waits": [{"kind": "request", "count": 2, "oldest_ms": 61_500, "what": "/slow"},
                            {"kind": "connection", "count": 1, "oldest_ms": 0}]},
             ],
@@ -202,9 +219,9 @@ mod tests {
         let expected = "\
 generation 3 (pid 33), version 1.2: serving, under a service manager
 
-GENERATION  PID  VERSION  AGE    STATE     CONNECTIONS  IN FLIGHT  HANDED OVER  MEMORY
-3           33   1.2      1m 1s  serving   20           3          0            8.5 MiB
-2           22   1.1      1h     draining  1            1          200          1.0 MiB
+GENERATION  PID  VERSION  AGE    STATE     CONNECTIONS  IN FLIGHT  HANDED OVER                              MEMORY
+3           33   1.2      1m 1s  serving   20           3          0                                        8.5 MiB
+2           22   1.1      1h     draining  1            1          200 (195 idle, 3 responses, 2 upgraded)  1.0 MiB
 1           11                   draining
 
 GENERATION  WAITS FOR   COUNT  OLDEST         LEFT

@@ -42,13 +42,25 @@ pub(crate) struct Balance {
     requests: u64,
 }
 
-/// Connections that were handed over, by what was under way on them.
+/// Connections that were handed over, by what was under way on them. Serialized, it has the names of `MOVED_KINDS`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub(crate) struct Moved {
     pub(crate) idle: u64,
     pub(crate) responses: u64,
     pub(crate) streams: u64,
     pub(crate) upgraded: u64,
+}
+
+/// What the kinds of connections that move are called, wherever they are shown, in the order of `Kind`.
+pub(crate) const MOVED_KINDS: [&str; 4] = ["idle", "responses", "streams", "upgraded"];
+
+impl Moved {
+    /// How many there were of each kind, by its name.
+    pub(crate) fn by_kind(self) -> [(&'static str, u64); 4] {
+        let Moved { idle, responses, streams, upgraded } = self;
+        let [one, two, three, four] = MOVED_KINDS;
+        [(one, idle), (two, responses), (three, streams), (four, upgraded)]
+    }
 }
 
 impl Ledger {

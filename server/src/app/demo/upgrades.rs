@@ -66,7 +66,7 @@ pub(super) async fn echo(request: &Request) -> Response {
     response
 }
 
-/// Gives back what comes, through a drain as well, until its deadline ends the stream. A stop ends it at once.
+/// Gives back what comes, through a drain as well, until its deadline is near. A stop ends it at once.
 async fn echo_until_stopped(mut stream: Connection, shutdown: Shutdown) {
     let mut bytes = [0; 4096];
     let echo = async {

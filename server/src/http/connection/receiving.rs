@@ -116,7 +116,7 @@ impl<H: Handler> Connection<'_, H> {
                     Ok(_) => {}
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                     Err(_) => {
-                        self.cut_account();
+                        self.give_up_account();
                         return State::Closed(Closed::ByClient);
                     }
                 },
@@ -127,7 +127,7 @@ impl<H: Handler> Connection<'_, H> {
                     return self.refuse(Refusal::new(StatusCode::RequestTimeout, "the head took too long"));
                 }
                 Wake::Crowded => {
-                    self.cut_account();
+                    self.give_up_account();
                     return State::Closed(Closed::AtOnce(Reason::Crowded));
                 }
                 Wake::Phase => {}

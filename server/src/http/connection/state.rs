@@ -76,6 +76,8 @@ pub(super) struct Connection<'a, H> {
     pub(super) deadline: Deadline,
     /// Whether nothing was received here yet.
     pub(super) fresh: bool,
+    /// When the head that is being read was first looked at.
+    pub(super) began: Instant,
     /// How long the wait that goes on here has lasted elsewhere.
     pub(super) waited: Duration,
     /// Since when it is idle, or its head under way; less `waited`.
@@ -99,6 +101,7 @@ impl<'a, H> Connection<'a, H> {
             log::warn!("cannot watch an accepted connection: {error}; it is closed");
             (Reason::Failed, requests)
         })?;
+        let now = Instant::now();
         Ok(Connection {
             context,
             wire: Arc::new(wire),
@@ -111,7 +114,8 @@ impl<'a, H> Connection<'a, H> {
             deadline: Deadline::default(),
             fresh: true,
             waited,
-            waits_since: Instant::now(),
+            began: now,
+            waits_since: now,
             under_way,
             declined,
             pipelined: 0,
@@ -124,8 +128,8 @@ impl<'a, H> Connection<'a, H> {
     }
 
     /// Something of this kind is under way from now on.
-    pub(super) fn enter(&mut self, kind: Kind, path: &str) {
-        self.entry = self.context.waits.as_ref().map(|waits| waits.enter(kind, path, Instant::now()));
+    pub(super) fn enter(&mut self, kind: Kind, path: &str, since: Instant) {
+        self.entry = self.context.waits.as_ref().map(|waits| waits.enter(kind, path, since));
     }
 
     /// What is under way has come further.

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::panic::AssertUnwindSafe;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_lite::FutureExt;
 use http_types::upgrade::{Connection as Stream, Sender as StreamSender};
@@ -32,7 +32,7 @@ impl<H: Handler> Connection<'_, H> {
         let Switching { name, state } = switching;
         (self.fresh, self.waited) = (false, Duration::ZERO);
         if self.entry.is_none() {
-            self.enter(Kind::Upgraded, &name);
+            self.enter(Kind::Upgraded, &name, Instant::now());
         }
         self.becomes(Kind::Upgraded);
         let Some(serve) = self.context.moves.protocol_named(&name) else {
@@ -57,7 +57,7 @@ impl<H: Handler> Connection<'_, H> {
         let fits = self.wire.received_bytes() <= 2 * DESCRIBED_BYTES_MAX && state.len() <= DESCRIBED_BYTES_MAX;
         if self.may_park() && self.drain_phase() == Phase::Draining {
             if fits {
-                self.under_way = UnderWay::Protocol { name, state };
+                self.under_way = UnderWay::Protocol(Box::new(Switching { name, state }));
                 return State::HandedOver;
             }
             log::warn!("a connection of the protocol {name:?} stays in this process: its state is too large to move");

@@ -87,8 +87,8 @@ impl Plan {
             Tail::Nothing => Source::Empty,
             Tail::Content { file, pieces } => Source::Content(Box::new(Content::shared(file, pieces))),
             Tail::Stream { name, state, chunked } => {
-                let make = moves.stream_named(&name).ok_or_else(|| unknown(&name))?;
-                Source::Stream { stream: Stream::new(name, state, make), chunked }
+                let registered = moves.stream_named(&name).ok_or_else(|| unknown(&name))?;
+                Source::Stream { stream: Stream::new(name, state, registered), chunked }
             }
         };
         let mut plan = Plan { source, ..Plan::default() };

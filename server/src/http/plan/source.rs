@@ -149,9 +149,14 @@ impl Plan {
         Poll::Ready(Ok(()))
     }
 
-    /// Whether it is a registered stream, which can be ended between two steps.
+    /// Whether it is a registered stream.
     pub(super) fn is_stream(&self) -> bool {
         matches!(self.source, Source::Stream { .. })
+    }
+
+    /// Whether it is one that can be ended between any two steps.
+    pub(super) fn is_endless(&self) -> bool {
+        matches!(&self.source, Source::Stream { stream, .. } if stream.is_endless())
     }
 
     /// Ends a registered stream where it stands, in order.
@@ -224,8 +229,8 @@ impl Source {
 /// Takes the stream out of a response, if one is its body still.
 fn take_stream(response: &Response, moves: &Moves) -> Option<Stream> {
     let Streaming { name, state } = stream::streaming(response)?.value().take()?;
-    let make = moves.stream_named(&name)?;
-    Some(Stream::new(name.into(), state, make))
+    let registered = moves.stream_named(&name)?;
+    Some(Stream::new(name.into(), state, registered))
 }
 
 /// Frames `count` bytes, which stand behind the room for a chunk's head, as a chunk at the start of `room`. Returns its
