@@ -6,14 +6,21 @@
 //! `reborn` are run here; where each of the others is run stands in [`PROOFS`], unless one of the tests with systemd has it
 //! between quotes.
 
-use std::{collections::BTreeSet, fs, path::Path, process::Command};
+use std::{
+    collections::BTreeSet,
+    fs,
+    io::{BufRead, BufReader},
+    path::Path,
+    process::{Child, Command, Stdio},
+};
 
-use tests::{CommandOutput, Reborn, binary};
+use tests::{CommandOutput, DEADLINE, Process, Reborn, binary, skip::skip};
 
 /// The programs whose names begin a command.
-const PROGRAMS: [&str; 14] = [
+const PROGRAMS: [&str; 15] = [
     "apt-get",
     "cargo",
+    "curl",
     "dpkg",
     "journalctl",
     "just",
@@ -37,13 +44,15 @@ enum Proof {
 }
 use Proof::{In, Said};
 
-const PROOFS: [(&str, Proof); 26] = [
+const PROOFS: [(&str, Proof); 28] = [
     ("cargo build --release", In("justfile", "cargo build --release --locked --bin reborn")),
     ("cargo doc --open -p restart-core", In("justfile", "cargo doc --workspace --no-deps --locked")),
+    ("cargo doc --open -p server", In("justfile", "cargo doc --workspace --no-deps --locked")),
     ("cargo install cargo-deb", In(".ci/run", "need_tool cargo-deb")),
     ("cargo install just", In(".ci/run", "need_tool just")),
     ("cargo run --release", In("justfile", "cargo run --release --locked -- --version")),
     ("cargo test --workspace", In("justfile", "cargo test --workspace")),
+    ("curl", In("tests/tests/documentation.rs", "fn what_the_first_screen_shows_is_what_happens()")),
     ("just abuse", In("tests/tests/abuse.rs", "REBORN_TEST_ABUSE")),
     ("just bench", In("tests/BENCHMARKS.md", "`just bench throughput")),
     ("just ci", In(".ci/run", "exec just ci")),
@@ -137,6 +146,51 @@ fn quoted(text: &str, found: &mut BTreeSet<String>) {
     }
 }
 
+/// The part of the code map in ARCHITECTURE.md that is about this folder.
+fn code_map(folder: &str) -> String {
+    let page = read("ARCHITECTURE.md");
+    let (_, map) = page.split_once("\n## Code map\n").expect("it has a code map");
+    let mut lines = map.lines().skip_while(|line| line.trim() != folder);
+    assert!(lines.next().is_some(), "the code map has no {folder}");
+    lines.take_while(|line| line.starts_with("      ")).collect::<Vec<_>>().join("\n")
+}
+
+/// The modules below a folder of sources, by their paths without `.rs`. A folder's own file counts as the folder.
+fn modules(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+    let of = |entry: fs::DirEntry| {
+        let (path, name) = (entry.path(), entry.file_name().into_string().expect("a source's name is text"));
+        let below = if path.is_dir() { modules(&path) } else { Vec::new() };
+        let own = name.strip_suffix(".rs").filter(|name| !["lib", "main", "mod", "tests"].contains(name));
+        let within = below.into_iter().map(|module| format!("{name}/{module}")).collect::<Vec<_>>();
+        within.into_iter().chain(own.map(str::to_owned)).collect::<Vec<_>>()
+    };
+    entries.flat_map(|entry| of(entry.expect("a file"))).collect()
+}
+
+#[test]
+fn every_module_stands_in_the_code_map_and_nothing_else() {
+    for folder in ["restart-core/src/", "server/src/"] {
+        let map = code_map(folder);
+        let words: BTreeSet<_> = map.split(|char: char| !char.is_ascii_alphanumeric() && char != '_').collect();
+        let modules = modules(&Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(folder));
+        let name = |module: &str| module.rsplit('/').next().unwrap_or_default().to_owned();
+        let missing: Vec<_> = modules.iter().filter(|module| !words.contains(name(module).as_str())).collect();
+        assert!(missing.is_empty(), "the code map of {folder} lacks {missing:?}");
+        // What a line begins with is a module or several; folders have a file of their own, or `mod.rs`.
+        let heads = map.lines().filter_map(|line| line.trim_start_matches(' ').split("  ").next().zip(Some(line)));
+        let heads = heads.filter(|(_, line)| line.find(|char| char != ' ').is_some_and(|indent| indent < 12));
+        for head in heads.flat_map(|(head, _)| head.split(", ")) {
+            let is_it = |module: &String| *module == head || module.ends_with(&format!("/{head}"));
+            let is_folder = modules.iter().any(|module| module.split('/').any(|part| part == head));
+            assert!(
+                is_folder || modules.iter().any(is_it),
+                "the code map of {folder} has {head:?}, which is not there"
+            );
+        }
+    }
+}
+
 /// The tests of systemd, which run commands as they stand in the pages.
 fn systemd_tests() -> String {
     ["page", "install", "package", "configuration"].map(|name| read(&format!("tests/tests/systemd_{name}.rs"))).concat()
@@ -152,7 +206,7 @@ fn every_command_in_the_pages_is_run_or_said_not_to_be() {
                 continue;
             }
             let is_of = |name: &str| {
-                command == name || ["podman", "systemctl --user"].contains(&name) && command.starts_with(name)
+                command == name || ["curl", "podman", "systemctl --user"].contains(&name) && command.starts_with(name)
             };
             let Some((name, proof)) = PROOFS.iter().find(|(name, _)| is_of(name)) else {
                 panic!("nothing runs `{command}`: add a test and a line to PROOFS");
@@ -238,6 +292,61 @@ fn reborn_understands_its_command_lines_and_configurations_in_the_pages() {
     }
     assert!(asked >= 4 && checked >= 3, "{commands:?}");
     server.command(["stop"]).assert_success();
+}
+
+/// Starts a command of the first screen, the one that asks for this, of a server at another address.
+fn started(screen: &str, asks_for: &str, address: &str) -> Child {
+    let is_it = |line: &&str| line.contains("$ curl") && line.contains(asks_for);
+    let line = screen.lines().find(is_it).unwrap_or_else(|| panic!("the first screen asks for no {asks_for}"));
+    let line = line.trim().trim_start_matches("$ ").trim_end_matches(" &").replace("127.0.0.1:8080", address);
+    Command::new("sh").args(["-c", &line]).stdout(Stdio::piped()).spawn().expect("a shell")
+}
+
+/// A line with each number as one 0.
+fn shape(line: &str) -> String {
+    let mut shape = line.replace(|character: char| character.is_ascii_digit(), "0");
+    while shape.contains("00") {
+        shape = shape.replace("00", "0");
+    }
+    shape.trim().to_owned()
+}
+
+#[test]
+fn what_the_first_screen_shows_is_what_happens() {
+    if Command::new("curl").arg("--version").output().is_err() {
+        return skip("there is no curl");
+    }
+    let page = &pages()[0];
+    let (screen, _) = page.text.split_once("\n## ").expect("it has sections");
+    let shown: BTreeSet<_> = screen.lines().map(shape).collect();
+    let server = Reborn::new().demo().probation_ms(0).start();
+    let (address, old) = (server.address().to_string(), Process::open(server.pid()).expect("it runs"));
+    let mut download = started(screen, "/bytes", &address);
+    let mut stream = started(screen, "/events", &address);
+    let mut lines = BufReader::new(stream.stdout.take().expect("it is a pipe")).lines().map_while(Result::ok);
+    let mut event = |id: u64, generation: u64| {
+        let [first, second] = [(); 2].map(|()| lines.next().expect("the stream goes on"));
+        assert!([&first, &second].iter().all(|line| shown.contains(&shape(line))), "{first} {second}");
+        assert_eq!(first, format!("id: {id}"));
+        assert!(second.starts_with(&format!("data: generation={generation} ")), "{second}");
+    };
+    event(1, 1);
+    let reload = server.reload();
+    reload.assert_success();
+    assert!(shown.contains(&shape(&reload.stdout)), "{reload}");
+    assert!(old.wait(DEADLINE), "the first process stays");
+    assert_eq!(download.try_wait().expect("it is a child"), None, "the download was over before the first process was");
+    event(2, 2);
+    event(3, 2);
+    let hash = |child: Child| {
+        let output = child.wait_with_output().expect("it is a child");
+        String::from_utf8(output.stdout).expect("a hash").trim().to_owned()
+    };
+    let went_through = hash(download);
+    assert!(screen.contains(&went_through), "{went_through}");
+    assert_eq!(went_through, hash(started(screen, "/bytes", &address)), "the hash without a reload");
+    server.stop().assert_success();
+    stream.wait().expect("it is a child");
 }
 
 #[test]

@@ -18,7 +18,8 @@
 //!
 //! A connection moves to a newer process while it is idle, and in the middle of a response whose rest can be described: a
 //! body in memory, a [`Content`], a registered [`stream()`]. What moves and how is for [`Moves`] to say. Whatever else is
-//! under way stays, and can learn of the drain by the [`Shutdown`] in its request's `ext`.
+//! under way stays, and can learn of the drain by the [`Shutdown`] in its request's `ext`. [`guide`](crate::guide) has it
+//! for those who write handlers.
 
 mod attached;
 mod capacity;

@@ -1,5 +1,5 @@
-//! A client of `/chat`: a WebSocket whose messages are given back behind their number. The frames are tungstenite's, over
-//! memory, so that a test decides where they are cut on their way.
+//! A client of `/chat`: a WebSocket whose messages are given back behind their number, and behind the nickname that the
+//! client gave itself. The frames are tungstenite's, over memory, so that a test decides where they are cut on their way.
 
 use std::{
     io::{self, Cursor, Read, Write},
@@ -20,6 +20,15 @@ pub struct Chat {
     incoming: Incoming,
     socket: WebSocket<Memory>,
     said: u64,
+    nickname: Option<String>,
+}
+
+/// The second half of a message.
+#[must_use = "the server waits for it"]
+#[derive(Debug)]
+pub struct SecondHalf {
+    frame: Vec<u8>,
+    text: String,
 }
 
 impl Chat {
@@ -36,7 +45,7 @@ impl Chat {
             return Err(Fault::new(FaultKind::Wrong, format!("sec-websocket-accept {accepted:?}")));
         }
         let socket = WebSocket::from_raw_socket(Memory::default(), Role::Client, None);
-        Ok(Self { incoming, socket, said: 0 })
+        Ok(Self { incoming, socket, said: 0, nickname: None })
     }
 
     /// Says something, and waits for it to come back behind the number of this connection's messages.
@@ -48,12 +57,29 @@ impl Chat {
 
     /// The same, with a pause in the middle of the frame.
     pub async fn say_in_halves(&mut self, text: &str, pause: Duration) -> Result<(), Fault> {
-        let frame = self.frame(text)?;
-        let (first, second) = frame.split_at(frame.len() / 2);
-        self.incoming.send(first).await?;
+        let second = self.begin(text).await?;
         Timer::after(pause).await;
-        self.incoming.send(second).await?;
-        self.hear(text).await
+        self.end(second).await
+    }
+
+    /// Says the first half of something, up to the middle of the frame.
+    pub async fn begin(&mut self, text: &str) -> Result<SecondHalf, Fault> {
+        let mut first = self.frame(text)?;
+        let frame = first.split_off(first.len() / 2);
+        self.incoming.send(&first).await?;
+        Ok(SecondHalf { frame, text: text.to_owned() })
+    }
+
+    /// Says the second half, and waits for the whole to come back.
+    pub async fn end(&mut self, second: SecondHalf) -> Result<(), Fault> {
+        self.incoming.send(&second.frame).await?;
+        self.hear(&second.text).await
+    }
+
+    /// Takes a nickname, which stands before each answer from now on.
+    pub async fn call_me(&mut self, nickname: &str) -> Result<(), Fault> {
+        self.nickname = Some(nickname.to_owned());
+        self.say(&format!("/nick {nickname}")).await
     }
 
     /// How many messages have come back.
@@ -85,10 +111,11 @@ impl Chat {
             }
         };
         self.said += 1;
-        if heard.as_str() == format!("{}: {text}", self.said) {
+        let name = self.nickname.as_ref().map(|name| format!(" {name}")).unwrap_or_default();
+        if heard.as_str() == format!("{}{name}: {text}", self.said) {
             return Ok(());
         }
-        let number = heard.split(':').next().and_then(|number| number.parse::<u64>().ok());
+        let number = heard.split([':', ' ']).next().and_then(|number| number.parse::<u64>().ok());
         let kind = if number == Some(self.said) { FaultKind::Wrong } else { FaultKind::Gap };
         Err(Fault::new(kind, format!("{heard:?} for message {}, {text:?}", self.said)))
     }
