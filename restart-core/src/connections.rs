@@ -24,7 +24,7 @@ use crate::lock::lock;
 
 pub use offer::{BLOB_BYTES_MAX, COMPANIONS_MAX, Connection};
 use offer::{Offer, Slot};
-pub(crate) use sender::{Mover, Target};
+pub(crate) use sender::{Destination, Mover};
 
 /// Moves connections to the next generation, and takes those of the generations before. Clones share both ways.
 #[derive(Clone)]
@@ -89,7 +89,7 @@ impl Connections {
     /// Opens the way to the newest generation: offers are kept from now on, and moved once there is a target; where it is
     /// said that there is none, they come back. The future moves them until the targets' sender is dropped; then it gives
     /// back what is not acknowledged.
-    pub(crate) fn open(&self, drain: Drain) -> (impl Future<Output = ()> + Send + use<>, Sender<Option<Target>>) {
+    pub(crate) fn open(&self, drain: Drain) -> (impl Future<Output = ()> + Send + use<>, Sender<Option<Destination>>) {
         let (sender, offers) = async_channel::unbounded();
         let (aim, targets) = async_channel::unbounded();
         *lock(&self.slot) = Some(sender);

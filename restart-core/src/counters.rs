@@ -152,9 +152,9 @@ mod tests {
         third.note(1, &counts(2));
         assert_eq!(total(&third), counts(19), "a late report takes nothing away");
         assert_eq!(third.total(|| counts(100)), counts(119));
-        let bequest = third.snapshot(|| counts(100), &[2]);
+        let snapshot = third.snapshot(|| counts(100), &[2]);
         let expected = Snapshot { total: counts(118), added: vec![(2, counts(1))], own: counts(100) };
-        assert_eq!(bequest, expected, "what has ended is in the total");
+        assert_eq!(snapshot, expected, "what has ended is in the total");
     }
 
     #[test]

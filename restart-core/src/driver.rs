@@ -134,9 +134,9 @@ pub(crate) struct Driver {
     counted_before: Option<Counts>,
 
     /// Whoever made the request that is being handled.
-    asker: Option<Sender<Reply>>,
+    requester: Option<Sender<Reply>>,
     /// The id that it gave its reload.
-    asked_id: Option<String>,
+    requested_id: Option<String>,
     ending: Option<Ending>,
 }
 
@@ -177,8 +177,8 @@ impl Driver {
             cut: None,
             reporting: None,
             counted_before: None,
-            asker: None,
-            asked_id: None,
+            requester: None,
+            requested_id: None,
             ending: None,
         }
     }
@@ -218,7 +218,7 @@ impl Driver {
                     self.perform(action).await;
                 }
             }
-            self.asker = None;
+            self.requester = None;
             if let Some(ending) = self.ending {
                 return ending;
             }
@@ -287,12 +287,12 @@ impl Driver {
             }
             Request::Reload { id, cut_oldest } => {
                 let (id, reply) = if cut_oldest { self.cut_oldest(id, reply)? } else { (id, reply) };
-                self.asker = Some(reply);
-                self.asked_id = Some(id);
+                self.requester = Some(reply);
+                self.requested_id = Some(id);
                 Some(Event::Reload(Trigger::Command))
             }
             Request::Stop => {
-                self.asker = Some(reply);
+                self.requester = Some(reply);
                 Some(Event::Stop(Trigger::Command))
             }
         }
@@ -316,7 +316,7 @@ impl Driver {
         if ending == Ending::Abandoned {
             self.chain.hold_until_the_end();
         }
-        self.main.let_stop_askers_go();
+        self.main.let_stop_requesters_go();
         self.reload.forget();
         self.see_clients_off().await;
         let exit = Exit {

@@ -15,7 +15,7 @@ use crate::config::Config;
 use crate::http::Limits;
 use crate::http::message::chunked;
 use crate::http::message::decode;
-use crate::http::message::head::{self, Found, Head};
+use crate::http::message::head::{self, Head, HeadEnd};
 use crate::moving;
 use crate::program::cli::{self, Command};
 use crate::program::configuration::checked;
@@ -27,13 +27,13 @@ pub fn head(bytes: &[u8]) {
     let mut scanned = 0;
     let mut pieces =
         (1..=bytes.len()).map(|length| head::find(&bytes[..length], mem::replace(&mut scanned, length), &limits));
-    let first = pieces.find(|found| !matches!(found, Ok(Found::Partial { .. })));
+    let first = pieces.find(|found| !matches!(found, Ok(HeadEnd::Partial { .. })));
     match (&whole, &first) {
         // What is wrong first may differ.
-        (Err(_), Some(Err(_))) | (Ok(Found::Partial { .. }), None) => {}
+        (Err(_), Some(Err(_))) | (Ok(HeadEnd::Partial { .. }), None) => {}
         (whole, first) => assert_eq!(Some(whole), first.as_ref(), "whole and byte by byte"),
     }
-    let Ok(Found::Complete(length)) = whole else { return };
+    let Ok(HeadEnd::Complete(length)) = whole else { return };
     assert!(bytes[..length].ends_with(b"\r\n\r\n"), "a head ends with an empty line");
     if let Ok(head) = head::check(&bytes[..length], &limits) {
         assert!(head.fields.len() <= limits.headers && length <= limits.head_bytes);

@@ -27,7 +27,7 @@ use crate::http::{self, Context, Decorate, End, Handler, Moves, Observe, Start};
 use crate::moving;
 use crate::threads::workers::Workers;
 use admin::Admin;
-use clients::{Clients, Place};
+use clients::{ClientPermit, Clients};
 
 use ledger::Ledger;
 use metrics::Metrics;
@@ -275,7 +275,7 @@ fn open<H: Handler + 'static>(
     since: Instant,
     start: Start,
     guard: Guard,
-    held: (Option<SemaphoreGuardArc>, Place),
+    held: (Option<SemaphoreGuardArc>, ClientPermit),
 ) {
     let owned = Arc::clone(shared);
     let connection = async move {

@@ -39,7 +39,7 @@ const TURN_MAX: usize = 128;
 
 /// The newest generation, as far as connections that move to it are concerned.
 #[derive(Debug)]
-pub(crate) struct Target {
+pub(crate) struct Destination {
     pub(crate) channel: Channel,
     pub(crate) formats: Formats,
 }
@@ -62,8 +62,8 @@ pub(crate) struct Mover {
     slot: Slot,
     drain: Drain,
     offers: Receiver<Offer>,
-    targets: Receiver<Option<Target>>,
-    target: Option<Target>,
+    targets: Receiver<Option<Destination>>,
+    target: Option<Destination>,
     /// Until when there may be no target, before offers come back.
     awaits_target: Option<Instant>,
     /// What goes before new offers.
@@ -77,7 +77,7 @@ pub(crate) struct Mover {
 }
 
 enum Step {
-    Target(Option<Target>),
+    Destination(Option<Destination>),
     Heard(Result<Heard, Error>),
     SendAgain,
     Offer(Offer),
@@ -89,7 +89,12 @@ enum Step {
 }
 
 impl Mover {
-    pub(super) fn new(slot: Slot, drain: Drain, offers: Receiver<Offer>, targets: Receiver<Option<Target>>) -> Mover {
+    pub(super) fn new(
+        slot: Slot,
+        drain: Drain,
+        offers: Receiver<Offer>,
+        targets: Receiver<Option<Destination>>,
+    ) -> Mover {
         Mover {
             slot,
             drain,
@@ -108,7 +113,7 @@ impl Mover {
     pub(super) async fn run(mut self) {
         loop {
             match self.step().await {
-                Step::Target(target) => {
+                Step::Destination(target) => {
                     self.let_go().await;
                     (self.target, self.awaits_target) = (target, None);
                     if self.target.is_none() {
@@ -137,7 +142,7 @@ impl Mover {
 
     async fn step(&mut self) -> Step {
         let Mover { drain, offers, targets, target, awaits_target, carried, pause, unsent, unacknowledged, .. } = self;
-        let aimed = async { targets.recv().await.map_or(Step::Over, Step::Target) };
+        let aimed = async { targets.recv().await.map_or(Step::Over, Step::Destination) };
         let Some(target) = target else {
             let offered = async { offers.recv().await.map_or(Step::Over, Step::Offer) };
             let none = async {
@@ -317,7 +322,7 @@ impl Mover {
 
     /// Ends what there is with the target: what it has acknowledged is its own, all else can go elsewhere.
     async fn let_go(&mut self) {
-        let Some(Target { channel, .. }) = self.target.take() else { return };
+        let Some(Destination { channel, .. }) = self.target.take() else { return };
         self.carried.extend(self.unsent.take().into_iter().flat_map(|sent| sent.offers));
         channel.deafen();
         // What is queued is read without waiting, and then the end.

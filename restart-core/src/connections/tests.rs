@@ -18,7 +18,7 @@ struct Pair {
     from: Connections,
     to: Connections,
     drain: Drain,
-    aim: Option<Sender<Option<Target>>>,
+    aim: Option<Sender<Option<Destination>>>,
     executor: Executor<'static>,
 }
 
@@ -36,7 +36,7 @@ impl Pair {
     /// Makes a socket of the receiver's the target, and returns the receiver's end.
     fn aim(&self) -> Channel {
         let (ours, theirs) = Channel::pair().unwrap();
-        let target = Target { channel: Channel::adopt(theirs).unwrap(), formats: [FORMAT].into() };
+        let target = Destination { channel: Channel::adopt(theirs).unwrap(), formats: [FORMAT].into() };
         self.aim.as_ref().unwrap().try_send(Some(target)).unwrap();
         ours
     }

@@ -90,12 +90,12 @@ impl Driver {
             Action::AnswerFailed(failure) => self.answer_failed(failure),
             Action::Refuse(refusal) => self.refuse(refusal),
             Action::AnswerStopping => {
-                if let Some(asker) = self.asker.take() {
-                    let _ = asker.try_send(Reply::Stopping);
-                    self.main.keep_stop_asker(asker);
+                if let Some(requester) = self.requester.take() {
+                    let _ = requester.try_send(Reply::Stopping);
+                    self.main.keep_stop_requester(requester);
                 }
             }
-            Action::CutOff => self.asker = None,
+            Action::CutOff => self.requester = None,
             Action::BeginDrain => self.begin_drain(Phase::Draining),
             Action::BeginStop => self.begin_stop(),
             Action::WatchDrain => self.watch_stop(vec![]),
@@ -135,10 +135,10 @@ impl Driver {
     }
 
     fn spawn(&mut self) {
-        let id = self.asked_id.take().unwrap_or_else(signal_id);
+        let id = self.requested_id.take().unwrap_or_else(signal_id);
         let (environment, signals) = (self.parts.environment.clone(), self.parts.signals.numbers());
         let cut = self.cut_for(&id);
-        self.reload.begin(Record::new(id, self.asker.take(), cut), environment, signals);
+        self.reload.begin(Record::new(id, self.requester.take(), cut), environment, signals);
     }
 
     pub(super) fn take_spawned(&mut self, number: u64, spawned: Spawned) -> Option<Event> {

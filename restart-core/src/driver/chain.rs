@@ -15,7 +15,7 @@ use async_io::Async;
 use super::record::id_of;
 use super::sources::{self, Input};
 use super::tasks::{Tasks, is_over};
-use crate::connections::{Connections, Target};
+use crate::connections::{Connections, Destination};
 use crate::control::{DrainingReport, GenerationId};
 use crate::drain::{Drain, Phase};
 use crate::error::Error;
@@ -48,7 +48,7 @@ pub(super) struct Chain {
     /// The socket on which connections move back to a predecessor that has given this generation up, until they do.
     way_back: Option<Channel>,
     /// Where connections that are offered go then.
-    back: Option<Sender<Option<Target>>>,
+    back: Option<Sender<Option<Destination>>>,
     /// How often this generation has taken the lines over.
     turns: u64,
 }
@@ -89,7 +89,7 @@ struct Newer {
     /// Waits for the end of its process.
     watch: (u64, Task<()>),
     /// Where connections that are offered go.
-    aim: Option<Sender<Option<Target>>>,
+    aim: Option<Sender<Option<Destination>>>,
 }
 
 struct Introduction {
@@ -407,7 +407,7 @@ impl Chain {
         let follows_another = std::mem::replace(&mut newer.greeted, true);
         // Where it takes none, those that wait for it need not wait any longer.
         let formats = newer.peer.formats.clone();
-        let target = moving.map(|channel| Target { channel, formats });
+        let target = moving.map(|channel| Destination { channel, formats });
         if target.is_some() {
             self.open_way_to_newest();
         }
@@ -458,7 +458,7 @@ impl Chain {
     /// Lets connections move back to the predecessor, each in its turn, and all others finish.
     pub(super) fn begin_withdrawal(&mut self) {
         let formats = self.predecessor.as_ref().map(|predecessor| predecessor.line.peer.formats.clone());
-        let target = self.way_back.take().zip(formats).map(|(channel, formats)| Target { channel, formats });
+        let target = self.way_back.take().zip(formats).map(|(channel, formats)| Destination { channel, formats });
         let takes = target.is_some();
         if takes {
             let aim = self.open_way();
@@ -487,7 +487,7 @@ impl Chain {
     }
 
     /// Lets connections be offered, and moves them to where the channel that is returned says.
-    fn open_way(&self) -> Sender<Option<Target>> {
+    fn open_way(&self) -> Sender<Option<Destination>> {
         let (mover, aim) = self.connections.open(self.drain.clone());
         self.tasks.spawn(mover).detach();
         aim

@@ -44,7 +44,7 @@ pub(super) struct MainRole {
     background: Vec<Task<()>>,
     clients: Clients,
     /// Whoever waits for the end of the service.
-    stop_askers: Vec<Sender<Reply>>,
+    stop_requesters: Vec<Sender<Reply>>,
     /// Asks the application whether it is well, for the watchdog.
     feeding: Option<Task<()>>,
     /// Tries the pid file again, until it is written.
@@ -60,7 +60,7 @@ impl MainRole {
             tasks,
             background: vec![],
             clients: Clients::default(),
-            stop_askers: vec![],
+            stop_requesters: vec![],
             feeding: None,
             pid_file_due: None,
             told: String::new(),
@@ -105,13 +105,13 @@ impl MainRole {
         &self.parts.released
     }
 
-    pub(super) fn keep_stop_asker(&mut self, asker: Sender<Reply>) {
-        self.stop_askers.push(asker);
+    pub(super) fn keep_stop_requester(&mut self, requester: Sender<Reply>) {
+        self.stop_requesters.push(requester);
     }
 
     /// The service has ended: whoever waits for that sees the connection close.
-    pub(super) fn let_stop_askers_go(&mut self) {
-        self.stop_askers.clear();
+    pub(super) fn let_stop_requesters_go(&mut self) {
+        self.stop_requesters.clear();
     }
 }
 

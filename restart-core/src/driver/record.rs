@@ -19,7 +19,7 @@ use crate::successor::describe;
 pub(super) struct Record {
     pub(super) id: String,
     /// Whoever asked for it on the control socket.
-    pub(super) asker: Option<Sender<Reply>>,
+    pub(super) requester: Option<Sender<Reply>>,
     begun: Instant,
     spawned: Option<Instant>,
     ready: Option<Instant>,
@@ -38,10 +38,10 @@ pub(super) struct Record {
 
 impl Record {
     /// `cut`: the draining generation that was cut for it.
-    pub(super) fn new(id: String, asker: Option<Sender<Reply>>, cut: Option<GenerationId>) -> Record {
+    pub(super) fn new(id: String, requester: Option<Sender<Reply>>, cut: Option<GenerationId>) -> Record {
         Record {
             id,
-            asker,
+            requester,
             begun: Instant::now(),
             spawned: None,
             ready: None,

@@ -109,7 +109,7 @@ impl Driver {
     /// Answers a client that was cut off and asks what became of its reload.
     pub(super) fn tell_outcome(&mut self, id: &str, reply: Sender<Reply>) {
         if let Some(record) = self.reload.record.as_mut().filter(|record| record.id == id) {
-            record.asker = Some(reply);
+            record.requester = Some(reply);
             return;
         }
         let answer = match self.reload.history.find(id) {
@@ -125,7 +125,7 @@ impl Driver {
         let Some(mut record) = self.reload.record.take() else { return };
         let outcome = record.outcome(self.id(), None);
         log::info!("{outcome}");
-        self.answer(record.asker.take(), outcome);
+        self.answer(record.requester.take(), outcome);
     }
 
     pub(super) fn answer_failed(&mut self, failure: Failure) {
@@ -134,34 +134,34 @@ impl Driver {
         let outcome = record.outcome(self.id(), Some(record.reason(failure, &limits)));
         if failure == Failure::Stopped {
             log::info!("the reload is given up: the service stops");
-            if let Some(asker) = record.asker.take() {
-                let _ = asker.try_send(Reply::Stopping);
+            if let Some(requester) = record.requester.take() {
+                let _ = requester.try_send(Reply::Stopping);
             }
             self.reload.history.push(outcome);
             return;
         }
         log::error!("{outcome}");
         self.parts.inherited.add("reloads/failure", 1);
-        self.answer(record.asker.take(), outcome);
+        self.answer(record.requester.take(), outcome);
         // RELOADING=1 without a READY=1 afterwards would leave the unit reloading for ever.
         if self.lifecycle.is_main() {
             self.main.say_ready(self.status_line());
         }
     }
 
-    fn answer(&mut self, asker: Option<Sender<Reply>>, outcome: Outcome) {
-        if let Some(asker) = asker {
-            let _ = asker.try_send(Reply::Outcome(outcome.clone()));
+    fn answer(&mut self, requester: Option<Sender<Reply>>, outcome: Outcome) {
+        if let Some(requester) = requester {
+            let _ = requester.try_send(Reply::Outcome(outcome.clone()));
         }
         self.reload.history.push(outcome);
     }
 
     pub(super) fn refuse(&mut self, refusal: Refusal) {
-        self.asked_id = None;
-        let Some(asker) = self.asker.take() else { return };
+        self.requested_id = None;
+        let Some(requester) = self.requester.take() else { return };
         let reason = match refusal {
             Refusal::Stopping => {
-                let _ = asker.try_send(Reply::Stopping);
+                let _ = requester.try_send(Reply::Stopping);
                 return;
             }
             Refusal::InProgress => "a reload is already in progress; ask again when it is over".to_owned(),
@@ -171,7 +171,7 @@ impl Driver {
             }
             Refusal::NotMain => format!("generation {} is not the main one; ask again", self.parts.number),
         };
-        let _ = asker.try_send(Reply::Refused { reason });
+        let _ = requester.try_send(Reply::Refused { reason });
     }
 
     /// The first line says it; each further one, what one of the generations waits for. Those change all the time.

@@ -25,18 +25,18 @@ pub struct Identity {
 }
 
 /// What was asked for, as the client wrote it: not decoded, not normalised.
-pub(super) struct Target {
+pub(super) struct PathAndQuery {
     pub(super) path: String,
     pub(super) query: Option<String>,
 }
 
 /// The target that the HTTP layer keeps beside the request, whose own URL is normalised.
-pub(super) fn target(request: &Request) -> Target {
+pub(super) fn target(request: &Request) -> PathAndQuery {
     let (path, query) = match request.ext().get::<http::Target>() {
         Some(target) => (target.path(), target.query()),
         None => (request.url().path(), request.url().query()),
     };
-    Target { path: path.to_owned(), query: query.map(str::to_owned) }
+    PathAndQuery { path: path.to_owned(), query: query.map(str::to_owned) }
 }
 
 /// A response of one line of text.

@@ -15,7 +15,7 @@ use http_types::headers::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, 
 use http_types::{Method, Request, Response, StatusCode};
 use smol::Timer;
 
-use super::answer::{Identity, READABLE, Target, text};
+use super::answer::{Identity, PathAndQuery, READABLE, text};
 use super::page;
 use crate::http::{Moves, Step, stream};
 
@@ -93,7 +93,7 @@ impl Demo {
         &self,
         resource: Resource,
         request: Request,
-        target: &Target,
+        target: &PathAndQuery,
         id: Option<&str>,
         identity: &Identity,
     ) -> Response {
@@ -112,7 +112,7 @@ impl Demo {
     }
 
     /// As many bytes as are asked for, from memory. They are made by a thread of the pool: it takes a while.
-    async fn bytes(&self, target: &Target) -> Result<Response, String> {
+    async fn bytes(&self, target: &PathAndQuery) -> Result<Response, String> {
         let most = bytes::BYTES_MAX;
         let length = parameter(target, "n").and_then(|value| value.parse().ok()).filter(|length| *length <= most);
         let length =
@@ -150,14 +150,14 @@ pub(super) fn signature(identity: &Identity, request: Option<&Request>) -> Vec<(
 }
 
 /// What the original program answered. It always slept for ten seconds; here the client says how long.
-async fn cout(request: &Request, target: &Target, pid: u32) -> Result<Response, String> {
+async fn cout(request: &Request, target: &PathAndQuery, pid: u32) -> Result<Response, String> {
     let delay = wait_asked_for(target, "delay", "/?delay=2s")?.unwrap_or_default();
     let _logged = Logged::start(request, target, pid);
     Timer::after(delay).await;
     Ok(text(StatusCode::Ok, "cout"))
 }
 
-async fn slow(target: &Target, id: Option<&str>, identity: &Identity) -> Result<Response, String> {
+async fn slow(target: &PathAndQuery, id: Option<&str>, identity: &Identity) -> Result<Response, String> {
     let example = "/slow?ms=250";
     let delay = wait_asked_for(target, "ms", example)?.ok_or_else(|| format!("ms is missing; write {example}"))?;
     Timer::after(delay).await;
@@ -182,7 +182,7 @@ fn echo(mut request: Request) -> Response {
 }
 
 /// An event every so often, with an id that counts them.
-fn events(request: &Request, target: &Target) -> Result<Response, String> {
+fn events(request: &Request, target: &PathAndQuery) -> Result<Response, String> {
     let interval = match parameter(target, "ms") {
         None => Some(events::INTERVAL_MS_DEFAULT),
         Some(value) => value.parse().ok().filter(|ms| events::INTERVAL_MS.contains(ms)),
@@ -217,7 +217,7 @@ async fn next_event(state: Vec<u8>, identity: Arc<OnceLock<Identity>>) -> io::Re
 }
 
 /// Reads the wait from the query: a duration such as `2s`, or a plain number of milliseconds.
-fn wait_asked_for(target: &Target, name: &str, example: &str) -> Result<Option<Duration>, String> {
+fn wait_asked_for(target: &PathAndQuery, name: &str, example: &str) -> Result<Option<Duration>, String> {
     let Some(value) = parameter(target, name) else { return Ok(None) };
     let wait = match value.parse() {
         Ok(milliseconds) => Some(Duration::from_millis(milliseconds)),
@@ -230,7 +230,7 @@ fn wait_asked_for(target: &Target, name: &str, example: &str) -> Result<Option<D
 }
 
 /// A parameter of the query, decoded.
-fn parameter<'a>(target: &'a Target, name: &str) -> Option<Cow<'a, str>> {
+fn parameter<'a>(target: &'a PathAndQuery, name: &str) -> Option<Cow<'a, str>> {
     let query = target.query.as_deref().unwrap_or_default();
     form_urlencoded::parse(query.as_bytes()).find_map(|(key, value)| (key == name).then_some(value))
 }
@@ -243,8 +243,8 @@ struct Logged {
 }
 
 impl Logged {
-    fn start(request: &Request, target: &Target, pid: u32) -> Self {
-        let Target { path, query } = target;
+    fn start(request: &Request, target: &PathAndQuery, pid: u32) -> Self {
+        let PathAndQuery { path, query } = target;
         let whole = query.as_ref().map_or_else(|| path.clone(), |query| format!("{path}?{query}"));
         let shown: String = whole.chars().take(LOGGED_CHARS_MAX).collect();
         let what = format!("{} {shown} from {}", request.method(), request.peer_addr().unwrap_or("a local client"));

@@ -4,7 +4,7 @@
 //! Accept-Encoding a `coding`, the `root` opens what is there, and its `conditions` and `ranges` decide what of it is sent,
 //! as `content`.
 //! All but `root` and `content` are pure. What the kernel has in memory is answered at once; opening and reading from a
-//! disk happen on the blocking pool. A reload opens the directory afresh, and `place` where it was deleted.
+//! disk happen on the blocking pool. A reload opens the directory afresh, and `directory` finds it again where it was deleted.
 
 use std::borrow::Cow;
 use std::io;
@@ -19,40 +19,40 @@ use http_types::headers::{
 use http_types::{Method, Request, Response, StatusCode};
 use rustix::io::Errno;
 
-use super::answer::{Target, not_found, text};
+use super::answer::{PathAndQuery, not_found, text};
 use crate::config::{Etag, FilesConfig};
 use crate::http::{Content, Piece};
 use conditions::{Conditions, Validators, Verdict};
+use directory::Directory;
 use location::{Location, Malformed};
-use place::Place;
 use ranges::Selected;
 use root::{Found, INDEX, Opened, Wanted};
 
 mod byteranges;
 mod coding;
 mod conditions;
+mod directory;
 mod kind;
 mod location;
-mod place;
 mod ranges;
 mod root;
 
 /// A directory whose files are served.
 #[derive(Clone, Debug)]
 pub(super) struct Files {
-    place: Arc<Place>,
+    directory: Arc<Directory>,
     etag: Etag,
 }
 
 impl Files {
     /// Opens the directory.
     pub(super) fn open(config: &FilesConfig) -> io::Result<Self> {
-        let place = Arc::new(Place::open(config.root.clone(), config.follow_symlinks)?);
-        Ok(Self { place, etag: config.etag })
+        let directory = Arc::new(Directory::open(config.root.clone(), config.follow_symlinks)?);
+        Ok(Self { directory, etag: config.etag })
     }
 
     /// Answers a GET or HEAD of this target, which is as the client wrote it.
-    pub(super) async fn answer(&self, request: &Request, target: &Target) -> Response {
+    pub(super) async fn answer(&self, request: &Request, target: &PathAndQuery) -> Response {
         let location = match Location::parse(&target.path) {
             Ok(location) => location,
             Err(Malformed::Encoding) => {
@@ -87,7 +87,7 @@ impl Files {
     }
 
     async fn find(&self, wanted: &Wanted) -> Result<Found, Errno> {
-        let root = self.place.current();
+        let root = self.directory.current();
         let outcome = if let Some(outcome) = root.find_at_once(wanted) {
             outcome
         } else {
@@ -95,9 +95,9 @@ impl Files {
             smol::unblock(move || root.find(&wanted)).await
         };
         match outcome {
-            Err(Errno::NOENT) if self.place.is_to_look() => {
-                let (place, wanted) = (Arc::clone(&self.place), wanted.clone());
-                smol::unblock(move || place.look().map_or(Err(Errno::NOENT), |root| root.find(&wanted))).await
+            Err(Errno::NOENT) if self.directory.is_to_look() => {
+                let (directory, wanted) = (Arc::clone(&self.directory), wanted.clone());
+                smol::unblock(move || directory.look().map_or(Err(Errno::NOENT), |root| root.find(&wanted))).await
             }
             outcome => outcome,
         }
@@ -291,8 +291,8 @@ mod tests {
         /// One whose paths the kernel resolves, and one where it does not.
         fn both() -> [Self; 2] {
             let walked = Self::new();
-            let place = Arc::new(Place::open(walked.root(), false).unwrap().without_openat2());
-            [Self::new(), Self { files: Files { place, etag: Etag::State }, ..walked }]
+            let directory = Arc::new(Directory::open(walked.root(), false).unwrap().without_openat2());
+            [Self::new(), Self { files: Files { directory, etag: Etag::State }, ..walked }]
         }
 
         fn root(&self) -> PathBuf {
@@ -315,7 +315,7 @@ mod tests {
                 request.append_header(*name, *value);
             }
             let (path, query) = target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query)));
-            let target = Target { path: path.to_owned(), query: query.map(str::to_owned) };
+            let target = PathAndQuery { path: path.to_owned(), query: query.map(str::to_owned) };
             smol::block_on(self.files.answer(&request, &target))
         }
 
@@ -527,9 +527,9 @@ mod tests {
                     Ok(Found::File(Opened { facts, coding, .. })) => format!("{facts:?} {coding:?}"),
                     other => format!("{other:?}"),
                 };
-                let patient = describe(site.files.place.current().find(&wanted));
+                let patient = describe(site.files.directory.current().find(&wanted));
                 // The kernel may decline for a moment, as when something is renamed anywhere.
-                if let Some(outcome) = (0..10).find_map(|_| site.files.place.current().find_at_once(&wanted)) {
+                if let Some(outcome) = (0..10).find_map(|_| site.files.directory.current().find_at_once(&wanted)) {
                     assert_eq!(describe(outcome), patient, "{path}");
                     found_at_once += 1;
                 }

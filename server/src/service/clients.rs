@@ -30,7 +30,7 @@ pub(crate) struct Clients {
 
 /// A connection that counts for its client, as long as this lives; or one that counts for nobody.
 #[derive(Debug)]
-pub(crate) struct Place(Option<(Arc<Clients>, IpAddr)>);
+pub(crate) struct ClientPermit(Option<(Arc<Clients>, IpAddr)>);
 
 impl Clients {
     /// Nobody yet. At most as many connections for each as `configured`; without that, half of all there may be.
@@ -40,20 +40,20 @@ impl Clients {
     }
 
     /// Counts a connection from this address, unless its client has too many.
-    pub(crate) fn enter(self: &Arc<Self>, address: Option<SocketAddr>) -> Option<Place> {
+    pub(crate) fn enter(self: &Arc<Self>, address: Option<SocketAddr>) -> Option<ClientPermit> {
         self.count(address, self.most)
     }
 
     /// Counts a connection that was within the bound when it was accepted elsewhere.
-    pub(crate) fn receive(self: &Arc<Self>, address: Option<SocketAddr>) -> Place {
-        self.count(address, usize::MAX).unwrap_or(Place(None))
+    pub(crate) fn receive(self: &Arc<Self>, address: Option<SocketAddr>) -> ClientPermit {
+        self.count(address, usize::MAX).unwrap_or(ClientPermit(None))
     }
 
-    fn count(self: &Arc<Self>, address: Option<SocketAddr>, most: usize) -> Option<Place> {
+    fn count(self: &Arc<Self>, address: Option<SocketAddr>, most: usize) -> Option<ClientPermit> {
         let Some(client) =
             address.map(|address| client(address.ip())).filter(|client| self.loopback || !client.is_loopback())
         else {
-            return Some(Place(None));
+            return Some(ClientPermit(None));
         };
         let counts = &mut *self.counts();
         let count = counts.entry(client).or_default();
@@ -62,7 +62,7 @@ impl Clients {
             return None;
         }
         *count += 1;
-        Some(Place(Some((Arc::clone(self), client))))
+        Some(ClientPermit(Some((Arc::clone(self), client))))
     }
 
     fn tell(&self, client: IpAddr) {
@@ -80,7 +80,7 @@ impl Clients {
     }
 }
 
-impl Drop for Place {
+impl Drop for ClientPermit {
     fn drop(&mut self) {
         let Some((clients, client)) = self.0.take() else { return };
         if let Entry::Occupied(mut count) = clients.counts().entry(client) {
@@ -104,7 +104,7 @@ fn client(address: IpAddr) -> IpAddr {
 mod tests {
     use super::*;
 
-    fn enter(clients: &Arc<Clients>, address: &str) -> Option<Place> {
+    fn enter(clients: &Arc<Clients>, address: &str) -> Option<ClientPermit> {
         clients.enter(Some(SocketAddr::new(address.parse().expect("an address"), 1)))
     }
 

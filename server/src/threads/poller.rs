@@ -1,7 +1,7 @@
 //! How it is learned that connections can be read or written: an epoll, edge-triggered, in which a socket is entered
 //! once and never armed again. A request then takes a receive, a send, and its part of a wait.
 //!
-//! A [`Source`] is the readiness of one socket as it was last reported. It belongs to the poller in which it was entered,
+//! A [`Registration`] is the readiness of one socket as it was last reported. It belongs to the poller in which it was entered,
 //! and may be used from any thread. It owns no socket.
 
 use std::cell::RefCell;
@@ -61,7 +61,7 @@ impl Poller {
         Ok(Arc::new(Poller { epoll, bell, sleeps: AtomicBool::new(false), slots: Mutex::default() }))
     }
 
-    /// Makes it the present thread's: [`Source::enter`] uses it from now on.
+    /// Makes it the present thread's: [`Registration::enter`] uses it from now on.
     pub(crate) fn adopt_thread(self: &Arc<Self>) {
         CURRENT.set(Some(Arc::clone(self)));
     }
@@ -130,9 +130,9 @@ impl Slots {
     }
 }
 
-/// One socket's entry in a poller. The socket has to be closed after it, or be taken out with [`Source::leave`].
+/// One socket's entry in a poller. The socket has to be closed after it, or be taken out with [`Registration::leave`].
 #[derive(Debug)]
-pub(crate) struct Source {
+pub(crate) struct Registration {
     poller: Arc<Poller>,
     slot: usize,
     readiness: Arc<Readiness>,
@@ -177,9 +177,9 @@ enum OtherEnd {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Before(u64);
 
-impl Source {
+impl Registration {
     /// Enters a socket in the present thread's poller, with nothing known of it yet.
-    pub(crate) fn enter(socket: impl AsFd) -> io::Result<Source> {
+    pub(crate) fn enter(socket: impl AsFd) -> io::Result<Registration> {
         let poller = Poller::current()?;
         let (slot, readiness) = {
             let slots = &mut *poller.slots();
@@ -191,7 +191,7 @@ impl Source {
         };
         let key = u64::from(readiness.number) << 32 | slot as u64;
         // From here on its drop frees the slot.
-        let source = Source { poller, slot, readiness };
+        let source = Registration { poller, slot, readiness };
         epoll::add(&source.poller.epoll, socket, EventData::new_u64(key), BOTH_WAYS)?;
         Ok(source)
     }
@@ -254,7 +254,7 @@ impl Source {
     }
 }
 
-impl Drop for Source {
+impl Drop for Registration {
     fn drop(&mut self) {
         self.poller.slots().sources.remove(self.slot);
     }
@@ -351,7 +351,7 @@ mod tests {
     fn every_byte_is_reported_once_and_reading_it_all_waits_for_the_next() {
         let read = on_a_thread(|poller| {
             let (mut ours, mut theirs) = pair();
-            let source = Source::enter(&ours).expect("an entry");
+            let source = Registration::enter(&ours).expect("an entry");
             let mut read = Vec::new();
             let mut room = [0; 16];
             for byte in 0..100_u8 {
@@ -374,7 +374,7 @@ mod tests {
     fn what_is_reported_while_something_is_tried_is_not_forgotten() {
         on_a_thread(|poller| {
             let (ours, mut theirs) = pair();
-            let source = Source::enter(&ours).expect("an entry");
+            let source = Registration::enter(&ours).expect("an entry");
             let before = source.before();
             theirs.write_all(b"a").expect("room");
             poller.wait(|| true);
@@ -389,7 +389,7 @@ mod tests {
     fn a_connection_that_has_ended_stays_readable() {
         on_a_thread(|poller| {
             let (mut ours, theirs) = pair();
-            let source = Source::enter(&ours).expect("an entry");
+            let source = Registration::enter(&ours).expect("an entry");
             drop(theirs);
             block_on(&poller, poll_fn(|context| source.poll_readable(context)));
             source.emptied(source.before());
@@ -402,7 +402,7 @@ mod tests {
     fn who_sends_no_more_is_still_there_and_who_has_closed_is_gone() {
         on_a_thread(|poller| {
             let (ours, theirs) = pair();
-            let source = Source::enter(&ours).expect("an entry");
+            let source = Registration::enter(&ours).expect("an entry");
             theirs.shutdown(std::net::Shutdown::Write).expect("a socket");
             block_on(&poller, poll_fn(|context| source.poll_readable(context)));
             let there = block_on(&poller, poll_fn(|context| Poll::Ready(source.poll_gone(context).is_pending())));
@@ -416,11 +416,11 @@ mod tests {
     fn an_entry_that_is_gone_leaves_nothing_to_its_heir() {
         on_a_thread(|poller| {
             let (ours, mut theirs) = pair();
-            let first = Source::enter(&ours).expect("an entry");
+            let first = Registration::enter(&ours).expect("an entry");
             theirs.write_all(b"a").expect("room");
             drop(first);
             let (other, _end) = pair();
-            let heir = Source::enter(&other).expect("an entry");
+            let heir = Registration::enter(&other).expect("an entry");
             assert_eq!(heir.slot, 0, "it has the slot of the first");
             poller.wait(|| false);
             let pending = block_on(&poller, poll_fn(|context| Poll::Ready(heir.poll_readable(context).is_pending())));
@@ -434,7 +434,7 @@ mod tests {
     fn a_sleeping_thread_is_woken_from_any_other() {
         on_a_thread(|poller| {
             let (ours, mut theirs) = pair();
-            let source = Source::enter(&ours).expect("an entry");
+            let source = Registration::enter(&ours).expect("an entry");
             let (bell, rung) = smol::channel::bounded(1);
             let other = thread::spawn(move || {
                 bell.send_blocking(()).expect("it waits");
@@ -452,7 +452,7 @@ mod tests {
     #[test]
     fn a_thread_that_has_no_poller_has_one_all_the_same() {
         let (ours, mut theirs) = pair();
-        let source = Source::enter(&ours).expect("an entry");
+        let source = Registration::enter(&ours).expect("an entry");
         theirs.write_all(b"a").expect("room");
         smol::block_on(poll_fn(|context| source.poll_readable(context)));
     }

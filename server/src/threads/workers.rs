@@ -319,7 +319,7 @@ mod tests {
     use smol::future::yield_now;
 
     use super::*;
-    use crate::threads::poller::Source;
+    use crate::threads::poller::Registration;
 
     /// Longer than any of this takes.
     const DEADLINE: Duration = Duration::from_secs(20);
@@ -360,7 +360,7 @@ mod tests {
             let (socket, mut peer) = UnixStream::pair().expect("a pair");
             let (enter, entered) = channel();
             let readable = spawn(&workers, async move {
-                let source = Source::enter(&socket).expect("an entry");
+                let source = Registration::enter(&socket).expect("an entry");
                 enter.send(()).expect("somebody waits for it");
                 poll_fn(|context| source.poll_readable(context)).await;
             });
@@ -422,7 +422,7 @@ mod tests {
             socket.set_nonblocking(true).expect("a socket");
             peer.set_read_timeout(Some(DEADLINE)).expect("a socket");
             workers.spawn(async move {
-                let source = Source::enter(&socket).expect("an entry");
+                let source = Registration::enter(&socket).expect("an entry");
                 for round in 0..ROUNDS {
                     loop {
                         poll_fn(|context| source.poll_readable(context)).await;
@@ -468,7 +468,7 @@ mod tests {
             });
             let (socket, mut peer) = UnixStream::pair().expect("a pair");
             let readable = spawn(&workers, async move {
-                let source = Source::enter(&socket).expect("an entry");
+                let source = Registration::enter(&socket).expect("an entry");
                 poll_fn(|context| source.poll_readable(context)).await;
             });
             peer.write_all(b"a").expect("room");

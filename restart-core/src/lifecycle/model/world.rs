@@ -687,7 +687,7 @@ impl World {
         ) {
             self.at(who).told = true;
         }
-        let mut asker =
+        let mut requester =
             source == Source::Wish && matches!(event, Event::Reload(Trigger::Command) | Event::Stop(Trigger::Command));
         let actions = self.at(who).lifecycle.on(event);
         let mut exits = None;
@@ -699,9 +699,9 @@ impl World {
             if let Action::Exit(ending) = action {
                 exits = Some(ending);
             }
-            self.perform(who, action, fails, &mut asker)?;
+            self.perform(who, action, fails, &mut requester)?;
         }
-        if asker {
+        if requester {
             return Err(format!("process {who} leaves a client without an answer to {event:?} in {state:?}"));
         }
         if let Some(ending) = exits {
@@ -710,7 +710,7 @@ impl World {
         Ok(())
     }
 
-    fn perform(&mut self, who: usize, action: Action, fails: bool, asker: &mut bool) -> Result<(), String> {
+    fn perform(&mut self, who: usize, action: Action, fails: bool, requester: &mut bool) -> Result<(), String> {
         match action {
             Action::Accept => self.at(who).gate = Gate::Open,
             Action::Pause => self.at(who).gate = Gate::Closed,
@@ -734,7 +734,7 @@ impl World {
                 self.say_to_newer(who, Said::Greeted);
             }
             Action::Reap => self.reap(who + 1),
-            Action::Spawn => return self.spawn(who, asker),
+            Action::Spawn => return self.spawn(who, requester),
             Action::Kill if self.at(who).successor => self.die(who + 1),
             Action::Kill if self.at(who).spawn == Spawn::UnderWay => self.at(who).spawn = Spawn::Doomed,
             Action::CloseLine => {
@@ -766,7 +766,7 @@ impl World {
                     return Err(format!("process {who} answers a reload that nobody has begun ({action:?})"));
                 }
             }
-            Action::Refuse(_) | Action::AnswerStopping | Action::CutOff => *asker = false,
+            Action::Refuse(_) | Action::AnswerStopping | Action::CutOff => *requester = false,
             Action::BeginDrain | Action::BeginStop => return self.begin_drain(who, action),
             Action::BeginWithdrawal | Action::WatchDrain => self.at(who).watch = Watch::Yes,
             Action::Withdraw { stop } => drop(self.say_to_newer(who, Said::Withdraw { stop })),
@@ -805,11 +805,11 @@ impl World {
         }
     }
 
-    fn spawn(&mut self, who: usize, asker: &mut bool) -> Result<(), String> {
+    fn spawn(&mut self, who: usize, requester: &mut bool) -> Result<(), String> {
         if self.at(who).record != Record::None {
             return Err(format!("process {who} begins a reload and forgets the one before"));
         }
-        self.at(who).record = if std::mem::take(asker) { Record::Asked } else { Record::Unasked };
+        self.at(who).record = if std::mem::take(requester) { Record::Asked } else { Record::Unasked };
         self.at(who).spawn = Spawn::UnderWay;
         if self.budget.plain && !self.is_full(who) { self.spawned(who) } else { Ok(()) }
     }

@@ -16,7 +16,7 @@ use crate::http::handler::{Context, Handler};
 use crate::http::lifetime::Reason;
 use crate::http::message::decode;
 use crate::http::message::encode::Manner;
-use crate::http::message::head::{self, Found};
+use crate::http::message::head::{self, HeadEnd};
 use crate::http::message::refusal::Refusal;
 use crate::http::upgrade;
 
@@ -140,8 +140,8 @@ impl<H: Handler> Connection<'_, H> {
         let limits = &self.context.limits;
         let buffer = &mut self.wire.transport.received();
         let length = match head::find(buffer.filled(), scanned, limits)? {
-            Found::Partial { scanned } => return Ok(Examined::Partial(scanned)),
-            Found::Complete(length) => length,
+            HeadEnd::Partial { scanned } => return Ok(Examined::Partial(scanned)),
+            HeadEnd::Complete(length) => length,
         };
         let bytes = &buffer.filled()[..length];
         let head = head::check(bytes, limits)?;
@@ -192,11 +192,11 @@ impl<H: Handler> Connection<'_, H> {
 
     /// Waits for bytes, for a call for room, for the deadline, or for a change of phase, whichever comes first.
     async fn wait(&mut self, mut call: Option<&mut EventListener>) -> Wake {
-        let Connection { wire, heeded, deadline, context: Context { drain, .. }, .. } = self;
+        let Connection { wire, phase_seen, deadline, context: Context { drain, .. }, .. } = self;
         poll_fn(|task| {
             // `Watch` wakes this task for it.
             let changes = drain.changes();
-            match heeded.replace(changes) {
+            match phase_seen.replace(changes) {
                 Some(before) if before != changes => return Poll::Ready(Wake::Phase),
                 None if drain.phase() != Phase::Serving => return Poll::Ready(Wake::Phase),
                 Some(_) | None => {}

@@ -71,8 +71,8 @@ pub(super) struct Connection<'a, H> {
     /// What is under way, told to whoever asks.
     pub(super) entry: Option<Entry<'a>>,
     pub(super) requests: u64,
-    /// How often the phase had been set when it was last heeded; never, at first.
-    pub(super) heeded: Option<usize>,
+    /// How often the phase had been set when it was last phase_seen; never, at first.
+    pub(super) phase_seen: Option<usize>,
     pub(super) deadline: Deadline,
     /// Whether nothing was received here yet.
     pub(super) fresh: bool,
@@ -110,7 +110,7 @@ impl<'a, H> Connection<'a, H> {
             account: None,
             entry: None,
             requests,
-            heeded: None,
+            phase_seen: None,
             deadline: Deadline::default(),
             fresh: true,
             waited,

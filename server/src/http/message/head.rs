@@ -61,7 +61,7 @@ impl Head<'_> {
 
 /// What a look for the end of a head found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Found {
+pub(crate) enum HeadEnd {
     /// The head ends before this offset.
     Complete(usize),
     /// More bytes are needed; the first `scanned` need not be looked at again.
@@ -80,7 +80,7 @@ pub(crate) fn is_half_an_empty_line(bytes: &[u8]) -> bool {
 }
 
 /// Looks for the end of the head that `bytes` begin with; the first `scanned` of them were looked at before.
-pub(crate) fn find(bytes: &[u8], scanned: usize, limits: &Limits) -> Result<Found, Refusal> {
+pub(crate) fn find(bytes: &[u8], scanned: usize, limits: &Limits) -> Result<HeadEnd, Refusal> {
     // A head that begins with anything but a method is not HTTP; TLS on a plain port gets its answer at once. Empty lines
     // were skipped before: httparse would skip them, too, and what follows would be another line than the first.
     if bytes.first().is_some_and(|byte| !is_token(*byte)) {
@@ -92,13 +92,13 @@ pub(crate) fn find(bytes: &[u8], scanned: usize, limits: &Limits) -> Result<Foun
         }
         let at = line_feed + 1;
         if bytes[..line_feed - 1].ends_with(b"\n") {
-            return if at > limits.head_bytes { Err(too_large(bytes, limits)) } else { Ok(Found::Complete(at)) };
+            return if at > limits.head_bytes { Err(too_large(bytes, limits)) } else { Ok(HeadEnd::Complete(at)) };
         }
     }
     if bytes.len() >= limits.head_bytes {
         Err(too_large(bytes, limits))
     } else {
-        Ok(Found::Partial { scanned: bytes.len() })
+        Ok(HeadEnd::Partial { scanned: bytes.len() })
     }
 }
 
@@ -269,8 +269,8 @@ mod tests {
     fn status(head: &str) -> u16 {
         let limits = Limits::default();
         let outcome = match find(head.as_bytes(), 0, &limits) {
-            Ok(Found::Complete(end)) => check(&head.as_bytes()[..end], &limits).map(|_| ()),
-            Ok(Found::Partial { .. }) => return 0,
+            Ok(HeadEnd::Complete(end)) => check(&head.as_bytes()[..end], &limits).map(|_| ()),
+            Ok(HeadEnd::Partial { .. }) => return 0,
             Err(refusal) => Err(refusal),
         };
         outcome.map_or_else(|refusal| refusal.status.into(), |()| 200)
@@ -342,10 +342,10 @@ mod tests {
     fn a_head_over_the_limits_is_refused_with_the_status_that_says_which() {
         let limits = Limits { head_bytes: 100, headers: 2, ..Limits::default() };
         let status = |head: &str| match find(head.as_bytes(), 0, &limits) {
-            Ok(Found::Complete(_)) => {
+            Ok(HeadEnd::Complete(_)) => {
                 check(head.as_bytes(), &limits).map_or_else(|refusal| refusal.status.into(), |_| 200)
             }
-            Ok(Found::Partial { .. }) => 0,
+            Ok(HeadEnd::Partial { .. }) => 0,
             Err(refusal) => u16::from(refusal.status),
         };
         assert_eq!(status(&"A".repeat(99)), 0);
@@ -403,17 +403,17 @@ mod tests {
             cuts.sort_unstable();
             cuts.push(input.len());
             let mut scanned = 0;
-            let mut result = Ok(Found::Partial { scanned: 0 });
+            let mut result = Ok(HeadEnd::Partial { scanned: 0 });
             for cut in cuts {
                 result = find(&input[..cut], scanned, &limits);
                 match result {
-                    Ok(Found::Partial { scanned: more }) => scanned = more,
+                    Ok(HeadEnd::Partial { scanned: more }) => scanned = more,
                     _ => break,
                 }
             }
             let whole = find(&input, 0, &limits);
             match (result, whole) {
-                (Ok(Found::Complete(end)), Ok(Found::Complete(same))) => {
+                (Ok(HeadEnd::Complete(end)), Ok(HeadEnd::Complete(same))) => {
                     prop_assert_eq!(end, same);
                     let _ = check(&input[..end], &limits);
                 }

@@ -14,12 +14,12 @@ use rustix::net::{
     recvmsg, send, sendmsg, shutdown,
 };
 
-use crate::threads::poller::Source;
+use crate::threads::poller::Registration;
 
 #[derive(Debug)]
 pub(crate) struct Socket {
     // Dropped first: the entry ends before the descriptor is closed.
-    source: Source,
+    source: Registration,
     fd: OwnedFd,
     /// Whether it may be a Unix socket.
     may_carry_descriptors: bool,
@@ -28,7 +28,7 @@ pub(crate) struct Socket {
 impl Socket {
     /// Enters a connected stream socket in the poller that this thread uses.
     pub(crate) fn new(fd: OwnedFd, may_carry_descriptors: bool) -> io::Result<Socket> {
-        Ok(Socket { source: Source::enter(&fd)?, fd, may_carry_descriptors })
+        Ok(Socket { source: Registration::enter(&fd)?, fd, may_carry_descriptors })
     }
 
     /// The descriptor, which no poller knows any more.

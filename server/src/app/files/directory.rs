@@ -1,4 +1,4 @@
-//! The place of the root: its directory as it is open, and the path at which it is found again.
+//! The root's directory: as it is open, and the path at which it is found again.
 //!
 //! A directory that is deleted stays open and is empty for ever, although there may be a new one of its name (`rm -r` and
 //! a fresh build do that). Nobody tells of it, so a look is taken where a file is not found, and no more often than once a
@@ -17,7 +17,7 @@ use crate::lock::unpoisoned;
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct Directory {
     path: PathBuf,
     follows_symlinks: bool,
     current: RwLock<Arc<Root>>,
@@ -29,7 +29,7 @@ pub(super) struct Place {
     is_gone: AtomicBool,
 }
 
-impl Place {
+impl Directory {
     /// Opens the directory.
     pub(super) fn open(path: PathBuf, follows_symlinks: bool) -> io::Result<Self> {
         let current = RwLock::new(Arc::new(Root::open(&path, follows_symlinks)?));
