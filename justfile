@@ -91,6 +91,11 @@ storm *args:
 idle *args:
     cargo run --release --package tests --bin idle -- {{ args }}
 
+# The same for slow downloads, from a file and from memory, beside as many idle connections.
+slow-downloads *args:
+    cargo run --release --package tests --bin idle -- --kind idle --kind file --kind memory \
+        --count 100 --count 300 --count 1000 {{ args }}
+
 # The campaigns of the tests, so many times as long as in CI: 20 is 1,000 reloads back to back, and 24,000 clients that
 # do something in the instant of a drain.
 endurance scale="20":

@@ -124,7 +124,8 @@ impl Drain {
     }
 
     /// How often the phase has been set. A look at the phase alone misses that it was another one and is back: where a
-    /// successor dies, its predecessor drains and then serves again.
+    /// successor dies, its predecessor drains and then serves again. [`Phase::Draining`] is set once more where yet another
+    /// generation is the newest: what the one before it did not take can be offered again.
     pub fn changes(&self) -> usize {
         self.shared.changes()
     }

@@ -6,6 +6,8 @@
 //! what is left of a response. Pure.
 
 mod fields;
+#[cfg(test)]
+mod golden;
 mod response;
 
 use std::os::fd::OwnedFd;

@@ -7,8 +7,8 @@ use std::net::{Ipv6Addr, TcpListener};
 use std::time::{Duration, Instant};
 
 use smol::block_on;
-use tests::load::{Answer, Connection, Limits, Look, Request, Target};
-use tests::{DEADLINE, Ended, Reborn, Server, Signal, skip::skip};
+use tests::load::{Answer, Connection, Crowd, CrowdReport, Limits, Look, Numbers, Request, Target};
+use tests::{DEADLINE, Ended, Process, Reborn, Server, Signal, skip::skip};
 
 /// Connects, and waits until the server has accepted.
 fn connect(server: &Server, target: &Target, already: u64) -> Connection {
@@ -294,6 +294,50 @@ fn the_connection_of_the_oldest_generation_goes_straight_to_the_newest() {
 #[test]
 fn the_connection_of_the_oldest_generation_reaches_the_newest_although_those_in_between_were_killed() {
     the_oldest_connection_reaches_the_newest(true);
+}
+
+/// Down a chain of four generations, each of which has something to finish; the newest may be killed then.
+fn what_lasts_goes_down_a_chain(kill: bool) {
+    let server = Reborn::new().for_crowd().probation_ms(0).args(["--log", "debug"]).start();
+    server.wait_until("no connection is left", |server| server.status()["connections"] == 0);
+    let crowd = Crowd::start(&own(&server), Numbers::each(3));
+    let all = crowd.len();
+    let mut chain = Vec::new();
+    for _ in 2..=4 {
+        let (pid, held) = (server.pid(), server.hold());
+        server.reload_ok();
+        server.wait_until("all have moved", |server| server.status()["application"]["received"] == all);
+        chain.push((pid, held));
+    }
+    assert_eq!(server.generations().len(), 4);
+    if kill {
+        let newest = Process::open(server.pid()).unwrap();
+        assert!(newest.signal(Signal::KILL) && newest.wait(DEADLINE));
+    }
+    let CrowdReport { went_on, cut, generations } = crowd.finish();
+    if kill {
+        assert_eq!((went_on, cut), (0, all), "nobody goes on with what the killed one had\n{}", server.state());
+        server.wait_until("the third serves again", |server| server.command(["status"]).is_success());
+        assert_eq!(server.ask().generation(), Some(3));
+    } else {
+        assert_eq!((went_on, cut, generations), (all, 0, vec![4; 3]), "{}", server.state());
+    }
+    for (pid, held) in chain {
+        held.finish_by(pid);
+    }
+    let last = server.wait_single();
+    assert_eq!(server.pid(), last);
+    server.assert_no_error();
+}
+
+#[test]
+fn downloads_streams_and_chats_go_down_a_chain_of_four_generations() {
+    what_lasts_goes_down_a_chain(false);
+}
+
+#[test]
+fn downloads_streams_and_chats_that_went_down_a_chain_end_with_the_newest_that_is_killed_and_nowhere_else() {
+    what_lasts_goes_down_a_chain(true);
 }
 
 #[test]

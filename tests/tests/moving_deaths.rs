@@ -1,17 +1,21 @@
 //! Either process of a reload is killed with -9 at each message of the handover, exactly before it and exactly after
 //! it: each client connection then has one owner, or went with the killed process and is counted, and the service goes
-//! on wherever somebody is left who was given it.
+//! on wherever somebody is left who was given it. Among the connections are downloads, event streams and chats, which are
+//! cut or go on without a byte or a number that is missing, wrong or there twice.
 
 #![allow(clippy::unwrap_used)]
 
 use smol::block_on;
-use tests::load::{Connection, Failure, Limits, Look, Request, Target};
+use tests::load::{Connection, Crowd, CrowdReport, Failure, Limits, Look, Numbers, Request, Target};
 use tests::skip::may_trace;
 use tests::tracer::{Edge, Tracer};
 use tests::{CommandOutput, DEADLINE, Mode, Reborn, Server, Version};
 
 /// Half of them idle, half with so much of a head received that a batch holds a dozen.
 const CONNECTIONS: usize = 90;
+
+/// Of each kind of connection that lasts there are so many beside them.
+const LASTING_EACH: usize = 2;
 
 /// The batches that are stopped at; there is one more.
 const BATCHES: usize = 3;
@@ -20,6 +24,7 @@ const BATCHES: usize = 3;
 struct Scene {
     server: Server,
     clients: Vec<Connection>,
+    crowd: Option<Crowd>,
     old: u32,
     new: u32,
     reload: std::thread::JoinHandle<CommandOutput>,
@@ -38,15 +43,20 @@ fn half_a_head(id: usize) -> String {
     format!("GET /fast HTTP/1.1\r\nhost: localhost\r\nx-id: {id}\r\nx-pad: {}", "a".repeat(4000))
 }
 
+fn start() -> Server {
+    Reborn::new().for_crowd().probation_ms(0).args(["--log", "debug", "--threads", "1"]).start()
+}
+
 fn scene(stop: Stop) -> Scene {
-    let server = Reborn::new().demo().probation_ms(0).args(["--log", "debug", "--threads", "1"]).start();
+    let server = start();
     let limits = Limits { answer: DEADLINE, ..Limits::default() };
     let target = Target::Tcp(server.address());
     let clients: Vec<_> = (0..CONNECTIONS).map(|_| block_on(Connection::open(&target, limits)).unwrap()).collect();
     for (id, client) in clients.iter().enumerate().filter(|(id, _)| id % 2 == 1) {
         block_on(client.send(half_a_head(id).as_bytes())).unwrap();
     }
-    server.wait_until("all are accepted", |server| server.status()["connections"] == CONNECTIONS);
+    let crowd = Crowd::start(&target, Numbers::each(LASTING_EACH));
+    server.wait_until("all are accepted", |server| server.status()["connections"] == all());
     let old = server.pid();
     let of_old = match stop {
         Stop::Predecessor(message, edge) => Tracer::stop_at(old, message, edge),
@@ -60,7 +70,7 @@ fn scene(stop: Stop) -> Scene {
         _ => Tracer::watch(new),
     };
     server.open_gate();
-    Scene { server, clients, old, new, reload, tracers: [of_old, of_new] }
+    Scene { server, clients, crowd: Some(crowd), old, new, reload, tracers: [of_old, of_new] }
 }
 
 /// What the clients saw.
@@ -70,7 +80,7 @@ struct Fates {
     gone: usize,
 }
 
-/// Asks on each connection. Those that live are answered by this generation, once, and stay.
+/// Asks on each connection. Those that live are answered by this generation, once, and stay; what lasts comes to its end.
 #[track_caller]
 fn ask_all(scene: &mut Scene, generation: u64) -> Fates {
     let mut fates = Fates::default();
@@ -94,7 +104,19 @@ fn ask_all(scene: &mut Scene, generation: u64) -> Fates {
     }
     scene.clients.retain(|client| client.look() == Look::Open);
     assert_eq!((scene.clients.len(), fates.answered + fates.gone), (fates.answered, CONNECTIONS));
-    fates
+    let CrowdReport { went_on, cut, generations } = finish_crowd(scene);
+    assert!(generations.iter().all(|last| *last == generation), "{generations:?}, not {generation}");
+    Fates { answered: fates.answered + went_on, gone: fates.gone + cut }
+}
+
+/// What became of the connections that last.
+#[track_caller]
+fn finish_crowd(scene: &mut Scene) -> CrowdReport {
+    scene.crowd.take().expect("it is asked for once").finish()
+}
+
+fn all() -> usize {
+    CONNECTIONS + Numbers::each(LASTING_EACH).sum()
 }
 
 fn booked(server: &Server, what: &str) -> usize {
@@ -112,7 +134,7 @@ fn messages() -> [Vec<String>; 2] {
     // Committed may come after the first batch was taken.
     assert_eq!(count(&of_old, "connections"), count(&of_new, "taken"));
     let fates = ask_all(&mut scene, 2);
-    assert_eq!(fates.answered, CONNECTIONS);
+    assert_eq!(fates.answered, all());
     [of_old, of_new]
 }
 
@@ -163,6 +185,7 @@ fn a_predecessor_killed_at_any_message_takes_only_what_it_had_not_handed_over() 
         if message < given || (message == given && edge == Edge::Before) {
             // The successor was not given the service, and nobody else is there.
             scene.server.wait_gone();
+            assert_eq!(finish_crowd(&mut scene).went_on, 0);
             continue;
         }
         scene.server.wait_until("the successor serves", |server| {
@@ -222,9 +245,52 @@ fn what_nobody_had_acknowledged_when_the_predecessor_was_killed_went_with_it() {
     scene.server.wait_until("the successor serves", |server| server.command(["status", "--json"]).is_success());
     // The sender may have taken a batch back and answered on it before it died: nobody can tell, so nobody takes it.
     let (gone, received) = (ask_all(&mut scene, 2).gone, booked(&scene.server, "received"));
-    assert_eq!((gone + received, received > 0), (CONNECTIONS, has_acknowledged));
+    assert_eq!((gone + received, received > 0), (all(), has_acknowledged));
     scene.server.wait_until("the log says so", |server| server.log().contains("or went with it"));
     assert_service_goes_on(scene);
+}
+
+#[test]
+fn what_a_stopped_successor_did_not_acknowledge_comes_back_and_has_one_owner_when_it_goes_on() {
+    if !may_trace() {
+        return;
+    }
+    let [_, kinds] = messages();
+    let mut takes = (0..kinds.len()).filter(|message| kinds[*message] == "taken");
+    // Before it acknowledged anything, and after it acknowledged some.
+    for (message, has_taken) in [(position(&kinds, "greeting"), false), (takes.nth(1).unwrap(), true)] {
+        let mut scene = scene(Stop::Successor(message, Edge::After));
+        scene.tracers[1].wait_stopped();
+        scene.server.wait_until("the old one takes them back", |server| server.log().contains("they stay here"));
+        scene.tracers[1].release();
+        let CrowdReport { went_on, cut, generations } = finish_crowd(&mut scene);
+        assert_eq!((went_on, cut), (all() - CONNECTIONS, 0), "{}", scene.server.state());
+        let owners = ask_any(&mut scene);
+        println!("owners: {owners:?}, and of streams {generations:?}");
+        assert!(owners[0] > 0 && (owners[1] > 0) >= has_taken, "{owners:?}");
+        let received = booked(&scene.server, "received");
+        assert!((owners[1]..=all() - owners[0]).contains(&received), "{received} {owners:?}");
+        assert_service_goes_on(scene);
+    }
+}
+
+/// Asks on each connection, which one of two generations answers: the first and closes it, or the second and keeps it.
+#[track_caller]
+fn ask_any(scene: &mut Scene) -> [usize; 2] {
+    let mut owners = [0, 0];
+    for (id, client) in scene.clients.iter_mut().enumerate() {
+        let rest = if id % 2 == 1 { "\r\n\r\n".to_owned() } else { Request::fast(id.to_string()).head() };
+        block_on(client.send(rest.as_bytes())).unwrap();
+        let answer = block_on(client.answer()).unwrap();
+        assert_eq!((answer.status, answer.header("x-id")), (200, Some(id.to_string().as_str())), "{answer:?}");
+        let owner = usize::try_from(answer.generation().unwrap()).unwrap() - 1;
+        assert_eq!(answer.announces_close(), owner == 0, "{answer:?}");
+        let after = if owner == 0 { block_on(client.end()) } else { Some(client.look()) };
+        assert_eq!(after, Some([Look::Fin, Look::Open][owner]), "an answer comes once");
+        owners[owner] += 1;
+    }
+    scene.clients.retain(|client| client.look() == Look::Open);
+    owners
 }
 
 #[test]
@@ -233,7 +299,7 @@ fn the_oldests_connection_moves_to_the_one_that_serves_again_although_the_newest
         return;
     }
     let [_, kinds] = messages();
-    let server = Reborn::new().demo().probation_ms(0).args(["--log", "debug", "--threads", "1"]).start();
+    let server = start();
     let mut oldest = server.connect();
     let upload = "POST /echo HTTP/1.1\r\nhost: localhost\r\nx-id: held\r\ncontent-length: 2\r\n\r\no";
     block_on(async {

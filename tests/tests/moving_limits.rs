@@ -9,6 +9,7 @@ use std::net::TcpStream;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 
+use tests::load::{Crowd, CrowdReport, Numbers, Target};
 use tests::skip::{NOBODY, may_change_user};
 use tests::version::write_by_child;
 use tests::{Ended, Reborn, Server, Version, binary};
@@ -95,6 +96,35 @@ fn another_user_than_root_moves_thousands_of_connections_within_its_limits() {
             let answer = client.ask(id).unwrap();
             assert_eq!((generation(&answer), is_last(&answer)), (round, false), "{answer}");
         }
+    }
+    assert!(!server.log().contains("WARN") && !server.log().contains("ERROR"), "{}", server.log());
+}
+
+#[test]
+fn another_user_than_root_moves_downloads_streams_and_chats_among_them_within_its_limits() {
+    const IDLE: usize = 1500;
+    if !may_change_user() {
+        return;
+    }
+    let reborn = Reborn::new().for_crowd().probation_ms(0).as_nobody();
+    let server = reborn.prelude("ulimit -S -n 1024; ulimit -H -n 4096").start();
+    tests::load::raise_fd_limit().unwrap();
+    let numbers = Numbers { files: 40, parts: 20, memory: 20, events: 60, chats: 60 };
+    let mut idle = open(&server, IDLE);
+    let crowd = Crowd::start(&Target::Tcp(server.address()), numbers);
+    let all = IDLE + crowd.len();
+    server.wait_until("all are accepted", |server| server.status()["connections"] == all);
+    for _ in 0..2 {
+        let old = server.pid();
+        server.reload_ok();
+        assert_eq!(server.wait_end(old), Ended::Code(0));
+        wait_received(&server, all);
+    }
+    let CrowdReport { went_on, cut, generations } = crowd.finish();
+    assert_eq!((went_on, cut), (numbers.sum(), 0), "{}", server.log());
+    assert_eq!(generations, vec![3; numbers.events]);
+    for (id, client) in idle.iter_mut().enumerate() {
+        assert_eq!(generation(&client.ask(id).unwrap()), 3);
     }
     assert!(!server.log().contains("WARN") && !server.log().contains("ERROR"), "{}", server.log());
 }
@@ -227,5 +257,31 @@ fn a_successor_whose_table_fills_declines_and_the_old_process_answers_the_rest_a
     drop(clients);
     assert_eq!(server.wait_end(old), Ended::Code(0));
     assert!(!server.log().contains("does not balance"), "{}", server.log());
+    server.stop().assert_success();
+}
+
+#[test]
+fn downloads_streams_and_chats_that_a_full_successor_declines_are_finished_in_the_old_process() {
+    const IDLE: usize = 200;
+    let server = Reborn::new().for_crowd().probation_ms(0).args(["--log", "debug"]).start();
+    let mut idle = open(&server, IDLE);
+    let crowd = Crowd::start(&Target::Tcp(server.address()), Numbers::each(15));
+    let (old, all) = (server.pid(), IDLE + crowd.len());
+    server.wait_until("all are accepted", |server| server.status()["connections"] == all);
+    // With the files of their responses they are more than 300.
+    narrow_the_next_version(&server, 240);
+    server.reload_ok();
+    server.wait_until("the successor declines", |server| server.log().contains("declined"));
+    let lasting = crowd.len();
+    let CrowdReport { went_on, cut, generations } = crowd.finish();
+    assert_eq!((went_on, cut), (lasting, 0), "{}", server.log());
+    assert!(generations.iter().all(|generation| [1, 2].contains(generation)), "{generations:?}");
+    for (id, client) in idle.iter_mut().enumerate() {
+        let answer = client.ask(id).unwrap();
+        assert!(matches!((generation(&answer), is_last(&answer)), (2, false) | (1, true)), "{answer}");
+    }
+    drop(idle);
+    assert_eq!(server.wait_end(old), Ended::Code(0));
+    server.assert_no_error();
     server.stop().assert_success();
 }

@@ -1,5 +1,5 @@
 //! The last release and the present version replace each other, forth and back, while they serve: what they say to each
-//! other is understood by either, whoever is the newer one.
+//! other is understood by either, whoever is the newer one, and what only one of them can go on with stays with it.
 
 #![allow(clippy::unwrap_used)]
 
@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use smol::block_on;
-use tests::load::{Connection, Limits, Request, Target};
+use tests::load::{Connection, Crowd, CrowdReport, Limits, Numbers, Request, Target};
 use tests::release::Release;
 use tests::{DEADLINE, Ended, Reborn, Version};
 
@@ -91,5 +91,42 @@ fn the_last_release_and_this_version_replace_each_other_and_nobody_notices() {
     report.assert_no_failure().assert_no_close();
     server.assert_no_error();
     assert!(!server.log().contains(" WARN "), "{}", server.log());
+    server.stop().assert_success();
+}
+
+#[test]
+fn what_the_last_release_cannot_go_on_with_is_finished_in_the_old_process_or_by_the_next_one_that_can() {
+    const EACH: usize = 2;
+    let Some(binary) = Release::last().binary() else { return };
+    let reborn = Reborn::new().for_crowd().probation_ms(0).args(["--log", "debug", "--drain-timeout", "2m"]);
+    let server = reborn.start();
+    let target = Target::Tcp(server.address());
+    server.wait_until("no connection is left", |server| server.status()["connections"] == 0);
+    let mut idle: Vec<_> = (0..IDLE).map(|_| block_on(Connection::open(&target, limits())).unwrap()).collect();
+    let [one, other] = [(); 2].map(|()| Crowd::start(&target, Numbers::each(EACH)));
+    let (lasting, all) = (other.len(), IDLE + 2 * one.len());
+    server.wait_until("all are accepted", |server| server.status()["connections"] == all);
+    let mut ask = |generation| {
+        for (id, connection) in idle.iter_mut().enumerate() {
+            let answer = block_on(connection.exchange(&Request::fast(format!("{generation}-{id}")))).unwrap();
+            assert_eq!((answer.generation(), answer.announces_close()), (Some(generation), false), "{answer:?}");
+        }
+    };
+    let first = server.pid();
+    server.replace_binary(&Version::File(binary));
+    let second = server.reload_ok();
+    ask(2);
+    assert_eq!(server.status()["application"]["received"], IDLE, "{}", server.state());
+    // This release has no name for anything else: it is finished where it began.
+    let expected = |generation| CrowdReport { went_on: lasting, cut: 0, generations: vec![generation; EACH] };
+    assert_eq!(one.finish(), expected(1), "{}", server.state());
+    assert_eq!(server.generations(), [first, second]);
+    server.replace_binary(&Version::Current);
+    server.reload_ok();
+    ask(3);
+    server.wait_until("all have moved", |server| server.status()["application"]["received"] == IDLE + lasting);
+    assert_eq!((server.wait_end(first), server.wait_end(second)), (Ended::Code(0), Ended::Code(0)));
+    assert_eq!(other.finish(), expected(3), "{}", server.state());
+    server.assert_no_error();
     server.stop().assert_success();
 }

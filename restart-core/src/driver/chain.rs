@@ -403,7 +403,8 @@ impl Chain {
             id.generation,
             id.pid
         );
-        (newer.peer, newer.greeted) = (peer, true);
+        newer.peer = peer;
+        let follows_another = std::mem::replace(&mut newer.greeted, true);
         // Where it takes none, those that wait for it need not wait any longer.
         let formats = newer.peer.formats.clone();
         let target = moving.map(|channel| Target { channel, formats });
@@ -412,6 +413,10 @@ impl Chain {
         }
         if let Some(aim) = self.newer.as_ref().and_then(|newer| newer.aim.as_ref()) {
             let _ = aim.try_send(target);
+        }
+        // What the newest before could not take, or did not, this one may.
+        if follows_another && self.drain.phase() == Phase::Draining {
+            self.drain.set_phase_in_turn(Phase::Draining);
         }
     }
 

@@ -1,23 +1,26 @@
-//! What it costs to move idle connections: servers that hold many of them are reloaded while other clients ask on, and
-//! beside each reload the same number of descriptors goes through a bare loop of `SCM_RIGHTS` between two processes. It
-//! prints a table for people and writes JSON for programs; it fails if a connection was closed or a request was lost.
+//! What it costs to move connections: servers that hold many of them, idle or within a slow download, are reloaded while
+//! other clients ask on, and beside each reload the same number of descriptors goes through a bare loop of `SCM_RIGHTS`
+//! between two processes. It prints a table for people and writes JSON for programs; it fails if a connection was closed,
+//! a request was lost or a byte of a download was wrong.
 //!
 //! The connections are held by processes of their own (this program again), half of them over TCP from several
-//! addresses of loopback, half over a Unix socket.
+//! addresses of loopback, half over a Unix socket. Downloads from memory all come over the Unix socket: the kernel takes
+//! little there, and a body that it has taken whole is nothing to move.
 
 use std::{
-    fmt,
+    fmt, fs,
     io::{self, BufRead as _, BufReader, IoSlice, IoSliceMut},
     mem::MaybeUninit,
     net::SocketAddr,
     os::fd::{AsFd as _, OwnedFd},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, ExitCode, Stdio},
+    sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant},
 };
 
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
     SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socket, socketpair,
@@ -26,7 +29,7 @@ use serde::{Serialize, Serializer};
 use serde_json::Value;
 use tests::{
     DEADLINE, Process, Reborn, Server, binary,
-    load::{Latency, Limits, Load, Report, raise_fd_limit},
+    load::{Class, Download, Latency, Limits, Load, Report, pattern, raise_fd_limit},
 };
 
 /// A process that holds connections has at most so many.
@@ -42,13 +45,55 @@ const UNACKNOWLEDGED: usize = 4;
 /// How long the other clients ask before a reload and after it: more than the 500 ms that count as its surroundings.
 const CALM: Duration = Duration::from_millis(700);
 
-/// Move idle connections from process to process, and measure what it costs
+/// The pace of a slow download, in bytes a second.
+const SLOW_BYTES: u64 = 16 * 1024;
+
+/// The length of a file that is downloaded, and of a body from memory. The demonstration has room for so many such bodies at a
+/// time: when there are to be more, the ones before them move into another process, which makes files in memory of them.
+const FILE_BYTES: u64 = 16_000_000;
+const MEMORY_BYTES: u64 = 1_000_000;
+const MEMORY_EACH: u32 = 250;
+
+/// A server in which nothing is going on takes less of the processor within this time than this, in hundredths of a second.
+const QUIET: Duration = Duration::from_millis(300);
+const QUIET_TICKS: u64 = 4;
+
+/// How often the memory of both processes is looked at during a reload.
+const LOOK: Duration = Duration::from_millis(2);
+
+/// What the connections are in the middle of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Kind {
+    /// Nothing.
+    Idle,
+    /// A download of a file at 16 KB/s.
+    File,
+    /// A download from the server's memory at 16 KB/s.
+    Memory,
+}
+
+impl Kind {
+    /// How much each client downloads.
+    fn bytes(self) -> u64 {
+        match self {
+            Self::Idle => 0,
+            Self::File => FILE_BYTES,
+            Self::Memory => MEMORY_BYTES,
+        }
+    }
+}
+
+/// Move connections from process to process, and measure what it costs
 #[derive(Parser, Debug, Serialize)]
 struct Settings {
     /// Idle connections: a number, or max for as many as the hard limit of open files allows; repeat it for more
     #[arg(long, value_name = "N", default_values = ["1000", "10000", "max"])]
     count: Vec<String>,
-    /// Reloads with each of these numbers
+    /// What the connections are in the middle of; repeat it for more
+    #[arg(long, value_enum, value_name = "KIND", default_values = ["idle"])]
+    kind: Vec<Kind>,
+    /// Reloads with each of these numbers; of downloads from memory, each with a server of its own
     #[arg(long, default_value_t = 5)]
     rounds: usize,
     /// Requests a second of 16 other clients together
@@ -59,7 +104,7 @@ struct Settings {
     json: Option<PathBuf>,
     /// Hold connections to this address and to the Unix socket, until the standard input ends (the program itself uses
     /// it)
-    #[arg(long, hide = true, num_args = 3, value_names = ["ADDR", "PATH", "N"])]
+    #[arg(long, hide = true, num_args = 4, value_names = ["ADDR", "PATH", "KIND", "N"])]
     #[serde(skip)]
     hold: Option<Vec<String>>,
     /// Receive descriptors from the standard input (the program itself uses it)
@@ -68,9 +113,10 @@ struct Settings {
     receive: bool,
 }
 
-/// One number of idle connections.
+/// One number of connections of one kind.
 #[derive(Debug, Serialize)]
 struct Row {
+    kind: Kind,
     connections: u32,
     reloads: Vec<Reload>,
     /// The other clients' requests.
@@ -91,6 +137,13 @@ struct Reload {
     /// The same number of descriptors through the bare loop.
     #[serde(rename = "bare_us", serialize_with = "micros")]
     bare: Duration,
+    /// The most that each process had resident within the reload.
+    old_resident_bytes: u64,
+    new_resident_bytes: u64,
+    /// What the new process had when the old one was gone: connections with a file of their response, and of these files
+    /// those in memory, together.
+    responses: usize,
+    memfd_bytes: u64,
 }
 
 /// Everything that was measured.
@@ -119,7 +172,8 @@ fn main() -> ExitCode {
         Err(_) if text == "max" => hard_limit - DESCRIPTORS_KEPT,
         Err(error) => panic!("--count {text}: {error}"),
     };
-    let rows = settings.count.iter().map(count).map(|count| measure(count, &settings)).collect();
+    let rows = settings.kind.iter().flat_map(|kind| settings.count.iter().map(move |text| (*kind, count(text))));
+    let rows = rows.map(|(kind, count)| measure(kind, count, &settings)).collect();
     let figures = Figures { settings, hard_limit, rows };
     print!("{figures}");
     if let Some(path) = &figures.settings.json {
@@ -133,28 +187,44 @@ fn main() -> ExitCode {
     if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn measure(count: u32, settings: &Settings) -> Row {
-    let reborn = Reborn::new().demo().probation_ms(0);
+/// Measures one row. The first move of a body from memory makes a file of it, and any other one is like a file's: each
+/// reload has a server of its own, in which as many bodies as there is room for have not moved before.
+fn measure(kind: Kind, count: u32, settings: &Settings) -> Row {
+    if kind != Kind::Memory {
+        return run(kind, count, settings.rounds, settings);
+    }
+    let rows = (0..settings.rounds).map(|_| run(kind, count, 1, settings));
+    let merge = |mut all: Row, row: Row| {
+        all.reloads.extend(row.reloads);
+        all.faults.extend(row.faults);
+        all.other = worse(all.other, row.other);
+        all.other_around_reloads = worse(all.other_around_reloads, row.other_around_reloads);
+        all
+    };
+    rows.reduce(merge).unwrap_or_else(|| run(kind, count, 0, settings))
+}
+
+/// The one whose 99th percentile is higher.
+fn worse(one: Latency, other: Latency) -> Latency {
+    if one.p99_us < other.p99_us { other } else { one }
+}
+
+fn run(kind: Kind, count: u32, rounds: usize, settings: &Settings) -> Row {
+    let reborn = Reborn::new().demo().probation_ms(0).args(["--root", "."]);
+    if kind == Kind::File {
+        pattern::write_file(&reborn.folder().join("pattern"), FILE_BYTES).expect("a file in the server's own folder");
+    }
     let path = reborn.folder().join("run/http");
     let local = format!("local=unix:{}", path.display());
     let server = reborn.listen(&local).args(["--connections", "1000000", "--idle-timeout", "1h"]).start();
-    let mut left = count;
-    let holders: Vec<Holder> = std::iter::from_fn(|| {
-        let part = left.min(HELD_EACH);
-        left -= part;
-        (part > 0).then(|| Holder::start(server.address(), &path, part))
-    })
-    .collect();
-    holders.iter().for_each(Holder::wait);
+    let holders = hold_all(&server, &path, kind, count);
     let load = server.load().paced(16, settings.rate).start();
     thread::sleep(CALM);
-    let mut faults = Vec::new();
-    let mut reloads = Vec::new();
-    for _ in 0..settings.rounds {
+    let (mut faults, mut reloads) = (Vec::new(), Vec::new());
+    for _ in 0..rounds {
         let bare = bare_loop(count as usize).expect("descriptors can be sent");
         load.mark_reload();
-        let (moved, gone) = reload(&server);
-        reloads.push(Reload { moved, gone, bare });
+        reloads.push(Reload { bare, ..reload(&server) });
         thread::sleep(CALM);
         let received = server.status()["application"]["received"].as_u64().unwrap_or(0);
         if received < u64::from(count) {
@@ -165,24 +235,63 @@ fn measure(count: u32, settings: &Settings) -> Row {
     faults.extend(described("another client", report.failed, report.closed_connections()));
     for holder in holders {
         let held = holder.finish();
-        let closed = held["closed"].as_object().map_or(0, |kinds| kinds.values().filter_map(Value::as_u64).sum());
-        faults.extend(described("a holder", held["failed"].as_u64().unwrap_or(u64::MAX), closed));
+        let sum = |of: &Value| of.as_object().map_or(0, |kinds| kinds.values().filter_map(Value::as_u64).sum());
+        let cut: u64 = held["classes"]["download"].get("faults").map_or(0, sum);
+        let failed = held["failed"].as_u64().unwrap_or(u64::MAX);
+        faults.extend(described("a holder", failed, sum(&held["closed"]) + cut));
     }
     let Report { latency: other, latency_near_reloads: other_around_reloads, .. } = report;
-    Row { connections: count, reloads, other, other_around_reloads, faults }
+    Row { kind, connections: count, reloads, other, other_around_reloads, faults }
+}
+
+/// Has so many connections held, and waits until nothing is going on but that.
+fn hold_all(server: &Server, path: &Path, kind: Kind, count: u32) -> Vec<Holder> {
+    let most = if kind == Kind::Memory { MEMORY_EACH } else { HELD_EACH };
+    let mut holders: Vec<Holder> = Vec::new();
+    let mut held = 0;
+    while held < count {
+        if kind == Kind::Memory && held > 0 {
+            server.reload().assert_success();
+        }
+        let part = most.min(count - held);
+        held += part;
+        let holder = Holder::start(server.address(), path, kind, part);
+        holder.wait();
+        holders.push(holder);
+        server.wait_until("all are accepted", |server| {
+            let status = server.status();
+            let [live, unanswered] = ["live", "in_flight"].map(|name| status["application"][name].as_u64());
+            live >= Some(u64::from(held)) && unanswered == Some(0)
+        });
+        let process = Process::open(server.pid()).expect("the newest process is alive");
+        server.wait_until("what the kernel takes of all answers is sent", |_| {
+            let before = process.cpu_ticks();
+            thread::sleep(QUIET);
+            process.cpu_ticks() < before + QUIET_TICKS
+        });
+    }
+    holders
 }
 
 fn described(who: &str, failed: u64, closed: u64) -> Option<String> {
     (failed + closed > 0).then(|| format!("{who} lost {failed} requests and {closed} connections"))
 }
 
-/// One reload: the old process's own account of its drain, and how long it took until it had ended.
-fn reload(server: &Server) -> (Duration, Duration) {
+/// One reload: the old process's own account of its drain, how long it took until it had ended, and what both took.
+fn reload(server: &Server) -> Reload {
     let old = Process::open(server.pid()).expect("the newest process is alive");
-    let started = Instant::now();
-    server.reload().assert_success();
-    assert!(old.wait(DEADLINE), "the old process stays\n{}", server.state());
-    let gone = started.elapsed();
+    let is_over = AtomicBool::new(false);
+    let ((gone, new), old_resident_bytes, new_resident_bytes) = thread::scope(|scope| {
+        let looking = scope.spawn(|| look_at_memory(server, &old, &is_over));
+        let started = Instant::now();
+        server.reload().assert_success();
+        assert!(old.wait(DEADLINE), "the old process stays\n{}", server.state());
+        let gone = started.elapsed();
+        let new = Process::open(server.pid()).expect("the newest process is alive");
+        is_over.store(true, Ordering::Relaxed);
+        let (old_bytes, new_bytes) = looking.join().expect("it only looks");
+        ((gone, new), old_bytes, new_bytes)
+    });
     let line = format!("[{}] generation", old.pid());
     let drained = |log: &str| {
         let end = log.lines().find(|words| words.contains(&line) && words.contains("(drained for "))?;
@@ -190,19 +299,46 @@ fn reload(server: &Server) -> (Duration, Duration) {
         time.split_once(" ms)")?.0.parse::<f64>().ok()
     };
     let moved = drained(&server.log()).unwrap_or_else(|| panic!("no account of the drain\n{}", server.state()));
-    (Duration::from_secs_f64(moved / 1000.0), gone)
+    let moved = Duration::from_secs_f64(moved / 1000.0);
+    let (responses, memfd_bytes) = files_of_responses(&new);
+    let bare = Duration::ZERO;
+    Reload { moved, gone, bare, old_resident_bytes, new_resident_bytes, responses, memfd_bytes }
 }
 
-/// A process that holds idle connections.
+/// The most that the old process and its successor have resident until the reload is over.
+fn look_at_memory(server: &Server, old: &Process, is_over: &AtomicBool) -> (u64, u64) {
+    let (mut old_bytes, mut new_bytes, mut new) = (0, 0, None);
+    while !is_over.load(Ordering::Relaxed) {
+        new = new.or_else(|| server.generations().into_iter().find(|pid| *pid != old.pid()).and_then(Process::open));
+        old_bytes = old_bytes.max(old.resident_bytes());
+        new_bytes = new_bytes.max(new.as_ref().map_or(0, Process::resident_bytes));
+        thread::sleep(LOOK);
+    }
+    (old_bytes, new_bytes.max(new.as_ref().map_or(0, Process::resident_bytes)))
+}
+
+/// The files that a process sends responses from, and how much memory those in memory take.
+fn files_of_responses(process: &Process) -> (usize, u64) {
+    let fds = process.fds();
+    let in_memory = |target: &str| target.starts_with("/memfd:response");
+    let files = fds.iter().filter(|(_, target)| in_memory(target) || target.ends_with("/pattern"));
+    let bytes = |fd: &u32| fs::metadata(format!("/proc/{}/fd/{fd}", process.pid())).map_or(0, |file| file.len());
+    let memory = fds.iter().filter(|(_, target)| in_memory(target)).map(|(fd, _)| bytes(fd)).sum();
+    (files.count(), memory)
+}
+
+/// A process that holds connections.
 struct Holder {
     child: Child,
     words: std::cell::RefCell<BufReader<std::process::ChildStdout>>,
 }
 
 impl Holder {
-    fn start(address: SocketAddr, path: &std::path::Path, count: u32) -> Self {
+    fn start(address: SocketAddr, path: &Path, kind: Kind, count: u32) -> Self {
         let mut command = Command::new(binary::own("idle"));
-        command.arg("--hold").arg(address.to_string()).arg(path).arg(count.to_string());
+        let kind = kind.to_possible_value().expect("no kind is hidden");
+        command.arg("--hold").arg(address.to_string()).arg(path).arg(kind.get_name());
+        command.arg(count.to_string());
         let mut child =
             command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("this program can be started");
         let words = BufReader::new(child.stdout.take().expect("its output is a pipe"));
@@ -231,14 +367,26 @@ impl Holder {
 
 /// Holds connections until the standard input ends, and reports.
 fn hold(words: &[String]) {
-    let [address, path, count] = words else { panic!("clap gives three") };
+    let [address, path, kind, count] = words else { panic!("clap gives four") };
     let address: SocketAddr = address.parse().expect("an address");
-    let count = count.parse().expect("a number");
+    let count: u32 = count.parse().expect("a number");
+    let kind = Kind::from_str(kind, false).expect("a kind");
+    let bytes = kind.bytes();
     let limits = Limits { connect: DEADLINE, answer: DEADLINE };
-    let load = Load::new(address).also(PathBuf::from(path)).sources(8).limits(limits).idle(count);
-    let load = load.at_most(Duration::from_secs(3600)).start();
-    while load.report().answered < u64::from(count) {
-        assert_eq!(load.report().failed, 0, "{}", load.report());
+    let over = Duration::from_secs(bytes / SLOW_BYTES);
+    let path = PathBuf::from(path);
+    let load = match kind {
+        Kind::Idle => Load::new(address).also(path).sources(8).idle(count),
+        Kind::File => Load::new(address).also(path).downloads(count, Download::file("/pattern", bytes, over)),
+        Kind::Memory => Load::new(path).downloads(count, Download::bytes(bytes, over)),
+    };
+    let load = load.limits(limits).at_most(Duration::from_secs(3600)).start();
+    let holds = |report: &Report| {
+        assert!(report.failed == 0 && report.faults.is_empty(), "{report}");
+        let downloads = report.classes.get(&Class::Download).map_or(0, |class| class.begun);
+        report.answered + downloads >= u64::from(count)
+    };
+    while !holds(&load.report()) {
         thread::sleep(Duration::from_millis(20));
     }
     println!("held");
@@ -330,30 +478,45 @@ impl Row {
     }
 }
 
+impl Row {
+    fn write(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ms = |us| format!("{:.1}", millis(Duration::from_micros(us)));
+        let [least, median, most] = self.spread(|reload| reload.moved).map(millis);
+        let moved = format!("{median:.1} ({least:.1} to {most:.1})");
+        let (each, bare) = (self.each_us(|reload| reload.moved), self.each_us(|reload| reload.bare));
+        let kind = self.kind.to_possible_value().map_or(String::new(), |kind| kind.get_name().to_owned());
+        write!(f, "{kind:<7}{:>11} {moved:>26} {each:>9.2} {bare:>9.2} {:>6.2}", self.connections, each / bare)?;
+        let (other, around) = (&self.other, &self.other_around_reloads);
+        write!(f, " {:>7} {:>7}", ms(other.p50_us), ms(other.p99_us))?;
+        write!(f, " {:>11} {:>11}", ms(around.p99_us), ms(around.max_us))?;
+        let mebibytes = |of: fn(&Reload) -> u64| self.reloads.iter().map(of).max().unwrap_or(0).div_ceil(1024 * 1024);
+        let old = mebibytes(|reload| reload.old_resident_bytes);
+        let new = mebibytes(|reload| reload.new_resident_bytes);
+        let memfd = mebibytes(|reload| reload.memfd_bytes);
+        let files = self.reloads.iter().map(|reload| reload.responses).min().unwrap_or(0);
+        writeln!(f, " {old:>8} {new:>8} {memfd:>8} {files:>7}")
+    }
+}
+
 impl fmt::Display for Figures {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let ms = |us| format!("{:.1}", millis(Duration::from_micros(us)));
         writeln!(f, "hard limit of open files: {}; medians of {} reloads", self.hard_limit, self.settings.rounds)?;
-        writeln!(f, "{:>11} {:>26} {:>9} {:>9} {:>6}   other clients, ms", "", "", "each, us", "bare, us", "ratio")?;
-        let titles = ["p50", "p99", "p99 around", "max around"];
-        write!(f, "{:>11} {:>26} {:>9} {:>9} {:>6}", "connections", "moved in, ms", "", "", "")?;
-        writeln!(f, " {:>7} {:>7} {:>11} {:>11}", titles[0], titles[1], titles[2], titles[3])?;
-        for row in &self.rows {
-            let [least, median, most] = row.spread(|reload| reload.moved).map(millis);
-            let moved = format!("{median:.1} ({least:.1} to {most:.1})");
-            let (each, bare) = (row.each_us(|reload| reload.moved), row.each_us(|reload| reload.bare));
-            write!(f, "{:>11} {moved:>26} {each:>9.2} {bare:>9.2} {:>6.2}", row.connections, each / bare)?;
-            let (other, around) = (&row.other, &row.other_around_reloads);
-            write!(f, " {:>7} {:>7}", ms(other.p50_us), ms(other.p99_us))?;
-            writeln!(f, " {:>11} {:>11}", ms(around.p99_us), ms(around.max_us))?;
-        }
-        if let [first, .., last] = &self.rows[..] {
-            let growth = last.each_us(|reload| reload.moved) / first.each_us(|reload| reload.moved);
-            let (many, few) = (last.connections, first.connections);
-            writeln!(f, "each of {many} takes {growth:.2} times as long as each of {few}")?;
+        write!(f, "{:>18} {:>26} {:>9} {:>9} {:>6}", "", "", "each, us", "bare, us", "ratio")?;
+        writeln!(f, "   {:<38}   most memory, MiB", "other clients, ms")?;
+        let titles = ["p50", "p99", "p99 around", "max around", "old", "new", "memfds", "files"];
+        write!(f, "{:>18} {:>26} {:>9} {:>9} {:>6}", "connections", "moved in, ms", "", "", "")?;
+        write!(f, " {:>7} {:>7} {:>11} {:>11}", titles[0], titles[1], titles[2], titles[3])?;
+        writeln!(f, " {:>8} {:>8} {:>8} {:>7}", titles[4], titles[5], titles[6], titles[7])?;
+        self.rows.iter().try_for_each(|row| row.write(f))?;
+        for rows in self.rows.chunk_by(|one, other| one.kind == other.kind) {
+            if let [first, .., last] = rows {
+                let growth = last.each_us(|reload| reload.moved) / first.each_us(|reload| reload.moved);
+                let (kind, many, few) = (last.kind, last.connections, first.connections);
+                writeln!(f, "{kind:?}: each of {many} takes {growth:.2} times as long as each of {few}")?;
+            }
         }
         for (row, fault) in self.rows.iter().flat_map(|row| row.faults.iter().map(move |fault| (row, fault))) {
-            writeln!(f, "FAULT: {} connections: {fault}", row.connections)?;
+            writeln!(f, "FAULT: {:?}, {} connections: {fault}", row.kind, row.connections)?;
         }
         Ok(())
     }

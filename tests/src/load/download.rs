@@ -2,6 +2,10 @@
 
 use std::{
     ops::Range,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -11,6 +15,9 @@ use super::{Answer, Fault, FaultKind, Limits, Target, answer::excerpt, incoming:
 
 /// The longest line within a body of several parts.
 const LINE_BYTES_MAX: usize = 1024;
+
+/// How often a client that waits looks whether it is to hurry.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// What is downloaded, and how.
 #[derive(Clone, Debug)]
@@ -46,6 +53,11 @@ impl Download {
     /// Downloads it on a connection of its own. The connection stays open to the end; every byte is right, and those of
     /// each part are there, in order.
     pub async fn run(&self, target: &Target, limits: Limits) -> Result<(), Fault> {
+        self.begin(target, limits).await?.finish().await
+    }
+
+    /// Asks for it on a connection of its own, and reads the head of the answer.
+    pub async fn begin(&self, target: &Target, limits: Limits) -> Result<Downloading, Fault> {
         let (range, status) = match self.ranges.as_slice() {
             [] => (String::new(), 200),
             ranges => {
@@ -55,13 +67,37 @@ impl Download {
         };
         let request = format!("GET {} HTTP/1.1\r\nhost: localhost\r\n{range}\r\n", self.path);
         let (incoming, answer) = Incoming::ask(target, &request, status, limits).await?;
-        let asked: u64 = self.parts().iter().map(|range| range.end - range.start).sum();
-        let pace = Pace { started: Instant::now(), over: self.over, asked };
-        Reading { incoming, pace, body: Vec::new(), taken: 0 }.parts(&answer, &self.parts(), self.length).await
+        let parts = self.parts();
+        let asked: u64 = parts.iter().map(|range| range.end - range.start).sum();
+        let pace = Pace { started: Instant::now(), over: self.over, asked, hurry: None };
+        let reading = Reading { incoming, pace, body: Vec::new(), taken: 0 };
+        Ok(Downloading { reading, answer, parts, length: self.length })
     }
 
     fn parts(&self) -> Vec<Range<u64>> {
         if self.ranges.is_empty() { std::iter::once(0..self.length).collect() } else { self.ranges.clone() }
+    }
+}
+
+/// A download of which the head has come.
+pub struct Downloading {
+    reading: Reading,
+    answer: Answer,
+    parts: Vec<Range<u64>>,
+    length: u64,
+}
+
+impl Downloading {
+    /// Has it read on without a pause as soon as the flag is set.
+    #[must_use]
+    pub fn hurried_by(mut self, flag: &Arc<AtomicBool>) -> Self {
+        self.reading.pace.hurry = Some(Arc::clone(flag));
+        self
+    }
+
+    /// Reads it to its end.
+    pub async fn finish(self) -> Result<(), Fault> {
+        self.reading.parts(&self.answer, &self.parts, self.length).await
     }
 }
 
@@ -70,6 +106,8 @@ struct Pace {
     started: Instant,
     over: Duration,
     asked: u64,
+    /// Whether it is to wait no more, where somebody may say so.
+    hurry: Option<Arc<AtomicBool>>,
 }
 
 impl Pace {
@@ -77,8 +115,14 @@ impl Pace {
     async fn wait(&self, taken: u64) {
         let share = u32::try_from(taken.saturating_mul(10_000) / self.asked.max(1)).unwrap_or(10_000).min(10_000);
         let due = self.started + self.over * share / 10_000;
-        if due > Instant::now() {
-            Timer::at(due).await;
+        let Some(hurry) = &self.hurry else {
+            if due > Instant::now() {
+                Timer::at(due).await;
+            }
+            return;
+        };
+        while due > Instant::now() && !hurry.load(Ordering::Relaxed) {
+            Timer::at(due.min(Instant::now() + LOOK)).await;
         }
     }
 }
