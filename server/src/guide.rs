@@ -25,7 +25,7 @@
 //! use server::http::{Moves, Step, stream};
 //!
 //! fn main() -> std::process::ExitCode {
-//!     Program::new("ticker").moves(Moves::new().stream("ticks/1", tick)).run(|_| Ok(answer))
+//!     Program::new("ticker").moves(Moves::new().endless_stream("ticks/1", tick)).run(|_| Ok(answer))
 //! }
 //!
 //! async fn answer(request: Request) -> http_types::Result<Response> {
@@ -48,7 +48,8 @@
 //!
 //! A step that is waited for when the process is replaced is dropped, and made anew from the same state: here the second
 //! begins again. Where that matters, the time at which the event is due belongs into the state. `None` ends the stream in order,
-//! an error cuts it. Behind a proxy, `X-Accel-Buffering: no` keeps nginx from holding events back.
+//! an error cuts it. At a stop an [`endless_stream`] ends in order as well; one that has an end of its own, such as an export,
+//! is a [`stream`](crate::http::Moves::stream), and is cut then, so that nobody takes a part for the whole. Behind a proxy, `X-Accel-Buffering: no` keeps nginx from holding events back.
 //!
 //! # A protocol of one's own, and a WebSocket
 //!
@@ -161,6 +162,7 @@
 //! [`Shutdown`]: crate::http::Shutdown
 //! [`Shutdown::draining`]: crate::http::Shutdown::draining
 //! [`Shutdown::stopping`]: crate::http::Shutdown::stopping
+//! [`endless_stream`]: crate::http::Moves::endless_stream
 //! [`Upgraded::moves`]: crate::http::Upgraded::moves
 //! [`stream`]: crate::http::stream()
 //! [`switch`]: crate::http::switch

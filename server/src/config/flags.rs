@@ -162,7 +162,8 @@ pub struct AppArgs {
     #[arg(default_value = "state")]
     pub etag: Given,
 
-    /// Serve /, /fast, /slow and /echo to try reloads with; answers carry x-pid and x-generation
+    /// Serve /, /fast, /slow, /echo, /bytes, /events, /chat and /live to try reloads with; answers carry x-pid and
+    /// x-generation
     #[arg(long, env = "REBORN_DEMO", value_name = "BOOL", help_heading = "What is served")]
     #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub demo: Option<Given>,

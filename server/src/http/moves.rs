@@ -35,8 +35,8 @@ impl Moves {
     /// What the client has not taken of a step's bytes travels if it is little, and is waited for if it is more than 16 KiB.
     /// A state has at most 16 KiB, or the stream stays. A name has at most 57 bytes.
     ///
-    /// A stream that no other process takes is ended between two steps, as if it had come to its end: shortly before the
-    /// drain's deadline, and within 3 s of a stop.
+    /// Where no other process takes it, it is cut at the deadline of a drain or a stop, so that its client does not take a
+    /// part for the whole. One without an end of its own is for [`endless_stream`](Moves::endless_stream).
     #[must_use]
     pub fn stream<F>(self, name: &str, step: impl Fn(Vec<u8>) -> F + Send + Sync + 'static) -> Moves
     where

@@ -191,9 +191,11 @@ const STATUS_FOOTER: &str = "\
 STATE        draining: it was replaced, and finishes what it has
 CONNECTIONS  live ones
 IN FLIGHT    requests that are being handled
-HANDED OVER  connections that went on in the next generation: idle, within a response, a stream, or upgraded
-WAITS FOR    what a draining generation still has to finish: requests (a handler runs), uploads (with a body), other
-             connections; with the oldest of each, and how long it may still take
+HANDED OVER  connections that went on in the next generation: idle, within a response, a stream,
+             or upgraded
+WAITS FOR    what a draining generation still has to finish: requests (a handler runs), uploads
+             (with a body), responses, streams (without a known end), upgraded connections, others;
+             the oldest of each, and how long it may still take
 FROM         bound: by the server itself; activated: by systemd or systemfd
 
 ";
