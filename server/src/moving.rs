@@ -48,6 +48,11 @@ pub(crate) enum Kind {
     Upgraded,
 }
 
+impl Kind {
+    /// How many there are.
+    pub(crate) const COUNT: usize = Kind::Upgraded as usize + 1;
+}
+
 /// What travels beside the connection itself.
 #[derive(Debug)]
 pub(crate) struct Packed {

@@ -30,9 +30,9 @@ pub enum Leave {
     /// It goes on from this state: in the newest process if there is one that has the protocol, else here, where it is
     /// called again. To be returned once [`Upgraded::moves`] is ready, at a point of its own choosing.
     Move {
-        /// What it goes on from, at most 16 KiB.
+        /// What it goes on from. With what is unread, here and on the way, at most 48 KiB: more stays in this process.
         state: Vec<u8>,
-        /// Bytes that were read from the stream and belong to what is still to come, at most 16 KiB: they are read again.
+        /// Bytes that were read from the stream and belong to what is still to come: they are read again.
         unread: Vec<u8>,
     },
 }

@@ -21,7 +21,7 @@ pub(crate) struct Ledger {
     received: AtomicU64,
     closed_by_client: AtomicU64,
     /// In the order of `Kind`.
-    handed_over: [AtomicU64; 4],
+    handed_over: [AtomicU64; Kind::COUNT],
     requests: AtomicU64,
     closed_by_us: Mutex<BTreeMap<String, u64>>,
 }

@@ -11,9 +11,11 @@ use restart_core::Phase;
 use super::state::{Closed, Connection, State};
 use crate::http::handler::Handler;
 use crate::http::lifetime::{Reason, UnderWay};
-use crate::http::plan::rest::DESCRIBED_BYTES_MAX;
 use crate::http::upgrade::{Leave, Switching, Upgraded};
 use crate::waits::Kind;
+
+/// The most bytes that move with a protocol: its state, and what was received and not used. What carries them is bounded.
+const LEFT_BYTES_MAX: usize = 48 * 1024;
 
 impl<H: Handler> Connection<'_, H> {
     /// Leaves the connection to whoever receives it as a stream, until the stream is dropped.
@@ -54,13 +56,16 @@ impl<H: Handler> Connection<'_, H> {
     /// Hands a connection over that a protocol has left, or has it called again.
     fn move_protocol(&mut self, name: String, state: Vec<u8>, unread: &[u8]) -> State {
         self.wire.transport.received().put_back(unread);
-        let fits = self.wire.received_bytes() <= 2 * DESCRIBED_BYTES_MAX && state.len() <= DESCRIBED_BYTES_MAX;
+        let fits = self.wire.received_bytes() + state.len() <= LEFT_BYTES_MAX;
         if self.may_park() && self.drain_phase() == Phase::Draining {
             if fits {
                 self.under_way = UnderWay::Protocol(Box::new(Switching { name, state }));
                 return State::HandedOver;
             }
-            log::warn!("a connection of the protocol {name:?} stays in this process: its state is too large to move");
+            log::warn!(
+                "a connection of the protocol {name:?} stays in this process: its state and what it has not used are more \
+                 than {LEFT_BYTES_MAX} bytes"
+            );
             self.declined = Some(self.context.drain.changes());
         }
         State::Protocol(Box::new(Switching { name, state }))
