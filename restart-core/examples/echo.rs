@@ -6,9 +6,9 @@ use std::net::TcpStream;
 use std::os::fd::OwnedFd;
 
 use restart_core::control::Place;
-use restart_core::{Builder, Connection, Connections, Drain, Endpoint, Error, Guard, Phase};
+use restart_core::{Builder, Connection, Connections, Drain, Endpoint, Error, Guard, Phase, Phases};
+use smol::Async;
 use smol::io::{AsyncReadExt, AsyncWriteExt};
-use smol::{Async, future};
 
 const LINE_BYTES_MAX: usize = 16 * 1024;
 /// What one has to know in order to go on with a connection: how `Client` is packed.
@@ -69,24 +69,29 @@ impl Client {
 impl Server {
     /// Serves a connection until its client ends it or it has moved on.
     async fn serve(self, mut fd: OwnedFd, mut client: Client, mut guard: Guard) {
-        let mut seen = Phase::Serving;
+        let mut phases = self.drain.phases();
         loop {
             let Ok(stream) = Async::new(TcpStream::from(fd)) else { return };
             // With an error, or at its end, the connection is over; a stop ends it where it stands.
-            let Ok(Phase::Draining) = self.echo(&stream, &mut client, seen).await else { return };
+            let Ok(Phase::Draining) = self.echo(&stream, &mut client, &mut phases).await else { return };
             // No event loop may watch it any more when it leaves.
             let Ok(stream) = stream.into_inner() else { return };
             match self.way.offer(Connection::new([FORMAT], stream.into(), client.pack(), guard)).await {
                 Ok(_guard) => return,
-                // Nobody takes it, so this generation serves it up to the deadline.
-                Err(back) => (fd, guard, seen) = (back.fd, back.guard, Phase::Draining),
+                // Nobody takes it, so this generation serves it up to the deadline, or to the next drain.
+                Err(back) => (fd, guard) = (back.fd, back.guard),
             }
         }
     }
 
-    /// Answers each line with this generation's number, the line's, and the line, until the phase is another one than
-    /// `seen`. That is looked at between two reads only, when nothing is half done.
-    async fn echo(&self, mut stream: &Async<TcpStream>, client: &mut Client, seen: Phase) -> std::io::Result<Phase> {
+    /// Answers each line with this generation's number, the line's, and the line, until the phase is set to another one
+    /// than to serve. That is looked at between two reads only, when nothing is half done.
+    async fn echo(
+        &self,
+        mut stream: &Async<TcpStream>,
+        client: &mut Client,
+        phases: &mut Phases,
+    ) -> std::io::Result<Phase> {
         let mut part = [0; 1024];
         loop {
             while let Some(end) = client.unread.iter().position(|byte| *byte == b'\n') {
@@ -95,13 +100,14 @@ impl Server {
                 let prefix = format!("{} {} ", self.number, client.lines);
                 stream.write_all(&[prefix.as_bytes(), &line].concat()).await?;
             }
-            let read = async { stream.read(&mut part).await.map(Ok) };
-            let changed = async { Ok(Err(self.drain.changed(seen).await)) };
-            match future::or(read, changed).await? {
-                Ok(count) if count > 0 && client.unread.len() < LINE_BYTES_MAX => {
+            match phases.until_change(stream.read(&mut part)).await {
+                Ok(Ok(count)) if count > 0 && client.unread.len() < LINE_BYTES_MAX => {
                     client.unread.extend_from_slice(&part[..count]);
                 }
-                Ok(_) => return Err(std::io::ErrorKind::UnexpectedEof.into()),
+                Ok(Ok(_)) => return Err(std::io::ErrorKind::UnexpectedEof.into()),
+                Ok(Err(error)) => return Err(error),
+                // The drain was called off: it goes on.
+                Err(Phase::Serving) => {}
                 Err(phase) => return Ok(phase),
             }
         }

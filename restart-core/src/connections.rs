@@ -6,13 +6,13 @@
 //! it reads a byte. What the blobs mean is the application's matter; in which formats they are is said with them, and
 //! a generation is offered only what it takes.
 
+mod offer;
 mod receiver;
 mod sender;
 
 use std::fmt;
 use std::future::Future;
-use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use async_channel::{Receiver, Sender};
 use event_listener::Event;
@@ -22,43 +22,9 @@ use crate::drain::{Drain, Guard};
 use crate::formats::Formats;
 use crate::lock::lock;
 
+pub use offer::{BLOB_BYTES_MAX, COMPANIONS_MAX, Connection};
+use offer::{Offer, Slot};
 pub(crate) use sender::{Mover, Target};
-
-/// A connection's blob may be this long; with it, one connection always fits into a message.
-pub const BLOB_BYTES_MAX: usize = 52 * 1024;
-/// So many descriptors may travel with a connection beside its own.
-pub const COMPANIONS_MAX: usize = 3;
-
-/// An accepted connection that moves between generations, with what the application needs to go on with it.
-#[derive(Debug)]
-#[non_exhaustive]
-pub struct Connection {
-    /// The connection. Registered with no event loop: an old registration would go on watching it.
-    pub fd: OwnedFd,
-    /// What belongs to it beside its socket, such as the file that is being sent: at most [`COMPANIONS_MAX`]
-    /// descriptors, which arrive in the same order.
-    pub companions: Vec<OwnedFd>,
-    /// What one has to know in order to go on with it. It moves only to a generation that takes all of these.
-    pub formats: Formats,
-    /// The application's own description, at most [`BLOB_BYTES_MAX`] bytes.
-    pub blob: Vec<u8>,
-    /// Counts the connection as live.
-    pub guard: Guard,
-}
-
-impl Connection {
-    /// A connection without companions.
-    pub fn new(formats: impl Into<Formats>, fd: OwnedFd, blob: Vec<u8>, guard: Guard) -> Connection {
-        Connection { fd, companions: vec![], formats: formats.into(), blob, guard }
-    }
-
-    /// The connection with one more companion.
-    #[must_use]
-    pub fn with_companion(mut self, companion: OwnedFd) -> Connection {
-        self.companions.push(companion);
-        self
-    }
-}
 
 /// Moves connections to the next generation, and takes those of the generations before. Clones share both ways.
 #[derive(Clone)]
@@ -69,29 +35,6 @@ pub struct Connections {
     taken: (Sender<Connection>, Receiver<Connection>),
     /// Notified when the application has taken all that came.
     all_taken: Arc<Event>,
-}
-
-/// Where offers go while this generation drains.
-type Slot = Arc<Mutex<Option<Sender<Offer>>>>;
-
-/// A connection on its way, and the way back for its outcome.
-struct Offer {
-    connection: Connection,
-    outcome: Sender<Result<Guard, Connection>>,
-    /// How often it has been declined.
-    declined: u32,
-}
-
-impl Offer {
-    /// The newest generation owns the connection. This process's descriptors of it are closed.
-    fn moved(self) {
-        let _ = self.outcome.try_send(Ok(self.connection.guard));
-    }
-
-    /// The connection is its caller's again.
-    fn comes_back(self) {
-        let _ = self.outcome.try_send(Err(self.connection));
-    }
 }
 
 impl Connections {

@@ -15,12 +15,12 @@ pub type Counts = BTreeMap<String, u64>;
 /// What came before this generation, and what the draining ones still add. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub struct Inherited {
-    books: Arc<Mutex<Books>>,
+    totals: Arc<Mutex<Totals>>,
 }
 
 /// What a generation leaves to the next one.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Bequest {
+pub(crate) struct Snapshot {
     pub(crate) total: Counts,
     pub(crate) added: Vec<(u64, Counts)>,
     /// What the generation itself had counted by then.
@@ -28,7 +28,7 @@ pub(crate) struct Bequest {
 }
 
 #[derive(Debug, Default)]
-struct Books {
+struct Totals {
     base: Counts,
     /// What each draining generation has added since its commit.
     added: BTreeMap<u64, Counts>,
@@ -38,7 +38,7 @@ struct Books {
     has_inherited: bool,
 }
 
-impl Books {
+impl Totals {
     fn inherited(&self) -> Counts {
         self.added.values().fold(self.base.clone(), sum)
     }
@@ -52,57 +52,57 @@ impl Inherited {
     /// generation's total goes on from there, and two answers at the same time must not contradict each other.
     pub fn total(&self, own: impl FnOnce() -> Counts) -> Counts {
         // The lock decides whether it counts before the commit or after it.
-        let books = self.books();
-        books.at_commit.clone().unwrap_or_else(|| sum(books.inherited(), &own()))
+        let totals = self.totals();
+        totals.at_commit.clone().unwrap_or_else(|| sum(totals.inherited(), &own()))
     }
 
     /// Counts something of the reloads themselves.
     pub(crate) fn add(&self, name: &str, count: u64) {
-        *self.books().base.entry(name.to_owned()).or_default() += count;
+        *self.totals().base.entry(name.to_owned()).or_default() += count;
     }
 
     /// What the next generation inherits: the total without what the generations that still drain have added, and those
     /// additions by themselves. Those that have ended are in the total from then on. `own`: what this one has counted.
-    pub(crate) fn bequeath(&self, own: impl FnOnce() -> Counts, draining: &[u64]) -> Bequest {
-        let mut books = self.books();
+    pub(crate) fn snapshot(&self, own: impl FnOnce() -> Counts, draining: &[u64]) -> Snapshot {
+        let mut totals = self.totals();
         let own = own();
-        let (kept, ended) = std::mem::take(&mut books.added).into_iter().partition(|(of, _)| draining.contains(of));
-        books.added = kept;
+        let (kept, ended) = std::mem::take(&mut totals.added).into_iter().partition(|(of, _)| draining.contains(of));
+        totals.added = kept;
         let ended: BTreeMap<u64, Counts> = ended;
-        books.base = ended.values().fold(std::mem::take(&mut books.base), sum);
-        let added = books.added.iter().map(|(of, counts)| (*of, counts.clone())).collect();
-        books.at_commit = Some(sum(books.inherited(), &own));
-        Bequest { total: sum(books.base.clone(), &own), added, own }
+        totals.base = ended.values().fold(std::mem::take(&mut totals.base), sum);
+        let added = totals.added.iter().map(|(of, counts)| (*of, counts.clone())).collect();
+        totals.at_commit = Some(sum(totals.inherited(), &own));
+        Snapshot { total: sum(totals.base.clone(), &own), added, own }
     }
 
     /// The commit came to nothing: this generation counts on.
     pub(crate) fn resume(&self) {
-        self.books().at_commit = None;
+        self.totals().at_commit = None;
     }
 
     /// Takes the inheritance, the first time that it comes.
     pub(crate) fn inherit(&self, total: &Counts, added: Vec<(u64, Counts)>) {
-        let mut books = self.books();
-        if std::mem::replace(&mut books.has_inherited, true) {
+        let mut totals = self.totals();
+        if std::mem::replace(&mut totals.has_inherited, true) {
             return;
         }
-        books.base = sum(std::mem::take(&mut books.base), total);
-        books.added.extend(added);
+        totals.base = sum(std::mem::take(&mut totals.base), total);
+        totals.added.extend(added);
     }
 
     /// Takes down all that a draining generation has added so far. Reports may come by two ways: an older one changes
     /// nothing.
     pub(crate) fn note(&self, generation: u64, added: &Counts) {
-        let mut books = self.books();
-        let known = books.added.entry(generation).or_default();
+        let mut totals = self.totals();
+        let known = totals.added.entry(generation).or_default();
         for (name, &count) in added {
             let known = known.entry(name.clone()).or_default();
             *known = count.max(*known);
         }
     }
 
-    fn books(&self) -> MutexGuard<'_, Books> {
-        lock(&self.books)
+    fn totals(&self) -> MutexGuard<'_, Totals> {
+        lock(&self.totals)
     }
 }
 
@@ -134,7 +134,7 @@ mod tests {
     }
 
     fn hand_over(from: &Inherited, own: u64, draining: &[u64], to: &Inherited) {
-        let Bequest { total, added, .. } = from.bequeath(|| counts(own), draining);
+        let Snapshot { total, added, .. } = from.snapshot(|| counts(own), draining);
         to.inherit(&total, added);
     }
 
@@ -152,15 +152,15 @@ mod tests {
         third.note(1, &counts(2));
         assert_eq!(total(&third), counts(19), "a late report takes nothing away");
         assert_eq!(third.total(|| counts(100)), counts(119));
-        let bequest = third.bequeath(|| counts(100), &[2]);
-        let expected = Bequest { total: counts(118), added: vec![(2, counts(1))], own: counts(100) };
+        let bequest = third.snapshot(|| counts(100), &[2]);
+        let expected = Snapshot { total: counts(118), added: vec![(2, counts(1))], own: counts(100) };
         assert_eq!(bequest, expected, "what has ended is in the total");
     }
 
     #[test]
     fn a_generation_that_has_been_replaced_says_what_it_said_then() {
         let inherited = Inherited::default();
-        let _ = inherited.bequeath(|| counts(5), &[]);
+        let _ = inherited.snapshot(|| counts(5), &[]);
         assert_eq!(inherited.total(|| counts(7)), counts(5));
         inherited.resume();
         assert_eq!(inherited.total(|| counts(7)), counts(7));

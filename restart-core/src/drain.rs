@@ -5,10 +5,13 @@
 //! path.
 
 use std::future::Future;
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use event_listener::{Event, EventListener, IntoNotification};
+use futures_lite::future;
 
 use crate::lock::lock;
 
@@ -40,6 +43,12 @@ impl Phase {
 /// Where the phase lies in `Shared::state`; above it, how often it has been set.
 const PHASE_BITS: usize = 0b11;
 
+/// The last part of a drain, in which what would be cut at its deadline ends by itself: this share of the timeout, and
+/// this long at the most. Behind the last one to be told this share of that part is left for it to say goodbye.
+const ENDING_SHARE: u32 = 3;
+const ENDING_MAX: Duration = Duration::from_secs(3);
+const GOODBYE_SHARE: u32 = 4;
+
 #[derive(Debug, Default)]
 struct Shared {
     state: AtomicUsize,
@@ -47,6 +56,8 @@ struct Shared {
     /// notification on, which must not reach one that waits for a later change.
     next: Mutex<Arc<Event>>,
     stop_announced: AtomicBool,
+    /// When those who would be cut are to end, where it is known when they are cut.
+    ending: Mutex<Option<Range<Instant>>>,
     /// Notified in turn, of a change that has happened.
     in_turn: Mutex<Arc<Event>>,
     live: AtomicUsize,
@@ -93,6 +104,25 @@ impl Drain {
         self.shared.stop_announced.store(true, Ordering::Release);
     }
 
+    /// When what would be cut at the deadline of the present drain or stop should come to an end by itself, each
+    /// connection at a time of its own within this range: clients that are all told at once all come back at once. It is
+    /// the last third of the time, 3 s at the most, but for a rest in which the last ones can say goodbye. Nothing where
+    /// the process serves, or nobody has said when the deadline is.
+    pub fn ending(&self) -> Option<Range<Instant>> {
+        lock(&self.shared.ending).clone()
+    }
+
+    /// Says that the drain or the stop that begins now ends `timeout` from now, at the latest. It has to be said before
+    /// the phase is set, which tells those who wait; [`Phase::Serving`] forgets it.
+    ///
+    /// Within a process the library does this; call it only on a handle of [`Drain::new`].
+    pub fn set_deadline(&self, timeout: Duration) {
+        let last_part = (timeout / ENDING_SHARE).min(ENDING_MAX);
+        let begun = Instant::now();
+        let at = |before_end: Duration| begun.checked_add(timeout.saturating_sub(before_end));
+        *lock(&self.shared.ending) = at(last_part).zip(at(last_part / GOODBYE_SHARE)).map(|(start, end)| start..end);
+    }
+
     /// How often the phase has been set. A look at the phase alone misses that it was another one and is back: where a
     /// successor dies, its predecessor drains and then serves again. [`Phase::Draining`] is set once more where yet another
     /// generation is the newest: what the one before it did not take can be offered again.
@@ -111,6 +141,11 @@ impl Drain {
     /// another phase and back.
     pub fn next_change(&self, seen: usize) -> impl Future<Output = ()> + Send + use<> {
         self.wait_for(move |state| (state / (PHASE_BITS + 1) != seen).then_some(()))
+    }
+
+    /// The phases as one connection learns of them: made when it begins here, and asked for as long as it lives.
+    pub fn phases(&self) -> Phases {
+        Phases { drain: self.clone(), told: None }
     }
 
     fn wait_for<T, L>(&self, look: L) -> impl Future<Output = T> + Send + use<T, L>
@@ -168,6 +203,9 @@ impl Drain {
 
     /// Sets the phase. Returns what those wait for who have not seen it.
     fn change(&self, phase: Phase) -> Arc<Event> {
+        if phase == Phase::Serving {
+            *lock(&self.shared.ending) = None;
+        }
         let next = |state: usize| Some((state | PHASE_BITS).wrapping_add(1) | phase as usize);
         // The function always gives a next state, so this cannot fail.
         let _ = self.shared.state.fetch_update(Ordering::AcqRel, Ordering::Acquire, next);
@@ -183,6 +221,41 @@ impl Drain {
             }
             listener.await;
         }
+    }
+}
+
+/// The phases as one connection learns of them ([`Drain::phases`]): each change is told once.
+///
+/// So a connection that is offered when it is told of [`Phase::Draining`], and comes back, is offered once in a drain: it
+/// goes on until it is told of something else, be it that the drain is called off or that another one has begun.
+#[derive(Debug)]
+pub struct Phases {
+    drain: Drain,
+    /// How often the phase had been set when it was told last.
+    told: Option<usize>,
+}
+
+impl Phases {
+    /// Does `work` until it is done, or the phase is set, which is returned as the error; `work` is dropped then.
+    ///
+    /// Of several changes since the last call only the last one counts. A connection that begins in [`Phase::Serving`]
+    /// is not told so; one that begins in another phase is told at once. What `work` has done by the time it is dropped,
+    /// at any of its awaits, must stand in what it borrows. Work that is always ready has to yield now and then: it is
+    /// polled first, and the phase is looked at where it waits.
+    pub async fn until_change<T>(&mut self, work: impl Future<Output = T>) -> Result<T, Phase> {
+        let told = self.told;
+        let change = self.drain.wait_for(move |state| {
+            let (phase, changes) = (Phase::from_bits(state), state / (PHASE_BITS + 1));
+            let is_news = told.map_or(phase != Phase::Serving, |told| told != changes);
+            is_news.then_some((phase, changes))
+        });
+        let done = async { Ok(work.await) };
+        let (phase, changes) = match future::or(done, async { Err(change.await) }).await {
+            Ok(done) => return Ok(done),
+            Err(change) => change,
+        };
+        self.told = Some(changes);
+        Err(phase)
     }
 }
 
@@ -274,6 +347,53 @@ mod tests {
         drain.set_phase(Phase::Serving);
         block_on(change);
         assert_eq!((drain.phase(), drain.changes()), (Phase::Serving, seen + 2));
+    }
+
+    #[test]
+    fn a_connection_is_told_of_each_change_once() {
+        let drain = Drain::new();
+        let mut phases = drain.phases();
+        let told = |phases: &mut Phases| block_on(poll_once(phases.until_change(future::pending::<()>())));
+        assert_eq!(told(&mut phases), None, "it serves from the beginning");
+        drain.set_phase(Phase::Draining);
+        assert_eq!(told(&mut drain.phases()), Some(Err(Phase::Draining)), "one that comes now is told at once");
+        assert_eq!(told(&mut phases), Some(Err(Phase::Draining)));
+        assert_eq!(told(&mut phases), None, "it came back, and stays");
+        drain.set_phase(Phase::Serving);
+        drain.set_phase(Phase::Draining);
+        assert_eq!(told(&mut phases), Some(Err(Phase::Draining)), "another drain");
+        drain.set_phase(Phase::Serving);
+        assert_eq!(told(&mut phases), Some(Err(Phase::Serving)));
+        assert_eq!(told(&mut phases), None);
+    }
+
+    #[test]
+    fn work_that_is_done_is_not_lost_to_a_change() {
+        let drain = Drain::new();
+        let mut phases = drain.phases();
+        drain.set_phase(Phase::Draining);
+        assert_eq!(block_on(phases.until_change(async { 7 })), Ok(7));
+        assert_eq!(block_on(phases.until_change(future::pending::<()>())), Err(Phase::Draining));
+    }
+
+    #[test]
+    fn the_last_part_of_a_drain_ends_before_its_deadline_and_goes_with_it() {
+        let drain = Drain::new();
+        assert_eq!(drain.ending(), None);
+        for (timeout_ms, first_ms, last_ms) in [(60_000, 57_000, 59_250), (3_000, 2_000, 2_750), (0, 0, 0)] {
+            let before = Instant::now();
+            drain.set_deadline(Duration::from_millis(timeout_ms));
+            drain.set_phase(Phase::Draining);
+            let said = before.elapsed();
+            let Range { start, end } = drain.ending().expect("it is known");
+            for (at, expected_ms) in [(start, first_ms), (end, last_ms)] {
+                let after = at - before;
+                let expected = Duration::from_millis(expected_ms);
+                assert!(after >= expected && after <= expected + said, "{after:?} of {timeout_ms} ms");
+            }
+            drain.set_phase(Phase::Serving);
+            assert_eq!(drain.ending(), None);
+        }
     }
 
     #[test]

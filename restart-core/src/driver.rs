@@ -1,44 +1,58 @@
 //! The driver: the one task that turns signals, messages, commands and timers into events for the lifecycle, and
 //! carries its actions out.
 //!
-//! It decides nothing that `lifecycle` could decide. All its waiting is done by the tasks in `sources`, on an executor
-//! of its own that is polled by the application's, so it needs no particular runtime.
+//! It decides nothing that `lifecycle` could decide: raw facts in, actions out. What it has to keep for that is in three
+//! values: the `chain` of generations, the `reload` that is under way, and what the main process holds (`main_role`).
+//! All its waiting is done by the tasks in `sources`, on an executor of its own that is polled by the application's, so it
+//! needs no particular runtime.
 
 mod actions;
+mod bounds;
 mod chain;
+mod cut;
+mod cutting;
+mod main_role;
+mod messages;
 mod record;
+mod reload;
 mod report;
 mod sources;
 mod standing;
+mod tasks;
+mod watching;
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use async_channel::{Receiver, Sender};
-use async_executor::{Executor, Task};
+use async_executor::Task;
 use async_io::Timer as IoTimer;
 use futures_lite::future;
 
-use crate::control::{self, Clients, Command, GenerationId, Outcome, Reply, Request};
-use crate::counters::Counts;
+use crate::begun::Stoppable;
+use crate::connections::Connections;
+use crate::control::{Command, GenerationId, Reply, Request};
+use crate::counters::{Counts, Inherited};
 use crate::drain::{Drain, Phase};
-use crate::generation::Parts;
-use crate::lifecycle::{Ending, Event, Lifecycle, Manager, Origin};
-use crate::listeners::{self, Listener, unlink_if_ours};
-use crate::signals::Wish;
-use crate::successor::Successor;
+use crate::environment::Environment;
+use crate::lifecycle::{Ending, Event, Lifecycle, Manager, Trigger};
+use crate::listeners::{self, Listener, Socket};
+use crate::predecessor::Predecessor;
+use crate::settings::Settings;
+use crate::signals::{Signals, Wish};
 
+use bounds::Bounds;
 use chain::Chain;
-use record::{History, Record};
+use cut::Cut;
+pub(crate) use main_role::MainParts;
+use main_role::MainRole;
+use reload::Reload;
 use sources::Input;
+use tasks::Tasks;
 
-/// How often the service manager's line about this process is brought up to date.
-const STATUS_EVERY: Duration = Duration::from_secs(5);
-/// A pid file that could not be written is tried again so often.
-const PID_FILE_EVERY: Duration = Duration::from_secs(1);
 /// How often a draining generation tells the newest one how it is doing.
 const REPORT_EVERY: Duration = Duration::from_millis(500);
 /// Its last report is given up where the newest generation reads nothing for so long.
@@ -47,8 +61,6 @@ const LAST_REPORT_TIMEOUT: Duration = Duration::from_secs(1);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 /// What is live when the process is to end gets this long to end in order.
 const CUT_TIMEOUT: Duration = Duration::from_secs(1);
-/// Inputs that wait for the driver; a source that has more waits itself.
-const INPUTS_MAX: usize = 256;
 
 /// Why a process ended, and who serves on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,113 +93,98 @@ impl fmt::Display for Exit {
     }
 }
 
-/// The process that was started as the successor, or is being started, until the next one.
-struct Active {
-    number: u64,
-    /// There is none while it is being started.
-    process: Option<Successor>,
-    /// It is to be killed as soon as there is one.
-    doomed: bool,
-    /// The names of our sockets that it does not want.
-    released: BTreeSet<String>,
-    /// What reports its start, then its messages and its end.
-    sources: Vec<Task<()>>,
+/// What a generation has taken, and the driver goes on with.
+pub(crate) struct Parts {
+    pub(crate) number: u64,
+    pub(crate) begun: Instant,
+    pub(crate) environment: Environment,
+    pub(crate) settings: Settings,
+    pub(crate) signals: Arc<Signals>,
+    pub(crate) sockets: Vec<Socket>,
+    pub(crate) drain: Drain,
+    pub(crate) connections: Connections,
+    pub(crate) inherited: Inherited,
+    /// Hears of a stop until the driver does.
+    pub(crate) stoppable: Option<Stoppable>,
 }
-
-pub use standing::resident_memory;
 
 pub(crate) struct Driver {
     parts: Parts,
     lifecycle: Lifecycle,
-    executor: Arc<Executor<'static>>,
-    inputs: Sender<Input>,
+    tasks: Tasks,
     received: Receiver<Input>,
     /// Events that carrying out an action brought about; they come before anything else.
     immediate: VecDeque<Event>,
-    /// The last number given to a source; it tells a source that has been replaced from the present one.
-    last_number: u64,
     background: Vec<Task<()>>,
     deadline: Option<(u64, Task<()>)>,
-    drain_watch: Option<(u64, Task<()>)>,
-    drain_begun: Option<Instant>,
+
+    chain: Chain,
+    reload: Reload,
+    main: MainRole,
 
     listeners: Vec<Listener>,
-    /// Those on which only the main process accepts: the control socket's, and the application's.
-    main_listeners: Vec<Listener>,
-    clients: Clients,
+    drain_watch: Option<(u64, Task<()>)>,
+    drain_begun: Option<Instant>,
+    bounds: Bounds,
+    /// The last generation that was cut for a reload.
+    cut: Option<Cut>,
+    /// Tells the newest generation how this one is doing, while it drains.
+    reporting: Option<Task<()>>,
+    /// What this generation had counted at its commit, while it drains.
+    counted_before: Option<Counts>,
+
     /// Whoever made the request that is being handled.
     asker: Option<Sender<Reply>>,
     /// The id that it gave its reload.
     asked_id: Option<String>,
-    /// Whoever waits for the end of the service.
-    stop_askers: Vec<Sender<Reply>>,
-
-    chain: Chain,
-    successor: Option<Active>,
-    record: Option<Record>,
-    history: History,
-    /// The reload that made this generation, as its predecessor told of it.
-    own_reload: Option<Outcome>,
-    /// What this generation had counted at its commit, while it drains.
-    counted_before: Option<Counts>,
-    reporting: Option<Task<()>>,
-    /// Asks the application whether it is well: for the predecessor's ping, and for the watchdog.
-    pong: Option<Task<()>>,
-    feeding: Option<Task<()>>,
-    /// Tries the pid file again, until it is written.
-    pid_file_due: Option<Task<()>>,
-    /// What the service manager was last told about this process.
-    told: String,
     ending: Option<Ending>,
 }
 
 impl Driver {
-    pub(crate) fn new(parts: Parts) -> Driver {
-        let (inputs, received) = async_channel::bounded(INPUTS_MAX);
+    /// `predecessor`: who started this process, where somebody did. `listeners`: those on which it accepts.
+    pub(crate) fn new(
+        parts: Parts,
+        predecessor: Option<Predecessor>,
+        main: MainParts,
+        listeners: Vec<Listener>,
+    ) -> Driver {
         let stored = parts.environment.listeners_are_stored();
         let held = parts.sockets.iter().all(|socket| stored || socket.origin == listeners::Origin::Activated);
-        let manager = match (parts.notifier.managed(), parts.environment.supervisor) {
+        let manager = match (main.notifier.managed(), parts.environment.supervisor) {
             (false, _) => Manager::None,
             (true, None) => Manager::Restarts,
             (true, Some(_)) => Manager::Follows,
         };
-        let older = parts.predecessor.as_ref().map(|given| u8::try_from(given.older.len()).unwrap_or(u8::MAX));
+        let older = predecessor.as_ref().map(|given| u8::try_from(given.older.len()).unwrap_or(u8::MAX));
+        let (tasks, received) = Tasks::new();
+        let hello = parts.settings.hello(parts.number);
+        let (connections, drain) = (parts.connections.clone(), parts.drain.clone());
         Driver {
             lifecycle: Lifecycle::new(older, manager, parts.settings.max_draining).with_listeners_held(held),
             parts,
-            executor: Arc::new(Executor::new()),
-            inputs,
+            chain: Chain::new(tasks.clone(), hello, connections, drain, predecessor),
+            reload: Reload::new(tasks.clone()),
+            main: MainRole::new(main, tasks.clone()),
+            tasks,
             received,
             immediate: VecDeque::from([Event::AppReady]),
-            last_number: 0,
             background: vec![],
             deadline: None,
+            listeners,
             drain_watch: None,
             drain_begun: None,
-            listeners: vec![],
-            main_listeners: vec![],
-            clients: Clients::default(),
+            bounds: Bounds::default(),
+            cut: None,
+            reporting: None,
+            counted_before: None,
             asker: None,
             asked_id: None,
-            stop_askers: vec![],
-            chain: Chain::default(),
-            successor: None,
-            record: None,
-            history: History::default(),
-            own_reload: None,
-            counted_before: None,
-            reporting: None,
-            pong: None,
-            feeding: None,
-            pid_file_due: None,
-            told: String::new(),
             ending: None,
         }
     }
 
-    pub(crate) async fn run(mut self: Box<Self>, listeners: Vec<Listener>, main_listeners: Vec<Listener>) -> Exit {
-        let executor = Arc::clone(&self.executor);
-        (self.listeners, self.main_listeners) = (listeners, main_listeners);
+    pub(crate) async fn run(mut self: Box<Self>) -> Exit {
+        let executor = self.tasks.executor();
         executor
             .run(async move {
                 self.begin();
@@ -201,33 +198,9 @@ impl Driver {
     fn begin(&mut self) {
         self.parts.stoppable = None;
         let signals = Arc::clone(&self.parts.signals);
-        self.background.push(self.executor.spawn(sources::signals(signals, self.inputs.clone())));
-        if let Some(every) = self.parts.notifier.watchdog() {
-            self.background.push(self.executor.spawn(sources::watchdog(every, self.inputs.clone())));
-        }
-        if self.parts.notifier.managed() {
-            self.background.push(self.executor.spawn(sources::status(STATUS_EVERY, self.inputs.clone())));
-        }
-        if let Some(control) = &self.parts.control {
-            match Listener::new(control, &Drain::new(), false) {
-                Ok(listener) => self.serve_control(listener.with_spare()),
-                Err(error) => log::error!("the control socket cannot be served: {error}"),
-            }
-        }
-        self.meet_predecessor();
-    }
-
-    fn serve_control(&mut self, listener: Listener) {
-        self.main_listeners.push(listener.clone());
-        let (commands, received) = async_channel::bounded(INPUTS_MAX);
-        let (executor, clients) = (Arc::clone(&self.executor), Arc::clone(&self.clients));
-        self.background.push(self.executor.spawn(control::serve(listener, executor, commands, clients)));
-        self.background.push(self.executor.spawn(sources::commands(received, self.inputs.clone())));
-    }
-
-    fn next_number(&mut self) -> u64 {
-        self.last_number += 1;
-        self.last_number
+        self.background.push(self.tasks.spawn(sources::signals(signals, self.tasks.inputs())));
+        self.main.begin();
+        self.chain.meet_predecessor();
     }
 
     async fn drive(&mut self) -> Ending {
@@ -256,12 +229,12 @@ impl Driver {
     fn take(&mut self, input: Input) -> Option<Event> {
         let current = |slot: &Option<(u64, Task<()>)>, number| slot.as_ref().is_some_and(|(own, _)| *own == number);
         match input {
-            Input::Wish(Wish::Reload) => Some(Event::Reload(Origin::Signal)),
-            Input::Wish(Wish::Stop) => Some(Event::Stop(Origin::Signal)),
+            Input::Wish(Wish::Reload) => Some(Event::Reload(Trigger::Signal)),
+            Input::Wish(Wish::Stop) => Some(Event::Stop(Trigger::Signal)),
             Input::Command(command) => self.take_command(command),
             Input::Spawned(number, spawned) => self.take_spawned(number, *spawned),
             Input::Successor(number, what) => {
-                let current = self.successor.as_ref().is_some_and(|active| active.number == number);
+                let current = self.reload.is_current(number);
                 current.then(|| self.take_newer(what)).flatten()
             }
             Input::Older(number, what) => self.take_older(number, what),
@@ -276,7 +249,7 @@ impl Driver {
                 None
             }
             Input::PidFileDue => {
-                self.retry_pid_file();
+                self.main.retry_pid_file(self.lifecycle.is_main());
                 None
             }
             Input::ReportDue => {
@@ -293,7 +266,7 @@ impl Driver {
             }
             Input::Well => {
                 if self.lifecycle.is_main() {
-                    self.parts.notifier.feed_watchdog();
+                    self.main.feed_watchdog();
                 }
                 None
             }
@@ -312,14 +285,15 @@ impl Driver {
                 self.tell_outcome(&id, reply);
                 None
             }
-            Request::Reload { id } => {
+            Request::Reload { id, cut_oldest } => {
+                let (id, reply) = if cut_oldest { self.cut_oldest(id, reply)? } else { (id, reply) };
                 self.asker = Some(reply);
                 self.asked_id = Some(id);
-                Some(Event::Reload(Origin::Command))
+                Some(Event::Reload(Trigger::Command))
             }
             Request::Stop => {
                 self.asker = Some(reply);
-                Some(Event::Stop(Origin::Command))
+                Some(Event::Stop(Trigger::Command))
             }
         }
     }
@@ -330,18 +304,11 @@ impl Driver {
         let cut = self.cut().await;
         // Before anybody is told: a client that waits for the end of the service finds nothing left of it.
         if matches!(ending, Ending::Stopped | Ending::NeverServed) {
-            let own = self.parts.sockets.iter().chain(&self.parts.control);
-            own.for_each(unlink_if_ours);
-            // A copy of a socket whose path is gone would come back where nobody finds it.
-            for socket in self.parts.sockets.iter().filter(|socket| socket.inode.is_some()) {
-                self.parts.notifier.unstore(&socket.name);
-            }
+            self.main.clear_up(&self.parts.sockets);
         }
         // A successor that keeps the same file has replaced it by its own.
-        if let Some(pid_file) =
-            self.parts.pid_file.as_ref().filter(|_| !matches!(ending, Ending::Abandoned | Ending::GivenUp))
-        {
-            pid_file.remove();
+        if !matches!(ending, Ending::Abandoned | Ending::GivenUp) {
+            self.main.remove_pid_file();
         }
         if ending == Ending::Drained {
             self.send_last_report().await;
@@ -349,13 +316,13 @@ impl Driver {
         if ending == Ending::Abandoned {
             self.chain.hold_until_the_end();
         }
-        self.stop_askers.clear();
-        self.record = None;
+        self.main.let_stop_askers_go();
+        self.reload.forget();
         self.see_clients_off().await;
         let exit = Exit {
             generation: self.parts.number,
-            successor: match (ending, &self.parts.predecessor) {
-                (Ending::GivenUp, Some(predecessor)) => Some(predecessor.line.peer.to_id()),
+            successor: match (ending, self.chain.predecessor()) {
+                (Ending::GivenUp, Some(predecessor)) => Some(record::id_of(&predecessor.line.peer)),
                 _ => self.chain.newest(),
             },
             success: ending != Ending::Abandoned,
@@ -370,7 +337,7 @@ impl Driver {
     async fn see_clients_off(&mut self) {
         let received = self.received.clone();
         let gone = async {
-            while self.clients.load(Ordering::Acquire) > 0 {
+            while self.main.clients().load(Ordering::Acquire) > 0 {
                 IoTimer::after(Duration::from_millis(1)).await;
             }
         };

@@ -1,531 +1,54 @@
-//! A process as one generation of a service: how it is set up, and what the application holds of it.
+//! This process, as one generation of its service: what the application holds of it, once it has started.
 //!
-//! Owns the order of the start: inherited descriptors first, then signals, then the predecessor, then sockets. What
-//! happens after that is the driver's.
+//! It only gives out what the builder has made and the driver goes on with.
 
-use std::ffi::OsString;
 use std::future::Future;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
-use std::pin::Pin;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
 
-use async_io::Timer;
-use futures_lite::future;
-
-use crate::address::{Address, Endpoint};
-use crate::begun::{Begun, Stoppable};
 use crate::connections::Connections;
-use crate::control::{self, Place};
-use crate::counters::{Counts, Inherited};
+use crate::counters::Inherited;
 use crate::drain::{Drain, Phase};
-use crate::driver::{Driver, Exit};
-use crate::environment::{Environment, has_handover_flag, must_supervise};
+use crate::driver::{Driver, Exit, MainParts, Parts};
 use crate::error::Error;
-use crate::formats::Formats;
-use crate::handover::{Channel, Hello, Message};
-use crate::listeners::{
-    self, Listener, Resolved, Socket, bind_control, from_fd_3, from_listen_fds, has_lost_its_path, spare_names,
-};
-use crate::notify::Notifier;
-use crate::pid_file::PidFile;
-use crate::predecessor::{self, Predecessor, State};
-use crate::signals::{Reopen, Signals};
-use crate::sys;
-
-/// A successor has to be ready within this time.
-pub const READY_TIMEOUT_DEFAULT: Duration = Duration::from_secs(10);
-/// A successor that is ready has to live for this time before it takes over.
-pub const PROBATION_DEFAULT: Duration = Duration::from_secs(1);
-/// A generation that has been replaced, or stopped, may finish what it has for this time.
-pub const DRAIN_TIMEOUT_DEFAULT: Duration = Duration::from_secs(20);
-/// So many replaced generations may still be finishing what they have.
-pub const MAX_DRAINING_DEFAULT: u8 = 4;
-/// The longest time that a generation takes for anything, ten years; a longer one is cut to it. Sums of such times still
-/// fit into every clock.
-pub const TIMEOUT_MAX: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
-/// The most replaced generations that may be finishing what they have; a larger number is cut to it. The channels to all
-/// of them travel in one message, which may have 253 descriptors (`unix(7)`, SCM_MAX_FD).
-pub const MAX_DRAINING_MAX: u8 = 64;
-
-/// An application that is well says so within this time.
-const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// The name under which the control socket travels from generation to generation; no listener can have it.
-pub(crate) const CONTROL_NAME: &str = "control";
-
-type SaveState = Box<dyn FnMut() -> Vec<u8> + Send>;
-type Report = Box<dyn Fn() -> serde_json::Value + Send>;
-type Explain = Box<dyn Fn(&Error) -> Option<String> + Send>;
-type Count = Box<dyn Fn() -> Counts + Send>;
-type Probe = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = bool> + Send>> + Send + Sync>;
-
-/// What the driver has to know for as long as the process lives.
-pub(crate) struct Settings {
-    pub(crate) ready_timeout: Duration,
-    pub(crate) probation: Duration,
-    pub(crate) drain_timeout: Duration,
-    pub(crate) stop_delay: Duration,
-    pub(crate) max_draining: u8,
-    pub(crate) version: String,
-    pub(crate) save_state: Option<(u32, SaveState)>,
-    pub(crate) formats: Formats,
-    pub(crate) report: Option<Report>,
-    pub(crate) count: Option<Count>,
-    pub(crate) probe: Option<Probe>,
-}
-
-impl Settings {
-    /// What the application says of itself.
-    pub(crate) fn application(&self) -> serde_json::Value {
-        self.report.as_ref().map_or(serde_json::Value::Null, |report| report())
-    }
-
-    /// What the application has counted.
-    pub(crate) fn counts(&self) -> Counts {
-        self.count.as_ref().map_or_else(Counts::new, |count| count())
-    }
-
-    /// Whether the application is well: it says so, and in time. One without a probe is well.
-    pub(crate) fn is_well(&self) -> impl Future<Output = bool> + Send + use<> {
-        let probe = self.probe.clone();
-        async move {
-            let Some(probe) = probe else { return true };
-            let late = async {
-                Timer::after(PROBE_TIMEOUT).await;
-                false
-            };
-            future::or(probe(), late).await
-        }
-    }
-
-    /// What this generation says first, to its predecessor and to its successor.
-    pub(crate) fn hello(&self, generation: u64) -> Hello {
-        Hello::new(generation, &self.version, self.formats.to_set())
-    }
-}
-
-/// How a process takes its place in the chain of generations.
-///
-/// The same program is started by a person, by a service manager, and by its own predecessor; the builder says what it
-/// wants, and [`start`](Builder::start) finds out what is already there.
-#[must_use = "nothing happens before start() is called"]
-pub struct Builder {
-    wanted: Vec<Endpoint>,
-    wanted_as_main: Vec<Endpoint>,
-    default: Option<Endpoint>,
-    control: Place,
-    pid_file: Option<PathBuf>,
-    reload_signal: Option<i32>,
-    reopen_logs: Option<Reopen>,
-    explain: Option<Explain>,
-    settings: Settings,
-}
-
-impl Default for Builder {
-    fn default() -> Builder {
-        Builder::new()
-    }
-}
-
-impl Builder {
-    /// A service without listeners, control socket or pid file, with the default deadlines.
-    pub fn new() -> Builder {
-        let settings = Settings {
-            ready_timeout: READY_TIMEOUT_DEFAULT,
-            probation: PROBATION_DEFAULT,
-            drain_timeout: DRAIN_TIMEOUT_DEFAULT,
-            stop_delay: Duration::ZERO,
-            max_draining: MAX_DRAINING_DEFAULT,
-            version: String::new(),
-            save_state: None,
-            formats: Formats::default(),
-            report: None,
-            count: None,
-            probe: None,
-        };
-        Builder {
-            wanted: vec![],
-            wanted_as_main: vec![],
-            default: None,
-            control: Place::None,
-            pid_file: None,
-            reload_signal: None,
-            reopen_logs: None,
-            explain: None,
-            settings,
-        }
-    }
-
-    /// Wants a socket: handed over by the predecessor or given by a service manager under its name, else bound. A Unix
-    /// socket that an earlier generation bound, and whose path somebody has removed, is bound anew; the old one is served
-    /// until the commit, and closed once its queue is empty.
-    pub fn listen(mut self, endpoint: Endpoint) -> Builder {
-        self.wanted.push(endpoint);
-        self
-    }
-
-    /// Wants a socket on which only the main process accepts, as on the control socket, and until it ends: for what
-    /// speaks of the service as a whole, such as metrics. Its connections do not count as live: a drain does not wait
-    /// for them. The listener is to be had by its name only.
-    pub fn listen_as_main(mut self, endpoint: Endpoint) -> Builder {
-        self.wanted_as_main.push(endpoint);
-        self
-    }
-
-    /// What to bind where nothing is given by anybody and [`listen`](Builder::listen) was never called.
-    pub fn default_listen(mut self, endpoint: Endpoint) -> Builder {
-        self.default = Some(endpoint);
-        self
-    }
-
-    /// Where the control socket lies; by default there is none.
-    pub fn control(mut self, place: Place) -> Builder {
-        self.control = place;
-        self
-    }
-
-    /// A file that names the main process.
-    pub fn pid_file(mut self, path: impl Into<PathBuf>) -> Builder {
-        self.pid_file = Some(path.into());
-        self
-    }
-
-    /// A signal that asks for a reload, beside SIGHUP and SIGUSR2. It may be SIGINT, which otherwise asks for a stop.
-    /// [`start`](Builder::start) fails where there is no such signal, or it cannot be handled.
-    pub fn reload_signal(mut self, number: i32) -> Builder {
-        self.reload_signal = Some(number);
-        self
-    }
-
-    /// What is done on SIGUSR1, which asks for the logs to be opened anew; without it the signal does nothing. It is
-    /// called on the task that runs [`Generation::run`], and must not block.
-    pub fn reopen_logs(mut self, reopen: impl Fn() + Send + Sync + 'static) -> Builder {
-        self.reopen_logs = Some(Box::new(reopen));
-        self
-    }
-
-    /// What the application knows about an error of [`start`](Builder::start), such as who asked for the address that
-    /// cannot be bound: it stands behind the error, also where a predecessor is told of it.
-    pub fn explain(mut self, explain: impl Fn(&Error) -> Option<String> + Send + 'static) -> Builder {
-        self.explain = Some(Box::new(explain));
-        self
-    }
-
-    /// How long a successor may take until it is ready; 10 s by default. When the time is over it is killed, and this
-    /// generation serves on. This and the other times are at most [`TIMEOUT_MAX`].
-    pub fn ready_timeout(mut self, timeout: Duration) -> Builder {
-        self.settings.ready_timeout = timeout.min(TIMEOUT_MAX);
-        self
-    }
-
-    /// How long a successor that is ready has to live before it takes over; 1 s by default, 0 is allowed.
-    pub fn probation(mut self, probation: Duration) -> Builder {
-        self.settings.probation = probation.min(TIMEOUT_MAX);
-        self
-    }
-
-    /// How long this generation may finish what it has, after it has been replaced or told to stop; 20 s by default.
-    pub fn drain_timeout(mut self, timeout: Duration) -> Builder {
-        self.settings.drain_timeout = timeout.min(TIMEOUT_MAX);
-        self
-    }
-
-    /// How long the service goes on accepting after it was told to stop ([`Drain::stop_announced`]), so that whoever
-    /// sends it clients can notice; 0 by default.
-    pub fn stop_delay(mut self, delay: Duration) -> Builder {
-        self.settings.stop_delay = delay.min(TIMEOUT_MAX);
-        self
-    }
-
-    /// How many replaced generations may still be finishing what they have; 4 by default, at least 1, at most
-    /// [`MAX_DRAINING_MAX`].
-    pub fn max_draining(mut self, generations: u8) -> Builder {
-        self.settings.max_draining = generations.clamp(1, MAX_DRAINING_MAX);
-        self
-    }
-
-    /// The program's version, for people.
-    pub fn version(mut self, version: impl Into<String>) -> Builder {
-        self.settings.version = version.into();
-        self
-    }
-
-    /// Gives the next generation a state of at most 256 MiB. `save` is called at each reload, on the task that runs
-    /// [`Generation::run`]; `format` tells the reader, who may be a newer version, how to read it.
-    pub fn save_state(mut self, format: u32, save: impl FnMut() -> Vec<u8> + Send + 'static) -> Builder {
-        self.settings.save_state = Some((format, Box::new(save)));
-        self
-    }
-
-    /// Takes over connections of the generations before that are in one or more of these formats, and in no other: the
-    /// application must [`take`](Connections::take) them for as long as it serves. At most 32 names of at most 64 bytes.
-    pub fn take_connections(mut self, formats: impl Into<Formats>) -> Builder {
-        self.settings.formats = formats.into();
-        self
-    }
-
-    /// What the application has to say in the status, as [`Status::application`](control::Status::application).
-    pub fn report(mut self, report: impl Fn() -> serde_json::Value + Send + 'static) -> Builder {
-        self.settings.report = Some(Box::new(report));
-        self
-    }
-
-    /// What this generation has counted so far: the next one inherits it ([`Generation::inherited`]). `count` is called
-    /// on the task that runs [`Generation::run`], at a commit and twice a second while this generation drains. All
-    /// names and numbers together must fit into a message of 64 KiB.
-    pub fn count(mut self, count: impl Fn() -> Counts + Send + 'static) -> Builder {
-        self.settings.count = Some(Box::new(count));
-        self
-    }
-
-    /// How the application finds out whether it still serves, beyond the task that runs [`Generation::run`]: for an
-    /// application that serves on other threads, a task that has to get its turn there.
-    ///
-    /// It is asked before this generation, when it is new, answers its predecessor's question whether it works, and before
-    /// the service manager's watchdog is fed. Where it says no, or nothing for a second, there is no answer, and the
-    /// reload fails once the predecessor has waited for it; or no feeding, and the service manager ends the service once
-    /// its `WatchdogSec=` is over. By default the answer is yes.
-    pub fn probe<F>(mut self, probe: impl Fn() -> F + Send + Sync + 'static) -> Builder
-    where
-        F: Future<Output = bool> + Send + 'static,
-    {
-        self.settings.probe = Some(Arc::new(move || Box::pin(probe())));
-        self
-    }
-
-    /// Takes this process's place: adopts what it was started with, installs signal handlers, takes over from a
-    /// predecessor, binds what is missing.
-    ///
-    /// Call it first thing in `main`, before any thread exists. It blocks, for at most 65 s where a predecessor is slow.
-    /// Every descriptor but 0, 1 and 2 is close-on-exec afterwards. Fails where what was inherited is not what it
-    /// claims to be, where a socket cannot be bound, or where another server has the control socket; a predecessor is
-    /// then told why, and goes on serving. Sockets bound meanwhile are closed again.
-    ///
-    /// From then on, until [`Generation::run`] is first polled, a signal that stops the service (SIGTERM, SIGINT, SIGQUIT,
-    /// SIGPWR), or the end of the supervisor, ends the process, however long the application takes to get ready: paths of
-    /// sockets that it has bound and its pid file are removed, a predecessor stops as well, and the exit status is 0, as
-    /// that of any service that was told to stop. No destructor of the application runs then. A thread of this library
-    /// waits for it; dropping the generation, or [`Generation::fail`], ends that, too.
-    pub fn start(mut self) -> Result<Generation, Error> {
-        let args: Vec<OsString> = std::env::args_os().collect();
-        let stdin = if has_handover_flag(&args) { predecessor::take_channel()? } else { None };
-        let (environment, signals, there) = match self.adopt(stdin.is_some()) {
-            Ok(adopted) => adopted,
-            Err(error) => {
-                if let Some(Ok(channel)) = stdin.map(Channel::adopt) {
-                    let _ = channel.try_send(&Message::failed(&error.to_string()), &[]);
-                }
-                return Err(error);
-            }
-        };
-        let predecessor = match stdin {
-            Some(socket) => Some(predecessor::receive(socket, |number| self.settings.hello(number))?),
-            None => None,
-        };
-        let channel = predecessor.as_ref().map(|predecessor| Arc::clone(&predecessor.line.channel));
-        let explain = self.explain.take();
-        self.take_place(environment, signals, predecessor, there).map_err(|error| {
-            let note = explain.and_then(|explain| explain(&error));
-            let error = error.noted(note);
-            if let Some(channel) = channel {
-                let _ = channel.try_send(&Message::failed(&error.to_string()), &[]);
-            }
-            error
-        })
-    }
-
-    /// What comes before any thread: the environment, the sockets that this process was started with (where there is a
-    /// predecessor it gives them later), and the signals.
-    fn adopt(&mut self, succeeds: bool) -> Result<(Environment, Signals, Vec<Socket>), Error> {
-        let environment = Environment::read()?;
-        let mut names = spare_names(&self.wanted, self.default.as_ref());
-        let there = match (succeeds, environment.handover_flag) {
-            (true, _) => vec![],
-            (false, true) => vec![from_fd_3(&names.next().unwrap_or_default())?],
-            (false, false) => from_listen_fds(&environment, names)?,
-        };
-        sys::close_on_exec_from(3).map_err(|error| Error::system("cannot mark descriptors close-on-exec", error))?;
-        if let (Some(why), None) = (must_supervise(), environment.supervisor) {
-            log::warn!("the first reload will be the last: {why}; have it supervised (restart_core::supervise)");
-        }
-        let signals = Signals::install(self.reload_signal, self.reopen_logs.take(), &environment)?;
-        Ok((environment, signals, there))
-    }
-
-    fn take_place(
-        self,
-        environment: Environment,
-        signals: Signals,
-        mut predecessor: Option<Predecessor>,
-        mut there: Vec<Socket>,
-    ) -> Result<Generation, Error> {
-        self.settings.formats.check()?;
-        if let Some(predecessor) = &mut predecessor {
-            there = std::mem::take(&mut predecessor.sockets);
-        }
-        let Places { control, mut sockets, as_main, released, own } =
-            self.places(&environment, there, predecessor.is_some())?;
-        let notifier = Notifier::new(&environment)?;
-        let drain = Drain::new();
-        let watch = |sockets: &[Socket], drain: &Drain| -> Result<Vec<Listener>, Error> {
-            let streams = sockets.iter().filter(|socket| socket.address.is_stream());
-            let listeners = streams.map(|socket| {
-                Listener::new(socket, drain, environment.listeners_may_last())
-                    .map_err(|error| Error::socket(format!("cannot watch the listener {:?}", socket.name), error))
-            });
-            listeners.collect()
-        };
-        let (streams, main_streams) = (watch(&sockets, &drain)?, watch(&as_main, &Drain::new())?);
-        sockets.extend(as_main);
-        let pid_file = self.pid_file.as_deref().map(PidFile::new).transpose()?;
-        if let (Some(pid_file), None) = (&pid_file, &predecessor) {
-            pid_file.write()?;
-        }
-        let state = predecessor.as_mut().and_then(|predecessor| predecessor.state.take());
-        let number = predecessor.as_ref().map_or(1, |predecessor| predecessor.line.peer.id.generation + 1);
-        let connections = Connections::new(self.settings.formats.clone());
-        let signals = Arc::new(signals);
-        let begun = Begun {
-            generation: number,
-            sockets: own,
-            pid_file: pid_file.clone(),
-            predecessor: predecessor.as_ref().map(|predecessor| Arc::clone(&predecessor.line.channel)),
-        };
-        let stoppable = Stoppable::new(begun, Arc::clone(&signals))
-            .map_err(|error| Error::system("cannot start the thread that waits for a stop", error))?;
-        let parts = Parts {
-            number,
-            begun: Instant::now(),
-            environment,
-            settings: self.settings,
-            signals,
-            notifier,
-            predecessor,
-            sockets,
-            control,
-            released,
-            pid_file,
-            drain,
-            connections,
-            inherited: Inherited::default(),
-            stoppable: Some(stoppable),
-        };
-        Ok(Generation { parts, streams, main_streams, state })
-    }
-
-    /// Finds, takes over and binds the sockets that are wanted, from those that are there. `handed`: a predecessor gave
-    /// them, its control socket among them.
-    fn places(&self, environment: &Environment, mut there: Vec<Socket>, handed: bool) -> Result<Places, Error> {
-        let inodes: Vec<(u64, u64)> = there.iter().filter(|_| handed).filter_map(|socket| socket.inode).collect();
-        let at = there.iter().position(|socket| handed && socket.name == CONTROL_NAME);
-        let handed_control = at.map(|at| there.remove(at));
-        let reserved = self.wanted.iter().chain(&self.default).map(|endpoint| endpoint.name.as_str());
-        if reserved.chain(there.iter().map(|socket| socket.name.as_str())).any(|name| name == CONTROL_NAME) {
-            return Err(Error::address(format!("no listener can be called {CONTROL_NAME:?}: choose another name")));
-        }
-        let handed_inode = handed_control.as_ref().map(|socket| socket.inode);
-        let control = control_socket(&self.control, environment, handed_control)?;
-        let wanted_as_main = |name: &str| self.wanted_as_main.iter().any(|endpoint| endpoint.name == name);
-        if let Some(twice) = self.wanted.iter().find(|endpoint| wanted_as_main(&endpoint.name)) {
-            return Err(Error::address(format!("two listeners are called {:?}: choose another name", twice.name)));
-        }
-        let (there_as_main, there) = there.into_iter().partition(|socket| wanted_as_main(&socket.name));
-        let as_main = listeners::resolve(there_as_main, &self.wanted_as_main, None, &self.wanted)?;
-        let Resolved { kept: sockets, released } =
-            listeners::resolve(there, &self.wanted, self.default.as_ref(), &self.wanted_as_main)?;
-        let released = released.into_iter().chain(as_main.released);
-        let mut released: Vec<String> = released.map(|socket| socket.name).collect();
-        if handed_inode.is_some() && handed_inode != control.as_ref().map(|socket| socket.inode) {
-            released.push(CONTROL_NAME.to_owned());
-        }
-        let is_handed = |socket: &Socket| socket.inode.is_some_and(|inode| inodes.contains(&inode));
-        let all = sockets.iter().chain(&as_main.kept).chain(&control);
-        let own = all.filter(|socket| !is_handed(socket)).cloned().collect();
-        Ok(Places { control, sockets, as_main: as_main.kept, released, own })
-    }
-}
-
-/// The sockets of a generation.
-struct Places {
-    control: Option<Socket>,
-    sockets: Vec<Socket>,
-    as_main: Vec<Socket>,
-    /// The names of the predecessor's that it does not want.
-    released: Vec<String>,
-    /// Those that it has not taken over.
-    own: Vec<Socket>,
-}
-
-/// The control socket: the predecessor's, if it lies where this generation wants it and can be reached there, else a new
-/// one.
-fn control_socket(place: &Place, environment: &Environment, handed: Option<Socket>) -> Result<Option<Socket>, Error> {
-    let Some(path) = control::resolve(place, environment)? else { return Ok(None) };
-    if let Some(handed) = handed.filter(|socket| socket.asked.path() == Some(&path) && !has_lost_its_path(socket)) {
-        return Ok(Some(handed));
-    }
-    let address: Address = format!("unix:{}", path.display()).parse()?;
-    let endpoint = Endpoint { name: CONTROL_NAME.to_owned(), address, mode: None };
-    bind_control(&endpoint).map(Some).map_err(|error| match running_pid(&path) {
-        Some(pid) => Error::control(format!(
-            "another server (pid {pid}) already has the control socket {}; to run a second one beside it, give it a \
-             place of its own with --control",
-            path.display()
-        )),
-        None => error,
-    })
-}
-
-fn running_pid(path: &std::path::Path) -> Option<u32> {
-    control::Client::connect(path).and_then(|mut client| client.status()).ok().map(|status| status.id.pid)
-}
-
-/// What a generation has taken, and the driver goes on with.
-pub(crate) struct Parts {
-    pub(crate) number: u64,
-    pub(crate) begun: Instant,
-    pub(crate) environment: Environment,
-    pub(crate) settings: Settings,
-    pub(crate) signals: Arc<Signals>,
-    pub(crate) notifier: Notifier,
-    pub(crate) predecessor: Option<Predecessor>,
-    pub(crate) sockets: Vec<Socket>,
-    pub(crate) control: Option<Socket>,
-    /// The names of the predecessor's sockets that this generation does not want.
-    pub(crate) released: Vec<String>,
-    pub(crate) pid_file: Option<PidFile>,
-    pub(crate) drain: Drain,
-    pub(crate) connections: Connections,
-    pub(crate) inherited: Inherited,
-    /// Hears of a stop until the driver does.
-    pub(crate) stoppable: Option<Stoppable>,
-}
+use crate::handover::Message;
+use crate::listeners::Listener;
+use crate::predecessor::{Predecessor, State};
 
 /// This process, as one generation of its service. It has its sockets, and does not serve yet.
 #[must_use = "a generation serves only while run() is polled"]
 pub struct Generation {
     parts: Parts,
+    predecessor: Option<Predecessor>,
+    main: MainParts,
     streams: Vec<Listener>,
-    main_streams: Vec<Listener>,
     state: Option<State>,
 }
 
 impl Generation {
+    pub(crate) fn new(
+        parts: Parts,
+        predecessor: Option<Predecessor>,
+        main: MainParts,
+        streams: Vec<Listener>,
+        state: Option<State>,
+    ) -> Generation {
+        Generation { parts, predecessor, main, streams, state }
+    }
+
     /// The generation's number, from 1.
     pub fn number(&self) -> u64 {
         self.parts.number
     }
 
-    /// All listeners for connections, but those of [`Builder::listen_as_main`], in the order in which they were given or asked for.
+    /// All listeners for connections, but those of [`Builder::listen_as_main`](crate::Builder::listen_as_main), in the order in which they were given or asked for.
     pub fn listeners(&self) -> &[Listener] {
         &self.streams
     }
 
     /// The listener of this name; fails where there is none.
     pub fn listener(&self, name: &str) -> Result<Listener, Error> {
-        let found = self.streams.iter().chain(&self.main_streams).find(|listener| listener.name() == name);
+        let found = self.streams.iter().chain(&self.main.listeners).find(|listener| listener.name() == name);
         found.cloned().ok_or_else(|| Error::address(format!("there is no listener called {name:?}")))
     }
 
@@ -560,7 +83,7 @@ impl Generation {
 
     /// Gives up: a predecessor is told why and goes on serving. The caller ends the process.
     pub fn fail(self, reason: &str) {
-        if let Some(predecessor) = &self.parts.predecessor
+        if let Some(predecessor) = &self.predecessor
             && let Err(error) = predecessor.line.channel.try_send(&Message::failed(reason), &[])
         {
             log::warn!("the predecessor could not be told that this generation failed: {error}");
@@ -570,42 +93,12 @@ impl Generation {
     /// Says that the application is ready, serves signals, the control socket and the service manager, replaces this
     /// process when it is told to, and returns when the process has nothing left to do.
     ///
-    /// Once it is polled, a stop makes it return; before, a stop ends the process ([`Builder::start`]). Other signals that
+    /// Once it is polled, a stop makes it return; before, a stop ends the process ([`Builder::start`](crate::Builder::start)). Other signals that
     /// came before are obeyed now. It must be polled for as long as the process serves; it needs no particular executor. Listeners accept only
     /// while it runs. When it returns, connections that have not ended by the drain's deadline are still open: ending
     /// the process cuts them.
     pub fn run(self) -> impl Future<Output = Exit> + Send {
         debug_assert_eq!(self.parts.drain.phase(), Phase::Serving, "nobody else sets this phase");
-        Box::new(Driver::new(self.parts)).run(self.streams, self.main_streams)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use async_io::block_on;
-
-    use super::*;
-
-    #[test]
-    fn an_application_is_well_unless_its_probe_says_otherwise_or_nothing() {
-        let is_well = |builder: Builder| block_on(builder.settings.is_well());
-        assert!(is_well(Builder::new()));
-        assert!(is_well(Builder::new().probe(|| async { true })));
-        assert!(!is_well(Builder::new().probe(|| async { false })));
-        assert!(!is_well(Builder::new().probe(future::pending)));
-    }
-
-    #[test]
-    fn no_number_is_too_large_for_the_bounds_of_a_reload() {
-        let huge = Duration::MAX;
-        let builder = Builder::new().ready_timeout(huge).probation(huge).drain_timeout(huge).stop_delay(huge);
-        let Settings { ready_timeout, probation, drain_timeout, stop_delay, .. } = builder.settings;
-        let sum = ready_timeout + probation + drain_timeout + stop_delay;
-        assert!(Instant::now().checked_add(sum).is_some() && u64::try_from(sum.as_micros()).is_ok());
-        for (given, taken) in [(0, 1), (64, 64), (65, 64), (u8::MAX, 64)] {
-            assert_eq!(Builder::new().max_draining(given).settings.max_draining, taken);
-        }
-        // The channels of all that drain, and of the one that has just been replaced.
-        assert!(usize::from(MAX_DRAINING_MAX) < crate::handover::FDS_PER_MESSAGE_MAX);
+        Box::new(Driver::new(self.parts, self.predecessor, self.main, self.streams)).run()
     }
 }

@@ -38,6 +38,49 @@
 #![doc = include_str!("../examples/echo.rs")]
 //! ```
 //!
+//! # Moving in the middle
+//!
+//! A connection need not wait for a moment between two messages: `examples/tunnel.rs`, a TCP forwarder, moves in the middle
+//! of what flows through it, with the socket to its target as a companion, and nothing of it is cut at a reload. What it
+//! takes is the same for any protocol:
+//!
+//! 1. All that is known of the connection stands in one value: what is read and not used, what is to be written, how far
+//!    each end has come. Each step of the work reads or writes and notes it there without an await in between, so that the
+//!    work can be dropped wherever it waits.
+//! 2. The value has a bound, so that it always fits into a blob ([`BLOB_BYTES_MAX`](crate::BLOB_BYTES_MAX)).
+//! 3. [`Phases::until_change`](crate::Phases::until_change) does the work until the phase is set. In a drain the value is
+//!    packed, with its sockets taken out of the event loop, and offered.
+//! 4. What is unpacked goes on as if nothing had been, in the newest generation or, where nobody takes it, in this one.
+//!
+//! ```no_run
+//! use restart_core::{Connection, Connections, Drain, Phase};
+//!
+//! # struct Tunnel;
+//! # impl Tunnel {
+//! #     async fn forward(&mut self) -> std::io::Result<()> { Ok(()) }
+//! #     fn reset(self) {}
+//! #     fn pack(self) -> Connection { unimplemented!() }
+//! #     fn unpack(_: Connection) -> Tunnel { Tunnel }
+//! # }
+//! async fn serve(mut tunnel: Tunnel, drain: Drain, way: Connections) {
+//!     let mut phases = drain.phases();
+//!     loop {
+//!         match phases.until_change(tunnel.forward()).await {
+//!             Ok(Ok(())) => return,
+//!             Ok(Err(_)) | Err(Phase::Over) => return tunnel.reset(),
+//!             Err(Phase::Serving | Phase::Stopping) => {}
+//!             Err(Phase::Draining) => match way.offer(tunnel.pack()).await {
+//!                 Ok(_guard) => return,
+//!                 Err(back) => tunnel = Tunnel::unpack(back),
+//!             },
+//!         }
+//!     }
+//! }
+//! ```
+//!
+//! One that comes back is offered again in the next drain, not before. While an offer is answered nothing flows: a few
+//! milliseconds, and at the most the 5 s after which it comes back.
+//!
 //! # Ready, or failed
 //!
 //! Do what can fail before the first poll of `run`: read files, connect to the database, fill the cache. Until then the old
@@ -78,8 +121,12 @@
 //! | `Over` | ends at once: the deadline has passed, and the process ends a second later |
 //!
 //! Hold each connection's [`Guard`](crate::Guard) for as long as it lives: the process ends when the last one is dropped.
-//! Wait for a change together with the next read ([`Drain::changed`](crate::Drain::changed)). `Draining` may become
-//! `Serving` again, where the new process dies while this one still drains.
+//! What does not end soon keeps its process, for at most [`drain_timeout`](crate::Builder::drain_timeout); say what it is
+//! ([`Builder::waits`](crate::Builder::waits)), and the status and refused reloads do. A stop leaves all generations
+//! [`stop_timeout`](crate::Builder::stop_timeout): one in `Draining` sees `Stopping` then.
+//!
+//! Wait for a change together with the next read ([`Drain::phases`](crate::Drain::phases) tells
+//! each change once). `Draining` may become `Serving` again, where the new process dies while this one still drains.
 //!
 //! # State that is handed over
 //!

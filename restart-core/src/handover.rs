@@ -15,6 +15,6 @@ pub(crate) use channel::{
 pub(crate) use codec::{FDS_PER_MESSAGE_MAX, LISTENERS_MAX};
 pub(crate) use line::{Line, Peer, own_pidfd, watched_pidfd};
 pub(crate) use wire::{
-    Batch, Commit, Counters, Given, Hello, History, ListenersPart, Message, PastReload, ProcessId, ReloadMark, Report,
-    SocketEntry, SocketOrigin, Speaker, Standing, StateBlob, WITHDRAW,
+    Batch, CUT, Commit, Counters, Given, Hello, History, ListenersPart, Message, PastReload, ProcessId, ReloadMark,
+    Report, SocketEntry, SocketOrigin, Speaker, Standing, StateBlob, WITHDRAW, Wait,
 };

@@ -79,6 +79,7 @@ struct Readme;
 
 mod address;
 mod begun;
+mod builder;
 mod connections;
 pub mod control;
 mod counters;
@@ -95,27 +96,35 @@ mod handover;
 mod lifecycle;
 mod listeners;
 mod lock;
+mod manifest;
+mod memory;
 mod notify;
 mod pid_file;
 mod predecessor;
+mod settings;
 mod signals;
 mod successor;
 mod supervisor;
 mod sys;
 mod terminal;
+mod waiting;
 
 pub use address::{Address, Endpoint};
+pub use builder::Builder;
 pub use connections::{BLOB_BYTES_MAX, COMPANIONS_MAX, Connection, Connections};
 pub use counters::{Counts, Inherited};
-pub use drain::{Drain, Guard, Phase};
-pub use driver::{Exit, resident_memory};
+pub use drain::{Drain, Guard, Phase, Phases};
+pub use driver::Exit;
 pub use environment::{follow_directory, must_supervise};
 pub use error::Error;
 pub use formats::Formats;
-pub use generation::{
-    Builder, DRAIN_TIMEOUT_DEFAULT, Generation, MAX_DRAINING_DEFAULT, MAX_DRAINING_MAX, PROBATION_DEFAULT,
-    READY_TIMEOUT_DEFAULT, TIMEOUT_MAX,
-};
+pub use generation::Generation;
 pub use listeners::{Accepted, Listener, Origin};
+pub use memory::resident_memory;
 pub use predecessor::{State, decline};
+pub use settings::{
+    DRAIN_TIMEOUT_DEFAULT, MAX_DRAINING_DEFAULT, MAX_DRAINING_MAX, PROBATION_DEFAULT, READY_TIMEOUT_DEFAULT,
+    STOP_TIMEOUT_DEFAULT, TIMEOUT_MAX,
+};
 pub use supervisor::supervise;
+pub use waiting::Waiting;

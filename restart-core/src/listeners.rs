@@ -6,114 +6,19 @@
 mod accept;
 mod bind;
 pub(crate) mod inherited;
+mod socket;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
-
-use rustix::net::{AddressFamily, SocketType};
 
 pub use accept::{Accepted, Listener};
 pub(crate) use bind::{bind_control, has_lost_its_path, unlink_if_ours};
 pub(crate) use inherited::{from_fd_3, from_listen_fds};
+pub use socket::Origin;
+pub(crate) use socket::Socket;
 
-use crate::address::{Address, Endpoint, check_given_name};
+use crate::address::{Address, Endpoint};
 use crate::error::Error;
-use crate::handover::{SocketEntry, SocketOrigin};
-
-/// Where a socket comes from in the first place; it stays the same over all generations.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Origin {
-    /// Bound by a generation of this service.
-    Bound,
-    /// Given by a service manager or a development tool, which keeps a copy of its own.
-    Activated,
-}
-
-/// One socket of the set.
-#[derive(Clone, Debug)]
-pub(crate) struct Socket {
-    pub(crate) name: String,
-    /// What it is bound to.
-    pub(crate) address: Address,
-    /// What was asked for; differs where the port was 0.
-    pub(crate) asked: Address,
-    pub(crate) origin: Origin,
-    /// Device and inode of its path when it was bound here.
-    pub(crate) inode: Option<(u64, u64)>,
-    pub(crate) fd: Arc<OwnedFd>,
-}
-
-impl Socket {
-    /// Checks that a descriptor is a socket that can be served on. `what` names it in errors.
-    pub(crate) fn check(name: &str, what: &str, fd: OwnedFd) -> Result<Socket, Error> {
-        check_given_name(name)?;
-        let address = checked_address(what, &fd)?;
-        let asked = address.clone();
-        Ok(Socket { name: name.to_owned(), address, asked, origin: Origin::Activated, inode: None, fd: Arc::new(fd) })
-    }
-
-    /// The manifest's line for this socket.
-    pub(crate) fn entry(&self) -> SocketEntry {
-        SocketEntry {
-            name: self.name.clone(),
-            address: self.address.to_string(),
-            asked: self.asked.to_string(),
-            origin: match self.origin {
-                Origin::Bound => SocketOrigin::Bound,
-                Origin::Activated => SocketOrigin::Activated,
-            },
-            inode: self.inode,
-        }
-    }
-
-    /// Takes a socket over whose descriptor came with a line of a manifest, if the two agree.
-    pub(crate) fn from_entry(entry: &SocketEntry, fd: OwnedFd) -> Result<Socket, Error> {
-        let what = format!("the listener {:?} that was handed over", entry.name);
-        let mut socket = Socket::check(&entry.name, &what, fd)?;
-        let announced: Address = entry.address.parse()?;
-        if socket.address != announced {
-            let found = &socket.address;
-            return Err(Error::handover(format!("{what} is bound to {found} and was announced as {announced}")));
-        }
-        socket.asked = entry.asked.parse()?;
-        socket.origin = match entry.origin {
-            SocketOrigin::Bound => Origin::Bound,
-            SocketOrigin::Activated => Origin::Activated,
-        };
-        socket.inode = entry.inode;
-        Ok(socket)
-    }
-
-    fn serves(&self, wanted: &Endpoint) -> bool {
-        self.name == wanted.name && (self.origin == Origin::Activated || self.asked == wanted.address)
-    }
-}
-
-/// The address of a socket that connections can be accepted or datagrams received on.
-fn checked_address(what: &str, fd: impl AsFd) -> Result<Address, Error> {
-    use rustix::net::sockopt::{socket_acceptconn, socket_domain, socket_type};
-    let fd = fd.as_fd();
-    let refuse = |why: String| Error::inherited(format!("{what} cannot be served on: {why}"));
-    let kind = socket_type(fd).map_err(|error| refuse(format!("it is no socket ({error})")))?;
-    let family = socket_domain(fd).map_err(|error| refuse(error.to_string()))?;
-    let stream = match kind {
-        SocketType::STREAM => true,
-        SocketType::DGRAM => false,
-        other => return Err(refuse(format!("its type is neither stream nor datagram ({other:?})"))),
-    };
-    if stream && !socket_acceptconn(fd).map_err(|error| refuse(error.to_string()))? {
-        return Err(refuse("it is not a listening socket; it may be a connection".to_owned()));
-    }
-    let address = rustix::net::getsockname(fd).map_err(|error| refuse(error.to_string()))?;
-    match family {
-        AddressFamily::INET | AddressFamily::INET6 => accept::socket_address(&address, stream),
-        AddressFamily::UNIX => accept::unix_address(&address, stream),
-        other => return Err(refuse(format!("its family is neither IP nor Unix ({other:?})"))),
-    }
-    .ok_or_else(|| refuse("its address cannot be written as text".to_owned()))
-}
 
 /// What a generation serves on, and what it does not take over.
 #[derive(Debug)]
@@ -384,13 +289,5 @@ mod tests {
         let file = std::fs::File::open("/dev/null").unwrap();
         let error = Socket::check("web", "descriptor 4", file.into()).unwrap_err();
         assert!(error.to_string().contains("no socket"), "{error}");
-    }
-
-    #[test]
-    fn a_manifest_that_disagrees_with_its_descriptor_is_refused() {
-        let socket = activated("web");
-        let entry = SocketEntry { address: "127.0.0.1:1".to_owned(), ..socket.entry() };
-        let error = Socket::from_entry(&entry, socket.fd.try_clone().unwrap()).unwrap_err();
-        assert!(error.is_handover() && error.to_string().contains("127.0.0.1:1"), "{error}");
     }
 }

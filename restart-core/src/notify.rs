@@ -33,26 +33,26 @@ const ROOM_PAUSE: Duration = Duration::from_millis(20);
 /// The way to the service manager, if there is one.
 #[derive(Debug)]
 pub(crate) struct Notifier {
-    way: Option<Arc<Way>>,
+    manager: Option<Arc<NotifySocket>>,
     watchdog: Option<Duration>,
 }
 
 impl Notifier {
     pub(crate) fn new(environment: &Environment) -> Result<Notifier, Error> {
         let Some(path) = &environment.notify_socket else {
-            return Ok(Notifier { way: None, watchdog: None });
+            return Ok(Notifier { manager: None, watchdog: None });
         };
-        let way = Way::new(path.as_bytes()).map_err(|error| {
+        let manager = NotifySocket::new(path.as_bytes()).map_err(|error| {
             Error::system(format!("cannot reach the service manager at NOTIFY_SOCKET={}", path.display()), error)
         })?;
         // Half of the interval, as sd_watchdog_enabled(3) recommends.
         let watchdog = environment.watchdog_usec.filter(|&usec| usec > 0).map(|usec| Duration::from_micros(usec / 2));
-        Ok(Notifier { way: Some(Arc::new(way)), watchdog })
+        Ok(Notifier { manager: Some(Arc::new(manager)), watchdog })
     }
 
     /// Whether a service manager follows this process.
     pub(crate) fn managed(&self) -> bool {
-        self.way.is_some()
+        self.manager.is_some()
     }
 
     /// How often the watchdog has to be fed.
@@ -99,8 +99,8 @@ impl Notifier {
     /// Leaves a copy of a socket in the service manager's store, under the name by which it comes back in
     /// LISTEN_FDNAMES. A store without room refuses it silently.
     pub(crate) fn store(&self, name: &str, socket: BorrowedFd<'_>) {
-        let Some(way) = &self.way else { return };
-        if let Err(error) = way.send(&[NotifyState::FdStore, NotifyState::FdName(name)], Some(socket)) {
+        let Some(manager) = &self.manager else { return };
+        if let Err(error) = manager.send(&[NotifyState::FdStore, NotifyState::FdName(name)], Some(socket)) {
             log::warn!("the service manager was not given a copy of the listener {name:?}: {error}");
         }
     }
@@ -119,24 +119,26 @@ impl Notifier {
     /// Names the new main process, in one datagram with all that the old one still has to say. Waits for room for 5 s
     /// at the most. Its success cannot be taken back.
     pub(crate) async fn announce(&self, pid: u32, status: &str) -> Result<(), Error> {
-        let Some(way) = &self.way else { return Ok(()) };
+        let Some(manager) = &self.manager else { return Ok(()) };
         let status = one_line(status);
         let mut states = vec![NotifyState::MainPid(pid), NotifyState::Ready, NotifyState::Status(&status)];
         if self.watchdog.is_some() {
             states.push(NotifyState::Watchdog);
         }
-        let sent = way.send_within(ROOM_DEADLINE, &states, None).await;
+        let sent = manager.send_within(ROOM_DEADLINE, &states, None).await;
         sent.map_err(|error| Error::system("cannot tell the service manager of the new main process", error))
     }
 
     /// Sends a barrier, as soon as there is room, for 30 s at the most; the pipe hangs up when the service manager has read
     /// all that was sent before it. Not bound to this value: whoever waits need not be who sends other messages.
     pub(crate) fn barrier(&self) -> impl Future<Output = Result<OwnedFd, Error>> + Send + use<> {
-        let way = self.way.clone();
+        let manager = self.manager.clone();
         let send = async move || -> io::Result<OwnedFd> {
-            let way = way.ok_or(io::ErrorKind::NotConnected)?;
+            let manager = manager.ok_or(io::ErrorKind::NotConnected)?;
             let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
-            way.send_within(BARRIER_ROOM_DEADLINE, &[NotifyState::Custom("BARRIER=1")], Some(writer.as_fd())).await?;
+            manager
+                .send_within(BARRIER_ROOM_DEADLINE, &[NotifyState::Custom("BARRIER=1")], Some(writer.as_fd()))
+                .await?;
             Ok(reader)
         };
         async move { send().await.map_err(|error| Error::system("cannot send a barrier to the service manager", error)) }
@@ -144,8 +146,8 @@ impl Notifier {
 
     /// Sends what is news, not more: where there is no room it is left out, and the log says so.
     fn send(&self, states: &[NotifyState]) {
-        if let Some(way) = &self.way
-            && let Err(error) = way.send(states, None)
+        if let Some(manager) = &self.manager
+            && let Err(error) = manager.send(states, None)
         {
             log::warn!("the service manager was not told {:?}: {error}", states.first().map(ToString::to_string));
         }
@@ -154,14 +156,14 @@ impl Notifier {
 
 /// The service manager's address, and a socket that sends to it without ever waiting.
 #[derive(Debug)]
-struct Way {
+struct NotifySocket {
     socket: OwnedFd,
     address: SocketAddrUnix,
 }
 
-impl Way {
+impl NotifySocket {
     /// Fails where nobody is there.
-    fn new(path: &[u8]) -> io::Result<Way> {
+    fn new(path: &[u8]) -> io::Result<NotifySocket> {
         let address = match path.strip_prefix(b"@") {
             Some(name) => SocketAddrUnix::new_abstract_name(name)?,
             None => SocketAddrUnix::new(path)?,
@@ -170,7 +172,7 @@ impl Way {
         let socket = || rustix::net::socket_with(AddressFamily::UNIX, SocketType::DGRAM, flags, None);
         rustix::net::connect(socket()?, &address)?;
         // Not connected itself: a service manager that was replaced meanwhile is found at the same address.
-        Ok(Way { socket: socket()?, address })
+        Ok(NotifySocket { socket: socket()?, address })
     }
 
     fn send(&self, states: &[NotifyState], fd: Option<BorrowedFd<'_>>) -> io::Result<()> {

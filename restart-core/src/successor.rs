@@ -140,7 +140,7 @@ pub(crate) fn describe(status: ExitStatus) -> String {
 }
 
 /// All that a successor is given before it is asked to be ready.
-pub(crate) struct Gift {
+pub(crate) struct Handover {
     pub(crate) hello: Hello,
     pub(crate) sockets: Vec<Socket>,
     pub(crate) state: Option<(u32, Vec<u8>)>,
@@ -151,7 +151,7 @@ pub(crate) struct Gift {
 
 /// Why a successor could not be given everything.
 #[derive(Debug)]
-pub(crate) enum Ungiven {
+pub(crate) enum HandoverFailure {
     /// It closed the handover socket.
     Closed,
     /// It said Failed.
@@ -161,18 +161,18 @@ pub(crate) enum Ungiven {
 }
 
 /// Greets the successor over the handover socket. Returns the line that it made, and its pidfd.
-pub(crate) async fn meet(bootstrap: &Channel, hello: Hello) -> Result<(Line, Async<OwnedFd>), Ungiven> {
+pub(crate) async fn meet(bootstrap: &Channel, hello: Hello) -> Result<(Line, Async<OwnedFd>), HandoverFailure> {
     let own = own_pidfd().map_err(|error| Error::system("cannot open a pidfd of this process", error))?;
     if let Err(error) = bootstrap.send(&Message::Hello(hello), &[own.as_fd()]).await {
         return Err(words_or(bootstrap, error).await);
     }
     let (hello, fds) = match bootstrap.receive_readable().await? {
         Some(Received { message: Message::Hello(hello), fds, .. }) => (hello, fds),
-        Some(Received { message: Message::Failed { reason }, .. }) => return Err(Ungiven::Reported(reason)),
+        Some(Received { message: Message::Failed { reason }, .. }) => return Err(HandoverFailure::Reported(reason)),
         Some(Received { message, .. }) => {
             Err(Error::handover(format!("it began with {} instead of Hello", message.kind())))?
         }
-        None => return Err(Ungiven::Closed),
+        None => return Err(HandoverFailure::Closed),
     };
     let peer = Peer::new(hello)?;
     let mut fds = fds.into_iter();
@@ -185,51 +185,51 @@ pub(crate) async fn meet(bootstrap: &Channel, hello: Hello) -> Result<(Line, Asy
 }
 
 /// Gives the successor everything.
-pub(crate) async fn give(channel: &Channel, gift: Gift) -> Result<(), Ungiven> {
-    match try_give(channel, gift).await {
+pub(crate) async fn give(channel: &Channel, handover: Handover) -> Result<(), HandoverFailure> {
+    match try_give(channel, handover).await {
         Err(error) => Err(words_or(channel, error).await),
         Ok(()) => Ok(()),
     }
 }
 
-async fn try_give(channel: &Channel, gift: Gift) -> Result<(), Error> {
-    for part in gift.sockets.chunks(ENTRIES_PER_MESSAGE_MAX) {
+async fn try_give(channel: &Channel, handover: Handover) -> Result<(), Error> {
+    for part in handover.sockets.chunks(ENTRIES_PER_MESSAGE_MAX) {
         let entries = part.iter().map(Socket::entry).collect();
         let fds: Vec<BorrowedFd<'_>> = part.iter().map(|socket| socket.fd.as_fd()).collect();
         channel.send(&Message::Listeners(ListenersPart { entries }), &fds).await?;
     }
-    if let Some((format, bytes)) = gift.state {
+    if let Some((format, bytes)) = handover.state {
         let memfd = state_memfd(&bytes)?;
         let blob = StateBlob { format, bytes: bytes.len() as u64 };
         channel.send(&Message::State(blob), &[memfd.as_fd()]).await?;
     }
-    let (older, channels): (Vec<ProcessId>, Vec<Arc<Channel>>) = gift.older.into_iter().unzip();
+    let (older, channels): (Vec<ProcessId>, Vec<Arc<Channel>>) = handover.older.into_iter().unzip();
     let channels: Vec<BorrowedFd<'_>> = channels.iter().map(|channel| channel.as_fd()).collect();
-    let given = Given { listeners: gift.sockets.len(), older, reload: gift.mark };
+    let given = Given { listeners: handover.sockets.len(), older, reload: handover.mark };
     channel.send(&Message::Given(given), &channels).await
 }
 
 /// Where it closed its end while there was still something to send, what it said before that is the reason.
-async fn words_or(channel: &Channel, error: Error) -> Ungiven {
-    if error.is_broken_pipe() { last_words(channel).await } else { Ungiven::Broke(error) }
+async fn words_or(channel: &Channel, error: Error) -> HandoverFailure {
+    if error.is_broken_pipe() { last_words(channel).await } else { HandoverFailure::Broke(error) }
 }
 
-async fn last_words(channel: &Channel) -> Ungiven {
+async fn last_words(channel: &Channel) -> HandoverFailure {
     loop {
         match channel.receive_readable().await {
             Ok(Some(received)) => {
                 if let Message::Failed { reason } = received.message {
-                    return Ungiven::Reported(reason);
+                    return HandoverFailure::Reported(reason);
                 }
             }
-            Ok(None) => return Ungiven::Closed,
-            Err(error) => return Ungiven::Broke(error),
+            Ok(None) => return HandoverFailure::Closed,
+            Err(error) => return HandoverFailure::Broke(error),
         }
     }
 }
 
-impl From<Error> for Ungiven {
-    fn from(error: Error) -> Ungiven {
-        Ungiven::Broke(error)
+impl From<Error> for HandoverFailure {
+    fn from(error: Error) -> HandoverFailure {
+        HandoverFailure::Broke(error)
     }
 }

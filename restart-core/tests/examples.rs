@@ -9,9 +9,8 @@ use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
-use support::{DEADLINE, Service};
+use rustix::process::Signal;
+use support::{DEADLINE, Service, ask_tcp, kill, wait_for_end};
 
 const CLIENTS: usize = 16;
 const RELOADS: u64 = 5;
@@ -42,17 +41,9 @@ fn ask_through_reloads(service: &Service, address: &str, ask: impl Fn(&mut BufRe
         let replaced = (0..RELOADS).fold(0, |_, _| service.reload_well().from.pid);
         over.store(true, Ordering::Release);
         let asked = clients.into_iter().map(|client| client.join().unwrap()).sum();
-        wait_for_end(replaced);
+        wait_for_end(replaced, DEADLINE);
         asked
     })
-}
-
-fn wait_for_end(pid: u32) {
-    let pid = Pid::from_raw(pid.try_into().unwrap()).unwrap();
-    let Ok(process) = pidfd_open(pid, PidfdFlags::empty()) else { return };
-    let deadline = Timespec::try_from(DEADLINE).unwrap();
-    let ended = poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&deadline)).unwrap();
-    assert_eq!(ended, 1, "process {pid:?} does not end");
 }
 
 /// The number of the generation that answered, which the answer begins with.
@@ -82,6 +73,33 @@ fn the_echo_examples_connections_live_through_reloads_with_their_count() {
         connection.read_line(&mut line).unwrap();
         assert_eq!(line, format!("{} {answer}\n", RELOADS + 1));
     }
+}
+
+#[test]
+fn the_echo_examples_connections_live_on_where_nobody_takes_them_and_the_drain_is_called_off() {
+    let mut service = Service::example("echo", "echo");
+    let address = service.address("echo");
+    let mut idle = connect(&address);
+    let mut ask = |answer: &str| {
+        idle.get_mut().write_all(b"hello\n").unwrap();
+        let mut line = String::new();
+        idle.read_line(&mut line).unwrap();
+        assert_eq!(line, answer);
+    };
+    ask("1 1 hello\n");
+    service.replace_program("hyper");
+    let old = service.reload_well().from.pid;
+    ask("1 2 hello\n");
+    service.answers_at("hyper-example");
+    kill(service.status().id.pid, Signal::KILL);
+    // It shows that the old process serves again.
+    assert_eq!(ask_tcp(&address), "1 1 hello\n");
+    ask("1 3 hello\n");
+    service.replace_program("echo");
+    kill(old, Signal::HUP);
+    service.answers_at("echo");
+    wait_for_end(old, DEADLINE);
+    ask("2 4 hello\n");
 }
 
 /// One request and its answer on a connection that must be kept.

@@ -70,7 +70,7 @@ fn configuration_page() -> String {
     for line in [
         "root = \"/srv/www\"",
         "listen = [\"web=0.0.0.0:80\", \"local=unix:/run/reborn/web.sock\"]",
-        "drain-timeout = \"1m\"",
+        "drain-timeout = \"1h\"",
     ] {
         page.text([roman(line)]);
     }

@@ -5,32 +5,22 @@
 //! Whatever a client sends gets an answer here. An error of a body's reader belongs to the layer that reads it.
 
 use std::sync::{Arc, OnceLock};
-use std::time::Instant;
 use std::{fmt, io};
 
-use http_types::headers::{ALLOW, CONTENT_TYPE, HeaderName, HeaderValue};
+use http_types::headers::{ALLOW, HeaderName, HeaderValue};
 use http_types::{Body, Method, Request, Response, StatusCode};
 
 use crate::http;
 
 pub use crate::config::{Etag, FilesConfig};
 
+mod answer;
 mod demo;
 mod files;
 mod page;
 
-/// Who answers: what `x-pid`, `x-generation` and the page say.
-#[derive(Clone, Debug)]
-pub struct Identity {
-    /// This process.
-    pub pid: u32,
-    /// Its number in the chain of generations.
-    pub generation: u64,
-    /// The program's version.
-    pub version: String,
-    /// When this generation started.
-    pub started: Instant,
-}
+pub use answer::Identity;
+use answer::{READABLE, not_found, target, text};
 
 /// What the application is to serve.
 #[derive(Clone, Debug)]
@@ -61,8 +51,6 @@ enum Resource {
     /// `OPTIONS *`: the server as a whole.
     Server,
 }
-
-const READABLE: &[Method] = &[Method::Get, Method::Head, Method::Options];
 
 impl App {
     /// Opens the root directory. An error says why its files could not be served.
@@ -152,36 +140,11 @@ impl Resource {
     }
 }
 
-/// What was asked for, as the client wrote it: not decoded, not normalised.
-struct Target {
-    path: String,
-    query: Option<String>,
-}
-
-/// The target that the HTTP layer keeps beside the request, whose own URL is normalised.
-fn target(request: &Request) -> Target {
-    let (path, query) = match request.ext().get::<http::Target>() {
-        Some(target) => (target.path(), target.query()),
-        None => (request.url().path(), request.url().query()),
-    };
-    Target { path: path.to_owned(), query: query.map(str::to_owned) }
-}
-
-/// A response of one line of text.
-fn text(status: StatusCode, message: impl fmt::Display) -> Response {
-    let mut response = Response::new(status);
-    response.set_body(Body::from_string(format!("{message}\n")));
-    response.insert_header(CONTENT_TYPE, "text/plain; charset=utf-8");
-    response
-}
-
-fn not_found() -> Response {
-    text(StatusCode::NotFound, "not found")
-}
-
 #[cfg(test)]
 mod tests {
     use std::path::PathBuf;
+
+    use std::time::Instant;
 
     use http_types::Url;
 

@@ -94,6 +94,8 @@ pub struct Reload {
     pub probation: Duration,
     /// A predecessor may drain this long; may be zero.
     pub drain_timeout: Duration,
+    /// A service that was told to stop may finish what it has this long; may be zero.
+    pub stop_timeout: Duration,
     /// A service that was told to stop goes on accepting this long; may be zero.
     pub stop_delay: Duration,
     /// So many generations may drain at the same time.
@@ -158,6 +160,7 @@ impl Reload {
             ready_timeout: args.ready_timeout.duration(DURATION_MIN)?,
             probation: args.probation.duration(Duration::ZERO)?,
             drain_timeout: args.drain_timeout.duration(Duration::ZERO)?,
+            stop_timeout: args.stop_timeout.duration(Duration::ZERO)?,
             stop_delay: args.stop_delay.duration(Duration::ZERO)?,
             max_draining: args.max_draining.number(1..=usize::from(MAX_DRAINING_MAX))?,
             signal: optional(args.reload_signal.as_ref(), signal::parse)?.flatten(),
@@ -241,9 +244,10 @@ mod tests {
             Reload {
                 ready_timeout: seconds(10),
                 probation: seconds(1),
-                drain_timeout: seconds(20),
+                drain_timeout: seconds(600),
+                stop_timeout: seconds(20),
                 stop_delay: Duration::ZERO,
-                max_draining: 4,
+                max_draining: 16,
                 signal: None,
             }
         );

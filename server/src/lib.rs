@@ -9,12 +9,14 @@ pub mod config;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 pub mod http;
+mod lock;
 pub mod logging;
 mod moving;
 mod program;
 mod service;
 mod threads;
 mod version;
+mod waits;
 
 pub use program::{NoFlags, Program, Startup, cli, exit, run, run_default};
 pub use restart_core::State;

@@ -5,10 +5,10 @@
 //! do not know; what they must not misunderstand has a format of its own, without which the connection stays. `response` is
 //! what is left of a response. Pure.
 
+mod fields;
 #[cfg(test)]
 mod golden;
 mod response;
-mod sections;
 
 use std::os::fd::OwnedFd;
 use std::time::Duration;
@@ -18,9 +18,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::http::moves::{protocol_format, stream_format};
 use crate::http::plan::rest::Tail;
-use crate::http::{Moves, Start, UnderWay};
+use crate::http::{Moves, Start, Switching, UnderWay};
+use fields::{Sections, millis};
 use response::ResponseDescription;
-use sections::Sections;
 
 /// The format of a connection between two requests.
 const IDLE: &str = "http/1";
@@ -115,7 +115,8 @@ pub(crate) fn pack(start: Start, age: Duration) -> (OwnedFd, Packed) {
             (description.response, companion) = (Some(response), file);
             [RESPONSE.to_owned()].into_iter().chain(stream.map(|name| stream_format(&name))).collect()
         }
-        UnderWay::Protocol { name, state } => {
+        UnderWay::Protocol(switching) => {
+            let Switching { name, state } = *switching;
             let formats = [UPGRADED.to_owned(), protocol_format(&name)].into_iter().collect();
             description.protocol = Some(ProtocolDescription { name, state_bytes: state.len() });
             bytes.extend(state);
@@ -137,7 +138,8 @@ pub(crate) fn unpack(stream: OwnedFd, blob: &[u8], companion: Option<OwnedFd>) -
     let under_way = match (description.response, description.protocol) {
         (Some(response), _) => UnderWay::Response(Box::new(response.read(&mut sections, companion)?)),
         (None, Some(ProtocolDescription { name, state_bytes })) => {
-            UnderWay::Protocol { name, state: sections.take(state_bytes)?.to_vec() }
+            let state = sections.take(state_bytes)?.to_vec();
+            UnderWay::Protocol(Box::new(Switching { name, state }))
         }
         (None, None) => UnderWay::Nothing,
     };
@@ -150,11 +152,6 @@ pub(crate) fn unpack(stream: OwnedFd, blob: &[u8], companion: Option<OwnedFd>) -
         ..Start::new(stream, description.peer)
     };
     Ok((start, Duration::from_millis(description.age_ms)))
-}
-
-/// Whole milliseconds.
-fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
@@ -227,12 +224,12 @@ mod tests {
         let tail = Tail::Stream { name: "events".into(), state: b"\0 7".to_vec(), chunked: true };
         let (came, formats) = there_and_back(start(unfinished(tail), b""));
         assert_eq!((formats, kind(&came)), (Formats::from([RESPONSE, "stream/events"]), Kind::Stream));
-        let protocol = UnderWay::Protocol { name: "chat".to_owned(), state: b"{}".to_vec() };
+        let protocol = UnderWay::Protocol(Box::new(Switching { name: "chat".to_owned(), state: b"{}".to_vec() }));
         let (came, formats) = there_and_back(start(protocol, b"half a frame"));
         assert_eq!((formats, kind(&came)), (Formats::from([UPGRADED, "protocol/chat"]), Kind::Upgraded));
         assert_eq!(came.read_ahead, b"half a frame");
-        let UnderWay::Protocol { name, state } = came.under_way else { panic!("{came:?}") };
-        assert_eq!((&*name, &*state), ("chat", &b"{}"[..]));
+        let UnderWay::Protocol(switching) = came.under_way else { panic!("{came:?}") };
+        assert_eq!((&*switching.name, &*switching.state), ("chat", &b"{}"[..]));
     }
 
     #[test]

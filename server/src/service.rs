@@ -28,6 +28,7 @@ use crate::moving;
 use crate::threads::workers::Workers;
 use admin::Admin;
 use clients::{Clients, Place};
+
 use ledger::Ledger;
 use metrics::Metrics;
 
@@ -98,6 +99,7 @@ pub(crate) fn serve<H: Handler + 'static>(
             drain: drain.clone(),
             parks: true,
             moves: service.moves,
+            waits: Some(Arc::clone(&metrics.waits)),
             decorate: service.decorate,
             observers: observers(config, metrics, service.observers),
         },
@@ -127,7 +129,7 @@ pub(crate) fn serve<H: Handler + 'static>(
         };
         workers.spawn_on_main(admin::serve(listener, admin));
     }
-    workers.spawn_on_main(tell_stop(generation.drain(), config.reload.drain_timeout));
+    workers.spawn_on_main(tell_stop(generation.drain(), config.reload.stop_timeout));
     let exit = workers.run(generation.run());
     let balance = metrics.ledger.balance();
     if balance.is_closed() {
@@ -250,7 +252,8 @@ async fn take<H: Handler + 'static>(shared: Arc<Shared<H>>) {
         match moving::unpack(fd, &blob, companions.into_iter().next()) {
             Ok((start, age)) => {
                 let listener = start.listener.as_deref().unwrap_or_default();
-                log::debug!("a connection on {listener} goes on here after {} requests and {age:?}", start.requests);
+                let (requests, age_ms) = (start.requests, age.as_millis());
+                log::debug!("a connection on {listener} goes on here after {requests} requests and {age_ms} ms");
                 let now = Instant::now();
                 let since = now.checked_sub(age).unwrap_or(now);
                 let place = shared.clients.receive(start.peer.as_ref().and_then(|peer| peer.parse().ok()));

@@ -4,7 +4,8 @@ mod http_support;
 
 use std::io::{Read, Write};
 use std::sync::mpsc::{Receiver, channel};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use futures_lite::{AsyncReadExt, AsyncWriteExt, FutureExt};
 use http_support::{Client, DEADLINE, Server, answer};
@@ -36,6 +37,33 @@ async fn count(state: Vec<u8>) -> std::io::Result<Option<Step>> {
     }
     let bytes = format!("{next}{}\n", "-".repeat(padding)).into_bytes();
     Ok(Some(Step { bytes, state: format!("{} {padding}", next + 1).into_bytes() }))
+}
+
+/// A stream without an end: a dot every 20 ms, or, of a state of its own, as fast as it can.
+async fn dots(state: Vec<u8>) -> std::io::Result<Option<Step>> {
+    if state.is_empty() {
+        smol::Timer::after(Duration::from_millis(20)).await;
+    }
+    Ok(Some(Step { bytes: b".".to_vec(), state }))
+}
+
+/// Says goodbye when it is told that its process ends, or moves when it is to.
+async fn say_goodbye(mut stream: Upgraded, _: Vec<u8>) -> Leave {
+    let (moves, shutdown) = (stream.moves(), stream.shutdown());
+    let moving = async {
+        moves.await;
+        true
+    };
+    let stopping = async {
+        shutdown.stopping().await;
+        false
+    };
+    if moving.or(stopping).await {
+        return Leave::Move { state: Vec::new(), unread: Vec::new() };
+    }
+    // Whoever has gone needs none.
+    let _ = stream.write_all(b"goodbye\n").await;
+    Leave::Close
 }
 
 /// Numbers the lines that come, and moves at any point of one.
@@ -80,6 +108,9 @@ async fn moving(request: Request) -> http_types::Result<Response> {
         "/unknown" => response.set_body(Body::from_reader(futures_lite::io::Cursor::new(bytes(0..LARGE)), None)),
         "/count" => stream(&mut response, "count", b"0 0".to_vec()),
         "/long-count" => stream(&mut response, "count", b"0 1000000".to_vec()),
+        "/dots" => stream(&mut response, "dots", Vec::new()),
+        "/many-dots" => stream(&mut response, "dots", b"many".to_vec()),
+        "/goodbye" => return Ok(switch("goodbye", "goodbye", Vec::new())),
         "/nowhere" => stream(&mut response, "nowhere", Vec::new()),
         "/number" => return Ok(switch("number", "number", b"0".to_vec())),
         _ => return answer(request).await,
@@ -89,8 +120,11 @@ async fn moving(request: Request) -> http_types::Result<Response> {
 
 fn context() -> Context<impl Fn(Request) -> http_support::Answering + Send + Sync> {
     let handler = |request| Box::pin(moving(request)) as http_support::Answering;
-    let moves = Moves::new().stream("count", count).protocol("number", number);
-    Context { parks: true, moves, ..Context::new(handler, Drain::new()) }
+    let moves = Moves::new().stream("count", count).endless_stream("dots", dots);
+    let moves = moves.protocol("number", number).protocol("goodbye", say_goodbye);
+    let mut context = Context::new(handler, Drain::new());
+    (context.parks, context.moves) = (true, moves);
+    context
 }
 
 fn server() -> Server {
@@ -246,7 +280,7 @@ fn a_stream_moves_between_two_steps_and_misses_none() {
 fn a_stream_whose_client_is_slow_moves_when_it_can_be_described() {
     let (old, new) = (server(), server());
     let (mut client, mut all) = begun(&old, "GET /long-count HTTP/1.1\r\nHost: test\r\n\r\n");
-    let reading = std::thread::spawn(move || {
+    let reading = thread::spawn(move || {
         let mut room = vec![0; 1 << 16];
         while !all.ends_with(b"\r\n0\r\n\r\n") {
             let count = client.stream.read(&mut room).expect("it goes on");
@@ -264,14 +298,67 @@ fn a_stream_whose_client_is_slow_moves_when_it_can_be_described() {
 }
 
 #[test]
-fn a_stop_ends_streams_in_order_and_not_all_at_once() {
+fn a_stop_ends_endless_streams_in_order_and_lets_others_finish() {
+    let server = server();
+    let (mut endless, mut counted) = (server.connect(), server.connect());
+    endless.send("GET /dots HTTP/1.1\r\nHost: test\r\n\r\n");
+    endless.until("1\r\n.");
+    counted.send("GET /count HTTP/1.1\r\nHost: test\r\n\r\n");
+    counted.until("\r\n0\n");
+    server.drain.set_phase(Phase::Stopping);
+    endless.until("\r\n0\r\n\r\n");
+    assert!(endless.is_closed());
+    assert!(counted.until("0\r\n\r\n").contains("\r\n9\n"), "what has an end comes to it");
+    assert!(counted.is_closed());
+}
+
+#[test]
+fn a_stop_ends_a_stream_that_never_waits() {
     let server = server();
     let mut client = server.connect();
-    client.send("GET /count HTTP/1.1\r\nHost: test\r\n\r\n");
-    client.until("0\n");
+    client.send("GET /many-dots HTTP/1.1\r\nHost: test\r\n\r\n");
+    client.until("1\r\n.");
     server.drain.set_phase(Phase::Stopping);
-    assert!(client.until("0\r\n\r\n").ends_with("0\r\n\r\n"));
-    assert!(client.is_closed());
+    client.until("\r\n0\r\n\r\n");
+}
+
+/// Has many clients ask for `request`, of which nobody takes any in a drain of 3 s. When each of them has got `last`,
+/// counted from the drain's begin.
+fn told_before_the_deadline(request: &str, first: &str, last: &str) -> Vec<Duration> {
+    let server = server();
+    let mut clients: Vec<Client> = (0..20).map(|_| server.connect()).collect();
+    for client in &mut clients {
+        client.send(request);
+        client.until(first);
+    }
+    let begun = Instant::now();
+    server.drain.set_deadline(Duration::from_secs(3));
+    server.drain.set_phase(Phase::Draining);
+    for _ in &clients {
+        let End::Parked(start) = server.end() else { panic!("it does not park") };
+        server.resume(Start { declined: Some(server.drain.changes()), ..start });
+    }
+    thread::scope(|scope| {
+        let wait = |mut client: Client| {
+            client.until(last);
+            begun.elapsed()
+        };
+        let waiting: Vec<_> = clients.into_iter().map(|client| scope.spawn(move || wait(client))).collect();
+        waiting.into_iter().map(|waiting| waiting.join().expect("it is told")).collect()
+    })
+}
+
+#[test]
+fn what_nobody_takes_ends_in_order_before_the_drains_deadline_and_not_all_at_once() {
+    let upgrade = "GET /goodbye HTTP/1.1\r\nHost: test\r\nConnection: upgrade\r\nUpgrade: goodbye\r\n\r\n";
+    for (request, first, last) in
+        [("GET /dots HTTP/1.1\r\nHost: test\r\n\r\n", "1\r\n.", "\r\n0\r\n\r\n"), (upgrade, "\r\n\r\n", "goodbye\n")]
+    {
+        let told = told_before_the_deadline(request, first, last);
+        let (earliest, latest) = (told.iter().min().expect("many"), told.iter().max().expect("many"));
+        assert!(*earliest >= Duration::from_secs(2), "no earlier than it has to be: {told:?}");
+        assert!(latest.saturating_sub(*earliest) > Duration::from_millis(100), "not all at once: {told:?}");
+    }
 }
 
 #[test]

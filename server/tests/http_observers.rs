@@ -22,6 +22,7 @@ struct Told {
     status: Option<u16>,
     body_bytes: u64,
     complete: bool,
+    cut: bool,
     referer: Option<String>,
     user_agent: Option<String>,
     listener: Option<String>,
@@ -39,6 +40,7 @@ fn observed(change: impl FnOnce(&mut server::http::Limits)) -> (Server, Receiver
                 status: served.status,
                 body_bytes: served.body_bytes,
                 complete: served.complete,
+                cut: served.cut,
                 referer: served.referer.map(text),
                 user_agent: served.user_agent.map(text),
                 listener: served.listener.map(str::to_owned),
@@ -115,7 +117,7 @@ fn a_response_that_was_cut_is_told_of_once_with_the_bytes_that_left() {
     silent.send("GET /big HTTP/1.1\r\nHost: test\r\n\r\n".repeat(40));
     let unread = std::iter::repeat_with(|| next(&told)).take(40).find(|told| told.body_bytes < 1_000_000);
     let unread = unread.expect("one does not fit into the socket's buffers");
-    assert_eq!((unread.status, unread.complete), (Some(200), false));
+    assert_eq!((unread.status, unread.complete, unread.cut), (Some(200), false, false));
     assert!(told.try_recv().is_err(), "nothing is told twice");
 }
 
@@ -131,12 +133,25 @@ fn a_request_that_the_end_of_a_drain_cuts_is_told_of_whatever_was_known_of_it() 
     assert!(sending.until("abc").starts_with("HTTP/1.1 200 OK"));
     server.drain.set_phase(Phase::Over);
     (0..4).for_each(|_| drop(server.end()));
-    let mut cut: Vec<_> = told.try_iter().filter(|told| !told.complete).collect();
+    let mut cut: Vec<_> = told.try_iter().inspect(|told| assert_eq!(told.cut, !told.complete)).collect();
+    cut.retain(|told| told.cut);
     cut.sort_by(|one, other| one.line.cmp(&other.line));
     let lines: Vec<_> = cut.iter().map(|told| (told.line.as_str(), told.status)).collect();
     let expected = [("GET /half HT", None), ("GET /never HTTP/1.1", None), ("POST /echo HTTP/1.1", Some(200))];
     assert_eq!(lines, expected);
     assert_eq!(cut.iter().map(|told| told.body_bytes).collect::<Vec<_>>(), [0, 0, 3]);
+}
+
+#[test]
+fn a_request_whose_client_leaves_is_not_one_that_was_cut() {
+    let (server, told) = observed(|_| {});
+    let busy = server.connect_with("GET /never HTTP/1.1\r\nHost: test\r\n\r\n");
+    // A reset, as of a client that was killed, in the middle of what it was to get.
+    rustix::net::sockopt::set_socket_linger(&busy.stream, Some(Duration::ZERO)).expect("a socket");
+    drop(busy);
+    assert!(matches!(server.end(), End::Client { .. }));
+    let left = next(&told);
+    assert_eq!((left.status, left.complete, left.cut), (None, false, false));
 }
 
 #[test]

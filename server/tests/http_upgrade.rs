@@ -110,10 +110,28 @@ fn every_request_can_learn_of_the_end_of_the_process() {
     for (phase, expected) in
         [(Phase::Draining, "draining: true, stopping: false"), (Phase::Stopping, "draining: false, stopping: true")]
     {
-        let mut client = server.connect_after("GET / HTTP/1.1\r\nHost: test\r\n\r\n");
         drain.set_phase(phase);
+        let mut client = server.connect_after("GET / HTTP/1.1\r\nHost: test\r\n\r\n");
         assert_eq!(client.reply().body, expected);
     }
+}
+
+#[test]
+fn every_request_can_learn_that_the_deadline_of_the_drain_is_near() {
+    let drain = restart_core::Drain::new();
+    let server = Server::start(server::http::Context::new(
+        |request: Request| async move {
+            let shutdown = request.ext().get::<server::http::Shutdown>().expect("each has one");
+            shutdown.stopping().await;
+            let text = format!("draining: {}, stopping: {}", shutdown.is_draining(), shutdown.is_stopping());
+            Ok(http_types::Response::from(text))
+        },
+        drain.clone(),
+    ));
+    let mut client = server.connect_with("GET / HTTP/1.1\r\nHost: test\r\n\r\n");
+    drain.set_deadline(std::time::Duration::from_millis(300));
+    drain.set_phase(Phase::Draining);
+    assert_eq!(client.reply().body, "draining: true, stopping: true");
 }
 
 #[test]

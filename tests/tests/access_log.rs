@@ -16,7 +16,7 @@ use serde_json::Value;
 use smol::block_on;
 use tests::{
     Ended, Reborn, Server, Signal,
-    load::{Connection, Limits, Request, Target},
+    load::{Connection, Limits, Look, Request, Target},
 };
 
 /// A server with an access log, and the path of that.
@@ -93,6 +93,30 @@ fn a_request_that_outlasts_the_drain_is_logged_as_cut_and_costs_no_line_of_those
     assert_eq!((answer.status, text.matches("/slow?ms=200 ").count()), (200, 1), "{text}");
     assert!(block_on(cut.answer()).is_err(), "it was cut");
     assert_eq!(text.matches("GET /slow?ms=60000 HTTP/1.1\" 499 -\n").count(), 1, "which is logged as well: {text}");
+}
+
+#[test]
+fn a_response_that_the_deadline_cuts_is_told_from_one_whose_client_left() {
+    let (reborn, path) = logging("json");
+    let server = reborn.args(["--drain-timeout", "2s"]).start();
+    let (cut, left) = (server.connect(), server.connect());
+    for (connection, number) in [(&cut, 1), (&left, 2)] {
+        // The body of an upload that is never whole holds the response in its process.
+        let head = format!("POST /echo?{number} HTTP/1.1\r\nhost: localhost\r\ncontent-length: 9\r\n\r\nbegun");
+        block_on(connection.send(head.as_bytes())).unwrap();
+        assert!(matches!(block_on(connection.changed()), Look::Bytes(_)), "the response has begun");
+    }
+    let old = server.pid();
+    server.reload_ok();
+    drop(left);
+    assert_eq!(server.wait_end(old), Ended::Code(0));
+    let lines = objects(&fs::read_to_string(&path).unwrap());
+    let line = |of: &str| lines.iter().find(|line| text(&line["target"]).ends_with(of)).expect("it is logged");
+    for (of, is_cut) in [("1", true), ("2", false)] {
+        let line = line(of);
+        let told = [&line["status"], &line["body_bytes"], &line["complete"], &line["cut"]];
+        assert_eq!(told, [&Value::from(200), &5.into(), &false.into(), &is_cut.into()], "{line}");
+    }
 }
 
 #[test]

@@ -214,7 +214,7 @@ fn the_help_names_the_commands_the_signals_and_the_exit_codes() {
     for part in ["--listen", "--pid-file", "--probation", "--max-draining", "HUP and USR2 reload", "REBORN_", "-g"] {
         assert!(serve.contains(part), "{part} in {serve}");
     }
-    let topics = [("reload", "probation"), ("status", "HANDED OVER"), ("stop", "--drain-timeout"), ("check", "prints")];
+    let topics = [("reload", "probation"), ("status", "HANDED OVER"), ("stop", "--stop-timeout"), ("check", "prints")];
     for (topic, word) in topics {
         let text = help(&["help", topic]);
         assert!(text.contains(word), "{word} in {text}");

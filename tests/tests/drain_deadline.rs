@@ -1,5 +1,5 @@
-//! What ends at the drain's deadline: upgraded connections in order, requests in flight by a cut, and each of them in the
-//! ledger, to the last one.
+//! What ends at the drain's deadline: streams and upgraded connections in order, shortly before it, requests in flight by a
+//! cut, and each of them in the ledger, to the last one.
 
 #![allow(clippy::unwrap_used)]
 
@@ -7,7 +7,9 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use tests::{DEADLINE, Ended, Reborn, Server, Signal};
+use smol::{Timer, block_on};
+use tests::load::{Chat, EventStream, Limits, Target};
+use tests::{DEADLINE, Ended, Reborn, Server, Signal, Version, binary};
 
 fn start(drain_timeout: &str) -> Server {
     let reborn = Reborn::new().demo().probation_ms(0);
@@ -51,7 +53,7 @@ impl Upgraded {
 }
 
 #[test]
-fn an_upgraded_connection_stays_with_its_process_until_the_deadline_and_ends_in_order() {
+fn an_upgraded_connection_stays_with_its_process_and_is_told_shortly_before_the_deadline() {
     let server = start("5s");
     let old = server.pid();
     let mut client = Upgraded::open(&server);
@@ -61,11 +63,49 @@ fn an_upgraded_connection_stays_with_its_process_until_the_deadline_and_ends_in_
     client.echo("after the reload\n");
     assert_eq!(server.generations(), [old, new], "the old process stays for it");
     assert_eq!(client.line(), "", "the end of the stream, and no reset");
-    assert!(committed.elapsed() >= Duration::from_secs(5));
+    assert!(committed.elapsed() >= Duration::from_secs(5) * 2 / 3, "not before the drain's last third");
     assert_eq!(server.wait_end(old), Ended::Code(0));
-    assert_eq!((server.booked(old, "closed here (upgraded)"), server.booked(old, "handed over")), (1, 0));
+    assert_eq!((server.booked(old, "closed here (handler)"), server.booked(old, "handed over")), (1, 0));
     Upgraded::open(&server).echo("and again\n");
     server.assert_no_error();
+}
+
+#[test]
+fn streams_and_chats_that_the_successor_does_not_take_end_in_order_before_the_deadline() {
+    // The demonstration is asked for by a variable that the successor, another program, does not know.
+    let reborn = Reborn::new().env("REBORN_DEMO", "true").env("SHOP_FIRST", "1").probation_ms(0);
+    let server = reborn.args(["--log", "debug", "--drain-timeout", "6s"]).start();
+    let (target, limits) = (Target::Tcp(server.address()), Limits { answer: DEADLINE, ..Limits::default() });
+    let mut events = block_on(EventStream::open(&target, Duration::from_millis(50), limits)).unwrap();
+    let mut chat = block_on(Chat::open(&target, limits)).unwrap();
+    block_on(async { events.next().await.and(chat.say("before").await) }).unwrap();
+    let old = server.pid();
+    server.replace_binary(&Version::File(binary::example("shop")));
+    let committed = Instant::now();
+    server.reload_ok();
+    let ended = block_on(async {
+        loop {
+            match events.next().await {
+                Ok(event) => assert_eq!(event.pid, old),
+                Err(fault) => break fault.detail,
+            }
+        }
+    });
+    assert!(ended.contains("the stream ends after"), "by its last chunk, and not by a cut: {ended}");
+    assert!(committed.elapsed() >= Duration::from_secs(4), "not before the drain's last third");
+    let goodbye = block_on(async {
+        loop {
+            match chat.say("still here").await {
+                Ok(()) => Timer::after(Duration::from_millis(50)).await,
+                Err(fault) => break fault.detail,
+            };
+        }
+    });
+    assert!(goodbye.contains("goodbye") && goodbye.contains("Away"), "by a close frame, and not by a cut: {goodbye}");
+    drop((events, chat));
+    assert_eq!(server.wait_end(old), Ended::Code(0));
+    let cut = ["closed here (drain deadline)", "closed here (upgraded)"].map(|what| server.booked(old, what));
+    assert_eq!(cut, [0; 2], "{}", server.log());
 }
 
 #[test]
@@ -77,8 +117,22 @@ fn a_stop_reaches_the_handler_of_an_upgraded_connection_which_ends_it() {
     let stopped = Instant::now();
     server.stop().assert_success();
     assert_eq!(client.line(), "");
-    assert!(stopped.elapsed() < Duration::from_secs(60), "not at the deadline");
+    assert!(stopped.elapsed() < Duration::from_secs(20), "not at the deadline");
     assert_eq!(server.booked(pid, "closed here (handler)"), 1);
+    server.assert_no_error();
+}
+
+#[test]
+fn a_stop_reaches_the_handler_of_an_upgraded_connection_in_a_generation_that_drains() {
+    let server = start("1h");
+    let (old, mut client) = (server.pid(), Upgraded::open(&server));
+    server.reload_ok();
+    client.echo("after the reload\n");
+    let stopped = Instant::now();
+    server.stop().assert_success();
+    assert_eq!(client.line(), "");
+    assert!(stopped.elapsed() < Duration::from_secs(20), "not at the deadline");
+    assert_eq!(server.booked(old, "closed here (handler)"), 1);
     server.assert_no_error();
 }
 

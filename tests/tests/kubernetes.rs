@@ -91,11 +91,11 @@ fn the_deployment_says_what_the_program_understands() {
         let line = checked.stdout.lines().find_map(|line| line.strip_prefix(&format!("{key} = ")));
         line.unwrap_or_else(|| panic!("no {key} in {checked}")).split('"').nth(1).expect("a text in quotes").to_owned()
     };
-    let drain = humantime::parse_duration(&setting("drain-timeout")).expect("a duration");
+    let stop = humantime::parse_duration(&setting("stop-timeout")).expect("a duration");
     let seconds = |value: &Value| Duration::from_secs(value.as_u64().expect("a number"));
     let pause = seconds(&container["lifecycle"]["preStop"]["sleep"]["seconds"]);
     let grace = seconds(&pod["terminationGracePeriodSeconds"]);
-    assert!(grace >= pause + drain + Duration::from_secs(5), "{grace:?} for {pause:?} and {drain:?}");
+    assert!(grace >= pause + stop + Duration::from_secs(5), "{grace:?} for {pause:?} and {stop:?}");
 
     for port in container["ports"].as_array().expect("a list") {
         let (name, number) = (port["name"].as_str().expect("a name"), &port["containerPort"]);

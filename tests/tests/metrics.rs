@@ -10,10 +10,11 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use smol::block_on;
-use tests::load::{Answer, Connection, Limits, Target};
-use tests::{DEADLINE, Reborn, Server, Version};
+use tests::load::{Answer, Chat, Connection, EventStream, Limits, Look, Request, Target};
+use tests::{DEADLINE, Ended, Reborn, Server, Version};
 
 type Scrape = BTreeMap<String, f64>;
 
@@ -132,6 +133,64 @@ fn what_a_draining_generation_still_answers_is_counted_and_its_predecessors_too(
     let single = server.wait_single();
     server.wait_until("both are counted", |_| total(&scrape(&metrics), "reborn_requests_total") == 2.0);
     assert_eq!(server.pid(), single);
+}
+
+#[test]
+fn what_moves_is_counted_by_what_was_under_way_and_shown_by_the_status() {
+    let (server, metrics) = measured(Reborn::new().demo().probation_ms(0).args(["--drain-timeout", "60s"]));
+    server.wait_until("the harness's own connections are gone", |server| server.status()["connections"] == 0);
+    let (target, limits) = (Target::Tcp(server.address()), Limits { answer: DEADLINE, ..Limits::default() });
+    let (mut idle, download) = (server.connect(), server.connect());
+    block_on(idle.exchange(&Request::fast("idle"))).unwrap();
+    // More than the kernel takes for a client that reads nothing.
+    block_on(download.send(b"GET /bytes?n=50000000 HTTP/1.1\r\nhost: localhost\r\n\r\n")).unwrap();
+    assert!(matches!(block_on(download.changed()), Look::Bytes(_)));
+    let mut events = block_on(EventStream::open(&target, Duration::from_millis(100), limits)).unwrap();
+    let mut chat = block_on(Chat::open(&target, limits)).unwrap();
+    block_on(async { events.next().await.and(chat.say("before").await) }).unwrap();
+    let counter = |kind: &str| format!("reborn_connections_moved_total{{kind=\"{kind}\"}}");
+    let kinds = ["idle", "responses", "streams", "upgraded"];
+    let first = scrape(&metrics);
+    assert_eq!(kinds.map(|kind| first[&counter(kind)]), [0.0; 4], "so that the first one is an increase");
+    for reloads in 1..=2 {
+        server.reload_ok();
+        server.wait_until("one of each kind has moved", |server| {
+            let scraped = scrape(&metrics);
+            assert_nothing_fell(&first, &scraped);
+            server.status()["connections"] == 4 && kinds.map(|kind| scraped[&counter(kind)]) == [f64::from(reloads); 4]
+        });
+    }
+    let held = server.hold();
+    server.reload_ok();
+    let mut status = server.status();
+    server.wait_until("who drains has said what has moved", |server| {
+        status = server.status();
+        status["draining"][0]["application"]["handed_over"] == 4
+    });
+    let moved = serde_json::json!({"idle": 1, "responses": 1, "streams": 1, "upgraded": 1});
+    assert_eq!(status["draining"][0]["application"]["moved"], moved, "{status}");
+    let text = server.command(["status"]).assert_success().stdout.clone();
+    assert!(text.contains("4 (1 idle, 1 responses, 1 streams, 1 upgraded)"), "{text}");
+    held.finish_by(status["draining"][0]["pid"].as_u64().unwrap().try_into().unwrap());
+}
+
+#[test]
+fn what_the_deadline_cuts_is_counted_and_what_its_client_leaves_is_not() {
+    let (server, metrics) = measured(Reborn::new().demo().probation_ms(0).args(["--drain-timeout", "1s"]));
+    let (left, cut) = (server.hold(), server.hold());
+    assert_eq!(scrape(&metrics)["reborn_requests_cut_total"], 0.0, "so that the first one is an increase");
+    server.reload_ok();
+    drop(left);
+    assert_eq!(server.wait_end(server.first_pid()), Ended::Code(0));
+    assert!(cut.finish().is_err());
+    let mut scraped = Scrape::new();
+    server.wait_until("both are counted", |_| {
+        scraped = scrape(&metrics);
+        total(&scraped, "reborn_requests_total") == 2.0
+    });
+    assert_eq!(scraped["reborn_requests_cut_total"], 1.0);
+    server.reload_ok();
+    assert_eq!(scrape(&metrics)["reborn_requests_cut_total"], 1.0, "it goes on");
 }
 
 #[test]

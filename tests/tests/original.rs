@@ -5,7 +5,10 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::{net::TcpStream, time::Duration};
+use std::{
+    net::TcpStream,
+    time::{Duration, Instant},
+};
 
 use tests::{
     DEADLINE, Ended, Mode, Reborn, Server, Signal, Version,
@@ -63,6 +66,22 @@ fn twenty_restarts_leave_one_process_not_twenty_one() {
         server.reload_ok();
     }
     assert_eq!((server.wait_single(), server.generation()), (server.pid(), 21));
+}
+
+#[test]
+fn with_its_own_twenty_seconds_the_parent_lets_requests_run_on_for_so_long_and_no_longer() {
+    let reborn = Reborn::new().demo().own_group().probation_ms(0).args(["--reload-signal", "INT"]);
+    let server = reborn.args(["--drain-timeout", "20s"]).start();
+    let (old, endless, slow) = (server.first_pid(), begin(&server, "60s", "endless"), begin(&server, "8s", "slow"));
+    let reloaded = Instant::now();
+    server.reload_by(Signal::INT);
+    let got = answer(slow);
+    assert_eq!((got.text().trim_end(), got.pid()), ("cout", Some(old)));
+    assert_eq!(server.wait_end(old), Ended::Code(0));
+    assert!(reloaded.elapsed() >= Duration::from_secs(20), "{}", server.log());
+    let mut endless = endless;
+    assert!(smol::block_on(endless.answer()).is_err());
+    assert!(server.log().contains("generation 1 ends, cutting 1 connections at the deadline"), "{}", server.log());
 }
 
 #[test]

@@ -104,7 +104,7 @@ fn a_stop_in_the_probation_finishes_what_the_successor_has_accepted() {
 
 #[test]
 fn a_successor_that_hangs_holds_up_no_stop_for_longer_than_its_deadline() {
-    let server = Reborn::new().demo().args(["--probation", "1m", "--drain-timeout", "1s"]).start();
+    let server = Reborn::new().demo().args(["--probation", "1m", "--stop-timeout", "1s"]).start();
     let old = server.first_pid();
     server.signal(Signal::HUP);
     server.wait_until("the successor accepts", |server| server.ask().pid() != Some(old));
@@ -240,7 +240,7 @@ fn a_stop_finishes_every_request_of_a_load() {
 
 #[test]
 fn a_stop_does_not_wait_for_idle_connections() {
-    let server = Reborn::new().demo().args(["--drain-timeout", "5m"]).start();
+    let server = Reborn::new().demo().args(["--stop-timeout", "5m"]).start();
     let mut idle = server.connect();
     smol::block_on(idle.exchange(&Request::fast("one"))).unwrap();
     let never_used = server.connect();
@@ -305,11 +305,56 @@ fn a_request_that_outlives_the_drain_deadline_is_cut_and_counted() {
 
 #[test]
 fn a_request_that_outlives_the_deadline_of_a_stop_is_cut_and_counted() {
-    let server = Reborn::new().demo().probation_ms(0).args(["--drain-timeout", "300ms"]).start();
+    let server = Reborn::new().demo().probation_ms(0).args(["--stop-timeout", "300ms"]).start();
     let held = server.hold();
     server.stop().assert_success();
     assert!(held.finish().is_err());
     assert!(server.log().contains("generation 1 ends, cutting 1 connections at the deadline"), "{}", server.log());
+    server.wait_nothing_left();
+}
+
+#[test]
+fn a_stop_leaves_a_generation_that_drains_no_more_than_the_stop_timeout() {
+    let server =
+        Reborn::new().demo().probation_ms(0).args(["--drain-timeout", "1h", "--stop-timeout", "300ms"]).start();
+    let (old, held) = (server.first_pid(), server.hold());
+    let new = server.reload_ok();
+    server.stop().assert_success();
+    assert_eq!((server.wait_end(old), server.wait_end(new)), (Ended::Code(0), Ended::Code(0)));
+    assert!(held.finish().is_err());
+    let log = server.log();
+    let (told, cut) =
+        ("the service stops: generation 1 has ", "generation 1 ends, cutting 1 connections at the deadline");
+    assert!(log.contains(told) && log.contains(cut), "{log}");
+    server.wait_nothing_left();
+    server.assert_no_error();
+}
+
+#[test]
+fn the_newest_generation_says_how_long_a_stop_may_take_for_all() {
+    let reborn = Reborn::new().demo().probation_ms(0).args(["--config", "reborn.toml"]);
+    let file = reborn.folder().join("reborn.toml");
+    std::fs::write(&file, "stop-timeout = \"1h\"\n").unwrap();
+    let server = reborn.start();
+    let (old, held) = (server.first_pid(), server.hold());
+    std::fs::write(&file, "stop-timeout = \"300ms\"\n").unwrap();
+    server.reload_ok();
+    server.stop().assert_success();
+    assert_eq!(server.wait_end(old), Ended::Code(0));
+    assert!(held.finish().is_err());
+    server.wait_nothing_left();
+    server.assert_no_error();
+}
+
+#[test]
+fn what_a_successor_has_accepted_is_bounded_by_the_stop_that_gives_it_up() {
+    let reborn = Reborn::new().demo().args(["--probation", "1m", "--drain-timeout", "1h", "--stop-timeout", "300ms"]);
+    let server = reborn.start();
+    server.signal(Signal::HUP);
+    server.wait_until("only the successor accepts", |server| server.status()["reloading"]["stage"] == "probation");
+    let held = server.hold();
+    server.stop().assert_success();
+    assert!(held.finish().is_err());
     server.wait_nothing_left();
 }
 

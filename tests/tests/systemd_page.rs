@@ -59,7 +59,7 @@ fn an_operator_who_follows_the_page_has_what_it_says() {
     }
 
     let checked = lab.sh("reborn check --config /etc/reborn.toml");
-    assert!(checked.contains("drain-timeout = \"1m\"") && checked.contains("/etc/reborn.toml:"), "{checked}");
+    assert!(checked.contains("drain-timeout = \"1h\"") && checked.contains("/etc/reborn.toml:"), "{checked}");
     let first = lab.show(UNIT, "MainPID");
     lab.sh("systemctl reload reborn.service");
     let second = lab.show(UNIT, "MainPID");

@@ -11,7 +11,8 @@ use std::time::Duration;
 use async_io::Timer;
 use futures_lite::future;
 
-use super::{COMPANIONS_MAX, Connection, Connections};
+use super::Connections;
+use super::offer::{COMPANIONS_MAX, Connection};
 use crate::drain::{Drain, Phase};
 use crate::formats::Formats;
 use crate::handover::{Batch, Channel, Heard, Message, Received};

@@ -13,7 +13,7 @@ use async_channel::Receiver;
 use async_io::Timer;
 use futures_lite::future;
 
-use super::{Offer, Slot};
+use super::offer::{Offer, Slot};
 use crate::drain::Drain;
 use crate::error::Error;
 use crate::formats::Formats;

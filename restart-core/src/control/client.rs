@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
-use super::protocol::{Outcome, REPLY_BYTES_MAX, Reply, Request, Status};
+use super::protocol::{CUTS_OLDEST, Outcome, REPLY_BYTES_MAX, Reply, Request, Status};
 use crate::error::Error;
 use crate::sys;
 
@@ -38,6 +38,8 @@ pub enum Answer {
 #[derive(Debug)]
 pub struct Client {
     path: PathBuf,
+    /// Its reloads cut the oldest generation where as many drain as may.
+    cuts_oldest: bool,
     stream: BufReader<UnixStream>,
 }
 
@@ -57,7 +59,7 @@ impl Client {
             Error::not_running(format!("cannot connect to {}: {full}{error}", path.display()))
         })?;
         check_server(path, &stream)?;
-        Ok(Client { path: path.to_owned(), stream: BufReader::new(stream) })
+        Ok(Client { path: path.to_owned(), cuts_oldest: false, stream: BufReader::new(stream) })
     }
 
     /// The control socket's path.
@@ -75,7 +77,7 @@ impl Client {
             self.ask(&Request::Status)?;
             match self.answer()? {
                 Some(Reply::Status(status)) => return Ok(*status),
-                None if Instant::now() < end => *self = Client::connect(&self.path)?,
+                None if Instant::now() < end => self.reconnect()?,
                 other => return Err(unexpected(other)),
             }
         }
@@ -87,7 +89,7 @@ impl Client {
     /// generation that was asked dies on the way, its successor is asked what became of the reload.
     pub fn reload(&mut self) -> Result<Answer, Error> {
         let id = new_id();
-        self.ask(&Request::Reload { id: id.clone() })?;
+        self.ask(&Request::Reload { id: id.clone(), cut_oldest: self.cuts_oldest })?;
         let reply = match self.answer() {
             Ok(None) => self.ask_the_successor(&id)?,
             reply => reply?,
@@ -110,16 +112,17 @@ impl Client {
             let left = patience.saturating_sub(begun.elapsed());
             match self.reload()? {
                 Answer::Refused(reason) if !left.is_zero() => {
-                    if reason != told {
+                    // Behind the first line stands what changes all the time.
+                    let first = reason.lines().next().unwrap_or_default();
+                    if first != told {
                         waits(&reason);
-                        told = reason;
+                        first.clone_into(&mut told);
                     }
                 }
                 answer => return Ok(answer),
             }
             std::thread::sleep(ASK_AGAIN_AFTER.min(left));
-            // A connection is good for one command; the next one reaches whoever serves by then.
-            *self = Client::connect(&self.path)?;
+            self.reconnect()?;
         }
     }
 
@@ -141,6 +144,36 @@ impl Client {
                 other => return Err(unexpected(other)),
             }
         }
+    }
+
+    /// Has the reloads of this client cut the oldest generation, where as many drain as may and the reload would be
+    /// refused: its deadline passes at once, what it still has is lost, and the reload begins when it has ended. Any other
+    /// reload stays what it is.
+    ///
+    /// Fails where the server is of a version that would pass over the wish; it is asked for its status, as by
+    /// [`status`](Client::status). Nothing has happened then.
+    pub fn cut_oldest(&mut self) -> Result<(), Error> {
+        let status = self.status()?;
+        if status.control_version < CUTS_OLDEST {
+            let way_out = match status.draining.first() {
+                Some(oldest) => format!("; `kill -9 {}` ends the oldest generation, {}", oldest.pid, oldest.generation),
+                None => String::new(),
+            };
+            return Err(Error::control(format!(
+                "{}, version {}, cannot be asked to cut the oldest generation, which came later; no reload was started\
+                 {way_out}",
+                status.id, status.id.version
+            )));
+        }
+        self.reconnect()?;
+        self.cuts_oldest = true;
+        Ok(())
+    }
+
+    /// A connection is good for one command; the next one reaches whoever serves by then.
+    fn reconnect(&mut self) -> Result<(), Error> {
+        *self = Client { cuts_oldest: self.cuts_oldest, ..Client::connect(&self.path)? };
+        Ok(())
     }
 
     fn ask_the_successor(&mut self, id: &str) -> Result<Option<Reply>, Error> {

@@ -6,9 +6,13 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::waiting::Waiting;
+
 /// The version of the protocol: it grows where a client has to know that a server understands something. Fields and
 /// kinds that are added do not need it, since readers skip those that they do not know.
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 2;
+/// From this version on a server knows `cut_oldest`, which one before it would pass over.
+pub(crate) const CUTS_OLDEST: u32 = 2;
 /// A request is no longer than this, its line feed included.
 pub(crate) const REQUEST_BYTES_MAX: usize = 4096;
 /// A reply is no longer than this; a status with thousands of listeners fits.
@@ -20,8 +24,13 @@ pub(crate) const REPLY_BYTES_MAX: usize = 16 * 1024 * 1024;
 pub(crate) enum Request {
     /// How things are.
     Status,
-    /// Replace the running generation. The client makes up the id, by which it can ask again.
-    Reload { id: String },
+    /// Replace the running generation. The client makes up the id, by which it can ask again. `cut_oldest`: where as many
+    /// generations drain as may, the oldest of them ends at once, and the reload comes then.
+    Reload {
+        id: String,
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        cut_oldest: bool,
+    },
     /// What became of a reload.
     Outcome { id: String },
     /// End the service.
@@ -97,14 +106,22 @@ pub struct Outcome {
     /// When it ended, in milliseconds since 1970; 0 where an older version did not say.
     #[serde(default)]
     pub ended_unix_ms: u64,
+    /// The draining generation that was cut for it, where it was asked to cut one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cut: Option<GenerationId>,
 }
 
 impl fmt::Display for Outcome {
     /// One line for people.
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ms = |us: u64| us.div_ceil(1000);
+        let cut = |out: &mut fmt::Formatter<'_>| match &self.cut {
+            Some(cut) => write!(out, "; {cut} was cut for it"),
+            None => Ok(()),
+        };
         if let Some(reason) = &self.failure {
-            return write!(out, "reload failed: {reason}; {} still serves", self.from);
+            write!(out, "reload failed: {reason}; {} still serves", self.from)?;
+            return cut(out);
         }
         let Stages { spawn_us, ready_us, probation_us, commit_us, total_us } = self.stages;
         write!(out, "reloaded: {} -> ", self.from)?;
@@ -119,7 +136,8 @@ impl fmt::Display for Outcome {
             ms(ready_us),
             ms(probation_us),
             ms(commit_us)
-        )
+        )?;
+        cut(out)
     }
 }
 
@@ -158,6 +176,9 @@ pub struct Status {
     /// What the application adds; null where it adds nothing.
     #[serde(default)]
     pub application: serde_json::Value,
+    /// What the main process has under way, and waits for when it stops.
+    #[serde(default)]
+    pub waits: Vec<Waiting>,
 }
 
 /// A listener of a running service.
@@ -209,6 +230,12 @@ pub struct DrainingReport {
     /// What the application adds.
     #[serde(default)]
     pub application: serde_json::Value,
+    /// What it still has to finish; nothing where an older version did not say.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub waits: Vec<Waiting>,
+    /// How long it may still take, in milliseconds, where it said so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub left_ms: Option<u64>,
 }
 
 #[cfg(test)]
@@ -216,7 +243,7 @@ mod tests {
     use super::*;
 
     /// What each released version of the protocol says. Nothing here is changed but by adding lines.
-    const GOLDEN: [&str; 1] = [include_str!("golden/v1.jsonl")];
+    const GOLDEN: [&str; 2] = [include_str!("golden/v1.jsonl"), include_str!("golden/v2.jsonl")];
 
     #[test]
     fn what_released_versions_say_is_read_for_ever() {
@@ -246,10 +273,20 @@ mod tests {
         let from = GenerationId { generation: 7, pid: 41, version: String::new() };
         let failure = Some("it exited with status 78 before it was ready".to_owned());
         let stages = Stages::default();
-        let outcome = Outcome { id: String::new(), failure, from, to: None, stages, ended_unix_ms: 0 };
+        let outcome = Outcome { id: String::new(), failure, from, to: None, stages, ended_unix_ms: 0, cut: None };
         assert_eq!(
             outcome.to_string(),
             "reload failed: it exited with status 78 before it was ready; generation 7 (pid 41) still serves"
         );
+        let cut = Some(GenerationId { generation: 3, pid: 9, version: String::new() });
+        let text = Outcome { cut, ..outcome }.to_string();
+        assert!(text.ends_with("generation 7 (pid 41) still serves; generation 3 (pid 9) was cut for it"), "{text}");
+    }
+
+    #[test]
+    fn a_reload_that_cuts_nobody_is_said_as_it_ever_was() {
+        let said = |cut_oldest| serde_json::to_string(&Request::Reload { id: "a".to_owned(), cut_oldest }).unwrap();
+        assert_eq!(said(false), r#"{"command":"reload","id":"a"}"#);
+        assert_eq!(said(true), r#"{"command":"reload","id":"a","cut_oldest":true}"#);
     }
 }

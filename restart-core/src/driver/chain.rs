@@ -1,8 +1,10 @@
 //! The chain of generations, as one of them sees it: its line to the newer ones, and those to the older ones.
 //!
-//! Here is what is said on the lines, in both directions, and what becomes of a line when this generation becomes the
-//! main process, or is that no more. What a message means to the service is `lifecycle`'s matter.
+//! It keeps the lines, says on them what it is told to say, and moves connections along them. What becomes of a line when
+//! this generation becomes the main process, or is that no more, stands here; what a message means to the service is
+//! `lifecycle`'s matter, and who keeps what it brings stands in `messages`.
 
+use std::future::Future;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
@@ -10,25 +12,34 @@ use async_channel::Sender;
 use async_executor::Task;
 use async_io::Async;
 
-use super::Driver;
-use super::sources::{self, FromNewer, FromOlder, Input};
-use crate::connections::Target;
+use super::record::id_of;
+use super::sources::{self, Input};
+use super::tasks::{Tasks, is_over};
+use crate::connections::{Connections, Target};
 use crate::control::{DrainingReport, GenerationId};
-use crate::drain::Phase;
+use crate::drain::{Drain, Phase};
 use crate::error::Error;
-use crate::handover::{
-    Channel, Commit, Counters, History, Line, Message, Peer, ProcessId, Received, WITHDRAW, is_handover_socket,
-    watched_pidfd,
-};
-use crate::lifecycle::{Event, Origin};
+use crate::handover::{Channel, Hello, Line, Message, Peer, ProcessId, WITHDRAW, is_handover_socket, watched_pidfd};
+use crate::predecessor::Predecessor;
 
 /// All lines of this generation.
-#[derive(Default)]
 pub(super) struct Chain {
+    tasks: Tasks,
+    /// What this generation says of itself on each line.
+    hello: Hello,
+    /// What moves along the lines, and by what it is counted here.
+    connections: Connections,
+    drain: Drain,
+    /// Who started this generation, until it is the main process and that one is gone.
+    predecessor: Option<Predecessor>,
+    /// Waits for the end of its process.
+    predecessor_watch: Option<Task<()>>,
+    /// Asks the application whether it is well, for the predecessor's ping.
+    pong: Option<Task<()>>,
     /// Oldest first. The predecessor is among them from the start.
     older: Vec<Older>,
     /// The number of the predecessor's line, until it closes.
-    predecessor: Option<u64>,
+    predecessor_line: Option<u64>,
     newer: Option<Newer>,
     /// Who has introduced itself as the newest generation, until it is welcomed.
     introduction: Option<Introduction>,
@@ -88,7 +99,51 @@ struct Introduction {
     moving: Option<Channel>,
 }
 
+impl Older {
+    /// The number of the line to it.
+    pub(super) fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Whether it has said that it has this feature, as an answer to the greeting.
+    pub(super) fn knows(&self, feature: &str) -> bool {
+        let greeter = self.listening.as_ref().and_then(|listening| listening.greeter.as_ref());
+        greeter.and_then(|greeter| greeter.peer.as_ref()).is_some_and(|peer| peer.features.contains(feature))
+    }
+
+    pub(super) fn say(&self, message: &Message) -> Result<(), Error> {
+        self.channel.try_send(message, &[])
+    }
+}
+
 impl Chain {
+    /// `hello`: what this generation says of itself. Nothing is said or heard before the chain is told to.
+    pub(super) fn new(
+        tasks: Tasks,
+        hello: Hello,
+        connections: Connections,
+        drain: Drain,
+        predecessor: Option<Predecessor>,
+    ) -> Chain {
+        Chain {
+            tasks,
+            hello,
+            connections,
+            drain,
+            predecessor,
+            predecessor_watch: None,
+            pong: None,
+            older: vec![],
+            predecessor_line: None,
+            newer: None,
+            introduction: None,
+            withdrawal: None,
+            way_back: None,
+            back: None,
+            turns: 0,
+        }
+    }
+
     /// Whether what is reported under this number is the end of the newest generation.
     pub(super) fn is_newest(&self, number: u64) -> bool {
         self.newer.as_ref().is_some_and(|newer| newer.watch.0 == number)
@@ -96,7 +151,7 @@ impl Chain {
 
     /// Who serves on when this generation ends.
     pub(super) fn newest(&self) -> Option<GenerationId> {
-        self.newer.as_ref().map(|newer| newer.peer.to_id())
+        self.newer.as_ref().map(|newer| id_of(&newer.peer))
     }
 
     /// The line to the newest generation, once there is one.
@@ -151,30 +206,40 @@ impl Chain {
 }
 
 /// The older generations' side.
-impl Driver {
+impl Chain {
+    /// Who started this generation.
+    pub(super) fn predecessor(&self) -> Option<&Predecessor> {
+        self.predecessor.as_ref()
+    }
+
+    /// Whether what is reported under this number is the predecessor's.
+    pub(super) fn is_predecessor(&self, number: u64) -> bool {
+        self.predecessor_line == Some(number)
+    }
+
     /// Listens to the predecessor, and holds the lines that came from it.
     pub(super) fn meet_predecessor(&mut self) {
-        let Some(predecessor) = &mut self.parts.predecessor else { return };
+        let Some(predecessor) = &mut self.predecessor else { return };
         let given = std::mem::take(&mut predecessor.older);
         let (id, channel) = (predecessor.line.peer.id.clone(), Arc::clone(&predecessor.line.channel));
-        let pidfd = Arc::clone(&predecessor.pidfd);
-        self.background.push(self.executor.spawn(sources::death(pidfd, Input::PredecessorDied, self.inputs.clone())));
+        let death = sources::death(Arc::clone(&predecessor.pidfd), Input::PredecessorDied, self.tasks.inputs());
+        self.predecessor_watch = Some(self.tasks.spawn(death));
         for (id, channel) in given {
-            let number = self.next_number();
-            self.chain.older.push(Older { id, number, channel, listening: None, between: None, report: None });
+            let number = self.tasks.next_number();
+            self.older.push(Older { id, number, channel, listening: None, between: None, report: None });
         }
-        let number = self.next_number();
-        let reader = self.executor.spawn(sources::older(number, Arc::clone(&channel), self.inputs.clone()));
+        let number = self.tasks.next_number();
+        let reader = self.tasks.spawn(sources::older(number, Arc::clone(&channel), self.tasks.inputs()));
         let listening = Some(Listening { _reader: reader, greeter: None });
-        self.chain.older.push(Older { id, number, channel, listening, between: None, report: None });
-        self.chain.predecessor = Some(number);
+        self.older.push(Older { id, number, channel, listening, between: None, report: None });
+        self.predecessor_line = Some(number);
     }
 
     /// As the newest generation, listens to all older ones, and introduces itself to them.
-    pub(super) fn take_lines_over(&mut self) {
-        let mut older = std::mem::take(&mut self.chain.older);
-        let turn = self.chain.turns;
-        self.chain.turns += 1;
+    pub(super) fn take_over(&mut self) {
+        let mut older = std::mem::take(&mut self.older);
+        let turn = self.turns;
+        self.turns += 1;
         for older in &mut older {
             older.between = None;
             let greeter = Some(self.greet(older, turn));
@@ -182,224 +247,147 @@ impl Driver {
                 listening.greeter = greeter;
                 continue;
             }
-            let reader = sources::older(older.number, Arc::clone(&older.channel), self.inputs.clone());
-            older.listening = Some(Listening { _reader: self.executor.spawn(reader), greeter });
+            let reader = sources::older(older.number, Arc::clone(&older.channel), self.tasks.inputs());
+            older.listening = Some(Listening { _reader: self.tasks.spawn(reader), greeter });
         }
-        self.chain.older = older;
-    }
-
-    /// Nothing is left to be said to one that has gone after its commit, so that its line and its pidfd need no descriptors
-    /// any more.
-    pub(super) fn forget_predecessor(&mut self) {
-        if self.chain.predecessor.is_none() && self.lifecycle.is_main() {
-            self.parts.predecessor = None;
-        }
+        self.older = older;
     }
 
     fn greet(&self, older: &Older, turn: u64) -> Greeter {
-        let mut hello = self.parts.settings.hello(self.parts.number);
+        let mut hello = self.hello.clone();
         hello.turn = turn;
-        let taker = (self.parts.connections.clone(), self.parts.drain.clone());
+        let taker = (self.connections.clone(), self.drain.clone());
         let (answered, answer) = async_channel::bounded(1);
-        let task = self.executor.spawn(sources::greet(Arc::clone(&older.channel), hello, taker, answer));
+        let task = self.tasks.spawn(sources::greet(Arc::clone(&older.channel), hello, taker, answer));
         Greeter { task, answered, peer: None }
     }
 
-    pub(super) fn tell_older(&self) {
-        for older in self.chain.draining() {
-            if let Err(error) = older.channel.try_send(&Message::Stopping, &[]) {
+    /// Nothing is left to be said to a predecessor that has gone after its commit, so that its line and its pidfd need no
+    /// descriptors any more.
+    pub(super) fn forget_predecessor(&mut self) {
+        if self.predecessor_line.is_none() {
+            self.predecessor = None;
+        }
+    }
+
+    /// All other ends of this line are closed. Returns whether it was the predecessor's, where there was such a line.
+    pub(super) fn close_older(&mut self, number: u64) -> Option<bool> {
+        let at = self.older.iter().position(|older| older.number == number)?;
+        let gone = self.older.remove(at);
+        if let Some(greeter) = gone.listening.and_then(|listening| listening.greeter) {
+            // What it has sent of its connections is still to be taken up; the task ends with their socket.
+            greeter.task.detach();
+        }
+        log::debug!("the line to generation {} (pid {}) has closed", gone.id.generation, gone.id.pid);
+        let predecessor = self.is_predecessor(number);
+        self.predecessor_line.take_if(|_| predecessor);
+        Some(predecessor)
+    }
+
+    pub(super) fn tell_older(&self, message: &Message) {
+        for older in self.draining() {
+            if let Err(error) = older.channel.try_send(message, &[]) {
                 log::debug!("{error} to generation {}", older.id.generation);
             }
         }
     }
 
     pub(super) fn tell_predecessor(&self, message: &Message) {
-        if let Some(predecessor) = &self.parts.predecessor
+        if let Some(predecessor) = &self.predecessor
             && let Err(error) = predecessor.line.channel.try_send(message, &[])
         {
             log::debug!("{error} to the predecessor");
         }
     }
 
-    pub(super) fn take_older(&mut self, number: u64, what: FromOlder) -> Option<Event> {
-        let predecessor = self.chain.predecessor == Some(number);
-        match what {
-            // What was read before this generation let go of the line counts all the same.
-            FromOlder::Message(received) => self.take_older_message(number, *received, predecessor),
-            FromOlder::Closed => {
-                let at = self.chain.older.iter().position(|older| older.number == number)?;
-                let gone = self.chain.older.remove(at);
-                if let Some(greeter) = gone.listening.and_then(|listening| listening.greeter) {
-                    // What it has sent of its connections is still to be taken up; the task ends with their socket.
-                    greeter.task.detach();
-                }
-                log::debug!("the line to generation {} (pid {}) has closed", gone.id.generation, gone.id.pid);
-                if predecessor {
-                    self.chain.predecessor = None;
-                    self.forget_predecessor();
-                }
-                self.refresh_status();
-                Some(Event::OlderClosed { predecessor })
+    /// Answers the predecessor's ping, if the application is well. Asked again meanwhile, it has still one answer to give.
+    pub(super) fn answer_ping(&mut self, is_well: impl Future<Output = bool> + Send + 'static) {
+        let Some(predecessor) = self.predecessor.as_ref().filter(|_| is_over(self.pong.as_ref())) else { return };
+        let channel = Arc::clone(&predecessor.line.channel);
+        self.pong = Some(self.tasks.spawn(async move {
+            if !is_well.await {
+                log::error!("the application does not answer its probe: the predecessor's ping goes without an answer");
+            } else if let Err(error) = channel.try_send(&Message::Pong, &[]) {
+                log::debug!("{error} to the predecessor");
             }
-        }
+        }));
     }
 
-    fn take_older_message(&mut self, number: u64, received: Received, predecessor: bool) -> Option<Event> {
-        let Received { message, fds, .. } = received;
-        match message {
-            Message::Ping if predecessor => Some(Event::Ping),
-            Message::Settled if predecessor => Some(Event::Settled),
-            Message::Commit(Commit { settled, reload }) if predecessor => Some(Event::Commit { settled, reload }),
-            Message::Counters(Counters { total, added }) if predecessor => {
-                // All of it, once: what is told again is the same.
-                self.parts.inherited.inherit(&total, added);
-                None
-            }
-            Message::History(History { reloads }) if predecessor => {
-                self.take_history(reloads);
-                None
-            }
-            Message::Withdraw { stop, .. } if predecessor => {
-                let socket = fds.into_iter().next().filter(|socket| is_handover_socket(socket));
-                self.chain.way_back = socket.and_then(|socket| Channel::adopt(socket).ok());
-                Some(Event::Withdraw { stop })
-            }
-            Message::Greeted(hello) => {
-                self.take_answer(number, Peer::new(hello));
-                None
-            }
-            Message::Report(report) => {
-                let (settled, stop) = (report.settled, report.stop);
-                self.take_report(report);
-                Some(Event::OlderReported { predecessor, settled, stop })
-            }
-            Message::Reload => Some(Event::Reload(Origin::Signal)),
-            Message::Stop => Some(Event::Stop(Origin::Signal)),
-            Message::Unknown => None,
-            other => {
-                log::warn!("an older generation said {}, which is not its to say; it was passed over", other.kind());
-                None
-            }
-        }
+    /// Keeps the socket on which connections move back to the predecessor, if it came.
+    pub(super) fn keep_way_back(&mut self, fds: Vec<OwnedFd>) {
+        let socket = fds.into_iter().next().filter(|socket| is_handover_socket(socket));
+        self.way_back = socket.and_then(|socket| Channel::adopt(socket).ok());
     }
 
-    fn take_answer(&mut self, number: u64, peer: Result<Peer, Error>) {
-        let older = self.chain.older.iter_mut().find(|older| older.number == number);
-        let greeter = older.and_then(|older| older.listening.as_mut()?.greeter.as_mut());
-        match (greeter, peer) {
-            (Some(greeter), Ok(peer)) => {
+    /// An older generation has answered the greeting.
+    pub(super) fn take_answer(&mut self, number: u64, hello: Hello) {
+        let older = self.older.iter_mut().find(|older| older.number == number);
+        let Some(greeter) = older.and_then(|older| older.listening.as_mut()?.greeter.as_mut()) else { return };
+        match Peer::new(hello) {
+            Ok(peer) => {
                 let (id, common) = (&peer.id, peer.common);
                 log::debug!("generation {} (pid {}) speaks version {common} with this one", id.generation, id.pid);
                 let _ = greeter.answered.try_send(());
                 greeter.peer = Some(peer);
             }
-            (Some(_), Err(error)) => log::warn!("an older generation's answer to the greeting: {error}"),
-            (None, _) => {}
+            Err(error) => log::warn!("an older generation's answer to the greeting: {error}"),
         }
     }
 }
 
 /// The newer generations' side.
-impl Driver {
+impl Chain {
     pub(super) fn tell_newest(&self, message: &Message) {
-        if let Some(channel) = self.chain.to_newest()
+        if let Some(channel) = self.to_newest()
             && let Err(error) = channel.try_send(message, &[])
         {
             log::warn!("{error} to the successor");
         }
     }
 
-    pub(super) fn take_newer(&mut self, what: FromNewer) -> Option<Event> {
-        match what {
-            FromNewer::Met(line, pidfd) => {
-                if let Some(record) = &mut self.record {
-                    record.peer = Some(line.peer.clone());
-                }
-                let watch = self.watch_newest(pidfd);
-                let Line { channel, peer } = line;
-                self.chain.newer = Some(Newer { channel, peer, greeted: false, watch, aim: None });
+    /// The successor has introduced itself.
+    pub(super) fn meet_successor(&mut self, line: Line, pidfd: Async<OwnedFd>) {
+        let watch = self.watch_newest(pidfd);
+        let Line { channel, peer } = line;
+        self.newer = Some(Newer { channel, peer, greeted: false, watch, aim: None });
+    }
+
+    /// Whether the successor can be told to withdraw, if there is one.
+    pub(super) fn withdraws(&self) -> Option<bool> {
+        self.newer.as_ref().map(|newer| newer.peer.features.contains(WITHDRAW))
+    }
+
+    fn watch_newest(&self, pidfd: Async<OwnedFd>) -> (u64, Task<()>) {
+        let number = self.tasks.next_number();
+        let died = sources::death(Arc::new(pidfd), Input::NewestDied(number), self.tasks.inputs());
+        (number, self.tasks.spawn(died))
+    }
+
+    /// Keeps a greeting of whoever says that it is the newest, until it is welcomed. Returns whether it is the one that is
+    /// known as the newest or comes after that one, where there is one and the greeting is none that has to be passed over.
+    pub(super) fn take_greeting(&mut self, hello: Hello, fds: Vec<OwnedFd>) -> Option<bool> {
+        match introduction(Peer::new(hello), fds) {
+            Ok(introduction) => {
+                let (known, new) = (&self.newer.as_ref()?.peer.id, &introduction.peer.id);
+                let ahead = known == new || known.generation < new.generation;
+                self.introduction = Some(introduction);
+                Some(ahead)
+            }
+            Err(error) => {
+                log::warn!("a newer generation's greeting was passed over: {error}");
                 None
             }
-            FromNewer::Message(received) => self.take_newer_message(*received),
-            FromNewer::Unreadable(error) => {
-                log::warn!("the successor's line: {error}");
-                self.broke(&error.to_string())
-            }
-            FromNewer::Broke(error) => self.broke(&error.to_string()),
-            FromNewer::Closed => Some(Event::NewerClosed),
-            FromNewer::Exited => Some(Event::SuccessorExited),
         }
-    }
-
-    fn take_newer_message(&mut self, received: Received) -> Option<Event> {
-        let Received { message, fds, .. } = received;
-        match message {
-            Message::Failed { reason } => {
-                self.record.as_mut()?.detail = Some(reason);
-                Some(Event::SuccessorFailed)
-            }
-            Message::Released { names } => {
-                self.successor.as_mut()?.released.extend(names);
-                None
-            }
-            Message::Ready { released } => {
-                let named = self.successor.as_ref()?.released.len();
-                if named != released {
-                    return self.broke(&format!("it releases {released} listeners and has named {named}"));
-                }
-                self.record.as_mut()?.ready();
-                let withdraws = self.chain.newer.as_ref()?.peer.features.contains(WITHDRAW);
-                Some(Event::SuccessorReady { withdraws })
-            }
-            Message::Pong => {
-                self.record.as_mut()?.probed();
-                Some(Event::SuccessorPong)
-            }
-            Message::Committed => Some(Event::SuccessorCommitted),
-            Message::Stop => Some(Event::SuccessorStop),
-            Message::Stopping => Some(Event::NewestStops),
-            Message::Greeting(hello) => match introduction(Peer::new(hello), fds) {
-                Ok(introduction) => {
-                    let (known, new) = (&self.chain.newer.as_ref()?.peer.id, &introduction.peer.id);
-                    let ahead = known == new || known.generation < new.generation;
-                    self.chain.introduction = Some(introduction);
-                    Some(Event::NewestIntroduced { ahead })
-                }
-                Err(error) => {
-                    log::warn!("a newer generation's greeting was passed over: {error}");
-                    None
-                }
-            },
-            Message::Unknown => None,
-            other => {
-                log::warn!("the successor said {}, which is not its to say", other.kind());
-                self.broke(&format!("it said {}", other.kind()))
-            }
-        }
-    }
-
-    #[expect(clippy::unnecessary_wraps, reason = "what it returns is what its callers return")]
-    fn broke(&mut self, what: &str) -> Option<Event> {
-        if let Some(record) = &mut self.record {
-            record.detail = Some(what.to_owned());
-        }
-        Some(Event::SuccessorBroke)
-    }
-
-    fn watch_newest(&mut self, pidfd: Async<OwnedFd>) -> (u64, Task<()>) {
-        let number = self.next_number();
-        let died = sources::death(Arc::new(pidfd), Input::NewestDied(number), self.inputs.clone());
-        (number, self.executor.spawn(died))
     }
 
     /// Takes the one that has introduced itself for the newest generation.
     pub(super) fn welcome(&mut self) {
-        let Some(Introduction { peer, pidfd, moving }) = self.chain.introduction.take() else { return };
+        let Some(Introduction { peer, pidfd, moving }) = self.introduction.take() else { return };
         // Anew each time: its end may have been reported before this greeting was read.
         let watch = self.watch_newest(pidfd);
-        let Some(newer) = &mut self.chain.newer else { return };
+        let Some(newer) = &mut self.newer else { return };
         newer.watch = watch;
-        let answer = Message::Greeted(self.parts.settings.hello(self.parts.number));
+        let answer = Message::Greeted(self.hello.clone());
         // Where it gets lost, the greeting comes again.
         if let Err(error) = newer.channel.try_send(&answer, &[]) {
             log::debug!("{error} to the newest generation");
@@ -421,70 +409,88 @@ impl Driver {
         let formats = newer.peer.formats.clone();
         let target = moving.map(|channel| Target { channel, formats });
         if target.is_some() {
-            self.open_way();
+            self.open_way_to_newest();
         }
-        if let Some(aim) = self.chain.newer.as_ref().and_then(|newer| newer.aim.as_ref()) {
+        if let Some(aim) = self.newer.as_ref().and_then(|newer| newer.aim.as_ref()) {
             let _ = aim.try_send(target);
         }
         // What the newest before could not take, or did not, this one may.
-        if follows_another && self.parts.drain.phase() == Phase::Draining {
-            self.parts.drain.set_phase_in_turn(Phase::Draining);
+        if follows_another && self.drain.phase() == Phase::Draining {
+            self.drain.set_phase_in_turn(Phase::Draining);
         }
     }
 
     /// Has the successor hand back what it has accepted.
-    pub(super) fn withdraw(&mut self, stop: bool) {
-        if self.chain.withdrawal.is_none() && !self.parts.settings.formats.is_empty() {
+    pub(super) fn withdraw(&mut self, stop: bool, within_ms: Option<u64>) {
+        if self.withdrawal.is_none() && !self.hello.formats.is_empty() {
             match Channel::pair() {
                 Ok((ours, theirs)) => {
-                    self.chain.withdrawal = Some(theirs);
-                    let (connections, drain) = (self.parts.connections.clone(), self.parts.drain.clone());
-                    self.executor.spawn(async move { connections.receive(&ours, &drain).await }).detach();
+                    self.withdrawal = Some(theirs);
+                    let (connections, drain) = (self.connections.clone(), self.drain.clone());
+                    self.tasks.spawn(async move { connections.receive(&ours, &drain).await }).detach();
                 }
                 Err(error) => log::warn!("the successor can hand no connections back: {error}"),
             }
         }
-        let fds: Vec<_> = self.chain.withdrawal.iter().map(AsFd::as_fd).collect();
-        let withdraw = Message::Withdraw { stop, moves: !fds.is_empty() };
-        if let Some(channel) = self.chain.to_newest()
+        let fds: Vec<_> = self.withdrawal.iter().map(AsFd::as_fd).collect();
+        let withdraw = Message::Withdraw { stop, moves: !fds.is_empty(), within_ms };
+        if let Some(channel) = self.to_newest()
             && let Err(error) = channel.try_send(&withdraw, &fds)
         {
             // It has gone, or is told again.
             log::debug!("{error} to the successor");
         }
     }
+}
+
+/// The drain, in which connections move.
+impl Chain {
+    /// Lets connections move to the successor, each in its turn, if it takes them, and all others finish. The way has to be
+    /// open before anyone looks for it; where it leads to, the successor says in its greeting.
+    pub(super) fn begin_drain(&mut self) {
+        let takes = self.newer.as_ref().is_some_and(|newer| !newer.peer.formats.is_empty());
+        if takes {
+            self.open_way_to_newest();
+        }
+        self.set_draining(takes);
+    }
 
     /// Lets connections move back to the predecessor, each in its turn, and all others finish.
-    pub(super) fn withdraw_connections(&mut self) {
-        let formats = self.parts.predecessor.as_ref().map(|predecessor| predecessor.line.peer.formats.clone());
-        let (Some(channel), Some(formats)) = (self.chain.way_back.take(), formats) else {
-            return self.parts.drain.set_phase(Phase::Draining);
-        };
-        let (mover, aim) = self.parts.connections.open(self.parts.drain.clone());
-        let _ = aim.try_send(Some(Target { channel, formats }));
-        self.chain.back = Some(aim);
-        self.parts.drain.set_phase_in_turn(Phase::Draining);
-        self.executor.spawn(mover).detach();
-    }
-
-    /// Lets connections move to the newest generation.
-    fn open_way(&mut self) {
-        if let Some(newer) = self.chain.newer.as_mut().filter(|newer| newer.aim.is_none()) {
-            let (mover, aim) = self.parts.connections.open(self.parts.drain.clone());
-            self.executor.spawn(mover).detach();
-            newer.aim = Some(aim);
+    pub(super) fn begin_withdrawal(&mut self) {
+        let formats = self.predecessor.as_ref().map(|predecessor| predecessor.line.peer.formats.clone());
+        let target = self.way_back.take().zip(formats).map(|(channel, formats)| Target { channel, formats });
+        let takes = target.is_some();
+        if takes {
+            let aim = self.open_way();
+            let _ = aim.try_send(target);
+            self.back = Some(aim);
         }
+        self.set_draining(takes);
     }
 
-    /// Lets connections move to the successor, each in its turn, if it takes them. The way has to be open before anyone
-    /// looks for it; where it leads to, the successor says in its greeting.
-    pub(super) fn open_way_and_drain(&mut self) {
-        if self.chain.newer.as_ref().is_some_and(|newer| !newer.peer.formats.is_empty()) {
-            self.open_way();
-            self.parts.drain.set_phase_in_turn(Phase::Draining);
+    /// Connections that could move are told one after the other.
+    fn set_draining(&self, move_away: bool) {
+        if move_away {
+            self.drain.set_phase_in_turn(Phase::Draining);
         } else {
-            self.parts.drain.set_phase(Phase::Draining);
+            self.drain.set_phase(Phase::Draining);
         }
+    }
+
+    fn open_way_to_newest(&mut self) {
+        if self.newer.as_ref().is_some_and(|newer| newer.aim.is_none()) {
+            let aim = Some(self.open_way());
+            if let Some(newer) = &mut self.newer {
+                newer.aim = aim;
+            }
+        }
+    }
+
+    /// Lets connections be offered, and moves them to where the channel that is returned says.
+    fn open_way(&self) -> Sender<Option<Target>> {
+        let (mover, aim) = self.connections.open(self.drain.clone());
+        self.tasks.spawn(mover).detach();
+        aim
     }
 }
 

@@ -27,15 +27,18 @@ pub(super) struct Record {
     spawn_time: Duration,
     pid: Option<u32>,
     pub(super) peer: Option<Peer>,
-    /// What went wrong, in the words of whoever noticed.
-    pub(super) detail: Option<String>,
+    /// What went wrong, in the words of whoever noticed first.
+    detail: Option<String>,
     pub(super) status: Option<ExitStatus>,
     /// It was killed by us: its exit status tells nothing.
     pub(super) killed: bool,
+    /// The draining generation that was cut for it.
+    pub(super) cut: Option<GenerationId>,
 }
 
 impl Record {
-    pub(super) fn new(id: String, asker: Option<Sender<Reply>>) -> Record {
+    /// `cut`: the draining generation that was cut for it.
+    pub(super) fn new(id: String, asker: Option<Sender<Reply>>, cut: Option<GenerationId>) -> Record {
         Record {
             id,
             asker,
@@ -49,6 +52,7 @@ impl Record {
             detail: None,
             status: None,
             killed: false,
+            cut,
         }
     }
 
@@ -56,6 +60,11 @@ impl Record {
         self.spawned = Some(Instant::now());
         self.spawn_time = spawn_time;
         self.pid = Some(pid);
+    }
+
+    /// Notes what went wrong. What goes wrong after that comes of it, and is not what people have to know.
+    pub(super) fn failed(&mut self, detail: String) {
+        self.detail.get_or_insert(detail);
     }
 
     pub(super) fn ready(&mut self) {
@@ -86,7 +95,7 @@ impl Record {
             pid,
             version: self.peer.as_ref().map(|peer| peer.version.clone()).unwrap_or_default(),
         });
-        Outcome { id: self.id.clone(), failure, from, to, stages, ended_unix_ms: unix_ms() }
+        Outcome { id: self.id.clone(), failure, from, to, stages, ended_unix_ms: unix_ms(), cut: self.cut.clone() }
     }
 
     /// How long the reload has been under way, in milliseconds.
@@ -149,9 +158,9 @@ const PASSED_REASON_CHARS_MAX: usize = 500;
 
 /// The last reloads of the service, oldest first.
 #[derive(Debug, Default)]
-pub(super) struct History(VecDeque<Outcome>);
+pub(super) struct Outcomes(VecDeque<Outcome>);
 
-impl History {
+impl Outcomes {
     /// Takes what the predecessor has told of, instead of what was told before.
     pub(super) fn replace(&mut self, outcomes: impl IntoIterator<Item = Outcome>) {
         self.0.clear();
@@ -189,22 +198,29 @@ impl History {
     }
 }
 
+/// Another generation, as people and clients of the control socket know it.
+pub(super) fn id_of(peer: &Peer) -> GenerationId {
+    GenerationId { generation: peer.id.generation, pid: peer.id.pid, version: peer.version.clone() }
+}
+
 /// A reload as it is told to the next generation.
 pub(super) fn to_wire(outcome: Outcome) -> PastReload {
-    let Outcome { id, failure, from, to, stages, ended_unix_ms } = outcome;
+    let Outcome { id, failure, from, to, stages, ended_unix_ms, cut } = outcome;
     let speaker = |GenerationId { generation, pid, version }| Speaker { generation, pid, version };
     let Stages { spawn_us, ready_us, probation_us, commit_us, total_us } = stages;
     let stages_us = [spawn_us, ready_us, probation_us, commit_us, total_us];
-    PastReload { id, failure, from: speaker(from), to: to.map(speaker), stages_us, ended_unix_ms }
+    let cut = cut.map(speaker);
+    PastReload { id, failure, from: speaker(from), to: to.map(speaker), stages_us, ended_unix_ms, cut }
 }
 
 /// A reload as the predecessor has told of it.
 pub(super) fn from_wire(reload: PastReload) -> Outcome {
-    let PastReload { id, failure, from, to, stages_us, ended_unix_ms } = reload;
+    let PastReload { id, failure, from, to, stages_us, ended_unix_ms, cut } = reload;
     let known = |Speaker { generation, pid, version }| GenerationId { generation, pid, version };
     let [spawn_us, ready_us, probation_us, commit_us, total_us] = stages_us;
     let stages = Stages { spawn_us, ready_us, probation_us, commit_us, total_us };
-    Outcome { id, failure, from: known(from), to: to.map(known), stages, ended_unix_ms }
+    let cut = cut.map(known);
+    Outcome { id, failure, from: known(from), to: to.map(known), stages, ended_unix_ms, cut }
 }
 
 pub(super) fn unix_ms() -> u64 {
@@ -240,5 +256,19 @@ pub(super) fn signal_id() -> String {
     match read {
         Ok(()) => format!("signal-{:016x}", u64::from_ne_bytes(bytes)),
         Err(_) => format!("signal-{}-{:?}", std::process::id(), Instant::now()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_cause_of_a_failed_reload_is_the_one_that_people_are_told() {
+        let mut record = Record::new("a".to_owned(), None, None);
+        record.failed("the service manager reads no messages".to_owned());
+        record.failed("it said Ready".to_owned());
+        let limits = Limits { ready_timeout: Duration::ZERO, pong_timeout: Duration::ZERO };
+        assert_eq!(record.reason(Failure::Announce, &limits), "the service manager reads no messages");
     }
 }

@@ -5,16 +5,16 @@ use std::fmt::Write as _;
 use async_channel::Sender;
 
 use super::Driver;
-use super::actions::PONG_TIMEOUT;
 use super::record::from_wire;
 use super::record::{Limits, unix_ms};
-use super::standing::resident_memory;
+use super::reload::PONG_TIMEOUT;
 use crate::control::{
     CONTROL_VERSION, DrainingGeneration, GenerationId, ListenerStatus, Outcome, Reloading, Reply, Stages, Status,
 };
 use crate::handover::PastReload;
 use crate::lifecycle::{Failure, Refusal, Stage, State};
 use crate::listeners::Origin;
+use crate::memory::resident_memory;
 
 impl Driver {
     /// This generation.
@@ -38,7 +38,7 @@ impl Driver {
         if !draining.is_empty() {
             _ = write!(line, "; generations that drain: {}", draining.join(", "));
         }
-        match self.history.last() {
+        match self.reload.history.last() {
             Some(Outcome { failure: Some(reason), .. }) => _ = write!(line, "; the last reload failed: {reason}"),
             Some(Outcome { from, .. }) => _ = write!(line, "; it took over from {from}"),
             None => {}
@@ -75,15 +75,16 @@ impl Driver {
             state: state.to_owned(),
             uptime_ms: self.uptime_ms(),
             connections: self.parts.drain.live(),
-            managed: self.parts.notifier.managed(),
+            managed: self.main.is_managed(),
             listeners: listeners.collect(),
             draining: draining.collect(),
-            last_reload: self.history.last().cloned(),
-            reloads: self.history.all(),
+            last_reload: self.reload.history.last().cloned(),
+            reloads: self.reload.history.all(),
             reloading: self.reloading(),
             memory_bytes: resident_memory(),
             control_version: CONTROL_VERSION,
             application: self.parts.settings.application(),
+            waits: self.parts.settings.waits(),
         }
     }
 
@@ -100,18 +101,18 @@ impl Driver {
             State::RollingBack { .. } => "rollback",
             _ => return None,
         };
-        let record = self.record.as_ref()?;
+        let record = self.reload.record.as_ref()?;
         let (elapsed_ms, successor) = (record.elapsed_ms(), record.pid());
         Some(Reloading { stage: stage.to_owned(), elapsed_ms, successor })
     }
 
     /// Answers a client that was cut off and asks what became of its reload.
     pub(super) fn tell_outcome(&mut self, id: &str, reply: Sender<Reply>) {
-        if let Some(record) = self.record.as_mut().filter(|record| record.id == id) {
+        if let Some(record) = self.reload.record.as_mut().filter(|record| record.id == id) {
             record.asker = Some(reply);
             return;
         }
-        let answer = match self.history.find(id) {
+        let answer = match self.reload.history.find(id) {
             Some(outcome) => Reply::Outcome(outcome.clone()),
             None => {
                 Reply::Error { reason: format!("generation {} knows nothing of the reload {id}", self.parts.number) }
@@ -121,7 +122,7 @@ impl Driver {
     }
 
     pub(super) fn answer_done(&mut self) {
-        let Some(mut record) = self.record.take() else { return };
+        let Some(mut record) = self.reload.record.take() else { return };
         let outcome = record.outcome(self.id(), None);
         log::info!("{outcome}");
         self.answer(record.asker.take(), outcome);
@@ -129,14 +130,14 @@ impl Driver {
 
     pub(super) fn answer_failed(&mut self, failure: Failure) {
         let limits = Limits { ready_timeout: self.parts.settings.ready_timeout, pong_timeout: PONG_TIMEOUT };
-        let Some(mut record) = self.record.take() else { return };
+        let Some(mut record) = self.reload.record.take() else { return };
         let outcome = record.outcome(self.id(), Some(record.reason(failure, &limits)));
         if failure == Failure::Stopped {
             log::info!("the reload is given up: the service stops");
             if let Some(asker) = record.asker.take() {
                 let _ = asker.try_send(Reply::Stopping);
             }
-            self.history.push(outcome);
+            self.reload.history.push(outcome);
             return;
         }
         log::error!("{outcome}");
@@ -144,8 +145,7 @@ impl Driver {
         self.answer(record.asker.take(), outcome);
         // RELOADING=1 without a READY=1 afterwards would leave the unit reloading for ever.
         if self.lifecycle.is_main() {
-            self.told = self.status_line();
-            self.parts.notifier.ready(&self.told);
+            self.main.say_ready(self.status_line());
         }
     }
 
@@ -153,30 +153,39 @@ impl Driver {
         if let Some(asker) = asker {
             let _ = asker.try_send(Reply::Outcome(outcome.clone()));
         }
-        self.history.push(outcome);
+        self.reload.history.push(outcome);
     }
 
     pub(super) fn refuse(&mut self, refusal: Refusal) {
         self.asked_id = None;
         let Some(asker) = self.asker.take() else { return };
-        let max = self.parts.settings.max_draining;
         let reason = match refusal {
             Refusal::Stopping => {
                 let _ = asker.try_send(Reply::Stopping);
                 return;
             }
             Refusal::InProgress => "a reload is already in progress; ask again when it is over".to_owned(),
-            Refusal::TooManyDraining => format!(
-                "{} generations still finish what they have, and {max} may (the most that may drain); ask again when \
-                 one has ended",
-                self.lifecycle.older()
-            ),
+            Refusal::TooManyDraining => self.too_many_drain(),
             Refusal::Unsettled => {
                 "the service manager has not read the last reload's messages yet; ask again".to_owned()
             }
             Refusal::NotMain => format!("generation {} is not the main one; ask again", self.parts.number),
         };
         let _ = asker.try_send(Reply::Refused { reason });
+    }
+
+    /// The first line says it; each further one, what one of the generations waits for. Those change all the time.
+    fn too_many_drain(&self) -> String {
+        let (older, max) = (self.lifecycle.older(), self.parts.settings.max_draining);
+        let mut reason = format!(
+            "{older} generations still finish what they have, and {max} may (the most that may drain); ask again when \
+             one has ended"
+        );
+        for older in self.chain.draining() {
+            // Writing to a String cannot fail.
+            _ = write!(reason, "\n{}", older.standing());
+        }
+        reason
     }
 
     /// Keeps the outcome of the reload that made this generation the main one.
@@ -192,27 +201,27 @@ impl Driver {
         for (name, count) in counts {
             self.parts.inherited.add(name, count);
         }
-        self.history.push(outcome);
+        self.reload.history.push(outcome);
     }
 
     /// Keeps what the predecessor tells of the reloads until then, and of the one that made this generation.
     pub(super) fn take_history(&mut self, reloads: Vec<PastReload>) {
-        let Some(predecessor) = &self.parts.predecessor else { return };
+        let Some(predecessor) = self.chain.predecessor() else { return };
         let (own, before): (Vec<Outcome>, Vec<Outcome>) =
             reloads.into_iter().map(from_wire).partition(|outcome| outcome.id == predecessor.mark.id);
-        self.history.replace(before);
-        self.own_reload = own.into_iter().next();
+        self.reload.history.replace(before);
+        self.reload.own = own.into_iter().next();
     }
 
     /// Notes the reload that made this generation the main process. One whose predecessor vanished, or could not be
     /// understood, knows of it only what it was given.
     pub(super) fn note_own_commit(&mut self) {
-        let Some(predecessor) = &self.parts.predecessor else { return };
+        let Some(predecessor) = self.chain.predecessor() else { return };
         let mark = &predecessor.mark;
-        if self.history.find(&mark.id).is_some() {
+        if self.reload.history.find(&mark.id).is_some() {
             return;
         }
-        let outcome = self.own_reload.take().unwrap_or_else(|| Outcome {
+        let outcome = self.reload.own.take().unwrap_or_else(|| Outcome {
             id: mark.id.clone(),
             failure: None,
             from: GenerationId {
@@ -223,6 +232,7 @@ impl Driver {
             to: Some(self.id()),
             stages: Stages::default(),
             ended_unix_ms: unix_ms(),
+            cut: None,
         });
         self.note_success(outcome);
     }

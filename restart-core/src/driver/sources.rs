@@ -20,7 +20,7 @@ use crate::handover::{Channel, Heard, Hello, Line, Message, Received, own_pidfd}
 use crate::lifecycle::Timer;
 use crate::listeners::Listener;
 use crate::signals::{Signals, Wish};
-use crate::successor::{Gift, Spawned, Ungiven, give, meet};
+use crate::successor::{Handover, HandoverFailure, Spawned, give, meet};
 
 /// How long the last words of a process that has ended may take; its end of the line closed with it.
 const LAST_WORDS_TIMEOUT: Duration = Duration::from_millis(500);
@@ -106,35 +106,35 @@ pub(super) async fn spawned(number: u64, spawned: Receiver<Spawned>, inputs: Sen
 }
 
 /// Meets a successor, gives it everything, then reports what comes over its line, from whoever is the newest.
-pub(super) async fn successor(number: u64, bootstrap: Channel, gift: Gift, inputs: Sender<Input>) {
+pub(super) async fn successor(number: u64, bootstrap: Channel, handover: Handover, inputs: Sender<Input>) {
     let report = |what| {
         let inputs = &inputs;
         async move { inputs.send(Input::Successor(number, what)).await.is_ok() }
     };
-    let failed = |ungiven| match ungiven {
-        Ungiven::Closed => FromNewer::Closed,
-        Ungiven::Reported(reason) => FromNewer::Message(Box::new(Received {
+    let failed = |failure| match failure {
+        HandoverFailure::Closed => FromNewer::Closed,
+        HandoverFailure::Reported(reason) => FromNewer::Message(Box::new(Received {
             message: Message::Failed { reason },
             tail: vec![],
             fds: vec![],
             truncated: false,
         })),
-        Ungiven::Broke(error) => FromNewer::Broke(error),
+        HandoverFailure::Broke(error) => FromNewer::Broke(error),
     };
-    let channel = match meet(&bootstrap, gift.hello.clone()).await {
+    let channel = match meet(&bootstrap, handover.hello.clone()).await {
         Ok((line, pidfd)) => {
             let channel = Arc::clone(&line.channel);
             report(FromNewer::Met(line, pidfd)).await;
             channel
         }
-        Err(ungiven) => {
-            report(failed(ungiven)).await;
+        Err(failure) => {
+            report(failed(failure)).await;
             return;
         }
     };
     drop(bootstrap);
-    if let Err(ungiven) = give(&channel, gift).await {
-        report(failed(ungiven)).await;
+    if let Err(failure) = give(&channel, handover).await {
+        report(failed(failure)).await;
         return;
     }
     loop {

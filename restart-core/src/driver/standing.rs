@@ -8,7 +8,9 @@ use futures_lite::future;
 use super::{Driver, LAST_REPORT_TIMEOUT};
 use crate::control::DrainingReport;
 use crate::counters::since;
-use crate::handover::{Message, Report, Standing};
+use crate::handover::{Message, Report, Standing, Wait};
+use crate::memory::resident_memory;
+use crate::waiting::{Waiting, harmless};
 
 impl Driver {
     fn report(&self) -> Message {
@@ -20,6 +22,8 @@ impl Driver {
             connections: self.parts.drain.live(),
             memory_bytes: resident_memory(),
             application: settings.application(),
+            waits: settings.waits().into_iter().map(to_wire).collect(),
+            left_ms: self.bounds.left_ms(),
         };
         let report = |standing| {
             Message::Report(Report {
@@ -61,8 +65,9 @@ impl Driver {
         }
         let Report { generation, standing, added, .. } = report;
         self.parts.inherited.note(generation, &added);
-        let Standing { version, uptime_ms, connections, memory_bytes, application } = standing;
-        let report = DrainingReport { version, uptime_ms, connections, memory_bytes, application };
+        let Standing { version, uptime_ms, connections, memory_bytes, application, waits, left_ms } = standing;
+        let waits = harmless(waits.into_iter().map(from_wire));
+        let report = DrainingReport { version, uptime_ms, connections, memory_bytes, application, waits, left_ms };
         self.chain.keep_report(generation, report);
     }
 
@@ -75,9 +80,10 @@ impl Driver {
     }
 }
 
-/// The memory that this process occupies, in bytes (`proc_pid_statm(5)`); 0 where the kernel does not tell.
-pub fn resident_memory() -> u64 {
-    let text = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
-    let pages = text.split_whitespace().nth(1).and_then(|pages| pages.parse::<u64>().ok());
-    pages.unwrap_or_default() * rustix::param::page_size() as u64
+fn to_wire(Waiting { kind, count, oldest_ms, what }: Waiting) -> Wait {
+    Wait { of: kind, count, oldest_ms, what }
+}
+
+fn from_wire(Wait { of, count, oldest_ms, what }: Wait) -> Waiting {
+    Waiting { kind: of, count, oldest_ms, what }
 }

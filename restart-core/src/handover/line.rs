@@ -10,7 +10,6 @@ use rustix::process::{PidfdFlags, getpid, pidfd_open};
 
 use super::channel::Channel;
 use super::wire::{Hello, ProcessId};
-use crate::control::GenerationId;
 use crate::error::Error;
 use crate::formats::Formats;
 
@@ -38,11 +37,6 @@ pub(crate) struct Line {
 }
 
 impl Peer {
-    /// As people and clients of the control socket know it.
-    pub(crate) fn to_id(&self) -> GenerationId {
-        GenerationId { generation: self.id.generation, pid: self.id.pid, version: self.version.clone() }
-    }
-
     /// Fails where it speaks no version that is spoken here.
     pub(crate) fn new(hello: Hello) -> Result<Peer, Error> {
         let common = hello.common_version()?;

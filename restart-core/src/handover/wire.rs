@@ -19,6 +19,8 @@ use crate::error::Error;
 pub(crate) const VERSIONS: (u32, u32) = (1, 1);
 /// The feature of a generation that can be told to withdraw.
 pub(crate) const WITHDRAW: &str = "withdraw";
+/// The feature of a generation whose drain can be ended at once.
+pub(crate) const CUT: &str = "cut";
 /// Tells a handover socket from any other that happens to be at hand.
 const MAGIC: &str = "reborn-handover";
 
@@ -73,6 +75,10 @@ pub(crate) enum Message {
         stop: bool,
         /// Connections can move back.
         moves: bool,
+        /// Where the service stops, how long what the successor has may still take. Without it, or from a version that
+        /// did not say, it is for the reader to know.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        within_ms: Option<u64>,
     },
     /// Who the newest generation is, to each older one whose line it takes over, until it is answered. With its pidfd,
     /// and, where it takes connections, an end of a socket pair on which they can move to it.
@@ -84,9 +90,16 @@ pub(crate) enum Message {
     /// A stop: passed on to the newest generation, or back from one that has not been committed yet.
     Stop,
     /// The newest generation stops, and the service with it. Each report is answered with it from then on.
-    Stopping,
+    Stopping {
+        /// How long what the older generation has may still take. Without it, as from a version that did not say, it is
+        /// for the reader to know.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        within_ms: Option<u64>,
+    },
     /// How a draining generation is doing, for the newest one.
     Report(Report),
+    /// The deadline of an older generation's drain passes now. Only to one with the feature `cut`.
+    Cut,
 
     /// Connections of a draining generation, for the newest one. With each one's socket and companions; their blobs
     /// stand behind the message.
@@ -143,7 +156,7 @@ impl Hello {
             magic: MAGIC.to_owned(),
             min_version: VERSIONS.0,
             max_version: VERSIONS.1,
-            features: BTreeSet::from([WITHDRAW.to_owned()]),
+            features: BTreeSet::from([WITHDRAW.to_owned(), CUT.to_owned()]),
             formats,
             generation,
             pid: std::process::id(),
@@ -273,6 +286,9 @@ pub(crate) struct PastReload {
     /// When it ended, in milliseconds since 1970.
     #[serde(default)]
     pub(crate) ended_unix_ms: u64,
+    /// The draining generation that was cut for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) cut: Option<Speaker>,
 }
 
 /// A generation by all its names.
@@ -315,6 +331,25 @@ pub(crate) struct Standing {
     pub(crate) memory_bytes: u64,
     #[serde(default)]
     pub(crate) application: serde_json::Value,
+    /// What it still has to finish.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) waits: Vec<Wait>,
+    /// How long it may still take, in milliseconds, where it says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) left_ms: Option<u64>,
+}
+
+/// What a draining generation still has to finish, of one kind.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Wait {
+    pub(crate) of: String,
+    pub(crate) count: u64,
+    /// How long the oldest has been under way, in milliseconds.
+    #[serde(default)]
+    pub(crate) oldest_ms: u64,
+    /// What the oldest is.
+    #[serde(default)]
+    pub(crate) what: Option<String>,
 }
 
 /// A batch of connections of one kind.
@@ -392,8 +427,9 @@ impl Message {
             Message::Greeted(_) => "Greeted",
             Message::Reload => "Reload",
             Message::Stop => "Stop",
-            Message::Stopping => "Stopping",
+            Message::Stopping { .. } => "Stopping",
             Message::Report(_) => "Report",
+            Message::Cut => "Cut",
             Message::Connections(_) => "Connections",
             Message::Taken { .. } => "Taken",
             Message::Recount { .. } => "Recount",

@@ -5,7 +5,7 @@
 
 use std::future::Future;
 use std::io;
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -17,9 +17,9 @@ use event_listener::Event;
 use futures_lite::future;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd};
 use rustix::io::Errno;
-use rustix::net::{SocketAddrAny, SocketAddrUnix, SocketFlags};
+use rustix::net::SocketFlags;
 
-use super::{Origin, Socket};
+use super::socket::{Origin, Socket, address_of};
 use crate::address::Address;
 use crate::drain::{Drain, Guard};
 use crate::lock::lock;
@@ -36,32 +36,50 @@ const SHUT_DOWN_PAUSE: Duration = Duration::from_secs(1);
 const LAST_CALL_LOOKS: u32 = 1000;
 const LAST_CALL_PAUSE: Duration = Duration::from_millis(1);
 
-/// Whether this generation accepts on a listener; set by the driver.
-#[derive(Debug, Default)]
+/// Whether this generation accepts on a listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum GateState {
+    Closed,
+    Open,
+    /// The service stops: what waits is accepted, then nothing any more.
+    LastCall,
+    /// No later generation wants the listener: what waits is accepted, then the address is free.
+    Released,
+}
+
+impl GateState {
+    const ALL: [GateState; 4] = [GateState::Closed, GateState::Open, GateState::LastCall, GateState::Released];
+
+    /// Whether nothing is accepted any more once the queue is empty.
+    fn ends(self) -> bool {
+        matches!(self, GateState::LastCall | GateState::Released)
+    }
+}
+
+/// A gate's state, and what wakes those that wait for another one; set by the driver.
+#[derive(Debug)]
 struct Gate {
+    /// The place of the state in `GateState::ALL`: each accept reads it, and must not take a lock for that.
     state: AtomicU8,
     changed: Event,
 }
 
-const CLOSED: u8 = 0;
-const OPEN: u8 = 1;
-/// The service stops: what waits is accepted, then nothing any more.
-const LAST_CALL: u8 = 2;
-/// No later generation wants the listener: what waits is accepted, then the address is free.
-const RELEASED: u8 = 3;
-
 impl Gate {
-    fn set(&self, state: u8) {
-        self.state.store(state, Ordering::Release);
+    fn new() -> Gate {
+        Gate { state: AtomicU8::new(GateState::Closed as u8), changed: Event::new() }
+    }
+
+    fn set(&self, state: GateState) {
+        self.state.store(state as u8, Ordering::Release);
         self.changed.notify(usize::MAX);
     }
 
-    fn get(&self) -> u8 {
-        self.state.load(Ordering::Acquire)
+    fn get(&self) -> GateState {
+        GateState::ALL[usize::from(self.state.load(Ordering::Acquire))]
     }
 
     /// Waits until the state is another one than `seen`.
-    async fn changed(&self, seen: u8) {
+    async fn changed(&self, seen: GateState) {
         loop {
             let listener = self.changed.listen();
             if self.get() != seen {
@@ -109,7 +127,7 @@ impl Listener {
             origin: socket.origin,
             lasting: managed || socket.origin == Origin::Activated,
             socket: Arc::new(Async::new(Arc::clone(&socket.fd))?),
-            gate: Arc::default(),
+            gate: Arc::new(Gate::new()),
             drain: drain.clone(),
             spare: None,
             failed: Arc::default(),
@@ -143,22 +161,22 @@ impl Listener {
 
     /// Accepts from now on.
     pub(crate) fn open(&self) {
-        self.gate.set(OPEN);
+        self.gate.set(GateState::Open);
     }
 
     /// Accepts no more, and leaves what waits to whoever else has the socket.
     pub(crate) fn close(&self) {
-        self.gate.set(CLOSED);
+        self.gate.set(GateState::Closed);
     }
 
     /// Accepts what waits, and then nothing more: the service stops.
     pub(crate) fn last_call(&self) {
-        self.gate.set(LAST_CALL);
+        self.gate.set(GateState::LastCall);
     }
 
     /// Accepts what waits, and then gives the address up: nobody wants it any more. This cannot be taken back.
     pub(crate) fn release(&self) {
-        self.gate.set(RELEASED);
+        self.gate.set(GateState::Released);
     }
 
     /// The listener's name, the same in all generations.
@@ -189,14 +207,13 @@ impl Listener {
     }
 
     /// `attempt` is what accepts, as tests have it fail.
-    async fn accept_by(&self, attempt: impl Fn(u8) -> rustix::io::Result<Accepted>) -> io::Result<Accepted> {
+    async fn accept_by(&self, attempt: impl Fn(GateState) -> rustix::io::Result<Accepted>) -> io::Result<Accepted> {
         loop {
             let state = self.gate.get();
-            if state == CLOSED {
+            if state == GateState::Closed {
                 self.gate.changed(state).await;
                 continue;
             }
-            let ends = state == LAST_CALL || state == RELEASED;
             match attempt(state) {
                 Ok(accepted) => {
                     self.renew_spare();
@@ -204,7 +221,7 @@ impl Listener {
                 }
                 Err(Errno::MFILE) if self.give_up_spare() => {}
                 // Another clone may have shut the socket down.
-                Err(Errno::AGAIN | Errno::INVAL) if ends => {
+                Err(Errno::AGAIN | Errno::INVAL) if state.ends() => {
                     self.refuse_from_now_on(state);
                     future::pending::<()>().await;
                 }
@@ -228,11 +245,11 @@ impl Listener {
     pub async fn client_comes(&self) -> io::Result<()> {
         loop {
             let state = self.gate.get();
-            if state == CLOSED {
+            if state == GateState::Closed {
                 self.gate.changed(state).await;
             } else if self.client_waits() {
                 return Ok(());
-            } else if state == LAST_CALL || state == RELEASED {
+            } else if state.ends() {
                 self.refuse_from_now_on(state);
                 future::pending::<()>().await;
             } else {
@@ -252,7 +269,7 @@ impl Listener {
         failed.replace(Instant::now()).is_none_or(|last| last.elapsed() > BURST_GAP)
     }
 
-    async fn gate_changes_soon(&self, seen: u8) -> bool {
+    async fn gate_changes_soon(&self, seen: GateState) -> bool {
         let changed = async {
             self.gate.changed(seen).await;
             true
@@ -288,12 +305,12 @@ impl Listener {
         self.socket.readable()
     }
 
-    async fn gate_changed(&self, seen: u8) -> io::Result<()> {
+    async fn gate_changed(&self, seen: GateState) -> io::Result<()> {
         self.gate.changed(seen).await;
         Ok(())
     }
 
-    fn try_accept(&self, state: u8) -> rustix::io::Result<Accepted> {
+    fn try_accept(&self, state: GateState) -> rustix::io::Result<Accepted> {
         // Counted before it exists, so that no drain can end between the two.
         let guard = self.drain.guard();
         if self.gate.get() != state {
@@ -310,8 +327,8 @@ impl Listener {
     /// At a stop, a socket that only this service holds refuses further clients at once, instead of letting them wait
     /// for a process that is about to end. One that a service manager holds keeps their queue for the next start,
     /// unless it is released.
-    fn refuse_from_now_on(&self, state: u8) {
-        if state == RELEASED || !self.lasting {
+    fn refuse_from_now_on(&self, state: GateState) {
+        if state == GateState::Released || !self.lasting {
             // The socket may have been shut down through another clone; then there is nothing left to do.
             let _ = rustix::net::shutdown(self.socket.get_ref(), rustix::net::Shutdown::Both);
         }
@@ -343,26 +360,6 @@ impl Accepted {
     }
 }
 
-/// A stream's address, whatever its family.
-fn address_of(address: &SocketAddrAny) -> Option<Address> {
-    socket_address(address, true).or_else(|| unix_address(address, true))
-}
-
-pub(super) fn socket_address(address: &SocketAddrAny, stream: bool) -> Option<Address> {
-    let ip = SocketAddr::try_from(address.clone()).ok()?;
-    Some(if stream { Address::Tcp(ip) } else { Address::Udp(ip) })
-}
-
-pub(super) fn unix_address(address: &SocketAddrAny, stream: bool) -> Option<Address> {
-    let unix = SocketAddrUnix::try_from(address.clone()).ok()?;
-    if let Some(name) = unix.abstract_name() {
-        return String::from_utf8(name.to_vec()).ok().map(Address::UnixAbstract);
-    }
-    let Some(path) = unix.path() else { return Some(Address::UnixUnnamed) };
-    let path = path.to_str().ok()?.into();
-    Some(if stream { Address::Unix(path) } else { Address::UnixDatagram(path) })
-}
-
 #[cfg(test)]
 mod tests {
     use std::cell::Cell;
@@ -381,6 +378,16 @@ mod tests {
     fn connect(listener: &Listener) -> TcpStream {
         let Address::Tcp(address) = listener.address() else { panic!("{:?}", listener.address()) };
         TcpStream::connect(address).unwrap()
+    }
+
+    #[test]
+    fn a_gate_is_in_the_state_that_it_was_set_to() {
+        let gate = Gate::new();
+        assert_eq!(gate.get(), GateState::Closed);
+        for state in GateState::ALL {
+            gate.set(state);
+            assert_eq!(gate.get(), state);
+        }
     }
 
     #[test]

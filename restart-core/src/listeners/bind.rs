@@ -17,7 +17,7 @@ use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
-use super::{Origin, Socket, checked_address};
+use super::socket::{Origin, Socket, checked_address};
 use crate::address::{Address, Endpoint};
 use crate::error::Error;
 
@@ -31,21 +31,21 @@ const LOCK_PAUSE: Duration = Duration::from_millis(2);
 /// Binds an endpoint, and listens where it is a stream's. `ipv6_only`: where it is for all addresses, IPv4's are left to
 /// others; without it the system's default holds.
 pub(super) fn bind(endpoint: &Endpoint, ipv6_only: bool) -> Result<Socket, Error> {
-    let mode = endpoint.mode.map(|mode| Mode::from_raw_mode(mode.into()));
-    // What a person asks for is not the umask's to change. No other thread of ours makes a file meanwhile.
+    bind_with(endpoint, endpoint.mode.map(|mode| Mode::from_raw_mode(mode.into())), ipv6_only)
+}
+
+/// Binds the control socket: only its owner may connect, from the moment on at which it exists.
+pub(crate) fn bind_control(endpoint: &Endpoint) -> Result<Socket, Error> {
+    bind_with(endpoint, Some(Mode::RUSR | Mode::WUSR), false)
+}
+
+fn bind_with(endpoint: &Endpoint, mode: Option<Mode>, ipv6_only: bool) -> Result<Socket, Error> {
+    // What is asked for is not the umask's to change. No other thread of ours makes a file meanwhile.
     let _umask = mode.map(|_| Umask::none());
     let fd = open(endpoint, mode, ipv6_only)?;
     let address = checked_address(&format!("the listener {:?}", endpoint.name), &fd)?;
     let inode = endpoint.address.path().and_then(inode_of);
     let asked = endpoint.address.clone();
-    Ok(Socket { name: endpoint.name.clone(), address, asked, origin: Origin::Bound, inode, fd: Arc::new(fd) })
-}
-
-/// Binds the control socket: only its owner may connect, from the moment on at which it exists.
-pub(crate) fn bind_control(endpoint: &Endpoint) -> Result<Socket, Error> {
-    let fd = open(endpoint, Some(Mode::RUSR | Mode::WUSR), false)?;
-    let inode = endpoint.address.path().and_then(inode_of);
-    let (address, asked) = (endpoint.address.clone(), endpoint.address.clone());
     Ok(Socket { name: endpoint.name.clone(), address, asked, origin: Origin::Bound, inode, fd: Arc::new(fd) })
 }
 

@@ -8,7 +8,7 @@ use std::io;
 
 use rustix::process::{PidfdFlags, getpid, pidfd_open};
 
-use super::{Socket, checked_address};
+use super::socket::{Socket, checked_address};
 use crate::environment::Environment;
 use crate::error::Error;
 use crate::sys;

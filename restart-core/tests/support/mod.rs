@@ -3,11 +3,14 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use restart_core::control::{Answer, Client, Outcome, Status};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 
 pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 
@@ -61,15 +64,38 @@ impl Service {
     /// An example that users read, on an address of its own choice, and with the name that it gives its control socket.
     #[track_caller]
     pub(crate) fn example(name: &str, control: &str) -> Service {
+        Service::example_with(name, control, &[])
+    }
+
+    /// An example that takes more arguments than an address. It is started through a link in the service's
+    /// folder, which [`Service::replace_program`] switches.
+    #[track_caller]
+    pub(crate) fn example_with(name: &str, control: &str, arguments: &[&str]) -> Service {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let mut command = Command::new(example(name));
-        command.arg("127.0.0.1:0").stdin(Stdio::null());
+        let program = folder.path().join("program");
+        symlink(example(name), &program).expect("a link in a folder of its own");
+        let mut command = Command::new(program);
+        command.arg("127.0.0.1:0").args(arguments).stdin(Stdio::null());
         command.env("XDG_RUNTIME_DIR", folder.path()).env_remove("RUNTIME_DIRECTORY").env_remove("NOTIFY_SOCKET");
         let child = command.spawn().expect("the example starts");
         let control = folder.path().join(control).join("control.sock");
         let service = Service { folder, child, control };
         service.client();
         service
+    }
+
+    /// Has the next reload start another example.
+    pub(crate) fn replace_program(&self, name: &str) {
+        let (program, new) = (self.folder.path().join("program"), self.folder.path().join("program.new"));
+        symlink(example(name), &new).expect("a link in a folder of its own");
+        std::fs::rename(new, program).expect("a rename within one folder");
+    }
+
+    /// From now on the service is an example that gives its control socket this name. Waits until it answers there.
+    #[track_caller]
+    pub(crate) fn answers_at(&mut self, control: &str) {
+        self.control = self.folder.path().join(control).join("control.sock");
+        self.client();
     }
 
     pub(crate) fn control(&self) -> PathBuf {
@@ -151,4 +177,18 @@ pub(crate) fn connect_tcp(address: &str) -> TcpStream {
     let stream = TcpStream::connect_timeout(&address, DEADLINE).expect("somebody accepts");
     stream.set_read_timeout(Some(DEADLINE)).expect("a timeout");
     stream
+}
+
+/// Waits until a process has ended.
+#[track_caller]
+pub(crate) fn wait_for_end(pid: u32, deadline: Duration) {
+    let pid = Pid::from_raw(pid.try_into().expect("a pid")).expect("a pid");
+    let Ok(process) = pidfd_open(pid, PidfdFlags::empty()) else { return };
+    let timeout = Timespec::try_from(deadline).expect("a time");
+    let ended = poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&timeout)).expect("a wait");
+    assert_eq!(ended, 1, "process {pid:?} does not end within {deadline:?}");
+}
+
+pub(crate) fn kill(pid: u32, signal: Signal) {
+    kill_process(Pid::from_raw(pid.cast_signed()).expect("a pid"), signal).expect("a process that is ours");
 }

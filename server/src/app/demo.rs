@@ -15,7 +15,8 @@ use http_types::headers::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, 
 use http_types::{Method, Request, Response, StatusCode};
 use smol::Timer;
 
-use super::{Identity, READABLE, Target, page, text};
+use super::answer::{Identity, READABLE, Target, text};
+use super::page;
 use crate::http::{Moves, Step, stream};
 
 mod bytes;
@@ -203,7 +204,7 @@ fn events(request: &Request, target: &Target) -> Result<Response, String> {
 pub(super) fn moves(identity: &Arc<OnceLock<Identity>>) -> Moves {
     let identity = Arc::clone(identity);
     let next = move |state| next_event(state, Arc::clone(&identity));
-    Moves::new().stream(EVENTS_STREAM, next).protocol(upgrades::CHAT, upgrades::talk)
+    Moves::new().endless_stream(EVENTS_STREAM, next).protocol(upgrades::CHAT, upgrades::talk)
 }
 
 /// Waits for the next event of a stream with this state, which says that it is this process that sends it.

@@ -19,7 +19,8 @@ use http_types::headers::{
 use http_types::{Method, Request, Response, StatusCode};
 use rustix::io::Errno;
 
-use super::{Etag, FilesConfig, Target, not_found, text};
+use super::answer::{Target, not_found, text};
+use crate::config::{Etag, FilesConfig};
 use crate::http::{Content, Piece};
 use conditions::{Conditions, Validators, Verdict};
 use location::{Location, Malformed};

@@ -8,7 +8,7 @@ use std::time::Duration;
 use http_types::headers::{CACHE_CONTROL, CONTENT_TYPE};
 use http_types::{Body, Response, StatusCode};
 
-use super::Identity;
+use super::answer::Identity;
 
 const TEMPLATE: &str = include_str!("page.html");
 const PLAIN: &str = include_str!("page/plain.html");

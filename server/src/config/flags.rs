@@ -55,19 +55,24 @@ pub struct ServeArgs {
     #[arg(default_value = "1s")]
     pub probation: Given,
 
-    /// An old version may finish its requests for this long; 0s cuts them, and whoever has not moved yet
+    /// After a reload the old version may finish its requests for this long; 0s cuts them, and whoever has not moved yet
     #[arg(long, env = "REBORN_DRAIN_TIMEOUT", value_name = "DURATION", help_heading = "Reloading")]
-    #[arg(default_value = "20s")]
+    #[arg(default_value = "10m")]
     pub drain_timeout: Given,
+
+    /// When told to stop, finish requests for this long, those of old versions as well; 0s cuts them
+    #[arg(long, env = "REBORN_STOP_TIMEOUT", value_name = "DURATION", help_heading = "Reloading")]
+    #[arg(default_value = "20s")]
+    pub stop_timeout: Given,
 
     /// When told to stop, go on accepting for this long while /readyz fails
     #[arg(long, env = "REBORN_STOP_DELAY", value_name = "DURATION", help_heading = "Reloading")]
     #[arg(default_value = "0s")]
     pub stop_delay: Given,
 
-    /// So many old versions may finish at the same time
+    /// So many old versions may finish at the same time, each in a process of its own
     #[arg(long, env = "REBORN_MAX_DRAINING", value_name = "N", help_heading = "Reloading")]
-    #[arg(default_value = "4")]
+    #[arg(default_value = "16")]
     pub max_draining: Given,
 
     /// Reload on this signal too, for example INT (then Ctrl-C reloads)

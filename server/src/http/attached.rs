@@ -7,7 +7,7 @@ use http_types::Response;
 /// Something that stands for the body of a response. The body holds one of these, too, so that it is seen where another
 /// body took its place.
 #[derive(Debug)]
-pub(super) struct Attached<T>(Arc<Mutex<Option<T>>>);
+pub(crate) struct Attached<T>(Arc<Mutex<Option<T>>>);
 
 impl<T> Clone for Attached<T> {
     fn clone(&self) -> Attached<T> {

@@ -24,25 +24,15 @@ mod closing;
 mod exchange;
 mod follow;
 mod receiving;
+mod state;
 mod upgraded;
 mod watch;
 
 use std::pin::pin;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
 
-use http_types::upgrade::Sender as StreamSender;
-use http_types::{Request, Response};
-use restart_core::Phase;
-
-use super::deadline::Deadline;
-use super::handler::{Context, Decoration, Handler};
-use super::lifetime::{End, Reason, Start, UnderWay, Unfinished};
-use super::message::encode::Manner;
-use super::message::framing::Framing;
-use super::observe::Account;
-use super::upgrade::{Offer, Switching};
-use super::wire::Wire;
+use super::handler::{Context, Handler};
+use super::lifetime::{End, Reason, Start, UnderWay};
+use state::{Closed, Connection, State};
 use watch::Watch;
 
 /// Serves one connection until it ends.
@@ -62,105 +52,7 @@ pub async fn serve<H: Handler>(context: &Context<H>, start: Start) -> End {
     }
 }
 
-/// The state of a connection, with what it holds in each.
-enum State {
-    Idle,
-    Head,
-    Request(Box<Message>),
-    Response(Box<Answer>),
-    Rest(Box<Unfinished>),
-    Upgraded(StreamSender),
-    Protocol(Box<Switching>),
-    HandedOver,
-    Closed(Closed),
-}
-
-/// Who closed, and how much care the closing takes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Closed {
-    /// The client did.
-    ByClient,
-    /// We do, at once: nothing that we sent can be lost.
-    AtOnce(Reason),
-    /// We do, after the client has had the time to read what we sent last.
-    Lingering(Reason),
-}
-
-/// A request whose head has passed.
-struct Message {
-    request: Request,
-    framing: Framing,
-    expects_continue: bool,
-    keep_alive: bool,
-    manner: Manner,
-    offer: Option<Offer>,
-}
-
-/// A response that is to be sent.
-struct Answer {
-    response: Response,
-    manner: Manner,
-    /// Why the connection closes after it, if that is known already.
-    close: Option<Reason>,
-    decoration: Decoration,
-    offer: Option<Offer>,
-}
-
-struct Connection<'a, H> {
-    context: &'a Context<H>,
-    wire: Arc<Wire>,
-    peer: Option<String>,
-    listener: Option<Arc<str>>,
-    /// What will be told of the request that is being served, if somebody wants to know.
-    account: Option<Box<Account>>,
-    requests: u64,
-    /// How often the phase had been set when it was last heeded; never, at first.
-    heeded: Option<usize>,
-    deadline: Deadline,
-    /// Whether nothing was received here yet.
-    fresh: bool,
-    /// How long the wait that goes on here has lasted elsewhere.
-    waited: Duration,
-    /// Since when it is idle, or its head under way; less `waited`.
-    waits_since: Instant,
-    /// What was under way when it was parked, until it goes on.
-    under_way: UnderWay,
-    /// The drain in which nobody took it.
-    declined: Option<usize>,
-    /// How many requests were answered without a close although the process is to end, because more had been sent.
-    pipelined: u32,
-    /// Whether the client takes the end of the connection for that of its response. Before it is there, only a reset tells
-    /// that it was cut.
-    ends_by_close: bool,
-}
-
-impl<'a, H: Handler> Connection<'a, H> {
-    fn new(context: &'a Context<H>, start: Start) -> Result<Self, (Reason, u64)> {
-        let Start { stream, peer, listener, read_ahead, requests, waited, under_way, declined } = start;
-        // Only clients on a Unix socket have no address.
-        let wire = Wire::new(stream, peer.is_none(), read_ahead, &context.capacity).map_err(|error| {
-            log::warn!("cannot watch an accepted connection: {error}; it is closed");
-            (Reason::Failed, requests)
-        })?;
-        Ok(Connection {
-            context,
-            wire: Arc::new(wire),
-            peer,
-            listener,
-            account: None,
-            requests,
-            heeded: None,
-            deadline: Deadline::default(),
-            fresh: true,
-            waited,
-            waits_since: Instant::now(),
-            under_way,
-            declined,
-            pipelined: 0,
-            ends_by_close: false,
-        })
-    }
-
+impl<H: Handler> Connection<'_, H> {
     /// Serves until the connection has ended, or is to be served elsewhere: then nothing is returned.
     async fn run(&mut self) -> Option<End> {
         let drain = &self.context.drain;
@@ -168,7 +60,7 @@ impl<'a, H: Handler> Connection<'a, H> {
         let mut state = match std::mem::take(&mut self.under_way) {
             UnderWay::Nothing => State::Idle,
             UnderWay::Response(unfinished) => State::Rest(unfinished),
-            UnderWay::Protocol { name, state } => State::Protocol(Box::new(Switching { name, state })),
+            UnderWay::Protocol(switching) => State::Protocol(switching),
         };
         loop {
             let over = match &state {
@@ -182,7 +74,7 @@ impl<'a, H: Handler> Connection<'a, H> {
                 }
             };
             if matches!(state, State::Head) {
-                watch.take_turns().await;
+                self.began = watch.take_turns().await;
             }
             let Some(next) = watch.until_over(drain, pin!(self.step(state))).await else {
                 if self.ends_by_close {
@@ -197,10 +89,6 @@ impl<'a, H: Handler> Connection<'a, H> {
         }
     }
 
-    fn ended(&self, reason: Reason) -> End {
-        End::Server { reason, requests: self.requests }
-    }
-
     /// Goes from one state to the next, from a request right through its response. What serves them is boxed, so that an
     /// idle connection is small.
     async fn step(&mut self, state: State) -> State {
@@ -212,7 +100,7 @@ impl<'a, H: Handler> Connection<'a, H> {
                     if let Some(answer) = self.request(*message).await {
                         return self.response(answer).await;
                     }
-                    self.cut_account();
+                    self.give_up_account();
                     State::Closed(Closed::ByClient)
                 })
                 .await
@@ -246,16 +134,6 @@ impl<'a, H: Handler> Connection<'a, H> {
             }
         }
     }
-
-    fn drain_phase(&self) -> Phase {
-        self.context.drain.phase()
-    }
-
-    /// Whether it may park in the present drain, if there is one. Whom nobody took in an earlier drain, which was called
-    /// off, may be taken in the next.
-    fn may_park(&self) -> bool {
-        self.context.parks && self.declined != Some(self.context.drain.changes())
-    }
 }
 
 #[cfg(test)]
@@ -264,7 +142,9 @@ mod tests {
     use std::os::unix::net::UnixStream;
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::task::Waker;
+    use std::time::Instant;
 
+    use http_types::{Request, Response};
     use restart_core::Drain;
 
     use super::watch::TURN;

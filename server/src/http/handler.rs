@@ -12,6 +12,7 @@ use super::capacity::Capacity;
 use super::limits::Limits;
 use super::moves::Moves;
 use super::observe::Observe;
+use crate::waits::Waits;
 
 /// Headers for a response, made from its request: what a [`Decorate`] returns.
 pub type Decoration = Vec<(HeaderName, HeaderValue)>;
@@ -38,6 +39,8 @@ pub struct Context<H> {
     /// Gives headers for every response, also for those that the handler does not make. It is called before the
     /// handler, with the request, and with nothing for what never became one.
     pub decorate: Option<Decorate>,
+    /// What is under way, for whoever asks what this process waits for.
+    pub(crate) waits: Option<Arc<Waits>>,
     /// Each of these is told of every request that is over.
     pub observers: Vec<Observe>,
 }
@@ -53,6 +56,7 @@ impl<H> Context<H> {
             drain,
             parks: false,
             moves: Moves::new(),
+            waits: None,
             decorate: None,
             observers: Vec::new(),
         }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::observe::Account;
 use super::plan::rest::Rest;
+use super::upgrade::Switching;
 
 /// A connection that is to be served: newly accepted, or parked before.
 #[derive(Debug)]
@@ -54,13 +55,8 @@ pub enum UnderWay {
     Nothing,
     /// A response, of which the rest is known.
     Response(Box<Unfinished>),
-    /// A registered protocol, to be called with this state.
-    Protocol {
-        /// Its name.
-        name: String,
-        /// The state.
-        state: Vec<u8>,
-    },
+    /// A registered protocol.
+    Protocol(Box<Switching>),
 }
 
 /// A response that is to be finished elsewhere.

@@ -13,8 +13,8 @@
 //! ignored (RFC 9110 section 7.8), or that comes with a body, never reaches the handler. The handler answers with
 //! [`switch`] to a registered protocol, whose connections move to a newer process, or with status 101, the `Upgrade`
 //! header, and `Response::recv_upgrade`, which gives it the connection as a stream that stays in this one. The connection
-//! lasts until the stream is dropped, or until the drain's deadline, where it ends. None of the [`Limits`] holds for it
-//! any more.
+//! lasts until the stream is dropped, or until the drain's deadline, where it ends; shortly before, [`Shutdown::stopping`]
+//! says so. None of the [`Limits`] holds for it any more.
 //!
 //! A connection moves to a newer process while it is idle, and in the middle of a response whose rest can be described: a
 //! body in memory, a [`Content`], a registered [`stream()`]. What moves and how is for [`Moves`] to say. Whatever else is
@@ -24,6 +24,7 @@ mod attached;
 mod capacity;
 mod connection;
 mod deadline;
+mod ending;
 mod handler;
 mod lifetime;
 mod limits;
@@ -32,6 +33,7 @@ pub(crate) mod moves;
 pub(crate) mod observe;
 mod pace;
 pub(crate) mod plan;
+mod request_body;
 mod shutdown;
 mod transport;
 mod upgrade;
@@ -49,4 +51,4 @@ pub use plan::content::{Content, Piece};
 pub use plan::stream::{Step, stream};
 pub use restart_core::{Drain, Phase};
 pub use shutdown::Shutdown;
-pub use upgrade::{Leave, Upgraded, switch};
+pub use upgrade::{Leave, Switching, Upgraded, switch};

@@ -11,13 +11,13 @@ use std::sync::Arc;
 
 use http_types::Response;
 
-use super::plan::stream::{MakeStep, Step, streaming};
+use super::plan::stream::{MakeStep, Registered, Step, streaming};
 use super::upgrade::{Leave, Serve, Switching, Upgraded};
 
 /// The streams and the protocols of a program, by name. Clones share them.
 #[derive(Clone, Default)]
 pub struct Moves {
-    streams: BTreeMap<Arc<str>, MakeStep>,
+    streams: BTreeMap<Arc<str>, Registered>,
     protocols: BTreeMap<Arc<str>, Serve>,
 }
 
@@ -34,19 +34,42 @@ impl Moves {
     /// process: what it waits for belongs into the state (a time at which it is due, an id from which it goes on).
     /// What the client has not taken of a step's bytes travels if it is little, and is waited for if it is more than 16 KiB.
     /// A state has at most 16 KiB, or the stream stays. A name has at most 57 bytes.
+    ///
+    /// A stream that no other process takes is ended between two steps, as if it had come to its end: shortly before the
+    /// drain's deadline, and within 3 s of a stop.
     #[must_use]
-    pub fn stream<F>(mut self, name: &str, step: impl Fn(Vec<u8>) -> F + Send + Sync + 'static) -> Moves
+    pub fn stream<F>(self, name: &str, step: impl Fn(Vec<u8>) -> F + Send + Sync + 'static) -> Moves
     where
         F: Future<Output = io::Result<Option<Step>>> + Send + 'static,
     {
-        self.streams.insert(name.into(), Arc::new(move |state| Box::pin(step(state))));
+        self.register(name, step, false)
+    }
+
+    /// Registers a stream without an end of its own, such as one of events. In all it is as [`stream`](Moves::stream) has
+    /// it, but where it would be cut at the deadline of a drain or a stop, it ends before, in order and at a time of its
+    /// own: to its client it is over, who comes back for more. What a client would take for complete is not of this kind.
+    #[must_use]
+    pub fn endless_stream<F>(self, name: &str, step: impl Fn(Vec<u8>) -> F + Send + Sync + 'static) -> Moves
+    where
+        F: Future<Output = io::Result<Option<Step>>> + Send + 'static,
+    {
+        self.register(name, step, true)
+    }
+
+    fn register<F>(mut self, name: &str, step: impl Fn(Vec<u8>) -> F + Send + Sync + 'static, is_endless: bool) -> Moves
+    where
+        F: Future<Output = io::Result<Option<Step>>> + Send + 'static,
+    {
+        let make: MakeStep = Arc::new(move |state| Box::pin(step(state)));
+        self.streams.insert(name.into(), Registered { make, is_endless });
         self
     }
 
     /// Registers a protocol to switch to: `serve` serves a connection from a state, and says how it leaves it.
     ///
     /// It is called once after the switch, and again wherever the connection goes on after a [`Leave::Move`], which may be
-    /// this process. A name has at most 55 bytes.
+    /// this process. Where no process takes it, `upgraded.shutdown().stopping()` is ready shortly before the connection is
+    /// cut, for a goodbye. A name has at most 55 bytes.
     #[must_use]
     pub fn protocol<F>(mut self, name: &str, serve: impl Fn(Upgraded, Vec<u8>) -> F + Send + Sync + 'static) -> Moves
     where
@@ -69,7 +92,7 @@ impl Moves {
         Ok(())
     }
 
-    pub(super) fn stream_named(&self, name: &str) -> Option<MakeStep> {
+    pub(super) fn stream_named(&self, name: &str) -> Option<Registered> {
         self.streams.get(name).cloned()
     }
 

@@ -32,6 +32,9 @@ pub struct Served<'a> {
     /// Whether all of the response was given to the kernel. It was not where the client left, or took too little, where
     /// the body failed, and where the drain's deadline passed.
     pub complete: bool,
+    /// Whether this process cut it: it was under way, be it within its head, when the deadline of the drain or of the stop
+    /// passed.
+    pub cut: bool,
     /// From the first byte of the request to the last byte of the response.
     pub duration: Duration,
 }
@@ -78,14 +81,20 @@ impl Account {
         }
     }
 
+    /// The path of its request, as it was received.
+    pub(super) fn path(&self) -> String {
+        let target = self.line.split(|byte| *byte == b' ').nth(1).unwrap_or_default();
+        String::from_utf8_lossy(target).into_owned()
+    }
+
     /// How many bytes of it are the client's own words.
     pub(super) fn own_bytes(&self) -> usize {
         let length = |text: &Option<Vec<u8>>| text.as_ref().map_or(0, Vec::len);
         self.line.len() + length(&self.referer) + length(&self.user_agent)
     }
 
-    /// The account as observers see it, now that the request is over, its response `complete` or not.
-    pub(super) fn served<'a>(&'a self, listener: Option<&'a str>, peer: Option<&'a str>, complete: bool) -> Served<'a> {
+    /// The account as observers see it, now that the request is over; not that it is complete, nor that it was cut.
+    pub(super) fn served<'a>(&'a self, listener: Option<&'a str>, peer: Option<&'a str>) -> Served<'a> {
         Served {
             listener,
             peer,
@@ -94,7 +103,8 @@ impl Account {
             user_agent: self.user_agent.as_deref(),
             status: if self.sent_bytes > 0 { Some(self.status) } else { None },
             body_bytes: self.sent_bytes.saturating_sub(self.head_bytes),
-            complete,
+            complete: false,
+            cut: false,
             duration: self.began.elapsed(),
         }
     }

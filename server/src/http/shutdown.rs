@@ -1,44 +1,64 @@
 //! What a handler can learn of the end of its process.
 
+use std::future::pending;
+use std::time::Instant;
+
+use async_io::Timer;
+use futures_lite::FutureExt;
 use restart_core::{Drain, Phase};
+
+use super::ending::Share;
 
 /// Whether this process is to end, for handlers and bodies that take long. Each request has one in its `ext`
 /// (`request.ext().get::<Shutdown>()`); clones are the same.
 ///
 /// A process drains when a newer one has taken over: what is under way may be finished, within the drain timeout. It stops
-/// when the service stops: what is under way should be brought to an end, within the stop timeout.
+/// when the service stops: what is under way should be brought to an end, within the stop timeout. So it should shortly
+/// before the drain's deadline, where the rest is cut; each is told of that at a time of its own in the last third of the
+/// drain, 3 s at the most, so that not all clients come back at once.
 #[derive(Clone, Debug)]
-pub struct Shutdown(Drain);
+pub struct Shutdown {
+    drain: Drain,
+    share: Share,
+}
 
 impl Shutdown {
     pub(super) fn new(drain: &Drain) -> Shutdown {
-        Shutdown(drain.clone())
+        Shutdown { drain: drain.clone(), share: Share::random() }
     }
 
     /// Whether a newer process has taken over. It may die: then this one serves again.
     pub fn is_draining(&self) -> bool {
-        self.0.phase() == Phase::Draining
+        self.drain.phase() == Phase::Draining
     }
 
-    /// Whether the service stops.
+    /// Whether the service stops, or the drain's deadline is near or has passed.
     pub fn is_stopping(&self) -> bool {
-        self.0.phase() > Phase::Draining
+        self.drain.phase() > Phase::Draining || self.share.due(&self.drain).is_some_and(|due| due <= Instant::now())
     }
 
     /// Waits until the process drains or stops. Returns at once where it does.
     pub async fn draining(&self) {
-        self.reached(Phase::Draining).await;
+        let mut phase = self.drain.phase();
+        while phase < Phase::Draining {
+            phase = self.drain.changed(phase).await;
+        }
     }
 
-    /// Waits until the service stops, or the drain's deadline has passed. Returns at once where it does, or has.
+    /// Waits until the service stops, or the drain's deadline is near. Returns at once where it does, or is.
     pub async fn stopping(&self) {
-        self.reached(Phase::Stopping).await;
-    }
-
-    async fn reached(&self, least: Phase) {
-        let mut phase = self.0.phase();
-        while phase < least {
-            phase = self.0.changed(phase).await;
+        loop {
+            let changes = self.drain.changes();
+            if self.is_stopping() {
+                return;
+            }
+            let due = async {
+                match self.share.due(&self.drain) {
+                    Some(due) => drop(Timer::at(due).await),
+                    None => pending().await,
+                }
+            };
+            self.drain.next_change(changes).or(due).await;
         }
     }
 }

@@ -44,9 +44,9 @@ pub(super) type Serve = Arc<dyn Fn(Upgraded, Vec<u8>) -> Serving + Send + Sync>;
 
 /// What a connection goes on with after a switch of protocols: the registered protocol of this name, at this state.
 #[derive(Clone, Debug)]
-pub(super) struct Switching {
-    pub(super) name: String,
-    pub(super) state: Vec<u8>,
+pub struct Switching {
+    pub(crate) name: String,
+    pub(crate) state: Vec<u8>,
 }
 
 /// The response that switches to the registered protocol of this name, at this state. `token` is what the `Upgrade` header

@@ -2,21 +2,23 @@
 //!
 //! Between two messages only the connection holds a [`Wire`], so that it can be taken apart and handed over. A body is
 //! read here, from the bytes received and from the transport, with the framing taken off by [`body`]; what the
-//! application holds is a `reader`. Nothing here knows of phases, handlers or responses.
+//! application holds is the reader in `request_body`. Nothing here knows of phases, handlers or responses.
 
 mod body;
-mod reader;
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
+use body::RequestBody;
+pub(super) use body::Trailers;
 pub(super) use body::{BodyState, Fault};
-use body::{RequestBody, Trailers};
-pub(super) use reader::attach;
 
 use super::capacity::Capacity;
+use super::limits::Limits;
+use super::message::framing::Framing;
 use super::message::head;
 use super::message::refusal::Refusal;
 use super::transport::Transport;
@@ -30,6 +32,8 @@ const DIRECT_BYTES_MIN: usize = 4 * 1024;
 pub(crate) struct Wire {
     pub(super) transport: Transport,
     incoming: Mutex<Incoming>,
+    /// Whether the current request has a body: most have none, and need no lock to know it.
+    has_body: AtomicBool,
     /// Who calls for room.
     pub(super) capacity: Arc<Capacity>,
 }
@@ -48,7 +52,8 @@ impl Wire {
     /// `capacity` calls for room.
     pub(super) fn new(socket: OwnedFd, local: bool, read_ahead: Vec<u8>, capacity: &Arc<Capacity>) -> io::Result<Wire> {
         let transport = Transport::new(socket, local, read_ahead)?;
-        Ok(Wire { transport, incoming: Mutex::default(), capacity: Arc::clone(capacity) })
+        let (incoming, has_body) = (Mutex::default(), AtomicBool::new(false));
+        Ok(Wire { transport, incoming, has_body, capacity: Arc::clone(capacity) })
     }
 
     /// Takes the wire apart: the socket, which no poller knows any more, and the bytes received and not yet used. Gives it
@@ -81,12 +86,24 @@ impl Wire {
 
     /// How the body of the current request stands.
     pub(super) fn body_state(&self) -> BodyState {
+        if !self.has_body() {
+            return BodyState::None;
+        }
         self.incoming().body.as_ref().map_or(BodyState::None, RequestBody::state)
     }
 
     /// What made the body of the current request unreadable, if anything did.
     pub(super) fn fault(&self) -> Option<Fault> {
+        if !self.has_body() {
+            return None;
+        }
         self.incoming().body.as_ref().and_then(RequestBody::fault)
+    }
+
+    /// Begins a request with a body of this framing, if that is one; returns the message's number, which its body's reader
+    /// has to show.
+    pub(super) fn begin_request(&self, framing: Framing, expects_continue: bool, limits: &Limits) -> u64 {
+        self.begin_message(RequestBody::new(framing, expects_continue, limits))
     }
 
     /// Ends the message: a reader that is left reads nothing any more.
@@ -94,8 +111,8 @@ impl Wire {
         self.begin_message(None);
     }
 
-    /// Begins a message; returns its number, which its body's reader has to show.
     fn begin_message(&self, body: Option<RequestBody>) -> u64 {
+        self.has_body.store(body.is_some(), Ordering::Relaxed);
         let incoming = &mut *self.incoming();
         incoming.message += 1;
         incoming.body = body;
@@ -103,7 +120,7 @@ impl Wire {
     }
 
     /// Says that the reader of message `message` was dropped.
-    fn abandon(&self, message: u64) {
+    pub(super) fn abandon(&self, message: u64) {
         let incoming = &mut *self.incoming();
         if incoming.message == message
             && let Some(body) = &mut incoming.body
@@ -114,6 +131,9 @@ impl Wire {
 
     /// Rules out a 100 from now on, because the response begins. Returns the rest of one that was partly sent.
     pub(super) fn response_begins(&self) -> &'static [u8] {
+        if !self.has_body() {
+            return b"";
+        }
         self.incoming().body.as_mut().map_or(b"", RequestBody::response_begins)
     }
 
@@ -135,7 +155,7 @@ impl Wire {
     }
 
     /// Reads bytes of the body of message `message`. Returns 0 at its end, once with the raw trailers of a chunked body.
-    fn poll_body(
+    pub(super) fn poll_body(
         &self,
         context: &mut Context<'_>,
         message: u64,
@@ -156,7 +176,7 @@ impl Wire {
     }
 
     /// Records that the current body breaks a rule that only its reader can see.
-    fn refuse_body(&self, refusal: Refusal) -> io::Error {
+    pub(super) fn refuse_body(&self, refusal: Refusal) -> io::Error {
         let fault = Fault::Refused(refusal);
         if let Some(body) = &mut self.incoming().body {
             body.fail(fault);
@@ -230,6 +250,11 @@ impl Wire {
             }
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// Only the connection's own task begins and ends messages, and asks.
+    fn has_body(&self) -> bool {
+        self.has_body.load(Ordering::Relaxed)
     }
 
     /// The body that is being read. Where what was received is locked too, this comes first.

@@ -6,12 +6,14 @@
 
 use std::io::{self, Write};
 use std::os::fd::AsFd;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
+
+use crate::lock::unpoisoned;
 
 /// The longest line, and the longest write: `PIPE_BUF` on Linux, up to which a write to a pipe is atomic.
 pub(crate) const WRITE_BYTES_MAX: usize = 4096;
@@ -94,7 +96,7 @@ impl Queue {
         sink: S,
         report: impl FnMut(&mut S, Lost) -> Option<Instant> + Send + 'static,
     ) -> io::Result<()> {
-        let mut started = self.0.started.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut started = unpoisoned(self.0.started.lock());
         if *started {
             return Ok(());
         }
@@ -126,7 +128,7 @@ impl Queue {
         self.0.filled.notify_one();
         let busy = |state: &mut State| state.has_work() || state.writing;
         let waited = self.0.drained.wait_timeout_while(state, timeout, busy);
-        let (mut state, outcome) = waited.unwrap_or_else(PoisonError::into_inner);
+        let (mut state, outcome) = unpoisoned(waited);
         state.hurried = false;
         !outcome.timed_out()
     }
@@ -170,19 +172,19 @@ impl Queue {
         let mut state = self.lock();
         while !state.has_work() {
             let Some(due) = state.unsaid else {
-                state = self.0.filled.wait(state).unwrap_or_else(PoisonError::into_inner);
+                state = unpoisoned(self.0.filled.wait(state));
                 continue;
             };
             let left = due.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 break;
             }
-            state = self.0.filled.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+            state = unpoisoned(self.0.filled.wait_timeout(state, left)).0;
         }
         if !self.0.pause.is_zero() {
             let few = |state: &mut State| !state.hurried && !state.refresh && state.lines.len() < BATCH_BYTES;
             let waited = self.0.filled.wait_timeout_while(state, self.0.pause, few);
-            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+            state = unpoisoned(waited).0;
         }
         state.writing = true;
         Work {
@@ -195,7 +197,7 @@ impl Queue {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         // A thread that panicked with the lock held can have left nothing half done: each change is one assignment.
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+        unpoisoned(self.0.state.lock())
     }
 }
 

@@ -106,6 +106,6 @@ fn a_stream_and_a_protocol_mean_what_they_meant() {
     assert_eq!(account.unwrap().user_agent.as_deref(), Some(&b"curl/8.5.0"[..]));
     let (start, _) = read(GOLDEN[4].0);
     assert_eq!(start.read_ahead, b"\x81\x85\x37\xfa\x21\x3d\x7f\x9f");
-    let UnderWay::Protocol { name, state } = start.under_way else { panic!("{start:?}") };
-    assert_eq!((&*name, &*state), ("demo-chat/1", &br#"{"nickname":"ada","count":12}"#[..]));
+    let UnderWay::Protocol(protocol) = start.under_way else { panic!("{start:?}") };
+    assert_eq!((&*protocol.name, &*protocol.state), ("demo-chat/1", &br#"{"nickname":"ada","count":12}"#[..]));
 }

@@ -8,8 +8,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{FileType, fstat};
 use serde::{Deserialize, Serialize};
 
-use super::millis;
-use super::sections::Sections;
+use super::fields::{Sections, append, millis};
 use crate::http::observe::Account;
 use crate::http::plan::rest::{Rest, Tail};
 use crate::http::{Piece, Reason, Unfinished};
@@ -142,12 +141,6 @@ impl AccountDescription {
             head_bytes: self.head,
         })
     }
-}
-
-/// Adds `more` to `bytes`. Returns how many they are.
-fn append(bytes: &mut Vec<u8>, more: &[u8]) -> usize {
-    bytes.extend_from_slice(more);
-    more.len()
 }
 
 /// The descriptor as a file that can be read at any place without waiting for anybody.

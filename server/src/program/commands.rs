@@ -26,7 +26,7 @@ const WATCH_EVERY: Duration = Duration::from_millis(500);
 
 /// `reborn reload`.
 pub(super) fn reload(package: &Package, args: &ReloadArgs) -> u8 {
-    let code = client_command(package, &args.client, |client| ask_to_reload(package, client, args.wait));
+    let code = client_command(package, &args.client, |client| ask_to_reload(package, client, args));
     // A stop that overtakes a reload must not make the unit fail: not either where the server has ended already.
     if code == exit::NOT_RUNNING && has_main_process_ended() {
         say_outcome(&"the service has stopped; there is nothing to reload");
@@ -105,8 +105,11 @@ fn has_main_process_ended() -> bool {
     }
 }
 
-fn ask_to_reload(package: &Package, client: &mut Client, wait: Option<Duration>) -> Result<u8, restart_core::Error> {
-    let path = client.path().to_owned();
+fn ask_to_reload(package: &Package, client: &mut Client, args: &ReloadArgs) -> Result<u8, restart_core::Error> {
+    let (path, wait) = (client.path().to_owned(), args.wait);
+    if args.cut_oldest {
+        client.cut_oldest()?;
+    }
     let note = package.named("the reload goes on without this command; `reborn status` tells its outcome");
     progress::say_if_interrupted(package, note);
     let answer = progress::shown(&path, || match wait {
@@ -129,10 +132,7 @@ fn ask_to_reload(package: &Package, client: &mut Client, wait: Option<Duration>)
         Answer::Refused(reason) => {
             match wait {
                 Some(patience) => complain(package, &format!("no reload was started within {patience:?}: {reason}")),
-                None => complain(
-                    package,
-                    &format!("no reload was started: {reason} (`{} reload --wait` does)", package.name),
-                ),
+                None => complain(package, &format!("no reload was started: {}", with_way_out(package, &reason))),
             }
             exit::FAILED
         }
@@ -146,6 +146,20 @@ fn ask_to_reload(package: &Package, client: &mut Client, wait: Option<Duration>)
             exit::FAILED
         }
     })
+}
+
+/// A refusal, with what can be done about it behind its first line; below stands what each generation waits for.
+fn with_way_out(package: &Package, reason: &str) -> String {
+    let name = &package.name;
+    match reason.split_once('\n') {
+        Some((first, each)) => {
+            let each = each.replace('\n', "\n  ");
+            format!(
+                "{first} (`{name} reload --wait` does), or cut the oldest with `{name} reload --cut-oldest`\n  {each}"
+            )
+        }
+        None => format!("{reason} (`{name} reload --wait` does)"),
+    }
 }
 
 fn show_status(package: &Package, client: &mut Client, json: bool) -> Result<u8, restart_core::Error> {

@@ -5,8 +5,11 @@
 use std::fmt::{self, Write as _};
 use std::time::{Duration, SystemTime};
 
+use restart_core::Waiting;
 use restart_core::control::{Outcome, Stages, Status};
 use serde_json::Value;
+
+use crate::service::ledger::MOVED_KINDS;
 
 /// The status as text. `now` is the time at which it is shown.
 pub(crate) struct Overview<'a> {
@@ -23,6 +26,10 @@ impl fmt::Display for Overview<'_> {
             writeln!(out, "a reload is under way: {}", stage(self.status).unwrap_or(reloading.stage.clone()))?;
         }
         writeln!(out, "\n{}", self.generations())?;
+        let waits = self.waits();
+        if !waits.is_empty() {
+            writeln!(out, "{}", table(["GENERATION", "WAITS FOR", "COUNT", "OLDEST", "", "LEFT"], waits))?;
+        }
         let listeners =
             self.status.listeners.iter().map(|one| [one.name.clone(), one.address.clone(), one.origin.clone()]);
         writeln!(out, "{}", table(["LISTENER", "ADDRESS", "FROM"], listeners))?;
@@ -55,18 +62,43 @@ impl Overview<'_> {
         table(heads, [newest].into_iter().chain(older))
     }
 
+    /// What those that are to end still have to finish.
+    fn waits(&self) -> Vec<[String; 6]> {
+        let Status { id, state, draining, waits, .. } = self.status;
+        let stopping = (state == "stopping").then_some((id.generation, waits, None));
+        let older = draining.iter().rev().filter_map(|older| {
+            let said = older.report.as_ref()?;
+            Some((older.generation, &said.waits, said.left_ms))
+        });
+        let words = |ms: u64| age(Duration::from_millis(ms));
+        let mut rows = vec![];
+        for (generation, waits, left_ms) in stopping.into_iter().chain(older) {
+            rows.extend(waits.iter().map(|Waiting { kind, count, oldest_ms, what }| {
+                let oldest = if *oldest_ms == 0 { String::new() } else { words(*oldest_ms) };
+                let what = what.clone().unwrap_or_default();
+                let left = left_ms.map(words).unwrap_or_default();
+                [generation.to_string(), kind.clone(), count.to_string(), oldest, what, left]
+            }));
+        }
+        rows
+    }
+
     fn reload(&self, outcome: &Outcome) -> [String; 4] {
-        let Outcome { failure, from, to, stages, ended_unix_ms, .. } = outcome;
+        let Outcome { failure, from, to, stages, ended_unix_ms, cut, .. } = outcome;
         let now = self.now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let ago = now.saturating_sub(Duration::from_millis(*ended_unix_ms));
         let generations = match to {
             Some(to) => format!("{} -> {}", from.generation, to.generation),
             None => format!("{} ->", from.generation),
         };
-        let (verdict, detail) = match failure {
+        let (verdict, mut detail) = match failure {
             Some(reason) => ("failed", reason.clone()),
             None => ("done", durations(stages)),
         };
+        if let Some(cut) = cut {
+            // Writing to a String cannot fail.
+            _ = write!(detail, "; {cut} was cut for it");
+        }
         let when = if *ended_unix_ms == 0 { String::new() } else { format!("{} ago", age(ago)) };
         [when, generations, verdict.to_owned(), detail]
     }
@@ -98,8 +130,22 @@ fn row(
 ) -> [String; 9] {
     let count = |name: &str| application[name].as_u64().map(|count| count.to_string()).unwrap_or_default();
     let age = age(Duration::from_millis(uptime_ms));
-    let (busy, moved, memory) = (count("in_flight"), count("handed_over"), mebibytes(memory_bytes));
+    let (busy, moved, memory) = (count("in_flight"), moved(application), mebibytes(memory_bytes));
     [number, pid, version, &age, state, &connections.to_string(), &busy, &moved, &memory].map(str::to_owned)
+}
+
+/// How many connections were handed over, and of which kinds where something was under way on some of them.
+fn moved(application: &Value) -> String {
+    let Some(total) = application["handed_over"].as_u64() else { return String::new() };
+    let by_kind: Vec<_> = MOVED_KINDS
+        .into_iter()
+        .filter_map(|kind| Some((kind, application["moved"][kind].as_u64().filter(|count| *count > 0)?)))
+        .collect();
+    if by_kind.iter().all(|(kind, _)| *kind == MOVED_KINDS[0]) {
+        return total.to_string();
+    }
+    let by_kind: Vec<_> = by_kind.into_iter().map(|(kind, count)| format!("{count} {kind}")).collect();
+    format!("{total} ({})", by_kind.join(", "))
 }
 
 fn durations(stages: &Stages) -> String {
@@ -155,12 +201,16 @@ mod tests {
             "draining": [
                 {"generation": 1, "pid": 11},
                 {"generation": 2, "pid": 22, "version": "1.1", "uptime_ms": 3_600_000, "connections": 1,
-                 "memory_bytes": 1_048_576, "application": {"in_flight": 1, "handed_over": 200}},
+                 "memory_bytes": 1_048_576, "application": {"in_flight": 1, "handed_over": 200,
+                   "moved": {"idle": 195, "responses": 3, "streams": 0, "upgraded": 2}}, "left_ms": 540_000,
+                 "waits": [{"kind": "request", "count": 2, "oldest_ms": 61_500, "what": "/slow"},
+                           {"kind": "connection", "count": 1, "oldest_ms": 0}]},
             ],
             "last_reload": null,
             "reloads": [
                 {"id": "a", "failure": "it died", "from": {"generation": 2, "pid": 22, "version": ""}, "to": null,
-                 "stages": Stages::default(), "ended_unix_ms": 1_000},
+                 "stages": Stages::default(), "ended_unix_ms": 1_000,
+                 "cut": {"generation": 0, "pid": 10, "version": ""}},
             ],
             "application": {"in_flight": 3, "handed_over": 0},
         });
@@ -169,16 +219,20 @@ mod tests {
         let expected = "\
 generation 3 (pid 33), version 1.2: serving, under a service manager
 
-GENERATION  PID  VERSION  AGE    STATE     CONNECTIONS  IN FLIGHT  HANDED OVER  MEMORY
-3           33   1.2      1m 1s  serving   20           3          0            8.5 MiB
-2           22   1.1      1h     draining  1            1          200          1.0 MiB
+GENERATION  PID  VERSION  AGE    STATE     CONNECTIONS  IN FLIGHT  HANDED OVER                              MEMORY
+3           33   1.2      1m 1s  serving   20           3          0                                        8.5 MiB
+2           22   1.1      1h     draining  1            1          200 (195 idle, 3 responses, 2 upgraded)  1.0 MiB
 1           11                   draining
+
+GENERATION  WAITS FOR   COUNT  OLDEST         LEFT
+2           request     2      1m 1s   /slow  9m
+2           connection  1                     9m
 
 LISTENER  ADDRESS       FROM
 http      127.0.0.1:80  bound
 
 RELOADED  GENERATIONS  OUTCOME
-1m ago    2 ->         failed   it died
+1m ago    2 ->         failed   it died; generation 0 (pid 10) was cut for it
 ";
         assert_eq!(shown, expected);
     }

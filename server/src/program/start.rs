@@ -201,13 +201,14 @@ fn builder(
     let reload = &config.reload;
     let control = config.control.clone().map_or_else(|| Place::Named(package.name.clone()), Place::Path);
     let default = DEFAULT_LISTEN.parse().expect("the default is an address");
-    let (reporting, shared) = (Arc::clone(metrics), Arc::clone(shared));
+    let (reporting, waiting, shared) = (Arc::clone(metrics), Arc::clone(metrics), Arc::clone(shared));
     let mut builder = Builder::new()
         .default_listen(default)
         .control(control)
         .ready_timeout(reload.ready_timeout)
         .probation(reload.probation)
         .drain_timeout(reload.drain_timeout)
+        .stop_timeout(reload.stop_timeout)
         .max_draining(reload.max_draining)
         .version(&package.version)
         .take_connections(moving::formats(moves))
@@ -221,6 +222,7 @@ fn builder(
                 }
             }
         })
+        .waits(move || waiting.waits.list(waiting.ledger.balance().live))
         .report(move || {
             let mut report = serde_json::to_value(reporting.ledger.balance()).expect("a balance is plain data");
             report["in_flight"] = reporting.in_flight().into();

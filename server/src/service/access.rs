@@ -252,6 +252,7 @@ mod tests {
             status: Some(200),
             body_bytes: 0,
             complete: true,
+            cut: false,
             duration: Duration::ZERO,
         }
     }

@@ -20,6 +20,7 @@ use smol::channel::{Receiver, Sender, bounded};
 use smol::future::{FutureExt, yield_now};
 
 use crate::http::{self, Context, Handler, Limits, Start};
+use crate::service::ledger::MOVED_KINDS;
 use crate::service::metrics::{BUCKETS_US, Metrics, bucket_name};
 use crate::threads::workers::Workers;
 
@@ -148,8 +149,13 @@ impl Collector for Admin {
         for outcome in ["success", "failure"] {
             totals.entry(format!("reloads/{outcome}")).or_default();
         }
+        for kind in MOVED_KINDS {
+            totals.entry(format!("connections/moved/{kind}")).or_default();
+        }
         let mut page = Page { encoder, totals };
         page.counter("requests", "Requests that are over", "requests/", &["method", "status"])?;
+        let help = "Requests that the deadline of a drain or of a stop cut";
+        page.counter("requests_cut", help, "requests_cut", &[])?;
         page.latency()?;
         let (live, busy) = (self.drain.live(), self.metrics.in_flight());
         let connections = [("busy", busy), ("idle", live.saturating_sub(busy))];
@@ -157,6 +163,8 @@ impl Collector for Admin {
         page.counter("connections_accepted", "Connections accepted", "connections/accepted", &[])?;
         page.counter("connections_received", "Connections taken over", "connections/received", &[])?;
         page.counter("connections_handed_over", "Connections handed over", "connections/handed_over", &[])?;
+        let help = "Connections handed over, by what was under way on them";
+        page.counter("connections_moved", help, "connections/moved/", &["kind"])?;
         page.counter("connections_closed", "Connections closed", "connections/closed/", &["by", "reason"])?;
         page.counter("reloads", "Reloads by their outcome", "reloads/", &["outcome"])?;
         page.stages()?;

@@ -7,8 +7,10 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
+
+use crate::lock::unpoisoned;
 
 /// How long the log keeps silent about clients with too many connections after it has told of one.
 const SILENCE: Duration = Duration::from_secs(10);
@@ -64,7 +66,7 @@ impl Clients {
     }
 
     fn tell(&self, client: IpAddr) {
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut told = unpoisoned(self.told.lock());
         if told.is_none_or(|at| at.elapsed() >= SILENCE) {
             *told = Some(Instant::now());
             let most = self.most;
@@ -74,7 +76,7 @@ impl Clients {
 
     fn counts(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
         // Nothing panics while it is held.
-        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+        unpoisoned(self.counts.lock())
     }
 }
 

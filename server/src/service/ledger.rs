@@ -6,11 +6,12 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use serde::Serialize;
 
 use crate::http::Reason;
+use crate::lock::unpoisoned;
 use crate::moving::Kind;
 
 /// The books of one generation.
@@ -36,18 +37,30 @@ pub(crate) struct Balance {
     /// Those handed over, by what was under way on them.
     pub(crate) moved: Moved,
     /// What has come and not ended.
-    live: u64,
+    pub(crate) live: u64,
     /// Requests answered on connections that have ended or moved.
     requests: u64,
 }
 
-/// Connections that were handed over, by what was under way on them.
+/// Connections that were handed over, by what was under way on them. Serialized, it has the names of `MOVED_KINDS`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub(crate) struct Moved {
     pub(crate) idle: u64,
     pub(crate) responses: u64,
     pub(crate) streams: u64,
     pub(crate) upgraded: u64,
+}
+
+/// What the kinds of connections that move are called, wherever they are shown, in the order of `Kind`.
+pub(crate) const MOVED_KINDS: [&str; 4] = ["idle", "responses", "streams", "upgraded"];
+
+impl Moved {
+    /// How many there were of each kind, by its name.
+    pub(crate) fn by_kind(self) -> [(&'static str, u64); 4] {
+        let Moved { idle, responses, streams, upgraded } = self;
+        let [one, two, three, four] = MOVED_KINDS;
+        [(one, idle), (two, responses), (three, streams), (four, upgraded)]
+    }
 }
 
 impl Ledger {
@@ -74,7 +87,7 @@ impl Ledger {
     }
 
     fn reasons(&self) -> MutexGuard<'_, BTreeMap<String, u64>> {
-        self.closed_by_us.lock().unwrap_or_else(PoisonError::into_inner)
+        unpoisoned(self.closed_by_us.lock())
     }
 
     pub(crate) fn balance(&self) -> Balance {

@@ -11,6 +11,7 @@ use restart_core::Counts;
 
 use crate::http::{Capacity, Served};
 use crate::service::ledger::Ledger;
+use crate::waits::Waits;
 
 /// Methods that are counted by name; the last stands for all others, which a client could make up without end.
 const METHODS: [&str; 9] = ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "other"];
@@ -28,7 +29,11 @@ pub(crate) struct Metrics {
     pub(crate) ledger: Arc<Ledger>,
     /// Knows how many requests are being handled.
     pub(crate) capacity: Arc<Capacity>,
+    /// What is under way.
+    pub(crate) waits: Arc<Waits>,
     requests: [[AtomicU64; CLASSES.len()]; METHODS.len()],
+    /// Those of them that a deadline cut.
+    requests_cut: AtomicU64,
     latency: [AtomicU64; BUCKETS_US.len() + 1],
     latency_us: AtomicU64,
 }
@@ -46,6 +51,7 @@ impl Metrics {
         let class = usize::from(served.status.unwrap_or(0) / 100);
         let class = if class < CLASSES.len() { class } else { 0 };
         self.requests[method][class].fetch_add(1, Ordering::Relaxed);
+        self.requests_cut.fetch_add(u64::from(served.cut), Ordering::Relaxed);
         let us = u64::try_from(served.duration.as_micros()).unwrap_or(u64::MAX);
         let bucket = BUCKETS_US.partition_point(|&bound| bound < us);
         self.latency[bucket].fetch_add(1, Ordering::Relaxed);
@@ -73,11 +79,15 @@ impl Metrics {
         for (index, count) in self.latency.iter().enumerate() {
             put(bucket_name(index), count.load(Ordering::Relaxed));
         }
+        put("requests_cut".to_owned(), self.requests_cut.load(Ordering::Relaxed));
         put("latency_us".to_owned(), self.latency_us.load(Ordering::Relaxed));
         let books = self.ledger.balance();
         put("connections/accepted".to_owned(), books.accepted);
         put("connections/received".to_owned(), books.received);
         put("connections/handed_over".to_owned(), books.handed_over);
+        for (kind, count) in books.moved.by_kind() {
+            put(format!("connections/moved/{kind}"), count);
+        }
         put("connections/closed/client/".to_owned(), books.closed_by_client);
         for (reason, count) in books.closed_by_us {
             put(format!("connections/closed/server/{reason}"), count);
@@ -102,6 +112,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::moving::Kind;
 
     fn served(line: &str, status: impl Into<Option<u16>>, duration: Duration) -> Served<'_> {
         Served {
@@ -113,6 +124,7 @@ mod tests {
             status: status.into(),
             body_bytes: 0,
             complete: true,
+            cut: false,
             duration,
         }
     }
@@ -123,10 +135,13 @@ mod tests {
         metrics.observe(&served("GET / HTTP/1.1", 200, Duration::from_micros(500)));
         metrics.observe(&served("GET / HTTP/1.1", 200, Duration::from_micros(501)));
         metrics.observe(&served("\u{1}\u{2}", 400, Duration::from_secs(60)));
-        metrics.observe(&served("GET / HTTP/1.1", None, Duration::from_micros(500)));
+        metrics.observe(&Served { cut: true, ..served("GET / HTTP/1.1", None, Duration::from_micros(500)) });
         metrics.ledger.accepted();
+        metrics.ledger.handed_over(Kind::Stream);
         let expected = [
             ("connections/accepted", 1),
+            ("connections/handed_over", 1),
+            ("connections/moved/streams", 1),
             ("latency/1000", 1),
             ("latency/500", 2),
             ("latency/more", 1),
@@ -134,6 +149,7 @@ mod tests {
             ("requests/GET/2xx", 2),
             ("requests/GET/other", 1),
             ("requests/other/4xx", 1),
+            ("requests_cut", 1),
         ];
         assert_eq!(metrics.counts(), expected.map(|(name, count)| (name.to_owned(), count)).into());
     }

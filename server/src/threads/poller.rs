@@ -9,13 +9,15 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
 use std::thread;
 
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::event::{EventfdFlags, Timespec, eventfd};
 use slab::Slab;
+
+use crate::lock::unpoisoned;
 
 /// How many events one wait brings at most. Others get their turn after these.
 const EVENTS_MAX: usize = 128;
@@ -69,7 +71,7 @@ impl Poller {
         if let Some(own) = CURRENT.with_borrow(Clone::clone) {
             return Ok(own);
         }
-        let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut shared = unpoisoned(SHARED.lock());
         if let Some(shared) = &*shared {
             return Ok(Arc::clone(shared));
         }
@@ -116,7 +118,7 @@ impl Poller {
 
     fn slots(&self) -> MutexGuard<'_, Slots> {
         // Nothing panics while it is held.
-        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+        unpoisoned(self.slots.lock())
     }
 }
 
@@ -283,7 +285,7 @@ impl Readiness {
 
     fn now(&self) -> MutexGuard<'_, Now> {
         // Nothing panics while it is held.
-        self.now.lock().unwrap_or_else(PoisonError::into_inner)
+        unpoisoned(self.now.lock())
     }
 }
 

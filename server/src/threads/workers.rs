@@ -14,7 +14,7 @@ use std::future::Future;
 use std::io;
 use std::mem::replace;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -23,6 +23,7 @@ use event_listener::Event;
 use smol::future::FutureExt;
 use smol::{Executor, Timer};
 
+use crate::lock::unpoisoned;
 use crate::threads::poller::Poller;
 
 /// How much work is worth the waking of a helper, in nanoseconds.
@@ -274,7 +275,7 @@ impl Team {
 
     fn ready(&self) -> MutexGuard<'_, VecDeque<Runnable>> {
         // Nothing panics while it is held.
-        self.ready.lock().unwrap_or_else(PoisonError::into_inner)
+        unpoisoned(self.ready.lock())
     }
 }
 
@@ -284,7 +285,7 @@ impl Member {
         *self.rests() = true;
         let time = time();
         let waited = self.called.wait_timeout_while(self.rests(), time, |rests| *rests);
-        let (mut rests, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        let (mut rests, _) = unpoisoned(waited);
         !replace(&mut *rests, false)
     }
 
@@ -299,7 +300,7 @@ impl Member {
 
     fn rests(&self) -> MutexGuard<'_, bool> {
         // Nothing panics while it is held.
-        self.rests.lock().unwrap_or_else(PoisonError::into_inner)
+        unpoisoned(self.rests.lock())
     }
 }
 

@@ -75,6 +75,7 @@ struct Scene {
 impl Scene {
     fn new() -> Self {
         let arguments = ["--log", "debug", "--ready-timeout", "2s", "--drain-timeout", DRAIN_TIMEOUT];
+        let arguments = arguments.into_iter().chain(["--stop-timeout", DRAIN_TIMEOUT]);
         let server = Reborn::new().demo().probation_ms(0).args(arguments).start();
         let mut oldest = connect(&server).unwrap();
         exchange(&mut oldest, "oldest").unwrap();

@@ -5,7 +5,7 @@
 //! that. What is said may arrive as garbage (another version, a lost descriptor), and a line may break for one side. It
 //! enumerates what may happen next and carries it out; whether the result is any good is the search's matter.
 
-use crate::lifecycle::{self, Action, Ending, Event, Lifecycle, Origin, Stage, State, Timer};
+use crate::lifecycle::{self, Action, Ending, Event, Lifecycle, Stage, State, Timer, Trigger};
 
 /// What is said on a channel. Every name is the one that the handover has for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -533,15 +533,15 @@ impl World {
             return;
         }
         if self.budget.reloads > 0 {
-            events.push((Event::Reload(Origin::Signal), Source::Wish));
+            events.push((Event::Reload(Trigger::Signal), Source::Wish));
             if process.has_been_main && !self.budget.plain {
-                events.push((Event::Reload(Origin::Command), Source::Wish));
+                events.push((Event::Reload(Trigger::Command), Source::Wish));
             }
         }
         if self.budget.stops > 0 {
-            events.push((Event::Stop(Origin::Signal), Source::Wish));
+            events.push((Event::Stop(Trigger::Signal), Source::Wish));
             if process.has_been_main {
-                events.push((Event::Stop(Origin::Command), Source::Wish));
+                events.push((Event::Stop(Trigger::Command), Source::Wish));
             }
         }
         if process.starting && who > 0 {
@@ -674,8 +674,8 @@ impl World {
     ) -> Result<(), String> {
         let state = self.at(who).lifecycle.state().clone();
         let means_only_this_one = matches!(state, State::Draining { settled: true, committed: true, .. });
-        if let (Event::Stop(origin), Source::Wish) = (event, source)
-            && !(means_only_this_one && origin == Origin::Signal)
+        if let (Event::Stop(trigger), Source::Wish) = (event, source)
+            && !(means_only_this_one && trigger == Trigger::Signal)
         {
             self.stop_wished = true;
             self.at(who).told = true;
@@ -688,7 +688,7 @@ impl World {
             self.at(who).told = true;
         }
         let mut asker =
-            source == Source::Wish && matches!(event, Event::Reload(Origin::Command) | Event::Stop(Origin::Command));
+            source == Source::Wish && matches!(event, Event::Reload(Trigger::Command) | Event::Stop(Trigger::Command));
         let actions = self.at(who).lifecycle.on(event);
         let mut exits = None;
         for (count, action) in actions.into_iter().enumerate() {
@@ -770,6 +770,8 @@ impl World {
             Action::BeginDrain | Action::BeginStop => return self.begin_drain(who, action),
             Action::BeginWithdrawal | Action::WatchDrain => self.at(who).watch = Watch::Yes,
             Action::Withdraw { stop } => drop(self.say_to_newer(who, Said::Withdraw { stop })),
+            Action::BoundDrain if self.at(who).watch != Watch::No => self.at(who).watch = Watch::Yes,
+            Action::BoundDrain => {}
             Action::EndDrain => self.at(who).watch = Watch::No,
             said => self.say(who, said),
         }
@@ -996,8 +998,8 @@ fn from_older(said: Said, predecessor: bool) -> Event {
         Said::Settled if predecessor => Event::Settled,
         Said::Commit { settled, reload } if predecessor => Event::Commit { settled, reload },
         Said::Withdraw { stop } if predecessor => Event::Withdraw { stop },
-        Said::Reload => Event::Reload(Origin::Signal),
-        Said::Stop => Event::Stop(Origin::Signal),
+        Said::Reload => Event::Reload(Trigger::Signal),
+        Said::Stop => Event::Stop(Trigger::Signal),
         Said::LastReport => Event::OlderReported { predecessor, settled: true, stop: true },
         Said::Garbage | Said::Greeted | Said::Ping | Said::Settled | Said::Commit { .. } | Said::Withdraw { .. } => {
             Event::OlderReported { predecessor: false, settled: false, stop: false }

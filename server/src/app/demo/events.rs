@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
-use crate::app::Identity;
+use crate::app::answer::Identity;
 
 /// The time between two events that a client can ask for, in milliseconds.
 pub(super) const INTERVAL_MS: std::ops::RangeInclusive<u64> = 10..=60_000;

@@ -5,7 +5,7 @@ use http_types::headers::{HeaderName, HeaderValue, UPGRADE};
 use http_types::{Method, Request, Response, StatusCode};
 use tungstenite::handshake::derive_accept_key;
 
-use crate::app::text;
+use crate::app::answer::text;
 
 /// The only version that there is.
 const VERSION: &str = "13";

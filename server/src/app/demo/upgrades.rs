@@ -11,7 +11,7 @@ use smol::Timer;
 
 use super::conversation::{Ended, converse};
 use super::handshake;
-use crate::app::text;
+use crate::app::answer::text;
 use crate::http::{Leave, Shutdown, Upgraded, switch};
 
 /// The protocol that `/upgrade` switches to.
@@ -66,7 +66,7 @@ pub(super) async fn echo(request: &Request) -> Response {
     response
 }
 
-/// Gives back what comes, through a drain as well, until its deadline ends the stream. A stop ends it at once.
+/// Gives back what comes, through a drain as well, until its deadline is near. A stop ends it at once.
 async fn echo_until_stopped(mut stream: Connection, shutdown: Shutdown) {
     let mut bytes = [0; 4096];
     let echo = async {

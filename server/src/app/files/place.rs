@@ -7,10 +7,11 @@
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
 use super::root::Root;
+use crate::lock::unpoisoned;
 
 /// How often it is looked whether the directory is still there.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -38,7 +39,7 @@ impl Place {
 
     /// The directory that is open.
     pub(super) fn current(&self) -> Arc<Root> {
-        Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&*unpoisoned(self.current.read()))
     }
 
     /// Whether it is time to look whether the directory is still there; whoever is told so has to look.
@@ -59,7 +60,7 @@ impl Place {
         match Root::open(&self.path, self.follows_symlinks) {
             Ok(root) => {
                 let root = Arc::new(root);
-                *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&root);
+                *unpoisoned(self.current.write()) = Arc::clone(&root);
                 self.is_gone.store(false, Ordering::Relaxed);
                 log::warn!("the root {path} was deleted and made anew; the new one is served");
                 Some(root)

@@ -4,10 +4,10 @@ use std::time::{Duration, Instant};
 
 use http_types::Request;
 
-use super::Connection;
+use super::state::Connection;
 use crate::http::handler::{Decoration, Handler};
 use crate::http::message::encode;
-use crate::http::observe::Account;
+use crate::http::observe::{Account, Served};
 
 impl<H: Handler> Connection<'_, H> {
     /// Begins the account of a request whose first byte came so long ago, if somebody wants to be told of it.
@@ -25,16 +25,27 @@ impl<H: Handler> Connection<'_, H> {
         }
     }
 
-    /// Tells the observers of a request that was cut, if there is one: within its head, before its answer, or within that.
-    pub(super) fn cut_account(&mut self) {
+    /// Tells the observers of a request that was given up, if there is one: within its head, or before its answer.
+    pub(super) fn give_up_account(&mut self) {
         self.take_unchecked();
         self.close_account(false);
     }
 
+    /// Tells the observers of a request that the deadline of the drain or the stop has cut, if there is one: within its
+    /// head, before its answer, or within that.
+    pub(super) fn cut_account(&mut self) {
+        self.take_unchecked();
+        self.tell(|served| Served { cut: true, ..served });
+    }
+
     /// Tells the observers of a request that is over, its response `complete` or not.
     pub(super) fn close_account(&mut self, complete: bool) {
+        self.tell(|served| Served { complete, ..served });
+    }
+
+    fn tell(&mut self, became: impl for<'a> FnOnce(Served<'a>) -> Served<'a>) {
         if let Some(account) = self.account.take() {
-            let served = account.served(self.listener.as_deref(), self.peer.as_deref(), complete);
+            let served = became(account.served(self.listener.as_deref(), self.peer.as_deref()));
             self.context.observers.iter().for_each(|observe| observe(&served));
         }
     }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use futures_lite::future::yield_now;
 
-use super::Connection;
+use super::state::Connection;
 use crate::http::handler::Handler;
 use crate::http::lifetime::Reason;
 use crate::http::transport::buffer;

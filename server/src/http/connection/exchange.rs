@@ -5,7 +5,7 @@ use std::io;
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_lite::FutureExt;
 use futures_lite::future::poll_once;
@@ -14,7 +14,8 @@ use http_types::{Response, StatusCode};
 use restart_core::Phase;
 
 use super::follow::{Facts, Follows, UNREAD_BYTES_MAX, follows, follows_failure, reason_of, refusal_of};
-use super::{Answer, Closed, Connection, Message, State};
+use super::state::{Answer, Closed, Connection, Message, State};
+use crate::http::ending::Ending;
 use crate::http::handler::{Decoration, Handler};
 use crate::http::lifetime::{Reason, UnderWay, Unfinished};
 use crate::http::message::encode::{self, Manner};
@@ -25,10 +26,12 @@ use crate::http::pace::Pace;
 use crate::http::plan::Plan;
 use crate::http::plan::outbox::Outbox;
 use crate::http::plan::rest::{DESCRIBED_BYTES_MAX, Rest};
-use crate::http::plan::sending::{Ahead, Failure, Sending, Sent};
+use crate::http::plan::sending::{Failure, Sending, Sent};
+use crate::http::request_body;
 use crate::http::shutdown::Shutdown;
 use crate::http::upgrade::{self, Offer, Switching};
-use crate::http::wire::{self, BodyState};
+use crate::http::wire::BodyState;
+use crate::waits::Kind;
 
 /// How long reading the rest of a body that nobody wants may take.
 const UNREAD_TIMEOUT: Duration = Duration::from_secs(5);
@@ -43,7 +46,9 @@ impl<H: Handler> Connection<'_, H> {
         request.set_peer_addr(self.peer.as_deref());
         request.ext_mut().insert(Shutdown::new(&self.context.drain));
         let decoration = self.decoration(Some(&request));
-        wire::attach(&self.wire, &mut request, framing, expects_continue, &self.context.limits);
+        let kind = if framing == Framing::None { Kind::Request } else { Kind::Upload };
+        self.enter(kind, request.url().path(), self.began);
+        request_body::attach(&self.wire, &mut request, framing, expects_continue, &self.context.limits);
         if framing == Framing::None {
             // A handler may take long; without a body to read, no memory waits with it.
             self.wire.settle();
@@ -113,6 +118,8 @@ impl<H: Handler> Connection<'_, H> {
     /// Sends what another process, or an earlier drain, has left of a response.
     pub(super) async fn finish(&mut self, unfinished: Unfinished) -> State {
         let Unfinished { rest, close, account } = unfinished;
+        let path = account.as_ref().map(|account| account.path()).unwrap_or_default();
+        self.enter(Kind::Response, &path, Instant::now());
         (self.account, self.fresh, self.waited) = (account, false, Duration::ZERO);
         match Plan::resume(rest, &self.context.moves) {
             Ok(plan) => {
@@ -129,6 +136,7 @@ impl<H: Handler> Connection<'_, H> {
 
     /// Goes on after a response that was sent as far as it will be here, or failed.
     async fn sent(&mut self, sent: Result<Option<Rest>, Failure>, close: Option<Reason>) -> State {
+        self.entry = None;
         let failure = match sent {
             Ok(Some(rest)) => {
                 let account = self.account.take();
@@ -183,33 +191,31 @@ impl<H: Handler> Connection<'_, H> {
     /// elsewhere.
     async fn send_plan(&mut self, mut plan: Plan, mut begun: bool, may_move: bool) -> Result<Option<Rest>, Failure> {
         self.ends_by_close = plan.ends_by_close();
+        if matches!(self.wire.body_state(), BodyState::None | BodyState::Complete) {
+            self.becomes(if plan.left().is_some() { Kind::Response } else { Kind::Stream });
+        }
         loop {
             let pace = Pace::new(self.context.limits.write_timeout);
             let described = self.account.as_ref().map_or(0, |account| account.own_bytes());
             let (context, declined) = (self.context, self.declined);
             let (wire, deadline) = (&*self.wire, &mut self.deadline);
-            let ahead = || {
+            let moves = || {
                 let drain = &context.drain;
-                match drain.phase() {
-                    Phase::Serving => Ahead::Nothing,
-                    Phase::Stopping | Phase::Over => Ahead::End,
-                    Phase::Draining => {
-                        let is_offered = may_move && context.parks && declined != Some(drain.changes());
-                        // An upload that is still read stays, and so does what has too much to be told.
-                        let is_read = || matches!(wire.body_state(), BodyState::None | BodyState::Complete);
-                        let fits = || wire.received_bytes().max(described) <= DESCRIBED_BYTES_MAX;
-                        if is_offered && is_read() && fits() { Ahead::Move } else { Ahead::Nothing }
-                    }
-                }
+                let is_offered = may_move && context.parks && declined != Some(drain.changes());
+                // An upload that is still read stays, and so does what has too much to be told.
+                let is_read = || matches!(wire.body_state(), BodyState::None | BodyState::Complete);
+                let fits = || wire.received_bytes().max(described) <= DESCRIBED_BYTES_MAX;
+                drain.phase() == Phase::Draining && is_offered && is_read() && fits()
             };
             let mut uncounted = 0;
             let sent = self.account.as_mut().map_or(&mut uncounted, |account| &mut account.sent_bytes);
-            let sending = Sending { wire, deadline, pace, begun, sent, ahead: &ahead, ends: None };
+            let ending = Ending::new(&context.drain);
+            let sending = Sending { wire, deadline, pace, begun, sent, may_move: &moves, ending };
             if sending.run(&mut plan).await? == Sent::Whole {
                 self.ends_by_close = false;
                 return Ok(None);
             }
-            match plan.into_rest().await {
+            match Box::pin(plan.into_rest()).await {
                 Ok(rest) => return Ok(Some(rest)),
                 Err((back, error)) => {
                     log::warn!("a response stays in this process: {error}");

@@ -11,7 +11,7 @@ use super::super::message::refusal::Refusal;
 use super::super::pace::Over;
 use super::super::plan::sending::Failure;
 use super::super::wire::{BodyState, Fault};
-use super::Closed;
+use super::state::Closed;
 
 /// How much of a request's body that nobody wants is read for the sake of keeping the connection.
 pub(super) const UNREAD_BYTES_MAX: u64 = 256 * 1024;

@@ -10,7 +10,7 @@ use event_listener::EventListener;
 use http_types::{Method, StatusCode};
 use restart_core::Phase;
 
-use super::{Answer, Closed, Connection, Message, State};
+use super::state::{Answer, Closed, Connection, Message, State};
 use crate::http::capacity;
 use crate::http::handler::{Context, Handler};
 use crate::http::lifetime::Reason;
@@ -116,7 +116,7 @@ impl<H: Handler> Connection<'_, H> {
                     Ok(_) => {}
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                     Err(_) => {
-                        self.cut_account();
+                        self.give_up_account();
                         return State::Closed(Closed::ByClient);
                     }
                 },
@@ -127,7 +127,7 @@ impl<H: Handler> Connection<'_, H> {
                     return self.refuse(Refusal::new(StatusCode::RequestTimeout, "the head took too long"));
                 }
                 Wake::Crowded => {
-                    self.cut_account();
+                    self.give_up_account();
                     return State::Closed(Closed::AtOnce(Reason::Crowded));
                 }
                 Wake::Phase => {}

@@ -2,21 +2,23 @@
 
 use std::io;
 use std::panic::AssertUnwindSafe;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_lite::FutureExt;
 use http_types::upgrade::{Connection as Stream, Sender as StreamSender};
 use restart_core::Phase;
 
-use super::{Closed, Connection, State};
+use super::state::{Closed, Connection, State};
 use crate::http::handler::Handler;
 use crate::http::lifetime::{Reason, UnderWay};
 use crate::http::plan::rest::DESCRIBED_BYTES_MAX;
 use crate::http::upgrade::{Leave, Switching, Upgraded};
+use crate::waits::Kind;
 
 impl<H: Handler> Connection<'_, H> {
     /// Leaves the connection to whoever receives it as a stream, until the stream is dropped.
     pub(super) async fn upgraded(&mut self, receiver: StreamSender) -> State {
+        self.becomes(Kind::Upgraded);
         let (held, dropped) = smol::channel::bounded(1);
         let stream = Upgraded::new(&self.wire, &self.context.drain, self.peer.clone(), (false, None), Some(held));
         receiver.send(Stream::new(stream)).await;
@@ -29,6 +31,10 @@ impl<H: Handler> Connection<'_, H> {
     pub(super) async fn protocol(&mut self, switching: Switching) -> State {
         let Switching { name, state } = switching;
         (self.fresh, self.waited) = (false, Duration::ZERO);
+        if self.entry.is_none() {
+            self.enter(Kind::Upgraded, &name, Instant::now());
+        }
+        self.becomes(Kind::Upgraded);
         let Some(serve) = self.context.moves.protocol_named(&name) else {
             log::error!("no protocol {name:?} is registered in this program; its connection is closed");
             return State::Closed(Closed::AtOnce(Reason::Failed));
@@ -51,7 +57,7 @@ impl<H: Handler> Connection<'_, H> {
         let fits = self.wire.received_bytes() <= 2 * DESCRIBED_BYTES_MAX && state.len() <= DESCRIBED_BYTES_MAX;
         if self.may_park() && self.drain_phase() == Phase::Draining {
             if fits {
-                self.under_way = UnderWay::Protocol { name, state };
+                self.under_way = UnderWay::Protocol(Box::new(Switching { name, state }));
                 return State::HandedOver;
             }
             log::warn!("a connection of the protocol {name:?} stays in this process: its state is too large to move");
@@ -62,6 +68,7 @@ impl<H: Handler> Connection<'_, H> {
 
     /// The end of an upgraded connection that nobody serves any more.
     fn left(&mut self) -> State {
+        self.entry = None;
         match self.wire.transport.receive() {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Ok(count) if count > 0 => {}

@@ -31,13 +31,14 @@ impl Watch {
     }
 
     /// Gives way to others if the task has gone on for long without a wait: a client that sends faster than it is
-    /// answered must not keep them all waiting.
-    pub(super) async fn take_turns(&mut self) {
+    /// answered must not keep them all waiting. Returns the time at which it goes on.
+    pub(super) async fn take_turns(&mut self) -> Instant {
         let now = Instant::now();
-        if now.duration_since(*self.turn.get_or_insert(now)) >= TURN {
-            yield_now().await;
-            self.turn = Some(Instant::now());
+        if now.duration_since(*self.turn.get_or_insert(now)) < TURN {
+            return now;
         }
+        yield_now().await;
+        *self.turn.insert(Instant::now())
     }
 
     /// Does `step`, unless the drain's deadline passes first, and has it look again whenever the phase has been set.

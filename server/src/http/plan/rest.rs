@@ -11,8 +11,8 @@ use futures_lite::future::yield_now;
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 
 use super::content::{Content, Piece};
+use super::source::{Plan, Source};
 use super::stream::Stream;
-use super::{Plan, Source};
 use crate::http::moves::Moves;
 
 /// So many bytes may be described by themselves: of what was gathered, of the pieces between those of a file, of a state.
@@ -87,8 +87,8 @@ impl Plan {
             Tail::Nothing => Source::Empty,
             Tail::Content { file, pieces } => Source::Content(Box::new(Content::shared(file, pieces))),
             Tail::Stream { name, state, chunked } => {
-                let make = moves.stream_named(&name).ok_or_else(|| unknown(&name))?;
-                Source::Stream { stream: Stream::new(name, state, make), chunked }
+                let registered = moves.stream_named(&name).ok_or_else(|| unknown(&name))?;
+                Source::Stream { stream: Stream::new(name, state, registered), chunked }
             }
         };
         let mut plan = Plan { source, ..Plan::default() };

@@ -7,15 +7,15 @@
 use std::future::poll_fn;
 use std::io;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use futures_lite::future::{poll_once, yield_now};
 
 use super::super::deadline::Deadline;
+use super::super::ending::Ending;
 use super::super::pace::{Over, Pace};
 use super::super::transport::buffer::BUFFER_BYTES;
 use super::super::wire::Wire;
-use super::Plan;
+use super::source::Plan;
 
 /// A body that has so many bytes at hand, or all that are left of it, is not copied before it is sent.
 const AT_HAND_BYTES_MIN: usize = 64 * 1024;
@@ -50,17 +50,6 @@ pub(crate) enum Sent {
     Moves,
 }
 
-/// What whoever sends is told by its process's end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Ahead {
-    /// Nothing.
-    Nothing,
-    /// The process drains, and what waits for the client can go on elsewhere.
-    Move,
-    /// The service stops: a stream that would go on for ever ends.
-    End,
-}
-
 /// The sending of one response.
 pub(crate) struct Sending<'a> {
     pub(crate) wire: &'a Wire,
@@ -70,10 +59,10 @@ pub(crate) struct Sending<'a> {
     pub(crate) begun: bool,
     /// Counts the bytes of the response that were sent.
     pub(crate) sent: &'a mut u64,
-    /// What is ahead. The task is woken when that changes.
-    pub(crate) ahead: &'a (dyn Fn() -> Ahead + Sync),
-    /// When the stream that is sent ends, once the service stops.
-    pub(crate) ends: Option<Deadline>,
+    /// Whether the process drains, and what waits for the client may go on elsewhere. The task is woken when that changes.
+    pub(crate) may_move: &'a (dyn Fn() -> bool + Sync),
+    /// When the response ends here, if it is a stream that would go on for ever.
+    pub(crate) ending: Ending<'a>,
 }
 
 /// What ended a wait.
@@ -86,9 +75,6 @@ enum Wake {
     /// A stream has come to its end here.
     End,
 }
-
-/// Streams end within so long after a stop, each at another time: all clients at once would come back at once.
-const ENDS_WITHIN: Duration = Duration::from_secs(3);
 
 /// A step of sending: it is done, or the response has come to its end here.
 type Outcome = Result<(), Stopped>;
@@ -139,8 +125,10 @@ impl Sending<'_> {
             if plan.is_stream() {
                 // What a stream has made is not kept for its next step, and between two of them it can go on elsewhere.
                 self.flush(plan).await?;
-                if (self.ahead)() == Ahead::Move && plan.can_move() {
-                    return Err(Stopped::Moves);
+                match poll_fn(|context| Poll::Ready(self.look_ahead(context, plan))).await {
+                    Some(Wake::Moves) => return Err(Stopped::Moves),
+                    Some(_) => plan.end_stream(),
+                    None => {}
                 }
             }
         }
@@ -175,19 +163,10 @@ impl Sending<'_> {
 
     /// Whether a wait ends by what is ahead of the process.
     fn look_ahead(&mut self, context: &mut Context<'_>, plan: &mut Plan) -> Option<Wake> {
-        match (self.ahead)() {
-            Ahead::Nothing => None,
-            Ahead::Move => plan.can_move().then_some(Wake::Moves),
-            Ahead::End if !plan.is_stream() => None,
-            Ahead::End => {
-                let ends = self.ends.get_or_insert_with(|| {
-                    let mut ends = Deadline::default();
-                    ends.set(ENDS_WITHIN.mul_f64(fastrand::f64()));
-                    ends
-                });
-                ends.poll(context).is_ready().then_some(Wake::End)
-            }
+        if (self.may_move)() && plan.can_move() {
+            return Some(Wake::Moves);
         }
+        (plan.is_endless() && self.ending.poll(context).is_ready()).then_some(Wake::End)
     }
 
     /// Sends the body from where it is, after what was gathered, for as long as it has much at hand.
@@ -251,7 +230,7 @@ impl Sending<'_> {
         // The kernel reports a socket as writable only when a third of its buffer is free, which a slow client may take
         // longer for than it has. What it did take is seen by sending once more when it is late.
         let wake = poll_fn(|context| {
-            if let Some(plan) = plan.as_mut().filter(|_| (self.ahead)() == Ahead::Move)
+            if let Some(plan) = plan.as_mut().filter(|_| (self.may_move)())
                 && plan.can_move()
             {
                 return Poll::Ready(Wake::Moves);

@@ -22,26 +22,38 @@ pub struct Step {
 }
 
 /// What the future of a step gives: nothing at the end of the stream.
-pub(in crate::http) type Stepped = Pin<Box<dyn Future<Output = io::Result<Option<Step>>> + Send>>;
+pub(crate) type Stepped = Pin<Box<dyn Future<Output = io::Result<Option<Step>>> + Send>>;
 /// Makes the next step from a state.
-pub(in crate::http) type MakeStep = Arc<dyn Fn(Vec<u8>) -> Stepped + Send + Sync>;
+pub(crate) type MakeStep = Arc<dyn Fn(Vec<u8>) -> Stepped + Send + Sync>;
+
+/// A registered stream: how its steps are made, and whether it goes on for ever.
+#[derive(Clone)]
+pub(crate) struct Registered {
+    pub(crate) make: MakeStep,
+    /// It has no end of its own: where it would be cut, it can as well be ended in order, and its client comes back.
+    pub(crate) is_endless: bool,
+}
 
 /// A stream that a program registered under a name, at the state that its next step is made from.
-pub(in crate::http) struct Stream {
+pub(crate) struct Stream {
     name: Arc<str>,
     state: Vec<u8>,
-    make: MakeStep,
+    registered: Registered,
     running: Option<Stepped>,
 }
 
 impl Stream {
-    pub(in crate::http) fn new(name: Arc<str>, state: Vec<u8>, make: MakeStep) -> Stream {
-        Stream { name, state, make, running: None }
+    pub(crate) fn new(name: Arc<str>, state: Vec<u8>, registered: Registered) -> Stream {
+        Stream { name, state, registered, running: None }
     }
 
     /// The name, and the state that the next step is made from. One that is being waited for is made anew elsewhere.
     pub(super) fn into_parts(self) -> (Arc<str>, Vec<u8>) {
         (self.name, self.state)
+    }
+
+    pub(super) fn is_endless(&self) -> bool {
+        self.registered.is_endless
     }
 
     pub(super) fn state(&self) -> &[u8] {
@@ -50,7 +62,7 @@ impl Stream {
 
     /// Waits for the bytes of the next step. There is none at the end.
     pub(super) fn poll_step(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Option<Vec<u8>>>> {
-        let running = self.running.get_or_insert_with(|| (self.make)(self.state.clone()));
+        let running = self.running.get_or_insert_with(|| (self.registered.make)(self.state.clone()));
         let stepped = ready!(running.as_mut().poll(context));
         self.running = None;
         Poll::Ready(stepped.map(|step| {
@@ -69,9 +81,9 @@ impl fmt::Debug for Stream {
 
 /// What a response's body is: the stream of this name, at this state.
 #[derive(Debug)]
-pub(in crate::http) struct Streaming {
-    pub(in crate::http) name: String,
-    pub(in crate::http) state: Vec<u8>,
+pub(crate) struct Streaming {
+    pub(crate) name: String,
+    pub(crate) state: Vec<u8>,
 }
 
 /// Makes the registered stream of this name, at this state, the body of a response. Its length is not known; its content
@@ -87,7 +99,7 @@ pub fn stream(response: &mut Response, name: &str, state: Vec<u8>) {
 }
 
 /// Looks which stream is the body of a response, if one is.
-pub(in crate::http) fn streaming(response: &Response) -> Option<&Attached<Streaming>> {
+pub(crate) fn streaming(response: &Response) -> Option<&Attached<Streaming>> {
     Attached::of(response)
 }
 

@@ -99,7 +99,7 @@ pub(super) struct RequestBody {
 }
 
 /// The trailers of a chunked body, raw.
-pub(super) type Trailers = Vec<u8>;
+pub(crate) type Trailers = Vec<u8>;
 
 #[derive(Debug)]
 enum Decoder {

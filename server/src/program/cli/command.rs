@@ -182,19 +182,24 @@ Until it is ready and has lived through its probation, every failure leaves the 
 It prints one line and exits with 0 when the new version serves; with 1 and the reason when the old one still does. \
 The signals HUP and USR2 reload as well; their outcome is in the log and in `reborn status`.
 
+Where --max-draining old versions still finish what they have, it starts none, and says what each of them waits for. \
+--cut-oldest ends the oldest then, which the outcome names; where there are fewer it does nothing.
+
 ";
 
 const STATUS_FOOTER: &str = "\
 STATE        draining: it was replaced, and finishes what it has
 CONNECTIONS  live ones
 IN FLIGHT    requests that are being handled
-HANDED OVER  connections that went on in the next generation
+HANDED OVER  connections that went on in the next generation: idle, within a response, a stream, or upgraded
+WAITS FOR    what a draining generation still has to finish: requests (a handler runs), uploads (with a body), other
+             connections; with the oldest of each, and how long it may still take
 FROM         bound: by the server itself; activated: by systemd or systemfd
 
 ";
 
 const STOP_FOOTER: &str = "\
-Requests in flight are finished, for at most --drain-timeout; it returns when the server has ended. \
+Requests in flight are finished, those of old versions as well, for at most --stop-timeout; it returns when the server has ended. \
 The signals TERM, INT, QUIT and PWR stop it as well.
 
 ";
@@ -223,6 +228,10 @@ pub struct ReloadArgs {
     #[arg(long, value_name = "DURATION", num_args = 0..=1, require_equals = true, default_missing_value = "60s")]
     #[arg(value_parser = humantime::parse_duration)]
     pub wait: Option<Duration>,
+
+    /// Where as many old versions finish as may, end the oldest of them at once, with what it still has, and reload
+    #[arg(long)]
+    pub cut_oldest: bool,
 }
 
 /// The flags of `status`.

@@ -107,7 +107,7 @@ mod tests {
         has("probation = \"2s\"", "--probation");
         has("demo = true", "--demo");
         has("listen = [\"a=@a\", \"b=@b\"]", &format!("{}:4", file.display()));
-        has("drain-timeout = \"20s\"", "default");
+        has("drain-timeout = \"10m\"", "default");
         has("# threads: one for each core", "default");
         has("# root: none", "default");
     }

@@ -104,8 +104,9 @@ impl Line {
             Some(status) => self.add(format_args!(",\"status\":{status}")),
             None => self.text.push_str(",\"status\":null"),
         }
-        let (bytes, complete, us) = (served.body_bytes, served.complete, served.duration.as_micros());
-        self.add(format_args!(",\"body_bytes\":{bytes},\"complete\":{complete},\"duration_us\":{us}}}"));
+        let (bytes, us) = (served.body_bytes, served.duration.as_micros());
+        let (complete, cut) = (served.complete, served.cut);
+        self.add(format_args!(",\"body_bytes\":{bytes},\"complete\":{complete},\"cut\":{cut},\"duration_us\":{us}}}"));
     }
 
     fn field(&mut self, name: &str, value: Option<&[u8]>, bytes_max: usize) {
@@ -173,6 +174,7 @@ mod tests {
         status: Some(200),
         body_bytes: 2326,
         complete: true,
+        cut: false,
         duration: Duration::from_micros(1_500),
     };
 
@@ -205,11 +207,11 @@ mod tests {
             "time": "2023-11-14T22:13:20.000Z", "generation": 7, "pid": 4121, "listener": "web",
             "peer": "[::ffff:192.0.2.7]:4711", "method": "GET", "target": "/a?b=c", "version": "HTTP/1.1",
             "referer": "http://example.org/", "user_agent": "curl/8.0",
-            "status": 200, "body_bytes": 2326, "complete": true, "duration_us": 1500,
+            "status": 200, "body_bytes": 2326, "complete": true, "cut": false, "duration_us": 1500,
         });
         assert_eq!(json(&REQUEST), expected);
-        let cut = json(&Served { status: None, complete: false, ..REQUEST });
-        assert_eq!((&cut["status"], &cut["complete"]), (&Value::Null, &Value::from(false)));
+        let cut = json(&Served { status: None, complete: false, cut: true, ..REQUEST });
+        assert_eq!([&cut["status"], &cut["complete"], &cut["cut"]], [&Value::Null, &false.into(), &true.into()]);
         let refused = json(&Served { line: b"GET /x", referer: None, ..REQUEST });
         assert_eq!((&refused["target"], &refused["version"]), (&Value::from("/x"), &Value::Null));
         assert_eq!(refused["referer"], Value::Null);
@@ -245,7 +247,7 @@ mod tests {
         ) {
             let served = Served {
                 listener: Some(&name), peer: Some(&name), line: &line, referer: Some(&value), user_agent: Some(&value),
-                status, body_bytes, complete, duration: Duration::from_micros(us.into()),
+                status, body_bytes, complete, cut: !complete, duration: Duration::from_micros(us.into()),
             };
             for format in [AccessLogFormat::Common, AccessLogFormat::Json] {
                 let text = written(format, &served);

@@ -13,26 +13,25 @@ use futures_lite::{AsyncBufRead, AsyncRead};
 use http_types::trailers::Sender;
 use http_types::{Request, Trailers};
 
-use super::super::limits::Limits;
-use super::super::message::decode::ascii;
-use super::super::message::framing::Framing;
-use super::super::message::refusal::Refusal;
-use super::super::transport::buffer;
-use super::Wire;
-use super::body::RequestBody;
+use super::limits::Limits;
+use super::message::decode::ascii;
+use super::message::framing::Framing;
+use super::message::refusal::Refusal;
+use super::transport::buffer;
+use super::wire::Wire;
 
 /// The most trailer lines that reach the application.
 const TRAILERS_MAX: usize = 64;
 
 /// Begins a message on `wire`: puts the body's reader into `request`, if it has a body.
-pub(in crate::http) fn attach(
+pub(super) fn attach(
     wire: &Arc<Wire>,
     request: &mut Request,
     framing: Framing,
     expects_continue: bool,
     limits: &Limits,
 ) {
-    let message = wire.begin_message(RequestBody::new(framing, expects_continue, limits));
+    let message = wire.begin_request(framing, expects_continue, limits);
     let (length, trailers) = match framing {
         Framing::None => return,
         Framing::Length(length) => (usize::try_from(length).ok(), None),

@@ -1,5 +1,8 @@
-//! Bytes whose lengths are said elsewhere, taken one after another.
+//! What descriptions are made of: lengths of bytes that stand behind them, and times.
 
+use std::time::Duration;
+
+/// Bytes whose lengths are said elsewhere, taken one after another.
 pub(super) struct Sections<'a>(&'a [u8]);
 
 impl<'a> Sections<'a> {
@@ -18,4 +21,15 @@ impl<'a> Sections<'a> {
     pub(super) fn rest(self) -> &'a [u8] {
         self.0
     }
+}
+
+/// Adds `more` to `bytes`. Returns how many they are.
+pub(super) fn append(bytes: &mut Vec<u8>, more: &[u8]) -> usize {
+    bytes.extend_from_slice(more);
+    more.len()
+}
+
+/// Whole milliseconds.
+pub(super) fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

@@ -1,0 +1,52 @@
+//! What all parts of the application share: who answers, what was asked for, and the answers of one line.
+
+use std::fmt;
+use std::time::Instant;
+
+use http_types::headers::CONTENT_TYPE;
+use http_types::{Body, Method, Request, Response, StatusCode};
+
+use crate::http;
+
+/// The methods of what is only read.
+pub(super) const READABLE: &[Method] = &[Method::Get, Method::Head, Method::Options];
+
+/// Who answers: what `x-pid`, `x-generation` and the page say.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// This process.
+    pub pid: u32,
+    /// Its number in the chain of generations.
+    pub generation: u64,
+    /// The program's version.
+    pub version: String,
+    /// When this generation started.
+    pub started: Instant,
+}
+
+/// What was asked for, as the client wrote it: not decoded, not normalised.
+pub(super) struct Target {
+    pub(super) path: String,
+    pub(super) query: Option<String>,
+}
+
+/// The target that the HTTP layer keeps beside the request, whose own URL is normalised.
+pub(super) fn target(request: &Request) -> Target {
+    let (path, query) = match request.ext().get::<http::Target>() {
+        Some(target) => (target.path(), target.query()),
+        None => (request.url().path(), request.url().query()),
+    };
+    Target { path: path.to_owned(), query: query.map(str::to_owned) }
+}
+
+/// A response of one line of text.
+pub(super) fn text(status: StatusCode, message: impl fmt::Display) -> Response {
+    let mut response = Response::new(status);
+    response.set_body(Body::from_string(format!("{message}\n")));
+    response.insert_header(CONTENT_TYPE, "text/plain; charset=utf-8");
+    response
+}
+
+pub(super) fn not_found() -> Response {
+    text(StatusCode::NotFound, "not found")
+}

@@ -1,0 +1,151 @@
+//! What a connection is in: its states with what each holds, and what stays with it from one to the next.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http_types::upgrade::Sender as StreamSender;
+use http_types::{Request, Response};
+use restart_core::Phase;
+
+use crate::http::deadline::Deadline;
+use crate::http::handler::{Context, Decoration};
+use crate::http::lifetime::{End, Reason, Start, UnderWay, Unfinished};
+use crate::http::message::encode::Manner;
+use crate::http::message::framing::Framing;
+use crate::http::observe::Account;
+use crate::http::upgrade::{Offer, Switching};
+use crate::http::wire::Wire;
+use crate::waits::{Entry, Kind};
+
+/// The state of a connection, with what it holds in each.
+pub(super) enum State {
+    Idle,
+    Head,
+    Request(Box<Message>),
+    Response(Box<Answer>),
+    Rest(Box<Unfinished>),
+    Upgraded(StreamSender),
+    Protocol(Box<Switching>),
+    HandedOver,
+    Closed(Closed),
+}
+
+/// Who closed, and how much care the closing takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Closed {
+    /// The client did.
+    ByClient,
+    /// We do, at once: nothing that we sent can be lost.
+    AtOnce(Reason),
+    /// We do, after the client has had the time to read what we sent last.
+    Lingering(Reason),
+}
+
+/// A request whose head has passed.
+pub(super) struct Message {
+    pub(super) request: Request,
+    pub(super) framing: Framing,
+    pub(super) expects_continue: bool,
+    pub(super) keep_alive: bool,
+    pub(super) manner: Manner,
+    pub(super) offer: Option<Offer>,
+}
+
+/// A response that is to be sent.
+pub(super) struct Answer {
+    pub(super) response: Response,
+    pub(super) manner: Manner,
+    /// Why the connection closes after it, if that is known already.
+    pub(super) close: Option<Reason>,
+    pub(super) decoration: Decoration,
+    pub(super) offer: Option<Offer>,
+}
+
+pub(super) struct Connection<'a, H> {
+    pub(super) context: &'a Context<H>,
+    pub(super) wire: Arc<Wire>,
+    pub(super) peer: Option<String>,
+    pub(super) listener: Option<Arc<str>>,
+    /// What will be told of the request that is being served, if somebody wants to know.
+    pub(super) account: Option<Box<Account>>,
+    /// What is under way, told to whoever asks.
+    pub(super) entry: Option<Entry<'a>>,
+    pub(super) requests: u64,
+    /// How often the phase had been set when it was last heeded; never, at first.
+    pub(super) heeded: Option<usize>,
+    pub(super) deadline: Deadline,
+    /// Whether nothing was received here yet.
+    pub(super) fresh: bool,
+    /// When the head that is being read was first looked at.
+    pub(super) began: Instant,
+    /// How long the wait that goes on here has lasted elsewhere.
+    pub(super) waited: Duration,
+    /// Since when it is idle, or its head under way; less `waited`.
+    pub(super) waits_since: Instant,
+    /// What was under way when it was parked, until it goes on.
+    pub(super) under_way: UnderWay,
+    /// The drain in which nobody took it.
+    pub(super) declined: Option<usize>,
+    /// How many requests were answered without a close although the process is to end, because more had been sent.
+    pub(super) pipelined: u32,
+    /// Whether the client takes the end of the connection for that of its response. Before it is there, only a reset tells
+    /// that it was cut.
+    pub(super) ends_by_close: bool,
+}
+
+impl<'a, H> Connection<'a, H> {
+    pub(super) fn new(context: &'a Context<H>, start: Start) -> Result<Self, (Reason, u64)> {
+        let Start { stream, peer, listener, read_ahead, requests, waited, under_way, declined } = start;
+        // Only clients on a Unix socket have no address.
+        let wire = Wire::new(stream, peer.is_none(), read_ahead, &context.capacity).map_err(|error| {
+            log::warn!("cannot watch an accepted connection: {error}; it is closed");
+            (Reason::Failed, requests)
+        })?;
+        let now = Instant::now();
+        Ok(Connection {
+            context,
+            wire: Arc::new(wire),
+            peer,
+            listener,
+            account: None,
+            entry: None,
+            requests,
+            heeded: None,
+            deadline: Deadline::default(),
+            fresh: true,
+            waited,
+            began: now,
+            waits_since: now,
+            under_way,
+            declined,
+            pipelined: 0,
+            ends_by_close: false,
+        })
+    }
+
+    pub(super) fn ended(&self, reason: Reason) -> End {
+        End::Server { reason, requests: self.requests }
+    }
+
+    /// Something of this kind is under way from now on.
+    pub(super) fn enter(&mut self, kind: Kind, path: &str, since: Instant) {
+        self.entry = self.context.waits.as_ref().map(|waits| waits.enter(kind, path, since));
+    }
+
+    /// What is under way has come further.
+    pub(super) fn becomes(&mut self, kind: Kind) {
+        if let Some(entry) = &mut self.entry {
+            entry.becomes(kind);
+        }
+    }
+
+    pub(super) fn drain_phase(&self) -> Phase {
+        self.context.drain.phase()
+    }
+
+    /// Whether it may park in the present drain, if there is one. Whom nobody took in an earlier drain, which was called
+    /// off, may be taken in the next.
+    pub(super) fn may_park(&self) -> bool {
+        self.context.parks && self.declined != Some(self.context.drain.changes())
+    }
+}

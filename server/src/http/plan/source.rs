@@ -1,0 +1,264 @@
+//! A response on its way: the bytes of it that are gathered, and where those after them come from.
+//!
+//! Gathers what leaves next, frames it, and keeps account of what the transport took. It never sends.
+
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker, ready};
+use std::thread;
+
+use futures_lite::{AsyncBufRead, AsyncRead};
+use http_types::{Body, Response};
+
+use super::content::{self, Content};
+use super::outbox::Outbox;
+use super::stream::{self, Stream, Streaming};
+use crate::http::message::encode::Framing;
+use crate::http::moves::Moves;
+
+/// The most that stands before a chunk's bytes: five digits and the end of their line. And the least that stands behind.
+const CHUNK_HEAD_BYTES_MAX: usize = 7;
+const CHUNK_END: &[u8] = b"\r\n";
+const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
+
+/// A response on its way: what of it is gathered, and where the rest comes from.
+#[derive(Debug, Default)]
+pub(crate) struct Plan {
+    /// Bytes that leave next.
+    pub(super) out: Outbox,
+    /// How many of them, the first ones, were not read from the source: those of the head.
+    pub(super) ours: usize,
+    pub(super) source: Source,
+    /// Whether the body had more than was declared.
+    pub(super) is_long: bool,
+}
+
+/// Where the bytes after those gathered come from.
+#[derive(Debug, Default)]
+pub(super) enum Source {
+    /// There are none.
+    #[default]
+    Empty,
+    /// So many bytes of pieces that are known.
+    Content(Box<Content>),
+    /// So many bytes of a body whose length was declared.
+    Length { body: Body, left: u64 },
+    /// A registered stream. In chunks, or else it ends with the connection, for HTTP/1.0.
+    Stream { stream: Stream, chunked: bool },
+    /// A body whose length is not known. In chunks, or else it ends with the connection, for HTTP/1.0.
+    Unknown { body: Body, chunked: bool },
+}
+
+impl Plan {
+    /// The plan of a response whose head, which is in `out`, announces `framing`. A stream has to be one of `moves`.
+    pub(crate) fn new(mut response: Response, framing: Framing, out: Outbox, moves: &Moves) -> Plan {
+        let source = match framing {
+            Framing::None => Source::Empty,
+            Framing::Length(left) => match content::take(&response) {
+                Some(content) => Source::Content(Box::new(content)),
+                None => Source::Length { body: response.take_body(), left },
+            },
+            Framing::Chunked | Framing::Close => {
+                let chunked = framing == Framing::Chunked;
+                match take_stream(&response, moves) {
+                    Some(stream) => Source::Stream { stream, chunked },
+                    None => Source::Unknown { body: response.take_body(), chunked },
+                }
+            }
+        };
+        Plan { ours: out.filled().len(), out, source, is_long: false }
+    }
+
+    /// Whether only the connection's end says where the response ends.
+    pub(crate) fn ends_by_close(&self) -> bool {
+        matches!(self.source, Source::Unknown { chunked: false, .. } | Source::Stream { chunked: false, .. })
+    }
+
+    /// Whether all that is left of it is gathered.
+    pub(super) fn is_gathered(&self) -> bool {
+        matches!(self.source, Source::Empty)
+    }
+
+    /// How many bytes are to come after those gathered, where that is known.
+    pub(crate) fn left(&self) -> Option<u64> {
+        match &self.source {
+            Source::Empty => Some(0),
+            Source::Content(content) => Some(content.left()),
+            Source::Length { left, .. } => Some(*left),
+            Source::Stream { .. } | Source::Unknown { .. } => None,
+        }
+    }
+
+    /// Gathers more of what is to come, as much as there is room for. While nothing is gathered and nothing comes, no
+    /// memory is held.
+    pub(super) fn poll_gather(&mut self, context: &mut Context<'_>, large: bool) -> Poll<io::Result<()>> {
+        if let Source::Stream { .. } = self.source {
+            return self.poll_stream(context);
+        }
+        let Plan { out, source, .. } = self;
+        let room = out.room(large);
+        let polled = catch_unwind(AssertUnwindSafe(|| source.poll_read(context, room)));
+        let polled = polled.unwrap_or_else(|_| Poll::Ready(Err(panicked())));
+        if polled.is_pending() {
+            self.out.settle();
+        }
+        let count = ready!(polled)?;
+        self.out.added(count);
+        let is_over = match &mut self.source {
+            Source::Empty | Source::Stream { .. } => true,
+            Source::Content(content) => content.left() == 0,
+            Source::Length { left, .. } if count == 0 && *left > 0 => {
+                return Poll::Ready(Err(io::Error::other("it is shorter than it declared")));
+            }
+            Source::Length { left, .. } => {
+                *left -= count as u64;
+                *left == 0
+            }
+            Source::Unknown { chunked: true, .. } => {
+                self.out.filled().ends_with(LAST_CHUNK) && count == LAST_CHUNK.len()
+            }
+            Source::Unknown { chunked: false, .. } => count == 0,
+        };
+        if is_over {
+            self.finish();
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Gathers the next step of a stream, whole.
+    fn poll_stream(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Source::Stream { stream, chunked } = &mut self.source else { return Poll::Ready(Ok(())) };
+        let chunked = *chunked;
+        let polled = catch_unwind(AssertUnwindSafe(|| stream.poll_step(context)));
+        let polled = polled.unwrap_or_else(|_| Poll::Ready(Err(panicked())));
+        if polled.is_pending() {
+            self.out.settle();
+        }
+        match ready!(polled)? {
+            None => self.end_stream(),
+            Some(bytes) if bytes.is_empty() => {}
+            Some(bytes) if chunked => {
+                let head = format!("{:X}\r\n", bytes.len());
+                for part in [head.as_bytes(), &bytes, CHUNK_END] {
+                    self.out.extend(part);
+                }
+            }
+            Some(bytes) => self.out.extend(&bytes),
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Whether it is a registered stream.
+    pub(super) fn is_stream(&self) -> bool {
+        matches!(self.source, Source::Stream { .. })
+    }
+
+    /// Whether it is one that can be ended between any two steps.
+    pub(super) fn is_endless(&self) -> bool {
+        matches!(&self.source, Source::Stream { stream, .. } if stream.is_endless())
+    }
+
+    /// Ends a registered stream where it stands, in order.
+    pub(super) fn end_stream(&mut self) {
+        if let Source::Stream { chunked: true, .. } = self.source {
+            self.out.extend(LAST_CHUNK);
+        }
+        self.source = Source::Empty;
+    }
+
+    /// What a body of known length has in memory, as it is.
+    pub(super) fn at_hand(source: &mut Source) -> io::Result<&[u8]> {
+        let Source::Length { body, left } = source else { return Ok(&[]) };
+        match peek(body).unwrap_or_else(|_| Poll::Ready(Err(panicked()))) {
+            Poll::Ready(Ok(bytes)) => {
+                let most = usize::try_from(*left).map_or(bytes.len(), |left| left.min(bytes.len()));
+                Ok(&bytes[..most])
+            }
+            Poll::Ready(Err(error)) => Err(error),
+            Poll::Pending => Ok(&[]),
+        }
+    }
+
+    /// Says that the transport took `count` bytes: of those gathered, and then of those at hand.
+    pub(super) fn took(&mut self, count: usize) {
+        let of_gathered = count.min(self.out.filled().len());
+        self.out.consume(of_gathered);
+        self.ours = self.ours.saturating_sub(of_gathered);
+        let of_hand = count - of_gathered;
+        if let Source::Length { body, left } = &mut self.source
+            && of_hand > 0
+        {
+            Pin::new(body).consume(of_hand);
+            *left -= of_hand as u64;
+            if *left == 0 {
+                self.finish();
+            }
+        }
+    }
+
+    /// Nothing more is to come.
+    fn finish(&mut self) {
+        if let Source::Length { body, .. } = &mut self.source {
+            self.is_long = goes_on(body);
+        }
+        self.source = Source::Empty;
+    }
+}
+
+impl Source {
+    fn poll_read(&mut self, context: &mut Context<'_>, room: &mut [u8]) -> Poll<io::Result<usize>> {
+        match self {
+            Source::Empty | Source::Stream { .. } | Source::Length { left: 0, .. } => Poll::Ready(Ok(0)),
+            Source::Content(content) => content.poll_read(context, room),
+            Source::Length { body, left } => {
+                let most = usize::try_from(*left).map_or(room.len(), |left| left.min(room.len()));
+                Pin::new(body).poll_read(context, &mut room[..most])
+            }
+            Source::Unknown { body, chunked: false } => Pin::new(body).poll_read(context, room),
+            Source::Unknown { body, chunked: true } => {
+                let most = room.len() - CHUNK_HEAD_BYTES_MAX - LAST_CHUNK.len();
+                let into = &mut room[CHUNK_HEAD_BYTES_MAX..CHUNK_HEAD_BYTES_MAX + most];
+                let count = ready!(Pin::new(body).poll_read(context, into))?;
+                Poll::Ready(Ok(frame(room, count)))
+            }
+        }
+    }
+}
+
+/// Takes the stream out of a response, if one is its body still.
+fn take_stream(response: &Response, moves: &Moves) -> Option<Stream> {
+    let Streaming { name, state } = stream::streaming(response)?.value().take()?;
+    let registered = moves.stream_named(&name)?;
+    Some(Stream::new(name.into(), state, registered))
+}
+
+/// Frames `count` bytes, which stand behind the room for a chunk's head, as a chunk at the start of `room`. Returns its
+/// length. None is the last chunk (RFC 9112 section 7.1).
+fn frame(room: &mut [u8], count: usize) -> usize {
+    if count == 0 {
+        room[..LAST_CHUNK.len()].copy_from_slice(LAST_CHUNK);
+        return LAST_CHUNK.len();
+    }
+    let head = format!("{count:X}\r\n");
+    let end = head.len() + count;
+    room.copy_within(CHUNK_HEAD_BYTES_MAX..CHUNK_HEAD_BYTES_MAX + count, head.len());
+    room[..head.len()].copy_from_slice(head.as_bytes());
+    room[end..end + CHUNK_END.len()].copy_from_slice(CHUNK_END);
+    end + CHUNK_END.len()
+}
+
+/// What a body has at hand, without waiting. An error if it panics.
+fn peek(body: &mut Body) -> thread::Result<Poll<io::Result<&[u8]>>> {
+    let mut context = Context::from_waker(Waker::noop());
+    catch_unwind(AssertUnwindSafe(move || Pin::new(body).poll_fill_buf(&mut context)))
+}
+
+/// Whether a body has more to give right now. One that panics cannot be trusted to have ended.
+fn goes_on(body: &mut Body) -> bool {
+    peek(body).map_or(true, |peeked| matches!(peeked, Poll::Ready(Ok(more)) if !more.is_empty()))
+}
+
+fn panicked() -> io::Error {
+    io::Error::other("the body of the response panicked")
+}
