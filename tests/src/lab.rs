@@ -20,7 +20,7 @@ use std::{
 };
 
 use crate::{
-    load::{Connection, Limits, Target},
+    load::{CROWD_BYTES, Connection, Limits, Target, pattern},
     network,
     skip::skip,
 };
@@ -94,6 +94,12 @@ impl Lab {
         let path = self.path(inside);
         fs::create_dir_all(path.parent().expect("a file is in a folder")).expect("folders can be made");
         fs::write(&path, contents).unwrap_or_else(|error| panic!("cannot write {}: {error}", path.display()));
+    }
+
+    /// Writes the file that a [`Crowd`](crate::load::Crowd) downloads, its folders included.
+    pub fn write_pattern(&self, inside: impl AsRef<Path>) {
+        self.write(&inside, "");
+        pattern::write_file(&self.path(inside), CROWD_BYTES).expect("a file that was just made");
     }
 
     /// Puts an executable script at a path by rename, as a package manager replaces a program that runs. A child writes

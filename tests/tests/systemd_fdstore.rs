@@ -1,7 +1,7 @@
 //! The service without a socket unit, on a real systemd: its listeners outlive it in systemd's descriptor store.
 
 use tests::lab::{DEADLINE, Lab};
-use tests::load::{Failure, Load, Running, Target};
+use tests::load::{Crowd, CrowdReport, Failure, Load, Numbers, Running, Target};
 use tests::{Version, lab::PROGRAM};
 
 const UNIT: &str = "reborn-fdstore.service";
@@ -11,7 +11,9 @@ fn start() -> Option<Lab> {
     let lab = Lab::boot()?;
     Version::Current.put(&lab.path(PROGRAM));
     lab.units("deploy/systemd");
-    lab.edit(UNIT, "settings", "[Service]\nEnvironment=REBORN_DEMO=true REBORN_PROBATION=0s\n");
+    lab.write_pattern("/srv/www/pattern");
+    let settings = "REBORN_DEMO=true REBORN_PROBATION=0s REBORN_ROOT=/srv/www";
+    lab.edit(UNIT, "settings", &format!("[Service]\nEnvironment={settings}\n"));
     lab.systemctl(["start", UNIT]);
     Some(lab)
 }
@@ -69,6 +71,18 @@ fn a_generation_that_came_by_a_reload_leaves_the_same_listener_behind() {
     assert_eq!(inode(&lab), listener);
     assert_eq!(lab.show(UNIT, "NFileDescriptorStore"), "1", "it is not stored twice");
     assert_eq!(load.stop().failed_by(Failure::ConnectRefused), 0);
+}
+
+#[test]
+fn downloads_an_event_stream_and_a_chat_go_through_a_reload() {
+    let Some(lab) = start() else { return };
+    let target = "127.0.0.1:8080".parse().expect("an address");
+    let crowd = lab.inside(|| Crowd::start(&target, Numbers::each(1)));
+    let first = main_pid(&lab);
+    lab.systemctl(["reload", UNIT]);
+    assert_ne!(main_pid(&lab), first);
+    lab.wait_until("the first has ended", DEADLINE, || !lab.path(format!("/proc/{first}")).exists());
+    assert_eq!(crowd.finish(), CrowdReport { went_on: 5, cut: 0, generations: vec![2] }, "{}", lab.state());
 }
 
 #[test]

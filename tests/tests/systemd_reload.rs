@@ -3,6 +3,7 @@
 use std::{collections::BTreeSet, fs};
 
 use tests::lab::{DEADLINE, Service, UNIT};
+use tests::load::{Crowd, CrowdReport, Numbers};
 
 /// The file that a process runs, told from its replacements.
 fn running_file(service: &Service, pid: u32) -> String {
@@ -36,6 +37,21 @@ fn a_reload_replaces_the_program_under_load_without_a_failed_request() {
     service.assert_no_message_refused();
     let status = service.status();
     assert!(status.contains("generation 2"), "the status names the generation: {status}");
+}
+
+#[test]
+fn downloads_an_event_stream_and_a_chat_go_through_a_reload_of_a_dynamic_user() {
+    let Some(service) = Service::install(&["PROBATION=0s", "ROOT=/srv/www"]) else { return };
+    assert_eq!(service.lab.show(UNIT, "DynamicUser"), "yes");
+    service.lab.write_pattern("/srv/www/pattern");
+    service.lab.systemctl(["start", UNIT]);
+    let target = "127.0.0.1:80".parse().expect("an address");
+    let crowd = service.lab.inside(|| Crowd::start(&target, Numbers::each(1)));
+    let new = service.reload_well();
+    assert_eq!(service.wait_until_alone(), new, "nothing keeps the old process");
+    assert_eq!(crowd.finish(), CrowdReport { went_on: 5, cut: 0, generations: vec![2] }, "{}", service.lab.state());
+    service.assert_serves(new);
+    service.assert_no_message_refused();
 }
 
 #[test]
