@@ -3,7 +3,8 @@
 //!
 //! Each server has a folder of its own with its program, which a test may replace, its control socket, its pid file
 //! and its log; an address of its own; and a marker in its environment by which all its processes are found. Nothing
-//! waits by sleeping: a condition is looked at until it holds, and one deadline prints the whole state.
+//! waits by sleeping: a condition is looked at until it holds, and one deadline prints the whole state. The two stand in one
+//! long file because each start, reload and look at the log is a few lines on the state that they share.
 
 use std::{
     ffi::{OsStr, OsString},

@@ -3,7 +3,8 @@
 //! Each process holds a real `Lifecycle` and what its driver would keep; the lines are queues whose end is seen when they
 //! are empty and every holder of the other end is dead, and the death of a process is seen by its pidfd, before or after
 //! that. What is said may arrive as garbage (another version, a lost descriptor), and a line may break for one side. It
-//! enumerates what may happen next and carries it out; whether the result is any good is the search's matter.
+//! enumerates what may happen next and carries it out; whether the result is any good is the search's matter. It is one
+//! long file because each rule of the world touches all of its parts.
 
 use crate::lifecycle::{self, Action, Ending, Event, Lifecycle, Stage, State, Timer, Trigger};
 
