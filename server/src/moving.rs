@@ -17,6 +17,7 @@ use restart_core::Formats;
 use serde::{Deserialize, Serialize};
 
 use crate::http::moves::{protocol_format, stream_format};
+use crate::http::plan::body_file::{BodyFile, Claim};
 use crate::http::plan::rest::Tail;
 use crate::http::{Moves, Start, Switching, UnderWay};
 use fields::{Sections, millis};
@@ -60,6 +61,8 @@ pub(crate) struct Packed {
     pub(crate) blob: Vec<u8>,
     /// The file that its response is sent from.
     pub(crate) companion: Option<OwnedFd>,
+    /// The memory that this file takes up, to be kept until the connection is gone or has come back.
+    pub(crate) claim: Option<Claim>,
 }
 
 /// What is known of a connection.
@@ -111,13 +114,16 @@ pub(crate) fn pack(start: Start, age: Duration) -> (OwnedFd, Packed) {
         response: None,
         protocol: None,
     };
-    let (mut bytes, mut companion) = (Vec::new(), None);
+    let (mut bytes, mut companion, mut claim) = (Vec::new(), None, None);
     let formats = match under_way {
         UnderWay::Nothing => Formats::from([IDLE]),
         UnderWay::Response(unfinished) => {
             let stream = if let Tail::Stream { name, .. } = &unfinished.rest.tail { Some(name.clone()) } else { None };
             let (response, file) = ResponseDescription::of(*unfinished, &mut bytes);
-            (description.response, companion) = (Some(response), file);
+            description.response = Some(response);
+            if let Some(BodyFile { file, claim: claimed }) = file {
+                (companion, claim) = (Some(file.into()), claimed);
+            }
             [RESPONSE.to_owned()].into_iter().chain(stream.map(|name| stream_format(&name))).collect()
         }
         UnderWay::Protocol(switching) => {
@@ -132,7 +138,7 @@ pub(crate) fn pack(start: Start, age: Duration) -> (OwnedFd, Packed) {
     blob.push(0);
     blob.extend(bytes);
     blob.extend(read_ahead);
-    (stream, Packed { formats, blob, companion })
+    (stream, Packed { formats, blob, companion, claim })
 }
 
 /// Reads what travelled with a connection, and how long ago it was accepted. An error says what cannot be read.
@@ -175,7 +181,7 @@ mod tests {
     }
 
     fn there_and_back(start: Start) -> (Start, Formats) {
-        let (stream, Packed { formats, blob, companion }) = pack(start, Duration::from_secs(7));
+        let (stream, Packed { formats, blob, companion, .. }) = pack(start, Duration::from_secs(7));
         let (start, age) = unpack(stream, &blob, companion).unwrap();
         assert_eq!(age, Duration::from_secs(7));
         (start, formats)
@@ -214,7 +220,8 @@ mod tests {
     fn a_response_arrives_with_its_pieces_its_file_and_what_was_read_ahead() {
         let file = tempfile::tempfile().unwrap();
         let pieces = vec![Piece::Memory(b"between".to_vec()), Piece::File(3..9), Piece::Memory(b"end".to_vec())];
-        let tail = Tail::Content { file: Some(std::sync::Arc::new(file)), pieces: pieces.clone() };
+        let tail =
+            Tail::Content { file: Some(std::sync::Arc::new(BodyFile { file, claim: None })), pieces: pieces.clone() };
         let (came, formats) = there_and_back(start(unfinished(tail), b"GET / HTTP/1.1\r\n"));
         assert_eq!(formats, Formats::from([RESPONSE]));
         assert_eq!((kind(&came), &*came.read_ahead), (Kind::Response, &b"GET / HTTP/1.1\r\n"[..]));
@@ -239,7 +246,10 @@ mod tests {
 
     #[test]
     fn a_companion_that_is_no_plain_file_is_refused() {
-        let tail = |file| Tail::Content { file: Some(std::sync::Arc::new(file)), pieces: vec![Piece::File(0..9)] };
+        let tail = |file| Tail::Content {
+            file: Some(std::sync::Arc::new(BodyFile { file, claim: None })),
+            pieces: vec![Piece::File(0..9)],
+        };
         let file = std::fs::File::open("/dev/zero").unwrap();
         let (stream, Packed { blob, companion, .. }) = pack(start(unfinished(tail(file)), b""), Duration::ZERO);
         let error = unpack(stream.try_clone().unwrap(), &blob, companion).unwrap_err();

@@ -314,6 +314,7 @@ async fn hand_over<H>(
 ) -> Result<Guard, Option<(Start, Guard)>> {
     let declined = Some(shared.context.drain.changes());
     let (stream, packed) = moving::pack(parked, since.elapsed());
+    let _claim = packed.claim;
     let mut offer = Connection::new(packed.formats, stream, packed.blob, guard);
     offer.companions.extend(packed.companion);
     let back = match shared.connections.offer(offer).await {

@@ -108,6 +108,7 @@ async fn moving(request: Request) -> http_types::Result<Response> {
         "/unknown" => response.set_body(Body::from_reader(futures_lite::io::Cursor::new(bytes(0..LARGE)), None)),
         "/count" => stream(&mut response, "count", b"0 0".to_vec()),
         "/long-count" => stream(&mut response, "count", b"0 1000000".to_vec()),
+        "/nothing" => stream(&mut response, "nothing", Vec::new()),
         "/dots" => stream(&mut response, "dots", Vec::new()),
         "/many-dots" => stream(&mut response, "dots", b"many".to_vec()),
         "/goodbye" => return Ok(switch("goodbye", "goodbye", Vec::new())),
@@ -121,6 +122,7 @@ async fn moving(request: Request) -> http_types::Result<Response> {
 fn context() -> Context<impl Fn(Request) -> http_support::Answering + Send + Sync> {
     let handler = |request| Box::pin(moving(request)) as http_support::Answering;
     let moves = Moves::new().stream("count", count).endless_stream("dots", dots);
+    let moves = moves.stream("nothing", |_| async { Ok(Some(Step::default())) });
     let moves = moves.protocol("number", number).protocol("goodbye", say_goodbye);
     let mut context = Context::new(handler, Drain::new());
     (context.parks, context.moves) = (true, moves);
@@ -408,4 +410,34 @@ fn a_request_that_moved_is_told_of_once_by_who_finished_it() {
     let told = told_new.recv_timeout(DEADLINE).expect("it is told of");
     assert_eq!(told, (Some(200), body.len() as u64, true, b"GET /file HTTP/1.1".to_vec()));
     assert!(told_old.try_recv().is_err() && told_new.try_recv().is_err());
+}
+
+#[test]
+fn a_stream_of_steps_that_give_nothing_holds_up_nobody_and_ends_with_its_client() {
+    let server = server();
+    let mut client = server.connect();
+    client.send("GET /nothing HTTP/1.1\r\nHost: test\r\n\r\n");
+    assert_eq!(server.connect().get("/ignore").body, "ignored");
+    // A close with unread bytes is a reset: nobody is there any more.
+    client.send("unread");
+    drop(client);
+    assert!((0..2).all(|_| matches!(server.end(), End::Client { .. })));
+}
+
+#[test]
+fn a_response_that_goes_on_only_after_the_deadline_is_cut_and_told_of() {
+    for (request, is_reset) in
+        [("GET /file HTTP/1.1\r\nHost: test\r\n\r\n", false), ("GET /long-count HTTP/1.0\r\n\r\n", true)]
+    {
+        let ((old, _), (new, told)) = (observed(), observed());
+        let (mut client, _) = begun(&old, request);
+        let reading = thread::spawn(move || client.rest_to_a_reset());
+        old.drain.set_phase(Phase::Draining);
+        let End::Parked(start) = old.end() else { panic!("it does not park") };
+        new.drain.set_phase(Phase::Over);
+        new.resume(start);
+        let (_, _, complete, line) = told.recv_timeout(DEADLINE).expect("it is told of");
+        assert!(!complete && request.as_bytes().starts_with(&line), "{request}");
+        assert_eq!(reading.join().expect("it ends").1, is_reset, "{request}");
+    }
 }

@@ -3,7 +3,7 @@
 //! Nothing here is the lifecycle's: to the one that is cut it is its deadline, which passes now, and the reload comes as any
 //! other does once it has gone. One that does not go is left to a person, and the reload refused.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_channel::{Receiver, Sender};
 use async_executor::Task;
@@ -16,7 +16,7 @@ use crate::control::{Command, GenerationId};
 use crate::waiting::Age;
 
 /// One that is cut ends its connections, tells its last figures and sees its clients off, each of which has a second.
-const GONE_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const GONE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A generation that was told to end, for a reload.
 pub(super) struct Cut {
@@ -25,6 +25,8 @@ pub(super) struct Cut {
     pub(super) who: GenerationId,
     /// The number of its line, until that closes.
     pub(super) line: Option<u64>,
+    /// When it was told.
+    pub(super) told: Instant,
     /// The reload waits until this is closed.
     pub(super) waits: Sender<()>,
     pub(super) _waiter: Task<()>,

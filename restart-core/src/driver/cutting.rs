@@ -1,9 +1,11 @@
 //! Carries out `--cut-oldest`, and is cut by it.
 
+use std::time::Instant;
+
 use async_channel::Sender;
 
 use super::Driver;
-use super::cut::{Cut, reload_then};
+use super::cut::{Cut, GONE_TIMEOUT, reload_then};
 use crate::control::{Command, GenerationId, Reply, Request};
 use crate::handover::{CUT, Message};
 
@@ -20,7 +22,15 @@ impl Driver {
     }
 
     fn try_cut(&mut self, id: &str, reply: &Sender<Reply>) -> Result<(), String> {
-        if let Some(Cut { who, line: Some(_), .. }) = &self.cut {
+        if let Some(Cut { who, line: Some(_), told, .. }) = &self.cut {
+            let since = told.elapsed();
+            if since > GONE_TIMEOUT {
+                return Err(format!(
+                    "{who} was told to end {} s ago, and has not: it hangs. End it with `kill -9 {}`, and ask again",
+                    since.as_secs(),
+                    who.pid
+                ));
+            }
             return Err(format!("{who} is being cut for a reload already; ask again when that is over"));
         }
         let Some(oldest) = self.chain.draining().next() else {
@@ -40,7 +50,7 @@ impl Driver {
         let request = Request::Reload { id: id.to_owned(), cut_oldest: false };
         let command = Command { request, reply: reply.clone() };
         let waiter = self.tasks.spawn(reload_then(gone, command, self.tasks.inputs()));
-        self.cut = Some(Cut { id: id.to_owned(), who, line: Some(line), waits, _waiter: waiter });
+        self.cut = Some(Cut { id: id.to_owned(), who, line: Some(line), told: Instant::now(), waits, _waiter: waiter });
         Ok(())
     }
 

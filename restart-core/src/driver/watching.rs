@@ -43,7 +43,7 @@ impl Driver {
             self.parts.drain.announce_stop();
             log::info!("the service stops: generation {} has {within:?} left for what it has", self.parts.number);
             // Nothing waits for its way to the newest any more, which ends as well. What withdraws still moves back.
-            self.parts.drain.set_deadline(within);
+            self.parts.drain.set_deadline(bound.min(deadline).saturating_duration_since(Instant::now()));
             if matches!(self.lifecycle.state(), State::Draining { .. }) {
                 self.parts.drain.set_phase(Phase::Stopping);
             }

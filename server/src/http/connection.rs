@@ -59,7 +59,12 @@ impl<H: Handler> Connection<'_, H> {
         let mut watch = Watch::new(drain);
         let mut state = match std::mem::take(&mut self.under_way) {
             UnderWay::Nothing => State::Idle,
-            UnderWay::Response(unfinished) => State::Rest(unfinished),
+            UnderWay::Response(mut unfinished) => {
+                // Both are needed where the deadline has passed before it goes on.
+                self.account = unfinished.account.take();
+                self.ends_by_close = unfinished.rest.ends_by_close();
+                State::Rest(unfinished)
+            }
             UnderWay::Protocol(switching) => State::Protocol(switching),
         };
         loop {

@@ -5,11 +5,12 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{FileType, fstat};
+use rustix::fs::{FileType, SealFlags, fcntl_get_seals, fstat};
 use serde::{Deserialize, Serialize};
 
 use super::fields::{Sections, append, millis};
 use crate::http::observe::Account;
+use crate::http::plan::body_file::{BodyFile, Claim};
 use crate::http::plan::rest::{Rest, Tail};
 use crate::http::{Piece, Reason, Unfinished};
 
@@ -56,7 +57,7 @@ struct AccountDescription {
 
 impl ResponseDescription {
     /// Describes what is left, adds the bytes that belong to it to `bytes`, and gives the file that does.
-    pub(super) fn of(unfinished: Unfinished, bytes: &mut Vec<u8>) -> (ResponseDescription, Option<OwnedFd>) {
+    pub(super) fn of(unfinished: Unfinished, bytes: &mut Vec<u8>) -> (ResponseDescription, Option<BodyFile>) {
         let Unfinished { rest: Rest { unsent, tail }, close, account } = unfinished;
         let unsent_bytes = append(bytes, &unsent);
         let (tail, file) = match tail {
@@ -74,10 +75,10 @@ impl ResponseDescription {
             }
         };
         let account = account.map(|account| AccountDescription::of(&account, bytes));
-        // A read from the file that is still under way on another thread holds it, too.
-        let file = file.and_then(|file| Arc::try_unwrap(file).or_else(|file| file.try_clone()).ok());
+        // Nobody else reads from it any more: whoever left the response waited for that.
+        let file = file.and_then(Arc::into_inner);
         let close = close.map(|reason| reason.to_string());
-        (ResponseDescription { unsent_bytes, tail, close, account }, file.map(OwnedFd::from))
+        (ResponseDescription { unsent_bytes, tail, close, account }, file)
     }
 
     /// Reads what is left, from the bytes that belong to it and the file that does.
@@ -108,10 +109,10 @@ impl PieceDescription {
     fn read(self, bytes: &mut Sections<'_>) -> Result<Piece, String> {
         match self {
             PieceDescription::MemoryBytes(count) => Ok(Piece::Memory(bytes.take(count)?.to_vec())),
-            PieceDescription::File(start, end) if start <= end => Ok(Piece::File(start..end)),
-            PieceDescription::File(start, end) => {
-                Err(format!("a piece of its file ends before it begins: {start}..{end}"))
+            PieceDescription::File(start, end) if start <= end && i64::try_from(end).is_ok() => {
+                Ok(Piece::File(start..end))
             }
+            PieceDescription::File(start, end) => Err(format!("a piece of its file is none: {start}..{end}")),
         }
     }
 }
@@ -144,10 +145,14 @@ impl AccountDescription {
 }
 
 /// The descriptor as a file that can be read at any place without waiting for anybody.
-fn plain_file(descriptor: OwnedFd) -> Result<File, String> {
+fn plain_file(descriptor: OwnedFd) -> Result<BodyFile, String> {
     let status = fstat(&descriptor).map_err(|error| error.to_string())?;
     if FileType::from_raw_mode(status.st_mode) != FileType::RegularFile {
         return Err("what came as the file of its response is no plain file".to_owned());
     }
-    Ok(File::from(descriptor))
+    // Only files in memory have seals, and only those take up memory of ours.
+    let is_in_memory = fcntl_get_seals(&descriptor).is_ok_and(|seals| seals.contains(SealFlags::WRITE));
+    let size = u64::try_from(status.st_size).unwrap_or(0);
+    let claim = is_in_memory.then(|| Claim::of_received(size));
+    Ok(BodyFile { file: File::from(descriptor), claim })
 }

@@ -117,10 +117,10 @@ impl<H: Handler> Connection<'_, H> {
 
     /// Sends what another process, or an earlier drain, has left of a response.
     pub(super) async fn finish(&mut self, unfinished: Unfinished) -> State {
-        let Unfinished { rest, close, account } = unfinished;
-        let path = account.as_ref().map(|account| account.path()).unwrap_or_default();
+        let Unfinished { rest, close, .. } = unfinished;
+        let path = self.account.as_ref().map(|account| account.path()).unwrap_or_default();
         self.enter(Kind::Response, &path, Instant::now());
-        (self.account, self.fresh, self.waited) = (account, false, Duration::ZERO);
+        (self.fresh, self.waited) = (false, Duration::ZERO);
         match Plan::resume(rest, &self.context.moves) {
             Ok(plan) => {
                 let sent = self.send_plan(plan, true, true).await;

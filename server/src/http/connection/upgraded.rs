@@ -4,6 +4,7 @@ use std::io;
 use std::panic::AssertUnwindSafe;
 use std::time::{Duration, Instant};
 
+use async_io::Timer;
 use futures_lite::FutureExt;
 use http_types::upgrade::{Connection as Stream, Sender as StreamSender};
 use restart_core::Phase;
@@ -13,6 +14,9 @@ use crate::http::handler::Handler;
 use crate::http::lifetime::{Reason, UnderWay};
 use crate::http::upgrade::{Leave, Switching, Upgraded};
 use crate::waits::Kind;
+
+/// A protocol that leaves for nothing is called again after so long.
+const CALLED_AGAIN_AFTER: Duration = Duration::from_millis(100);
 
 /// The most bytes that move with a protocol: its state, and what was received and not used. What carries them is bounded.
 const LEFT_BYTES_MAX: usize = 48 * 1024;
@@ -45,7 +49,7 @@ impl<H: Handler> Connection<'_, H> {
         let stream = Upgraded::new(&self.wire, &self.context.drain, self.peer.clone(), moves, None);
         match AssertUnwindSafe(async { serve(stream, state).await }).catch_unwind().await {
             Ok(Leave::Close) => self.left(),
-            Ok(Leave::Move { state, unread }) => self.move_protocol(name, state, &unread),
+            Ok(Leave::Move { state, unread }) => self.move_protocol(name, state, &unread).await,
             Err(_) => {
                 log::error!("the protocol {name:?} panicked; its connection is closed");
                 State::Closed(Closed::Lingering(Reason::Broken))
@@ -54,7 +58,7 @@ impl<H: Handler> Connection<'_, H> {
     }
 
     /// Hands a connection over that a protocol has left, or has it called again.
-    fn move_protocol(&mut self, name: String, state: Vec<u8>, unread: &[u8]) -> State {
+    async fn move_protocol(&mut self, name: String, state: Vec<u8>, unread: &[u8]) -> State {
         self.wire.transport.received().put_back(unread);
         let fits = self.wire.received_bytes() + state.len() <= LEFT_BYTES_MAX;
         if self.may_park() && self.drain_phase() == Phase::Draining {
@@ -68,6 +72,8 @@ impl<H: Handler> Connection<'_, H> {
             );
             self.declined = Some(self.context.drain.changes());
         }
+        // It may leave again at once, for a reason of its own.
+        Timer::after(CALLED_AGAIN_AFTER).await;
         State::Protocol(Box::new(Switching { name, state }))
     }
 

@@ -18,6 +18,7 @@ use http_types::{Body, Response};
 use rustix::io::ReadWriteFlags;
 use smol::Task;
 
+use super::body_file::BodyFile;
 use crate::http::attached::Attached;
 
 /// What the pool reads at once where the kernel has nothing in memory.
@@ -25,6 +26,9 @@ const READ_BYTES: usize = 128 * 1024;
 
 /// How much is read at a time for somebody who only wants to see it.
 const SHOWN_BYTES: usize = 16 * 1024;
+
+/// What the description of a piece takes beside its bytes, at the most.
+const PIECE_BYTES: usize = 64;
 
 /// A part of a body.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,7 +62,7 @@ impl Piece {
 /// whichever path another one may stand by now, and goes on in another process where the connection moves.
 #[derive(Debug)]
 pub struct Content {
-    file: Option<Arc<File>>,
+    file: Option<Arc<BodyFile>>,
     pieces: Arc<[Piece]>,
     /// The piece that is read next, and how many bytes of it were read.
     at: usize,
@@ -77,12 +81,12 @@ impl Content {
     /// A body of these pieces, of which those of a file are of this one. Pieces of a file without one fail as they are
     /// read.
     pub fn new(file: Option<File>, pieces: impl Into<Vec<Piece>>) -> Content {
-        Content::shared(file.map(Arc::new), pieces)
+        Content::shared(file.map(|file| Arc::new(BodyFile { file, claim: None })), pieces)
     }
 
-    pub(super) fn shared(file: Option<Arc<File>>, pieces: impl Into<Vec<Piece>>) -> Content {
+    pub(super) fn shared(file: Option<Arc<BodyFile>>, pieces: impl Into<Vec<Piece>>) -> Content {
         let pieces: Arc<[Piece]> = pieces.into().into();
-        let left = pieces.iter().map(Piece::length).sum();
+        let left = pieces.iter().map(Piece::length).fold(0, u64::saturating_add);
         Content { file, pieces, at: 0, within: 0, left, tells: true, reading: None, read: Vec::new(), used: 0 }
     }
 
@@ -131,7 +135,7 @@ impl Content {
         if self.tells && self.reading.is_none() && !is_read {
             let most = usize::try_from(length).map_or(into.len(), |left| left.min(into.len()));
             let mut buffers = [IoSliceMut::new(&mut into[..most])];
-            match rustix::io::preadv2(file, &mut buffers, range.start, ReadWriteFlags::NOWAIT) {
+            match rustix::io::preadv2(&file.file, &mut buffers, range.start, ReadWriteFlags::NOWAIT) {
                 Ok(0) if most > 0 => return Poll::Ready(Err(became_shorter())),
                 Ok(count) => return Poll::Ready(Ok(count)),
                 Err(cause) => self.tells = cause == rustix::io::Errno::AGAIN,
@@ -144,7 +148,7 @@ impl Content {
                 // The memory is made by the thread that will free it, or one like it: what a thread of the pool allocates
                 // and another one frees stays with that thread, unused, for as long as it rests.
                 let bytes = vec![0; most];
-                smol::unblock(move || read_at(&file, range.start, bytes))
+                smol::unblock(move || read_at(&file.file, range.start, bytes))
             });
             let bytes = ready!(reading.poll(context));
             self.reading = None;
@@ -166,16 +170,34 @@ impl Content {
         }
     }
 
-    /// The file, and the pieces of what is left, together with the last `unsent` bytes that were read.
-    pub(super) fn rest(&self, unsent: u64) -> (Option<Arc<File>>, Vec<Piece>) {
-        let (mut at, mut within) = (self.at, self.within);
-        let mut back = unsent;
+    /// How many bytes it takes to describe what is left, together with the last `unsent` bytes that were read: those of its
+    /// pieces of memory, and a few for each piece. It may say more.
+    pub(super) fn described_bytes(&self, unsent: u64) -> usize {
+        let (at, within) = self.back(unsent);
+        let bytes = |(index, piece): (usize, &Piece)| match piece {
+            Piece::Memory(bytes) if index == 0 => {
+                PIECE_BYTES + bytes.len().saturating_sub(usize::try_from(within).unwrap_or(0))
+            }
+            Piece::Memory(bytes) => PIECE_BYTES + bytes.len(),
+            Piece::File(_) => PIECE_BYTES,
+        };
+        self.pieces[at..].iter().enumerate().map(bytes).sum()
+    }
+
+    /// The piece, and the place in it, so many bytes before the one that is read next.
+    fn back(&self, unsent: u64) -> (usize, u64) {
+        let (mut at, mut within, mut back) = (self.at, self.within, unsent);
         while back > within && at > 0 {
             back -= within;
             at -= 1;
             within = self.pieces[at].length();
         }
-        within = within.saturating_sub(back);
+        (at, within.saturating_sub(back))
+    }
+
+    /// The file, and the pieces of what is left, together with the last `unsent` bytes that were read.
+    pub(super) fn rest(&self, unsent: u64) -> (Option<Arc<BodyFile>>, Vec<Piece>) {
+        let (at, within) = self.back(unsent);
         let pieces = self.pieces[at..].iter().enumerate();
         let pieces = pieces.map(|(index, piece)| piece.skip(if index == 0 { within } else { 0 }));
         (self.file.clone(), pieces.filter(|piece| piece.length() > 0).collect())

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use futures_lite::future::yield_now;
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 
+use super::body_file::{BodyFile, Claim};
 use super::content::{Content, Piece};
 use super::source::{Plan, Source};
 use super::stream::Stream;
@@ -29,13 +30,20 @@ pub(crate) struct Rest {
     pub(crate) tail: Tail,
 }
 
+impl Rest {
+    /// Whether only the connection's end says where the response ends.
+    pub(crate) fn ends_by_close(&self) -> bool {
+        matches!(self.tail, Tail::Stream { chunked: false, .. })
+    }
+}
+
 /// What comes after the bytes that leave next.
 #[derive(Debug, Default)]
 pub(crate) enum Tail {
     #[default]
     Nothing,
     /// Pieces of memory and of a file.
-    Content { file: Option<Arc<File>>, pieces: Vec<Piece> },
+    Content { file: Option<Arc<BodyFile>>, pieces: Vec<Piece> },
     /// A registered stream, with the state that its next step is made from. In chunks, or else it ends with the connection.
     Stream { name: Arc<str>, state: Vec<u8>, chunked: bool },
 }
@@ -45,19 +53,26 @@ impl Plan {
     pub(super) fn can_move(&mut self) -> bool {
         let gathered = self.out.filled().len();
         match &mut self.source {
-            Source::Empty => true,
+            // The last bytes of what ends with the connection: who goes on could not tell it from what has a length.
+            Source::Empty if self.ends_by_close => false,
+            Source::Empty => Plan::has_room(gathered),
             Source::Content(content) => {
-                let (_, pieces) = content.rest((gathered - self.ours) as u64);
-                self.ours + memory_bytes(&pieces) <= DESCRIBED_BYTES_MAX
+                self.ours + content.described_bytes((gathered - self.ours) as u64) <= DESCRIBED_BYTES_MAX
             }
-            Source::Stream { stream, .. } => gathered.max(stream.state().len()) <= DESCRIBED_BYTES_MAX,
+            Source::Stream { stream, .. } => gathered + stream.state().len() <= DESCRIBED_BYTES_MAX,
             // Where not all of it is at hand, the handler is needed for the rest.
             Source::Length { left, .. } => {
                 let left = *left;
-                Plan::at_hand(&mut self.source).is_ok_and(|bytes| bytes.len() as u64 == left)
+                let at_hand = Plan::at_hand(&mut self.source).map_or(0, <[u8]>::len);
+                at_hand as u64 == left && Plan::has_room(gathered + at_hand)
             }
             Source::Unknown { .. } => false,
         }
+    }
+
+    /// Whether so many bytes of memory can travel: few by themselves, more in a file in memory, of which there are so many.
+    fn has_room(bytes: usize) -> bool {
+        bytes <= DESCRIBED_BYTES_MAX || Claim::is_free(bytes as u64)
     }
 
     /// Says what is left of a plan that [can move](Plan::can_move). The plan comes back where that fails.
@@ -83,6 +98,7 @@ impl Plan {
 
     /// Goes on with what is left of a response. It fails where a stream's name is not known here.
     pub(crate) fn resume(rest: Rest, moves: &Moves) -> io::Result<Plan> {
+        let ends_by_close = rest.ends_by_close();
         let source = match rest.tail {
             Tail::Nothing => Source::Empty,
             Tail::Content { file, pieces } => Source::Content(Box::new(Content::shared(file, pieces))),
@@ -94,16 +110,13 @@ impl Plan {
         let mut plan = Plan { source, ..Plan::default() };
         plan.out.extend(&rest.unsent);
         plan.ours = rest.unsent.len();
+        plan.ends_by_close = ends_by_close;
         Ok(plan)
     }
 }
 
 fn unknown(name: &str) -> io::Error {
     io::Error::new(io::ErrorKind::NotFound, format!("no stream {name:?} is registered in this program"))
-}
-
-fn memory_bytes(pieces: &[Piece]) -> usize {
-    pieces.iter().map(|piece| if let Piece::Memory(bytes) = piece { bytes.len() } else { 0 }).sum()
 }
 
 /// What is left of a plan that has it all in memory.
@@ -114,6 +127,9 @@ async fn in_memory(plan: &mut Plan) -> io::Result<Rest> {
         return Ok(Rest { unsent: [&gathered, at_hand].concat(), tail: Tail::Nothing });
     }
     let length = (gathered.len() + at_hand.len()) as u64;
+    let claim = Claim::take(length).ok_or_else(|| {
+        io::Error::new(io::ErrorKind::OutOfMemory, "bodies of memory that have moved take up all that they may")
+    })?;
     let mut file = File::from(memfd_create("response", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?);
     file.write_all(&gathered)?;
     let mut done = 0;
@@ -127,5 +143,6 @@ async fn in_memory(plan: &mut Plan) -> io::Result<Rest> {
     }
     fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE | SealFlags::SEAL)?;
     let pieces = vec![Piece::File(0..length)];
+    let file = BodyFile { file, claim: Some(claim) };
     Ok(Rest { unsent: Vec::new(), tail: Tail::Content { file: Some(Arc::new(file)), pieces } })
 }

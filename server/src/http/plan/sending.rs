@@ -115,6 +115,7 @@ impl Sending<'_> {
                 yield_now().await;
             }
             let gathered = poll_once(poll_fn(|context| plan.poll_gather(context, large))).await;
+            let is_at_once = gathered.is_some();
             let outcome = if let Some(outcome) = gathered {
                 outcome
             } else {
@@ -129,6 +130,13 @@ impl Sending<'_> {
                     Some(Wake::Moves) => return Err(Stopped::Moves),
                     Some(_) => plan.end_stream(),
                     None => {}
+                }
+                if is_at_once {
+                    // Steps may be ready without end, and may give nothing: neither others nor a client that has gone wait.
+                    yield_now().await;
+                    if poll_once(poll_fn(|context| self.wire.transport.poll_gone(context))).await.is_some() {
+                        return Err(Failure::Failed(io::ErrorKind::ConnectionReset.into()).into());
+                    }
                 }
             }
         }

@@ -30,6 +30,8 @@ pub(crate) struct Plan {
     /// How many of them, the first ones, were not read from the source: those of the head.
     pub(super) ours: usize,
     pub(super) source: Source,
+    /// Whether only the connection's end says where the response ends.
+    pub(super) ends_by_close: bool,
     /// Whether the body had more than was declared.
     pub(super) is_long: bool,
 }
@@ -67,12 +69,13 @@ impl Plan {
                 }
             }
         };
-        Plan { ours: out.filled().len(), out, source, is_long: false }
+        let ends_by_close = framing == Framing::Close;
+        Plan { ours: out.filled().len(), out, source, ends_by_close, is_long: false }
     }
 
     /// Whether only the connection's end says where the response ends.
     pub(crate) fn ends_by_close(&self) -> bool {
-        matches!(self.source, Source::Unknown { chunked: false, .. } | Source::Stream { chunked: false, .. })
+        self.ends_by_close
     }
 
     /// Whether all that is left of it is gathered.
