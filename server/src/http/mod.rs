@@ -33,7 +33,7 @@ pub(crate) mod observe;
 mod pace;
 pub(crate) mod plan;
 mod shutdown;
-mod transport;
+pub(crate) mod transport;
 mod upgrade;
 mod wire;
 

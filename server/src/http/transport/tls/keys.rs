@@ -362,17 +362,20 @@ impl Direction {
     }
 }
 
-/// What only a test may do: it would use a number twice, or show a secret.
-#[cfg(test)]
+/// What only a test may do: it would use a number twice, show a secret, or seal what nobody may send.
+#[cfg(any(test, fuzzing))]
 impl Direction {
+    #[cfg(test)]
     pub(super) fn limit_to(&mut self, limit: u64) {
         self.limit = limit;
     }
 
+    #[cfg(test)]
     pub(super) fn skip_to(&mut self, sequence: u64) {
         self.material.sequence = sequence;
     }
 
+    #[cfg(test)]
     pub(super) fn secrets(&self) -> [Vec<u8>; 3] {
         let key = self.material.key(self.suite).expose().to_vec();
         [self.material.root.expose().to_vec(), key, self.material.iv.to_vec()]
