@@ -10,10 +10,13 @@ use std::ops::Range;
 use rustls::AlertDescription;
 
 use super::failure::Failure;
-use super::keys::{DATA_BYTES_MAX, Direction, HEADER_BYTES, Kind, Material, Suite, Version};
+use super::keys::{DATA_BYTES_MAX, Direction, HEADER_BYTES, Kind, Material, OVERHEAD_BYTES_MAX, Suite, Version};
 
 /// How many records in a row may bring nothing, without data of ours between them.
 const FRUITLESS_MAX: u8 = 32;
+
+/// A room in which there is place for whatever is due first, or for some data.
+pub(crate) const ROOM_BYTES_MIN: usize = OVERHEAD_BYTES_MAX + KEY_UPDATE.len() + 1;
 
 /// The message by which a key is replaced, without its last byte, which says whether ours should be, too.
 pub(super) const KEY_UPDATE: [u8; 4] = [24, 0, 0, 1];
@@ -35,7 +38,7 @@ pub(crate) struct Records {
 pub(super) struct State {
     pub(super) inbound: Inbound,
     pub(super) outbound: Outbound,
-    /// The client asked for new keys: a KeyUpdate goes before the next data.
+    /// The client asked for new keys: a KeyUpdate is due, before any data.
     pub(super) update_due: bool,
     /// The client asked for a renegotiation, and has to be told that there is none.
     pub(super) refusal_due: bool,
@@ -128,9 +131,13 @@ impl Records {
         self.state.outbound == Outbound::Open
     }
 
-    /// Whether [`seal`](Records::seal) has something to send even without data: an alert.
+    /// Whether [`seal`](Records::seal) has something to send even without data: an alert, or the answer to a KeyUpdate.
     pub(crate) fn is_due(&self) -> bool {
-        self.state.refusal_due || matches!(self.state.outbound, Outbound::Due(_))
+        match self.state.outbound {
+            Outbound::Open => self.state.update_due || self.state.refusal_due,
+            Outbound::Due(_) => true,
+            Outbound::Ended => false,
+        }
     }
 
     /// Ends our direction: the next [`seal`](Records::seal) sends close_notify. What the client sends can still be opened.
@@ -252,12 +259,12 @@ impl Records {
     }
 
     /// Seals what is due, and then of the first piece of data and the second as much as `out` has room for, in records of
-    /// up to 16 KiB. A room of less than a record's overhead and a byte takes nothing. Fails where nothing can be sent any
-    /// more; whatever was written before has to be sent in any case.
+    /// up to 16 KiB. [`ROOM_BYTES_MIN`] are enough for something. Fails where nothing can be sent any more; what was
+    /// written before has to be sent in any case.
     pub(crate) fn seal(&mut self, data: [&[u8]; 2], out: &mut [u8]) -> Result<Sealed, Failure> {
         let mut sealed = Sealed::default();
         let mut rest = data;
-        while self.is_open() && rest != [&[] as &[u8]; 2] {
+        while self.is_open() && (self.state.update_due || rest != [&[] as &[u8]; 2]) {
             match self.seal_next(rest, &mut out[sealed.written..]) {
                 Ok(Sealed { written: 0, .. }) => return Ok(sealed),
                 Ok(next) => {
@@ -301,7 +308,7 @@ impl Records {
     fn seal_due(&mut self, out: &mut [u8]) -> usize {
         let mut written = 0;
         let alert_bytes = self.suite.overhead_bytes() + 2;
-        if self.state.refusal_due && out.len() >= alert_bytes {
+        if self.state.refusal_due && self.state.outbound != Outbound::Ended && out.len() >= alert_bytes {
             self.state.refusal_due = false;
             written += self.seal_alert(AlertDescription::NoRenegotiation, out);
         }

@@ -271,7 +271,7 @@ fn the_answer_to_a_key_update_goes_before_the_next_data_and_once() {
         let record = hand.seal(Kind::Data, b"with the fourth key");
         server.receive(&record).unwrap();
         assert_eq!(server.data, b"with the fourth key");
-        assert!(!server.records().is_due(), "without data there is no haste");
+        assert!(server.records().is_due());
         server.send(b"answer", 1000).unwrap();
         server.moves();
         server.send(b"more", 1000).unwrap();
@@ -279,6 +279,23 @@ fn the_answer_to_a_key_update_goes_before_the_next_data_and_once() {
         let expected =
             [(Kind::Handshake, UPDATE.to_vec()), (Kind::Data, b"answer".to_vec()), (Kind::Data, b"more".to_vec())];
         assert_eq!(hand.open(&sent), expected);
+    }
+}
+
+#[test]
+fn a_silent_server_answers_a_key_update_all_the_same() {
+    for suite in suites_1_3() {
+        let (mut server, mut hand) = by_hand(suite);
+        for _ in 0..3 {
+            let record = hand.seal(Kind::Handshake, &UPDATE_REQUESTED);
+            hand.sending.update();
+            server.receive(&record).unwrap();
+        }
+        let sent = due(&mut server);
+        assert_eq!(hand.open(&sent), [(Kind::Handshake, UPDATE.to_vec())], "once for all of them (RFC 8446, 4.6.3)");
+        server.send(b"data", 1000).unwrap();
+        let sent = server.sent();
+        assert_eq!(hand.open(&sent), [(Kind::Data, b"data".to_vec())]);
     }
 }
 

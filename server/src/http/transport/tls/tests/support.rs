@@ -11,8 +11,8 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, Suppor
 use super::super::failure::Failure;
 use super::super::frozen::Frozen;
 use super::super::handshake::{Established, Handshake, Progress};
-use super::super::keys::{Cipher, Direction, Kind, Material, OVERHEAD_BYTES_MAX, Suite, Version};
-use super::super::records::{Opened, Records};
+use super::super::keys::{Cipher, Direction, Kind, Material, Suite, Version};
+use super::super::records::{Opened, ROOM_BYTES_MIN, Records};
 use super::super::secret::Secret;
 
 const CIPHERS: [Cipher; 3] = [Cipher::Aes128Gcm, Cipher::Aes256Gcm, Cipher::Chacha20Poly1305];
@@ -178,7 +178,7 @@ impl Server {
     /// Seals all of it, through a room of so many bytes.
     pub(super) fn send(&mut self, data: &[u8], room: usize) -> Result<(), Failure> {
         let mut rest = data;
-        let mut room = vec![0; room.max(OVERHEAD_BYTES_MAX + 16)];
+        let mut room = vec![0; room.max(ROOM_BYTES_MIN)];
         loop {
             let (first, second) = rest.split_at(rest.len() / 3);
             let sealed = self.records().seal([first, second], &mut room)?;
