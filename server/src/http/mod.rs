@@ -36,7 +36,7 @@ mod pace;
 pub(crate) mod plan;
 mod request_body;
 mod shutdown;
-mod transport;
+pub(crate) mod transport;
 mod upgrade;
 mod wire;
 

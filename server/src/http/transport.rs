@@ -6,6 +6,7 @@
 
 pub(crate) mod buffer;
 mod socket;
+pub(crate) mod tls;
 
 use std::io;
 use std::os::fd::OwnedFd;
