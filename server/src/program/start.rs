@@ -12,7 +12,7 @@ use restart_core::control::Place;
 use restart_core::{Builder, Endpoint, Generation};
 
 use crate::config::{Config, DEFAULT_LISTEN, Given, ServeArgs, ValueSource};
-use crate::http::{Capacity, Handler, Moves};
+use crate::http::{Capacity, Handler, Handshakes, Moves};
 use crate::logging::Logs;
 use crate::moving;
 use crate::program::exit;
@@ -50,7 +50,8 @@ pub(super) fn start<H: Handler + 'static>(
         return exit::FAILED;
     }
     let capacity = Capacity::new(config.limits.requests.unwrap_or(usize::MAX));
-    let metrics = Arc::new(Metrics::new(capacity));
+    let handshakes = Handshakes::new(config.tls.handshakes, config.tls.handshake_timeout);
+    let metrics = Arc::new(Metrics::new(capacity, handshakes));
     let (reopener, shared) = (Reopener::default(), SharedWorkers::default());
     let reopening = reopener.clone();
     let sources = ListenSources::new(config, args);

@@ -57,6 +57,7 @@ impl Frozen {
     }
 
     /// Whether it is worth a move: both directions still run, or only the client has ended its own.
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn is_open(&self) -> bool {
         self.state.outbound == Outbound::Open && self.state.inbound != Inbound::Failed
     }
