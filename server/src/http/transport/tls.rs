@@ -27,7 +27,7 @@
 //!
 //! ring forgets the keys that it has expanded without overwriting them; what they come from is overwritten here.
 #![forbid(unsafe_code)]
-#![cfg_attr(not(any(test, fuzzing)), allow(dead_code, reason = "no listener speaks TLS yet"))]
+#![cfg_attr(not(test), allow(dead_code, reason = "no listener speaks TLS yet"))]
 
 pub(crate) mod failure;
 pub(crate) mod frozen;
