@@ -5,6 +5,8 @@ use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use rustix::net::sockopt;
+
 use super::super::handshake::{Handshake, Progress};
 use super::super::keys::{Cipher, Suite, Version, ledger};
 use super::support::{Server, noise, server_config, suites, suites_1_3};
@@ -20,7 +22,8 @@ fn skip(reason: &str) {
 
 /// Accepts one client, and shakes hands with it.
 fn accept(listener: &TcpListener, suite: Suite) -> (TcpStream, Server) {
-    let (mut stream, _) = listener.accept().expect("a client");
+    sockopt::set_socket_timeout(listener, sockopt::Timeout::Recv, Some(DEADLINE)).expect("a socket");
+    let (mut stream, _) = listener.accept().expect("a client comes in time");
     stream.set_read_timeout(Some(DEADLINE)).expect("a socket");
     let mut handshake = Handshake::new(&server_config(Some(suite))).expect("a configuration");
     let mut room = [0; 777];
