@@ -26,6 +26,7 @@ use crate::config::{Config, METRICS_NAME};
 use crate::http::{self, Context, Decorate, End, Handler, Moves, Observe, Start};
 use crate::moving;
 use crate::threads::workers::Workers;
+use crate::tls::Acceptors;
 use admin::Admin;
 use clients::{Clients, Place};
 
@@ -57,13 +58,22 @@ pub(crate) struct Service<H> {
     pub(crate) observers: Vec<Observe>,
     /// The streams and protocols that can go on in another process.
     pub(crate) moves: Moves,
+    /// What handshakes are held with, where a listener speaks TLS.
+    pub(crate) tls: Option<Arc<Acceptors>>,
     /// The program's version, for the metrics.
     pub(crate) version: String,
 }
 
 impl<H: Handler> Service<H> {
     pub(crate) fn new(handler: H) -> Service<H> {
-        Service { handler, decorate: None, observers: Vec::new(), moves: Moves::new(), version: String::new() }
+        Service {
+            handler,
+            decorate: None,
+            observers: Vec::new(),
+            moves: Moves::new(),
+            tls: None,
+            version: String::new(),
+        }
     }
 }
 
@@ -126,6 +136,7 @@ pub(crate) fn serve<H: Handler + 'static>(
             generation: generation.number(),
             started: SystemTime::now(),
             version: service.version,
+            not_after: service.tls.as_ref().map(|tls| tls.not_after()),
         };
         workers.spawn_on_main(admin::serve(listener, admin));
     }

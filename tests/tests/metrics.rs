@@ -261,7 +261,9 @@ fn expressions(dashboard: &serde_json::Value) -> Vec<(String, String)> {
 
 #[test]
 fn the_dashboard_asks_for_what_is_exported_and_shows_all_of_it() {
-    let (_server, metrics) = measured(Reborn::new());
+    let reborn = Reborn::new();
+    let https = SocketAddr::new(reborn.address().ip(), reborn.address().port() + 10_000);
+    let (_server, metrics) = measured(reborn.listen(&format!("https={https}")).arg("--tls-self-signed"));
     let exported = samples(&get(&metrics, "/metrics").text());
     let dashboard = serde_json::from_str(&deployed("grafana/reborn.json")).unwrap();
     let mut shown = BTreeSet::new();
