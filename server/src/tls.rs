@@ -30,7 +30,7 @@ mod tickets;
 
 use certificate::Certificate;
 pub use certificate::{Error, Part};
-pub use redirect::{Plain, plain, strict_transport_security};
+pub use redirect::{Plain, Policy, plain, strict_transport_security};
 use saved::Saved;
 use self_signed::SelfSigned;
 use sites::Sites;

@@ -24,6 +24,13 @@ fn measured(reborn: Reborn) -> (Server, Target) {
     (server, Target::Tcp(address))
 }
 
+/// A server that has all metrics: one of its listeners speaks TLS.
+fn with_https() -> Reborn {
+    let reborn = Reborn::new();
+    let https = SocketAddr::new(reborn.address().ip(), reborn.address().port() + 10_000);
+    reborn.listen(&format!("https={https}")).arg("--tls-self-signed")
+}
+
 fn get(target: &Target, path: &str) -> Answer {
     try_get(target, path).unwrap()
 }
@@ -220,7 +227,7 @@ fn deployed(path: &str) -> String {
 
 #[test]
 fn every_metric_is_documented() {
-    let (_server, metrics) = measured(Reborn::new());
+    let (_server, metrics) = measured(with_https());
     let documentation = deployed("README.md");
     for (sample, family) in samples(&get(&metrics, "/metrics").text()) {
         let said = [&sample, &family]
@@ -261,9 +268,7 @@ fn expressions(dashboard: &serde_json::Value) -> Vec<(String, String)> {
 
 #[test]
 fn the_dashboard_asks_for_what_is_exported_and_shows_all_of_it() {
-    let reborn = Reborn::new();
-    let https = SocketAddr::new(reborn.address().ip(), reborn.address().port() + 10_000);
-    let (_server, metrics) = measured(reborn.listen(&format!("https={https}")).arg("--tls-self-signed"));
+    let (_server, metrics) = measured(with_https());
     let exported = samples(&get(&metrics, "/metrics").text());
     let dashboard = serde_json::from_str(&deployed("grafana/reborn.json")).unwrap();
     let mut shown = BTreeSet::new();
