@@ -7,6 +7,7 @@
 pub(crate) mod access;
 mod admin;
 mod clients;
+mod https;
 pub(crate) mod ledger;
 pub(crate) mod means;
 pub(crate) mod metrics;
@@ -24,7 +25,7 @@ use smol::lock::{Semaphore, SemaphoreGuardArc};
 use zeroize::Zeroizing;
 
 use crate::config::{Config, METRICS_NAME};
-use crate::http::{self, Context, Decorate, End, Handler, Moves, Observe, Screen, Security, Start};
+use crate::http::{self, Context, Decorate, End, Handler, Moves, Observe, Security, Start};
 use crate::moving;
 use crate::threads::workers::Workers;
 use crate::tls::Acceptors;
@@ -57,8 +58,6 @@ pub(crate) struct Service<H> {
     /// Headers for every response.
     pub(crate) decorate: Option<Decorate>,
     pub(crate) observers: Vec<Observe>,
-    /// Answers some requests in the handler's place.
-    pub(crate) screen: Option<Screen>,
     /// What handshakes are held with, where a listener speaks TLS.
     pub(crate) tls: Option<Arc<Acceptors>>,
     /// The streams and protocols that can go on in another process.
@@ -70,7 +69,7 @@ pub(crate) struct Service<H> {
 impl<H: Handler> Service<H> {
     pub(crate) fn new(handler: H) -> Service<H> {
         let (moves, version) = (Moves::new(), String::new());
-        Service { handler, decorate: None, observers: Vec::new(), screen: None, tls: None, moves, version }
+        Service { handler, decorate: None, observers: Vec::new(), tls: None, moves, version }
     }
 }
 
@@ -107,10 +106,10 @@ pub(crate) fn serve<H: Handler + 'static>(
             handshakes: Arc::clone(&metrics.handshakes),
             drain: drain.clone(),
             parks: true,
-            screen: service.screen,
+            screen: https::screen(&config.tls, service.tls.as_ref(), generation.listeners()),
             moves: service.moves,
             waits: Some(Arc::clone(&metrics.waits)),
-            decorate: service.decorate,
+            decorate: https::decorate(&config.tls, service.decorate),
             observers: observers(config, metrics, service.observers),
         },
         connections: generation.connections(),
@@ -118,7 +117,7 @@ pub(crate) fn serve<H: Handler + 'static>(
         room: Arc::new(Semaphore::new(room)),
         clients: Clients::new(config.limits.connections_per_client, room),
         workers: Arc::clone(workers),
-        tls: service.tls,
+        tls: service.tls.clone(),
     });
     for listener in generation.listeners() {
         delay_nothing(listener);
@@ -137,6 +136,7 @@ pub(crate) fn serve<H: Handler + 'static>(
             generation: generation.number(),
             started: SystemTime::now(),
             version: service.version,
+            not_after: service.tls.as_ref().map(|tls| tls.not_after()),
         };
         workers.spawn_on_main(admin::serve(listener, admin));
     }

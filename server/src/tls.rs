@@ -30,7 +30,7 @@ mod tickets;
 
 use certificate::Certificate;
 pub use certificate::{Error, Part};
-pub use redirect::{Plain, plain, strict_transport_security};
+pub use redirect::{Plain, Policy, plain, strict_transport_security};
 use saved::Saved;
 use self_signed::SelfSigned;
 use sites::Sites;
@@ -58,15 +58,17 @@ impl Certificates {
         Ok(all)
     }
 
-    /// What should be looked at, a line each: certificates that expire soon, keys that everybody can read, and certificates
-    /// that none of these listeners uses.
-    pub fn warnings<'a>(&self, listeners: impl IntoIterator<Item = &'a str>) -> Vec<String> {
+    /// What should be looked at, a line each: certificates that expire soon, and keys that everybody can read.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    /// What is said where there are certificates, and none of these listeners uses them.
+    pub fn unused<'a>(&self, listeners: impl IntoIterator<Item = &'a str>) -> Option<&'static str> {
         let is_used = self.certificates.is_empty() || listeners.into_iter().any(speaks_tls);
-        let unused = (!is_used).then(|| {
-            "no listener speaks TLS, so that no certificate is used; call one https, as with --listen https=[::]:443"
-                .to_owned()
-        });
-        self.warnings.iter().cloned().chain(unused).collect()
+        (!is_used).then_some(
+            "no listener speaks TLS, so that no certificate is used: call one https, as with --listen https=[::]:443",
+        )
     }
 }
 
@@ -297,8 +299,8 @@ mod tests {
         assert!(error.starts_with("the listener \"https-web\" speaks TLS") && error.contains("; give "), "{error}");
         let certificates = || Certificates::load(&config, SystemTime::now()).unwrap();
         assert!(open(&config, certificates(), "http").unwrap().is_none());
-        assert_eq!(certificates().warnings(["http", "https"]), [""; 0]);
-        let warnings = certificates().warnings(["http"]);
-        assert!(warnings[0].starts_with("no listener speaks TLS"), "{warnings:?}");
+        assert_eq!((certificates().unused(["http", "https"]), certificates().warnings().len()), (None, 0));
+        assert!(certificates().unused(["http"]).is_some_and(|text| text.starts_with("no listener speaks TLS")));
+        assert_eq!(Certificates::default().unused(["http"]), None);
     }
 }

@@ -156,7 +156,7 @@ pub struct TlsArgs {
     #[arg(long, env = "REBORN_TLS_CERTIFICATE", value_name = "FILE", help_heading = "HTTPS")]
     pub tls_certificate: Vec<Given>,
 
-    /// The key of that certificate (PEM), in the same order; in the file a [[tls]] table has certificate and key
+    /// The key of that certificate (PEM), in the same order; in the file each table of "tls" has certificate and key
     #[arg(long, env = "REBORN_TLS_KEY", value_name = "FILE", help_heading = "HTTPS")]
     pub tls_key: Vec<Given>,
 

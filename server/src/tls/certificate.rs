@@ -166,7 +166,7 @@ fn chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, Wrong> {
 fn key(path: &Path) -> Result<(Zeroizing<PrivateKeyDer<'static>>, bool), Wrong> {
     let (text, mode) = contents(path, "let the user of this service read it")?;
     let key = PrivateKeyDer::from_pem_slice(&text).map_err(|error| match error {
-        pem::Error::NoItemsFound if text.windows(9).any(|part| part == b"ENCRYPTED") => Wrong::content(
+        _ if text.windows(9).any(|part| part == b"ENCRYPTED") => Wrong::content(
             "this key is encrypted, and nobody is there to be asked for its passphrase",
             "give it without one (openssl pkey -in FILE -out NEW), readable by the service only",
         ),
@@ -230,7 +230,10 @@ fn matching(
     chain: Vec<CertificateDer<'static>>,
 ) -> Result<CertifiedKey, Wrong> {
     let signing = any_supported_type(&key).map_err(|error| {
-        Wrong::content(format!("this key cannot be used ({error})"), "give an ECDSA, Ed25519 or RSA key")
+        Wrong::content(
+            format!("this key cannot be used ({error})"),
+            "give an ECDSA or Ed25519 key, or an RSA key of at least 2048 bits",
+        )
     })?;
     drop(key);
     let is_for = |certificate: &CertificateDer<'static>| {
@@ -332,6 +335,8 @@ mod tests {
         assert_refused(&key(good.certificate.clone()), Part::Key, "there is no private key in it");
         assert_refused(&key(folder.join("no")), Part::Key, "No such file or directory");
         let encrypted = b"-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n";
+        assert_refused(&key(write("encrypted", encrypted)), Part::Key, "this key is encrypted");
+        let encrypted = b"-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-128-CBC,00\n\nAAAA\n";
         assert_refused(&key(write("encrypted", encrypted)), Part::Key, "this key is encrypted");
         let broken = b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n";
         assert_refused(&key(write("broken key", broken)), Part::Key, "this key cannot be used");

@@ -35,8 +35,8 @@ impl Made {
     /// Writes it to `NAME.pem` and `NAME.key`, which its owner alone can read.
     pub(super) fn write(&self, folder: &Path, name: &str) -> CertificateFiles {
         let (certificate, key) = (folder.join(format!("{name}.pem")), folder.join(format!("{name}.key")));
-        fs::write(&certificate, pem("CERTIFICATE", self.certificate.der())).unwrap();
-        fs::write(&key, pem("PRIVATE KEY", &self.key.serialize_der())).unwrap();
+        fs::write(&certificate, self.certificate.pem()).unwrap();
+        fs::write(&key, self.key.serialize_pem()).unwrap();
         fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
         CertificateFiles { certificate, key }
     }
@@ -50,19 +50,4 @@ pub(super) fn days(count: i32) -> SystemTime {
 
 pub(super) fn load(files: &CertificateFiles) -> Certificate {
     certificate::load(0, files, SystemTime::now()).unwrap().0
-}
-
-/// Base64 of a few hundred bytes, in lines as PEM has them.
-fn pem(label: &str, der: &[u8]) -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::new();
-    for group in der.chunks(3) {
-        let bits = (0..3).fold(0, |bits, at| bits << 8 | u32::from(*group.get(at).unwrap_or(&0)));
-        for digit in 0..4 {
-            let index = (bits >> (18 - 6 * digit)) as usize % 64;
-            text.push(if digit <= group.len() { char::from(DIGITS[index]) } else { '=' });
-        }
-    }
-    let lines: Vec<_> = text.as_bytes().chunks(64).map(|line| str::from_utf8(line).unwrap()).collect();
-    format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", lines.join("\n"))
 }

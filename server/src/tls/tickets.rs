@@ -3,7 +3,7 @@
 //! A ticket is the client's session, sealed by a key that only the server has. The keys are part of the state that goes to
 //! the next generation, and change with their age alone, never because of a reload: the newest seals for 12 hours, and
 //! each opens for 24, so that a ticket is good for 12 at the least. rustls has tickets of its own, but does not give its
-//! keys away. Keys are wiped where they end, and have no text.
+//! keys away. Keys have no text, and are wiped where they end, but for what `ring` makes of one for the time of a call.
 
 use std::fmt;
 use std::sync::Mutex;
@@ -35,7 +35,7 @@ pub(super) const KEY_BYTES: usize = NAME_BYTES + SECRET_BYTES + size_of::<u64>()
 const TICKET_BYTES_MAX: usize = 4096;
 
 /// A key for tickets. Its name stands in each ticket that it has sealed.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone)]
 struct Key {
     name: [u8; NAME_BYTES],
     secret: Zeroizing<[u8; SECRET_BYTES]>,
