@@ -17,13 +17,15 @@ mod flags;
 mod given;
 mod listen;
 mod signal;
+mod tls;
 mod values;
 
 pub use files::{Etag, FilesConfig};
-pub use flags::{AppArgs, ServeArgs};
+pub use flags::{AppArgs, ServeArgs, TlsArgs};
 pub use given::{Error, FilePosition, Given, ValueSource};
 pub(crate) use given::{is_given, items, non_empty, with_file_value};
 pub use listen::{DEFAULT_LISTEN, METRICS_NAME};
+pub use tls::{CertificateFiles, HTTPS_NAME, TlsConfig, TlsVersion, inherited_without_certificate, speaks_tls};
 pub(crate) use values::IS_A_DIRECTORY;
 use values::{DURATION_MIN, GIB, KIB, MIB, optional};
 
@@ -47,6 +49,8 @@ pub struct Config {
     pub listen: Vec<Endpoint>,
     /// Where metrics are served.
     pub metrics: Option<Endpoint>,
+    /// How TLS is spoken.
+    pub tls: TlsConfig,
     /// The control socket; without it the default place.
     pub control: Option<PathBuf>,
     /// The pid file.
@@ -120,10 +124,12 @@ pub struct Limits {
 impl Config {
     /// Checks what was typed, but for what only a look at the machine shows. The first value that is refused is the error.
     pub fn new(args: &ServeArgs, machine: Machine) -> Result<Self, Error> {
+        let listen = listen::check(&args.listen)?;
         Ok(Self {
             files: files(&args.app)?,
             demo: is_on(args.app.demo.as_ref())?,
-            listen: listen::check(&args.listen)?,
+            tls: TlsConfig::new(&args.tls, (&args.listen, &listen))?,
+            listen,
             metrics: optional(args.metrics.as_ref(), |given| {
                 listen::metrics(given, &args.listen, args.graceful || machine.has_listeners)
             })?,

@@ -16,6 +16,7 @@ use crate::http::Limits;
 use crate::http::message::chunked;
 use crate::http::message::decode;
 use crate::http::message::head::{self, Head, HeadEnd};
+use crate::http::transport::tls::fuzzed;
 use crate::moving;
 use crate::program::cli::{self, Command};
 use crate::program::configuration::checked;
@@ -89,6 +90,16 @@ pub fn moved(bytes: &[u8]) {
     }
 }
 
+/// The records of a TLS connection lead to the same in pieces as whole, with a move after each piece.
+pub fn records(bytes: &[u8]) {
+    fuzzed::records(bytes);
+}
+
+/// What is left of a TLS connection that moves is read or refused, and what was read is written back the same.
+pub fn frozen(bytes: &[u8]) {
+    fuzzed::frozen(bytes);
+}
+
 /// A command line, a line for each argument, is a configuration or refused in one line that says what would be right.
 pub fn flags(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
@@ -152,5 +163,5 @@ mod tests {
         };
     }
 
-    holds_for_changed_seeds!(head chunked moved flags configuration_file);
+    holds_for_changed_seeds!(head chunked moved records frozen flags configuration_file);
 }

@@ -17,6 +17,7 @@ mod moving;
 mod program;
 mod service;
 mod threads;
+pub mod tls;
 mod version;
 mod waits;
 

@@ -3,25 +3,30 @@
 //! A JSON object with what is known of the connection, and behind a NUL, which no JSON text holds, bytes: those that belong
 //! to what is under way, whose lengths the object says, and then those that were read ahead. Readers skip fields that they
 //! do not know; what they must not misunderstand has a format of its own, without which the connection stays. `response` is
-//! what is left of a response. Pure.
+//! what is left of a response, and
+//! `tls` how TLS goes on, which opens the connection to whoever reads it: no blob is shown or outlives its use here. Pure.
 
 mod fields;
 #[cfg(test)]
 mod golden;
 mod response;
+mod tls;
 
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use restart_core::Formats;
 use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
 
 use crate::http::moves::{protocol_format, stream_format};
 use crate::http::plan::body_file::{BodyFile, Claim};
 use crate::http::plan::rest::Tail;
-use crate::http::{Moves, Start, Switching, UnderWay};
+use crate::http::transport::tls::secret::Secret;
+use crate::http::{Moves, Security, Start, Switching, UnderWay};
 use fields::{Sections, millis};
 use response::ResponseDescription;
+use tls::TlsDescription;
 
 /// The format of a connection between two requests.
 const IDLE: &str = "http/1";
@@ -29,10 +34,12 @@ const IDLE: &str = "http/1";
 const RESPONSE: &str = "response/1";
 /// That of one that was upgraded.
 const UPGRADED: &str = "upgraded/1";
+/// That of one over TLS, beside what else it is in.
+const TLS: &str = "tls/1";
 
 /// The formats in which connections move to a program with these streams and protocols.
 pub(crate) fn formats(moves: &Moves) -> Formats {
-    let known = [IDLE, RESPONSE, UPGRADED].map(str::to_owned);
+    let known = [IDLE, RESPONSE, UPGRADED, TLS].map(str::to_owned);
     known.into_iter().chain(moves.formats()).collect()
 }
 
@@ -55,10 +62,10 @@ impl Kind {
 }
 
 /// What travels beside the connection itself.
-#[derive(Debug)]
 pub(crate) struct Packed {
     pub(crate) formats: Formats,
-    pub(crate) blob: Vec<u8>,
+    /// It may open the connection to whoever reads it, and is overwritten where it does not go on.
+    pub(crate) blob: Zeroizing<Vec<u8>>,
     /// The file that its response is sent from.
     pub(crate) companion: Option<OwnedFd>,
     /// The memory that this file takes up, to be kept until the connection is gone or has come back.
@@ -83,6 +90,8 @@ struct Description {
     response: Option<ResponseDescription>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     protocol: Option<ProtocolDescription>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    tls: Option<TlsDescription>,
 }
 
 /// The registered protocol that a connection goes on with.
@@ -104,7 +113,7 @@ pub(crate) fn kind(start: &Start) -> Kind {
 
 /// Describes a parked connection, which was accepted so long ago. Returns the connection beside it.
 pub(crate) fn pack(start: Start, age: Duration) -> (OwnedFd, Packed) {
-    let Start { stream, peer, listener, read_ahead, requests, waited, under_way, .. } = start;
+    let Start { stream, peer, listener, read_ahead, requests, waited, under_way, security, .. } = start;
     let mut description = Description {
         listener: listener.as_deref().unwrap_or_default().to_owned(),
         peer,
@@ -113,9 +122,10 @@ pub(crate) fn pack(start: Start, age: Duration) -> (OwnedFd, Packed) {
         waited_ms: millis(waited),
         response: None,
         protocol: None,
+        tls: None,
     };
     let (mut bytes, mut companion, mut claim) = (Vec::new(), None, None);
-    let formats = match under_way {
+    let mut formats: Formats = match under_way {
         UnderWay::Nothing => Formats::from([IDLE]),
         UnderWay::Response(unfinished) => {
             let stream = if let Tail::Stream { name, .. } = &unfinished.rest.tail { Some(name.clone()) } else { None };
@@ -134,9 +144,21 @@ pub(crate) fn pack(start: Start, age: Duration) -> (OwnedFd, Packed) {
             formats
         }
     };
-    let mut blob = serde_json::to_vec(&description).expect("a description is plain data");
+    let mut secrets = None;
+    if let Security::Established(established) = security {
+        let (tls, bytes) = TlsDescription::of(*established);
+        (description.tls, secrets) = (Some(tls), Some(bytes));
+        formats = formats.names().chain([TLS]).collect();
+    }
+    let secrets = secrets.as_ref().map_or(&[][..], Secret::expose);
+    let description = serde_json::to_vec(&description).expect("a description is plain data");
+    // With all its room from the start: a vector that grows leaves copies behind.
+    let length = description.len() + 1 + bytes.len() + secrets.len() + read_ahead.len();
+    let mut blob = Zeroizing::new(Vec::with_capacity(length));
+    blob.extend(description);
     blob.push(0);
     blob.extend(bytes);
+    blob.extend_from_slice(secrets);
     blob.extend(read_ahead);
     (stream, Packed { formats, blob, companion, claim })
 }
@@ -154,12 +176,17 @@ pub(crate) fn unpack(stream: OwnedFd, blob: &[u8], companion: Option<OwnedFd>) -
         }
         (None, None) => UnderWay::Nothing,
     };
+    let security = match description.tls {
+        Some(tls) => Security::Established(Box::new(tls.read(&mut sections)?)),
+        None => Security::Plain,
+    };
     let start = Start {
         listener: Some(description.listener.into()),
         read_ahead: sections.rest().to_vec(),
         requests: description.requests,
         waited: Duration::from_millis(description.waited_ms),
         under_way,
+        security,
         ..Start::new(stream, description.peer)
     };
     Ok((start, Duration::from_millis(description.age_ms)))

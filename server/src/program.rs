@@ -11,6 +11,7 @@ mod overview;
 mod package;
 mod progress;
 mod start;
+mod state;
 
 use std::io;
 use std::marker::PhantomData;
@@ -25,6 +26,7 @@ use crate::app::{App, AppConfig, Identity};
 use crate::config::{Config, ServeArgs};
 use crate::http::{Handler, Moves};
 use crate::service::Service;
+use crate::tls::Certificates;
 use cli::{Command, CommandLine};
 use package::Package;
 use start::SaveState;
@@ -260,14 +262,11 @@ impl<F: clap::Args> Program<F> {
         let package = &self.package;
         match (&line.command, flags) {
             (Command::Serve(args), Some(flags)) => match self.configuration(args, &flags) {
-                Ok(config) => {
-                    start::start(package, &config, args, (self.save_state, self.moves.clone()), |config, generation| {
-                        let startup = Startup {
-                            flags,
-                            state: generation.take_state(),
-                            generation: generation.number(),
-                            drain: generation.drain(),
-                        };
+                Ok((config, certificates)) => {
+                    let own = (self.save_state, self.moves.clone(), certificates);
+                    start::start(package, &config, args, own, |config, generation, state| {
+                        let startup =
+                            Startup { flags, state, generation: generation.number(), drain: generation.drain() };
                         let service = application(config, startup, &package.version)?;
                         Ok(Service { version: package.version.clone(), moves: self.moves, ..service })
                     })
@@ -278,7 +277,12 @@ impl<F: clap::Args> Program<F> {
                 }
             },
             (Command::Check(args), Some(flags)) => match self.configuration(args, &flags) {
-                Ok(_) => commands::print(package, &line.effective(package)),
+                Ok((config, certificates)) => {
+                    for warning in warnings(&config, &certificates) {
+                        commands::complain(package, &format!("warning: {warning}"));
+                    }
+                    commands::print(package, &line.effective(package))
+                }
                 Err(reason) => {
                     commands::complain(package, &reason);
                     exit::USAGE
@@ -291,14 +295,22 @@ impl<F: clap::Args> Program<F> {
         }
     }
 
-    fn configuration(&self, args: &ServeArgs, flags: &F) -> Result<Config, String> {
+    fn configuration(&self, args: &ServeArgs, flags: &F) -> Result<(Config, Certificates), String> {
         let config = configuration::checked(args).map_err(|error| error.to_string())?;
+        let certificates = configuration::certificates(args, &config).map_err(|error| error.to_string())?;
         let has_app = config.files.is_some() || config.demo;
         if has_app && !self.package.has_default_app {
             return Err("root and demo: this program has an application of its own; leave them out".to_owned());
         }
-        (self.check)(flags).map(|()| config)
+        (self.check)(flags).map(|()| (config, certificates))
     }
+}
+
+/// What `check` says of certificates. Where no listener is asked for, the service manager may give one that uses them.
+fn warnings<'a>(config: &Config, certificates: &'a Certificates) -> impl Iterator<Item = &'a str> {
+    let names = config.listen.iter().map(|endpoint| endpoint.name.as_str());
+    let unused = if config.listen.is_empty() { None } else { certificates.unused(names) };
+    certificates.warnings().iter().map(String::as_str).chain(unused)
 }
 
 /// The program's own flags, of a command that has them.

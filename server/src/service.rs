@@ -7,6 +7,7 @@
 pub(crate) mod access;
 mod admin;
 mod clients;
+mod https;
 pub(crate) mod ledger;
 pub(crate) mod means;
 pub(crate) mod metrics;
@@ -21,11 +22,13 @@ use rustix::net::sockopt;
 use smol::Timer;
 use smol::future::{FutureExt, yield_now};
 use smol::lock::{Semaphore, SemaphoreGuardArc};
+use zeroize::Zeroizing;
 
 use crate::config::{Config, METRICS_NAME};
-use crate::http::{self, Context, Decorate, End, Handler, Moves, Observe, Start};
+use crate::http::{self, Context, Decorate, End, Handler, Moves, Observe, Security, Start};
 use crate::moving;
 use crate::threads::workers::Workers;
+use crate::tls::Acceptors;
 use admin::Admin;
 use clients::{ClientPermit, Clients};
 
@@ -55,6 +58,8 @@ pub(crate) struct Service<H> {
     /// Headers for every response.
     pub(crate) decorate: Option<Decorate>,
     pub(crate) observers: Vec<Observe>,
+    /// What handshakes are held with, where a listener speaks TLS.
+    pub(crate) tls: Option<Arc<Acceptors>>,
     /// The streams and protocols that can go on in another process.
     pub(crate) moves: Moves,
     /// The program's version, for the metrics.
@@ -63,7 +68,8 @@ pub(crate) struct Service<H> {
 
 impl<H: Handler> Service<H> {
     pub(crate) fn new(handler: H) -> Service<H> {
-        Service { handler, decorate: None, observers: Vec::new(), moves: Moves::new(), version: String::new() }
+        let (moves, version) = (Moves::new(), String::new());
+        Service { handler, decorate: None, observers: Vec::new(), tls: None, moves, version }
     }
 }
 
@@ -76,6 +82,7 @@ struct Shared<H> {
     room: Arc<Semaphore>,
     clients: Arc<Clients>,
     workers: Arc<Workers>,
+    tls: Option<Arc<Acceptors>>,
 }
 
 /// Serves until this process has nothing left to do. `metrics` are those that the generation's status shows.
@@ -96,11 +103,13 @@ pub(crate) fn serve<H: Handler + 'static>(
             handler: service.handler,
             limits: config.limits.http.clone(),
             capacity: Arc::clone(&metrics.capacity),
+            handshakes: Arc::clone(&metrics.handshakes),
             drain: drain.clone(),
             parks: true,
+            screen: https::screen(&config.tls, service.tls.as_ref(), generation.listeners()),
             moves: service.moves,
             waits: Some(Arc::clone(&metrics.waits)),
-            decorate: service.decorate,
+            decorate: https::decorate(&config.tls, service.decorate),
             observers: observers(config, metrics, service.observers),
         },
         connections: generation.connections(),
@@ -108,6 +117,7 @@ pub(crate) fn serve<H: Handler + 'static>(
         room: Arc::new(Semaphore::new(room)),
         clients: Clients::new(config.limits.connections_per_client, room),
         workers: Arc::clone(workers),
+        tls: service.tls.clone(),
     });
     for listener in generation.listeners() {
         delay_nothing(listener);
@@ -126,6 +136,7 @@ pub(crate) fn serve<H: Handler + 'static>(
             generation: generation.number(),
             started: SystemTime::now(),
             version: service.version,
+            not_after: service.tls.as_ref().map(|tls| tls.not_after()),
         };
         workers.spawn_on_main(admin::serve(listener, admin));
     }
@@ -187,6 +198,7 @@ fn observers(config: &Config, metrics: &Arc<Metrics>, mut observers: Vec<Observe
 /// Accepts while there is room for another connection; further ones wait in the kernel's queue.
 async fn accept<H: Handler + 'static>(shared: Arc<Shared<H>>, listener: Listener) {
     let name: Option<Arc<str>> = Some(listener.name().into());
+    let tls = shared.tls.as_ref().and_then(|acceptors| acceptors.for_listener(listener.name()));
     for accepted in 1_u64.. {
         match client(&shared, &listener).await {
             Ok(None) => {}
@@ -195,7 +207,8 @@ async fn accept<H: Handler + 'static>(shared: Arc<Shared<H>>, listener: Listener
                 let peer = if let Address::Tcp(address) = peer { Some(address) } else { None };
                 if let Some(place) = shared.clients.enter(peer) {
                     let peer = peer.map(|address| address.to_string());
-                    let start = Start { listener: name.clone(), ..Start::new(fd, peer) };
+                    let security = tls.clone().map_or(Security::Plain, Security::Handshake);
+                    let start = Start { listener: name.clone(), security, ..Start::new(fd, peer) };
                     open(&shared, Instant::now(), start, guard, (Some(permit), place));
                 } else {
                     shared.ledger.closed_by_us(http::Reason::Share, 0);
@@ -249,6 +262,7 @@ async fn take<H: Handler + 'static>(shared: Arc<Shared<H>>) {
     loop {
         let Connection { fd, blob, guard, companions, .. } = shared.connections.take().await;
         shared.ledger.received();
+        let blob = Zeroizing::new(blob);
         match moving::unpack(fd, &blob, companions.into_iter().next()) {
             Ok((start, age)) => {
                 let listener = start.listener.as_deref().unwrap_or_default();
@@ -313,15 +327,16 @@ async fn hand_over<H>(
     guard: Guard,
 ) -> Result<Guard, Option<(Start, Guard)>> {
     let declined = Some(shared.context.drain.changes());
-    let (stream, packed) = moving::pack(parked, since.elapsed());
-    let _claim = packed.claim;
-    let mut offer = Connection::new(packed.formats, stream, packed.blob, guard);
+    let (stream, mut packed) = moving::pack(parked, since.elapsed());
+    let _claim = packed.claim.take();
+    let mut offer = Connection::new(packed.formats, stream, std::mem::take(&mut *packed.blob), guard);
     offer.companions.extend(packed.companion);
     let back = match shared.connections.offer(offer).await {
         Ok(guard) => return Ok(guard),
         Err(back) => back,
     };
     let Connection { fd, companions, blob, guard, .. } = back;
+    let blob = Zeroizing::new(blob);
     match moving::unpack(fd, &blob, companions.into_iter().next()) {
         Ok((start, _)) => Err(Some((Start { declined, ..start }, guard))),
         Err(error) => {

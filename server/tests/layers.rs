@@ -9,10 +9,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each module at the top of the server, and the others of them that it may import.
-const LAYERS: [(&str, &[&str]); 13] = [
-    ("program", &["app", "config", "http", "logging", "moving", "service", "threads", "version"]),
-    ("service", &["config", "http", "lock", "logging", "moving", "threads", "waits"]),
+const LAYERS: [(&str, &[&str]); 14] = [
+    ("program", &["app", "config", "http", "logging", "moving", "service", "threads", "tls", "version"]),
+    ("service", &["config", "http", "lock", "logging", "moving", "threads", "tls", "waits"]),
     ("app", &["config", "http", "lock"]),
+    ("tls", &["config", "lock"]),
     ("config", &["http"]),
     ("http", &["lock", "threads", "waits"]),
     ("lock", &[]),

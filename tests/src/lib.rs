@@ -10,6 +10,7 @@
 #![allow(clippy::missing_panics_doc)]
 
 pub mod binary;
+pub mod certificates;
 pub mod command;
 pub mod held;
 pub mod held_exec;

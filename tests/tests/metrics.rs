@@ -25,6 +25,13 @@ fn measured(reborn: Reborn) -> (Server, Target) {
     (server, Target::Tcp(address))
 }
 
+/// A server that has all metrics: one of its listeners speaks TLS.
+fn with_https() -> Reborn {
+    let reborn = Reborn::new();
+    let https = SocketAddr::new(reborn.address().ip(), reborn.address().port() + 10_000);
+    reborn.listen(&format!("https={https}")).arg("--tls-self-signed")
+}
+
 fn get(target: &Target, path: &str) -> Answer {
     try_get(target, path).unwrap()
 }
@@ -279,7 +286,7 @@ fn deployed(path: &str) -> String {
 
 #[test]
 fn every_metric_is_documented() {
-    let (_server, metrics) = measured(Reborn::new());
+    let (_server, metrics) = measured(with_https());
     let documentation = deployed("README.md");
     for (sample, family) in samples(&get(&metrics, "/metrics").text()) {
         let said = [&sample, &family]
@@ -320,7 +327,7 @@ fn expressions(dashboard: &serde_json::Value) -> Vec<(String, String)> {
 
 #[test]
 fn the_dashboard_asks_for_what_is_exported_and_shows_all_of_it() {
-    let (_server, metrics) = measured(Reborn::new());
+    let (_server, metrics) = measured(with_https());
     let exported = samples(&get(&metrics, "/metrics").text());
     let dashboard = serde_json::from_str(&deployed("grafana/reborn.json")).unwrap();
     let mut shown = BTreeSet::new();

@@ -134,6 +134,27 @@ fn its_flags_and_its_state_go_on_across_reloads() {
 }
 
 #[test]
+fn its_state_goes_on_beside_that_of_tls_also_where_tls_comes_and_goes() {
+    let shop = open_shop();
+    let (file, https) = (shop.folder().join("shop.toml"), shop.folder().join("https.sock"));
+    let http = format!("http={}", shop.address());
+    let plain = format!("first = 5\nlisten = [{http:?}]\n");
+    let with_tls = format!("first = 5\ntls-self-signed = true\nlisten = [{http:?}, \"https={}\"]\n", https.display());
+    fs::write(&file, &plain).expect("the test's own folder");
+    let server = shop.without_own_address().arg("--config").arg(&file).start();
+    assert_eq!(greeted(&server), "welcome, customer 5 of generation 1\n");
+    for (generation, text) in (2..).zip([&with_tls, &with_tls, &plain, &plain]) {
+        fs::write(&file, text).expect("the test's own folder");
+        server.reload_ok();
+        let expected = format!("welcome, customer {} of generation {generation}\n", generation + 4);
+        assert_eq!(greeted(&server), expected);
+    }
+    assert!(!server.log().contains("of TLS"), "{}", server.log());
+    server.stop().assert_success();
+    server.assert_no_error();
+}
+
+#[test]
 fn a_reload_reads_its_file_afresh_and_fails_with_what_its_flags_do_not_take() {
     let shop = open_shop();
     let file = shop.folder().join("shop.toml");

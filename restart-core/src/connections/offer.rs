@@ -1,5 +1,6 @@
 //! A connection that moves, and its way from whoever offers it to whoever sends it, with the way back for the outcome.
 
+use std::fmt;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
 
@@ -14,7 +15,6 @@ pub const BLOB_BYTES_MAX: usize = 52 * 1024;
 pub const COMPANIONS_MAX: usize = 3;
 
 /// An accepted connection that moves between generations, with what the application needs to go on with it.
-#[derive(Debug)]
 #[non_exhaustive]
 pub struct Connection {
     /// The connection. Registered with no event loop: an old registration would go on watching it.
@@ -41,6 +41,13 @@ impl Connection {
     pub fn with_companion(mut self, companion: OwnedFd) -> Connection {
         self.companions.push(companion);
         self
+    }
+}
+
+impl fmt::Debug for Connection {
+    /// Without the blob, which may hold secrets.
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Connection").field("fd", &self.fd).field("formats", &self.formats).finish_non_exhaustive()
     }
 }
 

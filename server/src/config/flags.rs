@@ -36,6 +36,10 @@ pub struct ServeArgs {
     #[arg(long, env = "REBORN_PID_FILE", value_name = "PATH", help_heading = "Where it listens")]
     pub pid_file: Option<Given<OsString>>,
 
+    /// How it speaks TLS.
+    #[command(flatten)]
+    pub tls: TlsArgs,
+
     /// Stay in the foreground as a small supervisor of the generations: for terminals, containers, runit, s6
     #[arg(long, alias = "supervise", env = "REBORN_FOREGROUND", value_name = "BOOL", help_heading = "Reloading")]
     #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
@@ -143,6 +147,47 @@ pub struct ServeArgs {
     #[arg(long, env = "REBORN_ACCESS_LOG_FORMAT", value_name = "FORMAT", help_heading = "Logging")]
     #[arg(default_value = "common")]
     pub access_log_format: Given,
+}
+
+/// The flags of `serve` that are about TLS.
+#[derive(Args, Debug)]
+pub struct TlsArgs {
+    /// Listeners called https or https-NAME speak TLS with this certificate and its chain (PEM); repeat both for more sites
+    #[arg(long, env = "REBORN_TLS_CERTIFICATE", value_name = "FILE", help_heading = "HTTPS")]
+    pub tls_certificate: Vec<Given>,
+
+    /// The key of that certificate (PEM), in the same order; in the file each table of "tls" has certificate and key
+    #[arg(long, env = "REBORN_TLS_KEY", value_name = "FILE", help_heading = "HTTPS")]
+    pub tls_key: Vec<Given>,
+
+    /// For development: make a certificate for localhost and this machine; reloads keep it
+    #[arg(long, env = "REBORN_TLS_SELF_SIGNED", value_name = "BOOL", help_heading = "HTTPS")]
+    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub tls_self_signed: Option<Given>,
+
+    /// The oldest version of TLS that is spoken: 1.2 or 1.3
+    #[arg(long, env = "REBORN_TLS_MIN_VERSION", value_name = "VERSION", help_heading = "HTTPS")]
+    #[arg(default_value = "1.2")]
+    pub tls_min_version: Given,
+
+    /// Send clients of other listeners to HTTPS (308); /.well-known/acme-challenge/ is served there
+    #[arg(long, env = "REBORN_REDIRECT_HTTPS", value_name = "BOOL", help_heading = "HTTPS")]
+    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub redirect_https: Option<Given>,
+
+    /// Have browsers ask for HTTPS only for this long (Strict-Transport-Security); 0s has them forget it
+    #[arg(long, env = "REBORN_HSTS", value_name = "DURATION", help_heading = "HTTPS")]
+    pub hsts: Option<Given>,
+
+    /// A TLS handshake must be over after this time
+    #[arg(long, env = "REBORN_HANDSHAKE_TIMEOUT", value_name = "DURATION", help_heading = "HTTPS")]
+    #[arg(default_value = "10s")]
+    pub handshake_timeout: Given,
+
+    /// The most TLS handshakes at a time
+    #[arg(long, env = "REBORN_HANDSHAKES", value_name = "N", help_heading = "HTTPS")]
+    #[arg(default_value = "1024")]
+    pub handshakes: Given,
 }
 
 /// The flags of `serve` that are the default application's: a program with one of its own has none of them.

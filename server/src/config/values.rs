@@ -61,10 +61,15 @@ impl Given {
     }
 
     pub(super) fn duration(&self, least: Duration) -> Result<Duration, Error> {
-        let (shortest, longest) = (humantime::format_duration(least), humantime::format_duration(DURATION_MAX));
+        self.duration_within(least..=DURATION_MAX)
+    }
+
+    pub(super) fn duration_within(&self, range: RangeInclusive<Duration>) -> Result<Duration, Error> {
+        let (shortest, longest) =
+            (humantime::format_duration(*range.start()), humantime::format_duration(*range.end()));
         let advice = format!("write a duration from {shortest} to {longest}, such as 300ms, 10s, 2m or 1m30s");
         match humantime::parse_duration(self.text()) {
-            Ok(duration) if (least..=DURATION_MAX).contains(&duration) => Ok(duration),
+            Ok(duration) if range.contains(&duration) => Ok(duration),
             Ok(_) => Err(self.refuse("out of range", advice)),
             Err(cause) => Err(self.refuse(format!("not a duration ({cause})"), advice)),
         }

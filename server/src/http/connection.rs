@@ -1,8 +1,9 @@
 //! One connection from its start to its end:
-//! `Idle -> Head -> Request -> Response -> Idle | Upgraded | Protocol | HandedOver | Closed`.
+//! `Handshake -> Idle -> Head -> Request -> Response -> Idle | Upgraded | Protocol | HandedOver | Closed`.
 //!
 //! | state      | what of a request is held             | ends by                                       | parked as |
 //! |------------|---------------------------------------|-----------------------------------------------|-----------|
+//! | Handshake  | nothing: it is held where TLS is spoken | its last byte, handshake timeout, a phase, plain HTTP | cannot be |
 //! | Idle       | nothing, at most half an empty line   | bytes, idle timeout, phase, the client's close | itself   |
 //! | Head       | the bytes received of its head        | its last byte, head timeout, a refusal        | Idle, with them read ahead |
 //! | Request    | the request, while the handler runs   | the handler's answer, a client that is gone   | cannot be |
@@ -23,6 +24,7 @@ mod account;
 mod closing;
 mod exchange;
 mod follow;
+mod handshake;
 mod receiving;
 mod state;
 mod upgraded;
@@ -32,6 +34,7 @@ use std::pin::pin;
 
 use super::handler::{Context, Handler};
 use super::lifetime::{End, Reason, Start, UnderWay};
+use super::security::{Established, Security};
 use state::{Closed, Connection, State};
 use watch::Watch;
 
@@ -58,7 +61,7 @@ impl<H: Handler> Connection<'_, H> {
         let drain = &self.context.drain;
         let mut watch = Watch::new(drain);
         let mut state = match std::mem::take(&mut self.under_way) {
-            UnderWay::Nothing => State::Idle,
+            UnderWay::Nothing => self.handshake.take().map_or(State::Idle, State::Handshake),
             UnderWay::Response(mut unfinished) => {
                 // Both are needed where the deadline has passed before it goes on.
                 self.account = unfinished.account.take();
@@ -69,14 +72,23 @@ impl<H: Handler> Connection<'_, H> {
         };
         loop {
             let over = match &state {
-                State::Closed(Closed::ByClient) => return Some(End::Client { requests: self.requests }),
-                State::Closed(Closed::AtOnce(reason)) => return Some(self.ended(*reason)),
+                State::Closed(Closed::ByClient) => {
+                    self.wire.transport.close();
+                    return Some(End::Client { requests: self.requests });
+                }
+                State::Closed(Closed::AtOnce(reason)) => {
+                    self.wire.transport.close();
+                    return Some(self.ended(*reason));
+                }
                 State::HandedOver => return None,
                 State::Closed(Closed::Lingering(reason)) => *reason,
                 State::Upgraded(_) | State::Protocol(_) => Reason::Upgraded,
-                State::Idle | State::Head | State::Request(_) | State::Response(_) | State::Rest(_) => {
-                    Reason::DrainDeadline
-                }
+                State::Handshake(_)
+                | State::Idle
+                | State::Head
+                | State::Request(_)
+                | State::Response(_)
+                | State::Rest(_) => Reason::DrainDeadline,
             };
             if matches!(state, State::Head) {
                 self.began = watch.take_turns().await;
@@ -98,6 +110,7 @@ impl<H: Handler> Connection<'_, H> {
     /// idle connection is small.
     async fn step(&mut self, state: State) -> State {
         match state {
+            State::Handshake(config) => Box::pin(self.handshake(config)).await,
             State::Idle => self.idle().await,
             State::Head => self.head().await,
             State::Request(message) => {
@@ -125,11 +138,25 @@ impl<H: Handler> Connection<'_, H> {
     /// Takes the connection apart, to be served elsewhere.
     fn park(self) -> Result<End, Box<Self>> {
         match self.wire.into_parts() {
-            Ok(Ok((stream, read_ahead))) => {
+            Ok(Ok((stream, read_ahead, sealed))) => {
                 let waited = self.waited + self.waits_since.elapsed();
-                let Connection { peer, listener, requests, under_way, .. } = self;
+                let Connection { peer, listener, tls, requests, under_way, .. } = self;
+                let security = match (tls, sealed) {
+                    (Some(tls), Some(sealed)) => Security::Established(Box::new(Established { tls, sealed })),
+                    _ => Security::Plain,
+                };
                 let declined = None;
-                Ok(End::Parked(Start { stream, peer, listener, read_ahead, requests, waited, under_way, declined }))
+                Ok(End::Parked(Start {
+                    stream,
+                    peer,
+                    listener,
+                    security,
+                    read_ahead,
+                    requests,
+                    waited,
+                    under_way,
+                    declined,
+                }))
             }
             Ok(Err(_)) => Ok(End::Server { reason: Reason::Failed, requests: self.requests }),
             // Somebody reads a body of a request that is over, or writes to a stream, this very moment. Stay, and close later.

@@ -12,6 +12,7 @@ use super::capacity::Capacity;
 use super::limits::Limits;
 use super::moves::Moves;
 use super::observe::Observe;
+use super::security::Handshakes;
 use crate::waits::Waits;
 
 /// Headers for a response, made from its request: what a [`Decorate`] returns.
@@ -19,6 +20,9 @@ pub type Decoration = Vec<(HeaderName, HeaderValue)>;
 
 /// A function that makes headers for a response from its request, or from nothing if there is none.
 pub type Decorate = Box<dyn Fn(Option<&Request>) -> Decoration + Send + Sync>;
+
+/// A function that answers a request in the handler's place, or leaves it to the handler by returning nothing.
+pub type Screen = Box<dyn Fn(&Request) -> Option<Response> + Send + Sync>;
 
 /// What all connections of a server share.
 pub struct Context<H> {
@@ -28,6 +32,8 @@ pub struct Context<H> {
     pub limits: Limits,
     /// How many requests are handled at a time.
     pub capacity: Arc<Capacity>,
+    /// How many TLS handshakes are held at a time, and for how long.
+    pub handshakes: Arc<Handshakes>,
     /// Where the process stands: serving, draining or stopping.
     pub drain: Drain,
     /// Whether connections end as [`End::Parked`](super::End::Parked) once the process drains, to be handed over: those that
@@ -39,6 +45,8 @@ pub struct Context<H> {
     /// Gives headers for every response, also for those that the handler does not make. It is called before the
     /// handler, with the request, and with nothing for what never became one.
     pub decorate: Option<Decorate>,
+    /// Sees each request before the handler does. Its answer is decorated like any other.
+    pub screen: Option<Screen>,
     /// What is under way, for whoever asks what this process waits for.
     pub(crate) waits: Option<Arc<Waits>>,
     /// Each of these is told of every request that is over.
@@ -53,9 +61,11 @@ impl<H> Context<H> {
             handler,
             limits: Limits::default(),
             capacity: Arc::default(),
+            handshakes: Arc::default(),
             drain,
             parks: false,
             moves: Moves::new(),
+            screen: None,
             waits: None,
             decorate: None,
             observers: Vec::new(),

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::observe::Account;
 use super::plan::rest::Rest;
+use super::security::Security;
 use super::upgrade::Switching;
 
 /// A connection that is to be served: newly accepted, or parked before.
@@ -18,6 +19,8 @@ pub struct Start {
     pub peer: Option<String>,
     /// The name of the listener that accepted it, for the observers.
     pub listener: Option<Arc<str>>,
+    /// Whether TLS is spoken on it.
+    pub security: Security,
     /// What was received already and belongs to no finished request; it may be half a head.
     pub read_ahead: Vec<u8>,
     /// How many requests were answered on it before.
@@ -37,6 +40,7 @@ impl Start {
             stream: stream.into(),
             peer,
             listener: None,
+            security: Security::Plain,
             read_ahead: Vec::new(),
             requests: 0,
             waited: Duration::ZERO,
@@ -117,6 +121,8 @@ pub enum Reason {
     Unread,
     /// The handler's response failed, or had another length than it declared.
     Broken,
+    /// No TLS handshake came to its end: it failed, or took too long.
+    Handshake,
     /// The operating system refused something.
     Failed,
 }
@@ -125,8 +131,8 @@ impl Reason {
     /// The reason of this name, as it is shown. Nothing if it is none.
     pub(crate) fn named(name: &str) -> Option<Reason> {
         use Reason::{
-            Asked, Broken, Crowded, DrainDeadline, Draining, Failed, Handler, IdleTimeout, Share, Stopping, Unread,
-            Upgraded, WriteTimeout,
+            Asked, Broken, Crowded, DrainDeadline, Draining, Failed, Handler, Handshake, IdleTimeout, Share, Stopping,
+            Unread, Upgraded, WriteTimeout,
         };
         if let Some(status) = name.strip_prefix("refused ") {
             return status.parse().ok().map(Reason::Refused);
@@ -139,6 +145,7 @@ impl Reason {
             Draining,
             Failed,
             Handler,
+            Handshake,
             IdleTimeout,
             Share,
             Stopping,
@@ -167,6 +174,7 @@ impl fmt::Display for Reason {
             Reason::Refused(status) => return write!(out, "refused {status}"),
             Reason::Unread => "unread body",
             Reason::Broken => "broken response",
+            Reason::Handshake => "TLS handshake",
             Reason::Failed => "failed",
         })
     }

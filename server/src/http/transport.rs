@@ -1,11 +1,14 @@
 //! The transport of a connection: what carries its bytes, and all that knows how.
 //!
 //! Everything above sees bytes. The transport alone knows the descriptor, its readiness, and what was received and not
-//! used yet. It is a plain socket; nothing above it may infer anything of the socket from how many bytes a receive brought,
-//! only from its saying that it would have to wait. It knows nothing of what the bytes mean.
+//! used yet, and whether TLS is spoken on it. Nothing above it may infer anything of the socket from how many bytes a receive
+//! brought, only from its saying that it would have to wait; and what a send has taken may have to be [flushed](Transport::flush).
+//! It knows nothing of what the bytes mean. Without TLS it costs a branch.
 
 pub(crate) mod buffer;
+pub(crate) mod secured;
 mod socket;
+pub(crate) mod tls;
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -15,25 +18,58 @@ use std::task::{Context, Poll};
 use rustix::net::Shutdown;
 
 use buffer::Buffer;
+use secured::{Sealed, Secured};
 use socket::Socket;
+use tls::records::Records;
 
 /// A connection's socket, and the bytes that were received on it and not used yet.
 #[derive(Debug)]
 pub(crate) struct Transport {
     socket: Socket,
     received: Mutex<Buffer>,
+    /// What stands between the two where TLS is spoken. Locked after `received`.
+    secured: Option<Box<Mutex<Secured>>>,
 }
 
 impl Transport {
-    /// A connected stream socket whose first bytes were received elsewhere. `local` says that it may be a Unix socket.
-    pub(crate) fn new(socket: OwnedFd, local: bool, read_ahead: Vec<u8>) -> io::Result<Transport> {
-        Ok(Transport { socket: Socket::new(socket, local)?, received: Mutex::new(Buffer::with(read_ahead)) })
+    /// A connected stream socket whose first bytes were received elsewhere, and what of TLS was there. `local` says that it
+    /// may be a Unix socket.
+    pub(crate) fn new(
+        socket: OwnedFd,
+        local: bool,
+        read_ahead: Vec<u8>,
+        sealed: Option<Sealed>,
+    ) -> io::Result<Transport> {
+        let secured = sealed.map(|sealed| Box::new(Mutex::new(Secured::thaw(sealed))));
+        Ok(Transport { socket: Socket::new(socket, local)?, received: Mutex::new(Buffer::with(read_ahead)), secured })
     }
 
-    /// Takes it apart: the socket, which no poller knows any more, and the bytes received and not used yet.
-    pub(crate) fn into_parts(self) -> io::Result<(OwnedFd, Vec<u8>)> {
-        let waiting = self.received().take();
-        Ok((self.socket.into_fd()?, waiting))
+    /// From now on TLS is spoken, with these records. What was received and not used yet belongs to them.
+    pub(crate) fn secure(&mut self, records: Records) {
+        let received = self.received().take();
+        self.secured = Some(Box::new(Mutex::new(Secured::new(records, received))));
+    }
+
+    /// Takes it apart: the socket, which no poller knows any more, the bytes received and not used yet, and what of TLS goes
+    /// with them.
+    pub(crate) fn into_parts(self) -> io::Result<(OwnedFd, Vec<u8>, Option<Sealed>)> {
+        let mut waiting = self.received().take();
+        let sealed = self.secured.map(|secured| {
+            let (opened, sealed) = secured.into_inner().unwrap_or_else(PoisonError::into_inner).freeze();
+            waiting.extend(opened);
+            sealed
+        });
+        Ok((self.socket.into_fd()?, waiting, sealed))
+    }
+
+    /// How many bytes wait here, received or sealed, beside those received and not used yet.
+    pub(crate) fn sealed_bytes(&self) -> usize {
+        self.secured().map_or(0, |secured| secured.waiting_bytes())
+    }
+
+    /// How many bytes have left since this was asked last, where a send has just taken `count`: the client took them.
+    pub(crate) fn left(&self, count: usize) -> usize {
+        self.secured().map_or(count, |mut secured| secured.left())
     }
 
     /// The bytes received and not used yet. The lock is never held across a wait.
@@ -44,7 +80,10 @@ impl Transport {
 
     /// Waits until a receive is worth a try.
     pub(crate) fn poll_readable(&self, context: &mut Context<'_>) -> Poll<()> {
-        self.socket.poll_readable(context)
+        match self.secured() {
+            None => self.socket.poll_readable(context),
+            Some(mut secured) => secured.poll_readable(&self.socket, context),
+        }
     }
 
     /// Waits until a send is worth a try.
@@ -77,17 +116,38 @@ impl Transport {
 
     /// Receives once, without waiting, into `room`, past the bytes not used yet: there must be none.
     pub(crate) fn receive_into(&self, room: &mut [u8]) -> io::Result<usize> {
-        self.socket.receive(room)
+        match self.secured() {
+            None => self.socket.receive(room),
+            Some(mut secured) => secured.receive(&self.socket, room),
+        }
     }
 
     /// Sends once, without waiting: of the first bytes and then of the second.
     pub(crate) fn send(&self, parts: [&[u8]; 2]) -> io::Result<usize> {
-        self.socket.send(parts)
+        match self.secured() {
+            None => self.socket.send(parts),
+            Some(mut secured) => secured.send(&self.socket, parts),
+        }
+    }
+
+    /// Sends, without waiting, what a send has taken and the socket has not.
+    pub(crate) fn flush(&self) -> io::Result<()> {
+        self.secured().map_or(Ok(()), |mut secured| secured.flush(&self.socket))
     }
 
     /// Says to the client that nothing more will be sent.
     pub(crate) fn shut_down_sending(&self) {
-        self.socket.shut_down(Shutdown::Write);
+        match self.secured() {
+            None => self.socket.shut_down(Shutdown::Write),
+            Some(mut secured) => secured.shut_down_sending(&self.socket),
+        }
+    }
+
+    /// Says to a client that speaks TLS that this is the end, and not a cut, if it can be said at once.
+    pub(crate) fn close(&self) {
+        if let Some(mut secured) = self.secured() {
+            secured.close(&self.socket);
+        }
     }
 
     /// Ends both directions.
@@ -98,5 +158,11 @@ impl Transport {
     /// Ends both directions by a reset, so that the client sees that it was cut.
     pub(crate) fn reset(&self) {
         self.socket.reset();
+    }
+
+    /// What stands before the socket where TLS is spoken. The lock is never held across a wait.
+    fn secured(&self) -> Option<MutexGuard<'_, Secured>> {
+        // A panic while it was held leaves at worst a record that nobody can open.
+        self.secured.as_ref().map(|secured| secured.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }

@@ -185,8 +185,16 @@ impl AsyncWrite for Upgraded {
         }
     }
 
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
+    /// Over TLS a write takes bytes that have not left yet: they do so here, or while the stream is read.
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            match self.wire.transport.flush() {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    ready!(self.wire.transport.poll_writable(context));
+                }
+                flushed => return Poll::Ready(flushed),
+            }
+        }
     }
 
     fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -23,6 +23,7 @@ use super::message::head;
 use super::message::refusal::Refusal;
 use super::transport::Transport;
 use super::transport::buffer::Buffer;
+use super::transport::secured::Sealed;
 
 /// The least that is received straight into the reader's memory; less than this is worth a copy for fewer reads.
 const DIRECT_BYTES_MIN: usize = 4 * 1024;
@@ -38,6 +39,9 @@ pub(crate) struct Wire {
     pub(super) capacity: Arc<Capacity>,
 }
 
+/// A connection taken apart: its socket, what was received and not used yet, and what of TLS goes with it.
+pub(super) type Parts = (OwnedFd, Vec<u8>, Option<Sealed>);
+
 /// The body that is being read.
 #[derive(Debug, Default)]
 struct Incoming {
@@ -48,23 +52,33 @@ struct Incoming {
 }
 
 impl Wire {
-    /// A connection whose first bytes were received elsewhere. `local` says that it may be one of a Unix socket, and
-    /// `capacity` calls for room.
-    pub(super) fn new(socket: OwnedFd, local: bool, read_ahead: Vec<u8>, capacity: &Arc<Capacity>) -> io::Result<Wire> {
-        let transport = Transport::new(socket, local, read_ahead)?;
+    /// A connection whose first bytes were received elsewhere, and what of TLS was there. `local` says that it may be one of
+    /// a Unix socket, and `capacity` calls for room.
+    pub(super) fn new(
+        socket: OwnedFd,
+        local: bool,
+        (read_ahead, sealed): (Vec<u8>, Option<Sealed>),
+        capacity: &Arc<Capacity>,
+    ) -> io::Result<Wire> {
+        let transport = Transport::new(socket, local, read_ahead, sealed)?;
         let (incoming, has_body) = (Mutex::default(), AtomicBool::new(false));
         Ok(Wire { transport, incoming, has_body, capacity: Arc::clone(capacity) })
     }
 
-    /// Takes the wire apart: the socket, which no poller knows any more, and the bytes received and not yet used. Gives it
-    /// back if somebody else (a body's reader, this very moment) holds it too.
-    pub(super) fn into_parts(self: Arc<Self>) -> Result<io::Result<(OwnedFd, Vec<u8>)>, Arc<Self>> {
+    /// Takes the wire apart: the socket, which no poller knows any more, the bytes received and not yet used, and what of
+    /// TLS goes with them. Gives it back if somebody else (a body's reader, this very moment) holds it too.
+    pub(super) fn into_parts(self: Arc<Self>) -> Result<io::Result<Parts>, Arc<Self>> {
         Ok(Arc::try_unwrap(self)?.transport.into_parts())
     }
 
     /// How many bytes were received and not yet used.
     pub(super) fn received_bytes(&self) -> usize {
         self.transport.received().filled().len()
+    }
+
+    /// How many bytes go along where it moves: received and not used yet, and those of TLS.
+    pub(super) fn waiting_bytes(&self) -> usize {
+        self.received_bytes() + self.transport.sealed_bytes()
     }
 
     /// Skips what may stand before a request. Returns whether bytes of one are there; if not, no memory is held.

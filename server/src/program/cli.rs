@@ -18,7 +18,7 @@ pub use parse::parse;
 pub(crate) use parse::parse_with_file;
 pub(crate) use parse::{CommandLine, read};
 
-pub use crate::config::{AppArgs, FilePosition, Given, ServeArgs, ValueSource};
+pub use crate::config::{AppArgs, FilePosition, Given, ServeArgs, TlsArgs, ValueSource};
 
 #[cfg(test)]
 mod tests {
@@ -199,6 +199,11 @@ mod tests {
                 "reload_signal",
                 "foreground",
                 "access_log",
+                "tls_certificate",
+                "tls_key",
+                "tls_self_signed",
+                "redirect_https",
+                "hsts",
             ];
             let has_default = !flag.get_default_values().is_empty() || text.contains("[default: ");
             assert!(has_default != off.contains(&id), "{id}: {text}");

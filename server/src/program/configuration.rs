@@ -8,12 +8,14 @@
 use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 use std::{env, thread};
 
 use rustix::fs::{Access, access};
 use rustix::io::Errno;
 
 use crate::config::{Config, Error, Given, IS_A_DIRECTORY, Machine, ServeArgs, non_empty};
+use crate::tls::{Certificates, Part};
 
 /// Checks what was typed. The first value that is refused is the error; paths come after everything else.
 pub(crate) fn checked(args: &ServeArgs) -> Result<Config, Error> {
@@ -32,6 +34,17 @@ pub(crate) fn checked(args: &ServeArgs) -> Result<Config, Error> {
     file(args.pid_file.as_ref(), folder)?;
     file(args.access_log.as_ref().filter(|given| given.text() != "-"), writable)?;
     Ok(config)
+}
+
+/// Reads the certificates that a configuration asks for. The first that cannot be used is the error.
+pub(crate) fn certificates(args: &ServeArgs, config: &Config) -> Result<Certificates, Error> {
+    Certificates::load(&config.tls, SystemTime::now()).map_err(|error| {
+        let (index, part) = error.which();
+        let list = if part == Part::Key { &args.tls.tls_key } else { &args.tls.tls_certificate };
+        let given = list.iter().filter(|given| !given.text().is_empty()).nth(index).expect("each has been given");
+        let cause = error.io().map_or_else(|| error.cause(), |io| cause(error.path(), io));
+        given.refuse(cause, error.advice())
+    })
 }
 
 /// A directory that exists, as its absolute path without symlinks.

@@ -9,19 +9,21 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use restart_core::control::Place;
-use restart_core::{Builder, Endpoint, Generation};
+use restart_core::{Builder, Endpoint, Generation, Listener, State};
 
 use crate::config::{Config, DEFAULT_LISTEN, Given, ServeArgs, ValueSource};
-use crate::http::{Capacity, Handler, Moves};
+use crate::http::{Capacity, Handler, Handshakes, Moves};
 use crate::logging::Logs;
 use crate::moving;
 use crate::program::exit;
 use crate::program::package::Package;
+use crate::program::state;
 use crate::service::access::{AccessLog, Reopener};
 use crate::service::means;
 use crate::service::metrics::Metrics;
 use crate::service::{Service, serve};
 use crate::threads::workers::Workers;
+use crate::tls::{Acceptors, Certificates};
 
 /// How long the last lines of the log may take to be written; a terminal may be stopped.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
@@ -34,8 +36,8 @@ pub(super) fn start<H: Handler + 'static>(
     package: &Package,
     config: &Config,
     args: &ServeArgs,
-    (save_state, moves): (Option<SaveState>, Moves),
-    application: impl FnOnce(&Config, &mut Generation) -> io::Result<Service<H>>,
+    (save_state, moves, certificates): (Option<SaveState>, Moves, Certificates),
+    application: impl FnOnce(&Config, &Generation, Option<State>) -> io::Result<Service<H>>,
 ) -> u8 {
     let logs = Logs::install(config.log.as_deref());
     let must = restart_core::must_supervise();
@@ -50,18 +52,21 @@ pub(super) fn start<H: Handler + 'static>(
         return exit::FAILED;
     }
     let capacity = Capacity::new(config.limits.requests.unwrap_or(usize::MAX));
-    let metrics = Arc::new(Metrics::new(capacity));
-    let (reopener, shared) = (Reopener::default(), SharedWorkers::default());
+    let handshakes = Handshakes::new(config.tls.handshakes, config.tls.handshake_timeout);
+    let metrics = Arc::new(Metrics::new(capacity, handshakes));
+    let (reopener, later) = (Reopener::default(), Arc::<Later>::default());
     let reopening = reopener.clone();
     let sources = ListenSources::new(config, args);
-    let builder = builder(package, config, &metrics, (&shared, &moves)).explain(move |error| sources.explain(error));
+    let builder = builder(package, config, &metrics, (&later, &moves)).explain(move |error| sources.explain(error));
+    let save_state = if config.tls.has_certificate() { Some(with_tls(save_state, &later)) } else { save_state };
     let builder = match save_state {
         Some((format, save)) => builder.save_state(format, save),
         None => builder,
     };
     let code = match builder.reopen_logs(move || reopening.reopen()).start() {
         Ok(generation) => {
-            start_application((package, config), generation, &logs, (&metrics, &reopener, &shared), application)
+            let made = (certificates, &metrics, &reopener, &*later);
+            start_application((package, config), generation, &logs, made, application)
         }
         Err(error) => {
             log::error!("cannot serve: {error}");
@@ -158,22 +163,29 @@ fn start_application<H: Handler + 'static>(
     (package, config): (&Package, &Config),
     mut generation: Generation,
     logs: &Logs,
-    (metrics, reopener, shared): (&Arc<Metrics>, &Reopener, &SharedWorkers),
-    application: impl FnOnce(&Config, &mut Generation) -> io::Result<Service<H>>,
+    (certificates, metrics, reopener, later): (Certificates, &Arc<Metrics>, &Reopener, &Later),
+    application: impl FnOnce(&Config, &Generation, Option<State>) -> io::Result<Service<H>>,
 ) -> u8 {
     if let Err(error) = logs.start_writer() {
         log_fails(package, &error);
     }
     warn_of_overridden(config, &generation);
-    let opened = application(config, &mut generation)
-        .and_then(|service| Ok((service, access_log(config, &generation)?, Workers::start(config.threads)?)));
+    let (state, saved) = generation.take_state().map_or((None, None), state::split);
+    let opened =
+        acceptors(config, certificates, saved.as_ref().map(|saved| saved.as_slice()), &generation).and_then(|tls| {
+            let service = application(config, &generation, state)?;
+            Ok((tls, service, access_log(config, &generation)?, Workers::start(config.threads)?))
+        });
     match opened {
-        Ok((mut service, access_log, workers)) => {
+        Ok((tls, mut service, access_log, workers)) => {
+            if let Some(tls) = tls {
+                service.tls = Some(Arc::clone(later.acceptors.get_or_init(|| tls)));
+            }
             if let Some(log) = &access_log {
                 reopener.leads_to(log);
             }
             service.observers.extend(access_log.iter().map(AccessLog::observer));
-            let exit = serve(config, generation, shared.get_or_init(|| Arc::new(workers)), service, metrics);
+            let exit = serve(config, generation, later.workers.get_or_init(|| Arc::new(workers)), service, metrics);
             access_log.inspect(|log| log.flush(FLUSH_TIMEOUT));
             if exit.success { exit::OK } else { exit::FAILED }
         }
@@ -189,19 +201,49 @@ fn access_log(config: &Config, generation: &Generation) -> io::Result<Option<Acc
     config.access_log.as_ref().map(|config| AccessLog::open(config, generation.number())).transpose()
 }
 
-/// The threads that serve, from their start on: the builder has to know of them before they exist.
-type SharedWorkers = Arc<OnceLock<Arc<Workers>>>;
+/// What TLS needs, with the certificates as they are now. What should be looked at is in the log.
+fn acceptors(
+    config: &Config,
+    certificates: Certificates,
+    saved: Option<&[u8]>,
+    generation: &Generation,
+) -> io::Result<Option<Arc<Acceptors>>> {
+    let listeners = generation.listeners();
+    let names = || listeners.iter().map(Listener::name);
+    for warning in certificates.warnings().iter().map(String::as_str).chain(certificates.unused(names())) {
+        log::warn!("of TLS: {warning}");
+    }
+    Ok(Acceptors::open(&config.tls, certificates, saved, names())?.map(Arc::new))
+}
+
+/// What the builder has to know of before it exists: the threads that serve, and what TLS needs.
+#[derive(Default)]
+struct Later {
+    workers: OnceLock<Arc<Workers>>,
+    acceptors: OnceLock<Arc<Acceptors>>,
+}
+
+/// Saves what TLS goes on with beside the application's state.
+fn with_tls(save_state: Option<SaveState>, later: &Arc<Later>) -> SaveState {
+    let (format, mut save) = save_state.map_or((0, None), |(format, save)| (format, Some(save)));
+    let later = Arc::clone(later);
+    let save = move || {
+        let tls = later.acceptors.get().map(|acceptors| acceptors.save());
+        state::join(save.as_mut().map(|save| save()), tls.as_ref().map(|tls| tls.as_slice()))
+    };
+    (format, Box::new(save))
+}
 
 fn builder(
     package: &Package,
     config: &Config,
     metrics: &Arc<Metrics>,
-    (shared, moves): (&SharedWorkers, &Moves),
+    (later, moves): (&Arc<Later>, &Moves),
 ) -> Builder {
     let reload = &config.reload;
     let control = config.control.clone().map_or_else(|| Place::Named(package.name.clone()), Place::Path);
     let default = DEFAULT_LISTEN.parse().expect("the default is an address");
-    let (reporting, waiting, shared) = (Arc::clone(metrics), Arc::clone(metrics), Arc::clone(shared));
+    let (reporting, waiting, later) = (Arc::clone(metrics), Arc::clone(metrics), Arc::clone(later));
     let mut builder = Builder::new()
         .default_listen(default)
         .control(control)
@@ -214,7 +256,7 @@ fn builder(
         .take_connections(moving::formats(moves))
         .stop_delay(reload.stop_delay)
         .probe(move || {
-            let workers = shared.get().cloned();
+            let workers = later.workers.get().cloned();
             async move {
                 match workers {
                     Some(workers) => workers.probe().await,

@@ -42,6 +42,8 @@ pub(crate) struct Admin {
     pub(crate) started: SystemTime,
     /// The program's version.
     pub(crate) version: String,
+    /// When the first certificate expires, where there is one.
+    pub(crate) not_after: Option<SystemTime>,
 }
 
 /// Answers clients for as long as this is the main process. No number of silent ones keeps another out.
@@ -172,6 +174,11 @@ impl Collector for Admin {
         let started = self.started.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let seconds = Some(&Unit::Seconds);
         page.gauge("generation_start_time", "When it was started, since 1970", seconds, started.as_secs())?;
+        if let Some(not_after) = self.not_after {
+            let not_after = not_after.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+            let help = "When the first certificate expires, since 1970";
+            page.gauge("tls_certificate_not_after_timestamp", help, seconds, not_after)?;
+        }
         let memory = resident_memory();
         page.gauge("process_resident_memory", "Its resident memory", Some(&Unit::Bytes), memory)?;
         page.gauge("stopping", "1 once the service was told to stop", None, u64::from(self.drain.stop_announced()))?;
@@ -277,6 +284,7 @@ mod tests {
             generation: 1,
             started: SystemTime::now(),
             version: String::new(),
+            not_after: None,
         };
         let health = || {
             let request = Request::new(Method::Get, Url::parse("http://localhost/healthz").expect("an address"));

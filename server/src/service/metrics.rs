@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use restart_core::Counts;
 
-use crate::http::{Capacity, Served};
+use crate::http::{Capacity, Handshakes, Served};
 use crate::service::ledger::Ledger;
 use crate::waits::Waits;
 
@@ -29,6 +29,8 @@ pub(crate) struct Metrics {
     pub(crate) ledger: Arc<Ledger>,
     /// Knows how many requests are being handled.
     pub(crate) capacity: Arc<Capacity>,
+    /// Knows how many TLS handshakes there were.
+    pub(crate) handshakes: Arc<Handshakes>,
     /// What is under way.
     pub(crate) waits: Arc<Waits>,
     requests: [[AtomicU64; CLASSES.len()]; METHODS.len()],
@@ -39,9 +41,9 @@ pub(crate) struct Metrics {
 }
 
 impl Metrics {
-    /// Nothing counted yet, by a server of this capacity.
-    pub(crate) fn new(capacity: Capacity) -> Metrics {
-        Metrics { capacity: Arc::new(capacity), ..Metrics::default() }
+    /// Nothing counted yet, by a server of this capacity, with these bounds on handshakes.
+    pub(crate) fn new(capacity: Capacity, handshakes: Handshakes) -> Metrics {
+        Metrics { capacity: Arc::new(capacity), handshakes: Arc::new(handshakes), ..Metrics::default() }
     }
 
     /// Counts a request that is over.
@@ -91,6 +93,9 @@ impl Metrics {
         put("connections/closed/client/".to_owned(), books.closed_by_client);
         for (reason, count) in books.closed_by_us {
             put(format!("connections/closed/server/{reason}"), count);
+        }
+        for (outcome, count) in self.handshakes.counts() {
+            put(format!("handshakes/{outcome}"), count);
         }
         counts
     }

@@ -14,7 +14,8 @@ use std::time::{Duration, Instant};
 use async_io::Async;
 use http_types::{Body, Request, Response, StatusCode};
 use restart_core::Drain;
-use server::http::{Context, End, Handler, Start, Target, serve};
+use rustls::ServerConfig;
+use server::http::{Context, End, Handler, Security, Start, Target, serve};
 
 /// How long anything may take before a test fails. Far above what is needed on a busy machine.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
@@ -43,6 +44,15 @@ impl Server {
 
     /// Starts a server.
     pub(crate) fn start<H: Handler + 'static>(context: Context<H>) -> Server {
+        Server::begin(context, None)
+    }
+
+    /// Starts a server that speaks TLS.
+    pub(crate) fn secured<H: Handler + 'static>(context: Context<H>, config: Arc<ServerConfig>) -> Server {
+        Server::begin(context, Some(config))
+    }
+
+    fn begin<H: Handler + 'static>(context: Context<H>, tls: Option<Arc<ServerConfig>>) -> Server {
         let (listener, address) = listen();
         let drain = context.drain.clone();
         let (ended, ends) = channel();
@@ -67,7 +77,8 @@ impl Server {
             let listener = Async::new(listener).expect("a listener");
             while let Ok((stream, peer)) = listener.accept().await {
                 let stream = stream.into_inner().expect("a stream");
-                serving(Start::new(stream, Some(peer.to_string())));
+                let security = tls.clone().map_or(Security::Plain, Security::Handshake);
+                serving(Start { security, ..Start::new(stream, Some(peer.to_string())) });
             }
         };
         std::thread::spawn(move || smol::block_on(executor.run(accepting)));

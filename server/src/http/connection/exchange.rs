@@ -18,6 +18,7 @@ use super::state::{Answer, Closed, Connection, Message, State};
 use crate::http::ending::Ending;
 use crate::http::handler::{Decoration, Handler};
 use crate::http::lifetime::{Reason, UnderWay, Unfinished};
+use crate::http::message::decode;
 use crate::http::message::encode::{self, Manner};
 use crate::http::message::framing::Framing;
 use crate::http::message::refusal::plain;
@@ -36,6 +37,9 @@ use crate::waits::Kind;
 /// How long reading the rest of a body that nobody wants may take.
 const UNREAD_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// So much may be described beside the plan of a response: of what was received, of the account, and of TLS.
+const TRAVELLING_BYTES_MAX: usize = 44 * 1024;
+
 /// How many requests that were sent already are answered before a connection closes because the process is to end.
 const PIPELINED_MAX: u32 = 1_000;
 
@@ -45,6 +49,10 @@ impl<H: Handler> Connection<'_, H> {
         let Message { mut request, keep_alive, framing, expects_continue, manner, offer } = message;
         request.set_peer_addr(self.peer.as_deref());
         request.ext_mut().insert(Shutdown::new(&self.context.drain));
+        if let Some(tls) = &self.tls {
+            decode::over_tls(&mut request);
+            request.ext_mut().insert(tls.clone());
+        }
         let decoration = self.decoration(Some(&request));
         let kind = if framing == Framing::None { Kind::Request } else { Kind::Upload };
         self.enter(kind, request.url().path(), self.began);
@@ -53,12 +61,20 @@ impl<H: Handler> Connection<'_, H> {
             // A handler may take long; without a body to read, no memory waits with it.
             self.wire.settle();
         }
-        let Some(entry) = self.context.capacity.enter() else {
-            // What the client sends of its body is treated as if a handler had left it unread.
-            drop(request);
-            self.requests += 1;
-            let close = if keep_alive { None } else { Some(Reason::Asked) };
-            return Some(Answer { response: overloaded(), manner, close, decoration, offer: None });
+        let screened = self.context.screen.as_ref().and_then(|screen| screen(&request));
+        let entry = match screened {
+            Some(response) => Err(response),
+            None => self.context.capacity.enter().ok_or_else(overloaded),
+        };
+        let entry = match entry {
+            Ok(entry) => entry,
+            Err(response) => {
+                // What the client sends of its body is treated as if a handler had left it unread.
+                drop(request);
+                self.requests += 1;
+                let close = if keep_alive { None } else { Some(Reason::Asked) };
+                return Some(Answer { response, manner, close, decoration, offer: None });
+            }
         };
         let handler = &self.context.handler;
         let answered = {
@@ -204,7 +220,10 @@ impl<H: Handler> Connection<'_, H> {
                 let is_offered = may_move && context.parks && declined != Some(drain.changes());
                 // An upload that is still read stays, and so does what has too much to be told.
                 let is_read = || matches!(wire.body_state(), BodyState::None | BodyState::Complete);
-                let fits = || wire.received_bytes().max(described) <= DESCRIBED_BYTES_MAX;
+                let fits = || {
+                    wire.received_bytes().max(described) <= DESCRIBED_BYTES_MAX
+                        && wire.waiting_bytes() + described <= TRAVELLING_BYTES_MAX
+                };
                 drain.phase() == Phase::Draining && is_offered && is_read() && fits()
             };
             let mut uncounted = 0;

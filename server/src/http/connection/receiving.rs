@@ -21,7 +21,7 @@ use crate::http::message::refusal::Refusal;
 use crate::http::upgrade;
 
 /// How long a stop waits for the first request of a client that has connected.
-const FIRST_REQUEST_GRACE: Duration = Duration::from_secs(1);
+pub(super) const FIRST_REQUEST_GRACE: Duration = Duration::from_secs(1);
 
 /// The most bytes that a parked connection takes along; what carries them is bounded.
 const READ_AHEAD_BYTES_MAX: usize = 48 * 1024;
@@ -172,7 +172,7 @@ impl<H: Handler> Connection<'_, H> {
     }
 
     /// Answers what could not be served.
-    fn refuse(&mut self, refusal: Refusal) -> State {
+    pub(super) fn refuse(&mut self, refusal: Refusal) -> State {
         if self.account.is_none() {
             self.open_account(Duration::ZERO);
         }
@@ -214,6 +214,6 @@ impl<H: Handler> Connection<'_, H> {
 
     /// Whether the connection, idle or with half a head, should now go to where the service has gone.
     pub(super) fn is_to_park(&self) -> bool {
-        self.may_park() && self.drain_phase() == Phase::Draining && self.wire.received_bytes() <= READ_AHEAD_BYTES_MAX
+        self.may_park() && self.drain_phase() == Phase::Draining && self.wire.waiting_bytes() <= READ_AHEAD_BYTES_MAX
     }
 }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use http_types::upgrade::Sender as StreamSender;
 use http_types::{Request, Response};
 use restart_core::Phase;
+use rustls::ServerConfig;
 
 use crate::http::deadline::Deadline;
 use crate::http::handler::{Context, Decoration};
@@ -13,12 +14,14 @@ use crate::http::lifetime::{End, Reason, Start, UnderWay, Unfinished};
 use crate::http::message::encode::Manner;
 use crate::http::message::framing::Framing;
 use crate::http::observe::Account;
+use crate::http::security::{Security, Tls};
 use crate::http::upgrade::{Offer, Switching};
 use crate::http::wire::Wire;
 use crate::waits::{Entry, Kind};
 
 /// The state of a connection, with what it holds in each.
 pub(super) enum State {
+    Handshake(Arc<ServerConfig>),
     Idle,
     Head,
     Request(Box<Message>),
@@ -66,6 +69,10 @@ pub(super) struct Connection<'a, H> {
     pub(super) wire: Arc<Wire>,
     pub(super) peer: Option<String>,
     pub(super) listener: Option<Arc<str>>,
+    /// What the handshake that comes first is held with.
+    pub(super) handshake: Option<Arc<ServerConfig>>,
+    /// How TLS is spoken, once it is.
+    pub(super) tls: Option<Tls>,
     /// What will be told of the request that is being served, if somebody wants to know.
     pub(super) account: Option<Box<Account>>,
     /// What is under way, told to whoever asks.
@@ -95,9 +102,14 @@ pub(super) struct Connection<'a, H> {
 
 impl<'a, H> Connection<'a, H> {
     pub(super) fn new(context: &'a Context<H>, start: Start) -> Result<Self, (Reason, u64)> {
-        let Start { stream, peer, listener, read_ahead, requests, waited, under_way, declined } = start;
+        let Start { stream, peer, listener, security, read_ahead, requests, waited, under_way, declined } = start;
+        let (handshake, tls, sealed) = match security {
+            Security::Plain => (None, None, None),
+            Security::Handshake(config) => (Some(config), None, None),
+            Security::Established(established) => (None, Some(established.tls), Some(established.sealed)),
+        };
         // Only clients on a Unix socket have no address.
-        let wire = Wire::new(stream, peer.is_none(), read_ahead, &context.capacity).map_err(|error| {
+        let wire = Wire::new(stream, peer.is_none(), (read_ahead, sealed), &context.capacity).map_err(|error| {
             log::warn!("cannot watch an accepted connection: {error}; it is closed");
             (Reason::Failed, requests)
         })?;
@@ -107,6 +119,8 @@ impl<'a, H> Connection<'a, H> {
             wire: Arc::new(wire),
             peer,
             listener,
+            handshake,
+            tls,
             account: None,
             entry: None,
             requests,

@@ -60,7 +60,7 @@ impl<H: Handler> Connection<'_, H> {
     /// Hands a connection over that a protocol has left, or has it called again.
     async fn move_protocol(&mut self, name: String, state: Vec<u8>, unread: &[u8]) -> State {
         self.wire.transport.received().put_back(unread);
-        let fits = self.wire.received_bytes() + state.len() <= LEFT_BYTES_MAX;
+        let fits = self.wire.waiting_bytes() + state.len() <= LEFT_BYTES_MAX;
         if self.may_park() && self.drain_phase() == Phase::Draining {
             if fits {
                 self.under_way = UnderWay::Protocol(Box::new(Switching { name, state }));

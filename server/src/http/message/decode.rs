@@ -46,6 +46,18 @@ pub(crate) fn request(head: &Head<'_>, bytes: &[u8]) -> Result<Request, Refusal>
     Ok(request)
 }
 
+/// Says that a request came over TLS.
+pub(crate) fn over_tls(request: &mut Request) {
+    // Port 80 is no scheme's own any more, and was left out as that of http.
+    let is_port_80 = request.header("host").is_some_and(|host| host.last().as_str().ends_with(":80"));
+    let url = request.url_mut();
+    // Both are schemes of the web, between which a URL can change.
+    let _ = url.set_scheme("https");
+    if is_port_80 && url.port().is_none() {
+        let _ = url.set_port(Some(80));
+    }
+}
+
 /// Makes the request as one for another host, if there is to be another.
 fn request_for(head: &Head<'_>, bytes: &[u8], other: Option<&str>) -> Result<Request, Refusal> {
     let mut rest = &head.fields[head.fields.len()..];

@@ -140,7 +140,30 @@ impl Sending<'_> {
                 }
             }
         }
-        self.flush(plan).await
+        self.flush(plan).await?;
+        self.leave(plan).await
+    }
+
+    /// Waits until all that was taken has left, where the transport holds some of it back.
+    async fn leave(&mut self, plan: &mut Plan) -> Outcome {
+        let mut over = None;
+        while let Err(error) = self.wire.transport.flush() {
+            if error.kind() != io::ErrorKind::WouldBlock {
+                return Err(Failure::Failed(error).into());
+            }
+            over = self.late(over, Some(plan)).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits for room after a send that found none, unless the client took nothing although it was late.
+    async fn late(&mut self, over: Option<Over>, plan: Option<&mut Plan>) -> Result<Option<Over>, Stopped> {
+        match (self.wire.transport.left(0), over) {
+            (0, Some(over)) => return Err(Failure::Over(over).into()),
+            (0, None) => {}
+            (left, _) => self.pace.moved(left),
+        }
+        self.room(plan).await
     }
 
     /// Waits for more of the body.
@@ -217,16 +240,13 @@ impl Sending<'_> {
             let at_hand = at_hand.map_err(Failure::Broken)?;
             match self.wire.transport.send([plan.out.filled(), &at_hand[..at_hand.len().min(most)]]) {
                 Ok(count) => {
-                    self.pace.moved(count);
+                    self.pace.moved(self.wire.transport.left(count));
                     *self.sent += count as u64;
                     plan.took(count);
                     return Ok(count);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    if let Some(over) = over {
-                        return Err(Failure::Over(over).into());
-                    }
-                    over = self.room(Some(plan)).await?;
+                    over = self.late(over, Some(plan)).await?;
                 }
                 Err(error) => return Err(Failure::Failed(error).into()),
             }
@@ -267,14 +287,11 @@ impl Sending<'_> {
         while !interim.is_empty() {
             match self.wire.transport.send([interim, b""]) {
                 Ok(count) => {
-                    self.pace.moved(count);
+                    self.pace.moved(self.wire.transport.left(count));
                     (interim, over) = (&interim[count..], None);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    if let Some(over) = over {
-                        return Err(Failure::Over(over).into());
-                    }
-                    over = self.room(None).await?;
+                    over = self.late(over, None).await?;
                 }
                 Err(error) => return Err(Failure::Failed(error).into()),
             }

@@ -64,6 +64,11 @@ impl Buffer {
         &self.bytes[self.start..self.end]
     }
 
+    /// The bytes not yet used, for whoever changes them in place.
+    pub(crate) fn filled_mut(&mut self) -> &mut [u8] {
+        &mut self.bytes[self.start..self.end]
+    }
+
     /// Whether no byte waits.
     pub(crate) fn is_empty(&self) -> bool {
         self.start == self.end
@@ -84,6 +89,15 @@ impl Buffer {
             self.make_room();
         }
         &mut self.bytes[self.end..]
+    }
+
+    /// Room for a large piece, in a buffer in which nothing waits.
+    pub(crate) fn large_room(&mut self) -> &mut [u8] {
+        if self.bytes.len() < PIECE_BYTES {
+            give_back(std::mem::replace(&mut self.bytes, lend(true)));
+        }
+        (self.start, self.end) = (0, 0);
+        &mut self.bytes
     }
 
     /// Says that the first `count` bytes of the room have been filled.

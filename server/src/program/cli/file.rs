@@ -1,7 +1,8 @@
 //! The configuration file: TOML, whose keys are the flags of `serve` without their dashes.
 //!
 //! It owns how the file is read and where each value stands in it. What clap knows as a flag is a key here, so that a
-//! flag cannot lack one; a value becomes the text that would have been typed, and is checked like one.
+//! flag cannot lack one; a value becomes the text that would have been typed, and is checked like one. Where two flags are
+//! lists that belong together, a table for each pair says it better: `[[tls]]`.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -18,6 +19,10 @@ use crate::program::package::Package;
 
 /// A longer file is no configuration.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
+
+/// The tables that each give a certificate and its key, and the flags that their keys stand for.
+const PAIRS: &str = "tls";
+const PAIR: [(&str, &str); 2] = [("certificate", "tls_certificate"), ("key", "tls_key")];
 
 /// How alike an unknown key and a known one must be for a suggestion (`strsim::jaro_winkler`).
 const ALIKE: f64 = 0.8;
@@ -45,6 +50,15 @@ impl File {
         let mut values = BTreeMap::new();
         for (key, value) in table.get_ref() {
             let position = position(key.span().start);
+            if key.get_ref() == PAIRS {
+                let pairs = pairs(value.get_ref()).map_err(|cause| format!("{position}: {PAIRS}: {cause}"))?;
+                for ((_, id), texts) in PAIR.into_iter().zip(pairs) {
+                    if values.insert(id.to_owned(), (position.clone(), texts)).is_some() {
+                        return Err(format!("{position}: {PAIRS}: {}", both_ways(id)));
+                    }
+                }
+                continue;
+            }
             let Some(flag) = keys(serve).find(|flag| flag.get_long() == Some(key.get_ref())) else {
                 return Err(format!(
                     "{position}: unknown key {:?}; {}",
@@ -54,7 +68,11 @@ impl File {
             };
             let texts =
                 texts(flag, value.get_ref()).map_err(|cause| format!("{position}: {}: {cause}", key.get_ref()))?;
-            values.insert(flag.get_id().to_string(), (position, texts));
+            let id = flag.get_id().to_string();
+            if values.contains_key(&id) {
+                return Err(format!("{position}: {}: {}", key.get_ref(), both_ways(&id)));
+            }
+            values.insert(id, (position, texts));
         }
         Ok(File(values))
     }
@@ -123,6 +141,32 @@ fn text(value: &DeValue<'_>) -> Result<String, String> {
     }
 }
 
+/// What the tables give for each key of a pair.
+fn pairs(value: &DeValue<'_>) -> Result<[Vec<String>; 2], String> {
+    const ADVICE: &str = "write a [[tls]] table for each certificate, with certificate = FILE and key = FILE";
+    let DeValue::Array(tables) = value else { return Err(format!("no array of tables; {ADVICE}")) };
+    let mut pairs = [vec![], vec![]];
+    for table in tables {
+        let DeValue::Table(table) = table.get_ref() else { return Err(format!("no array of tables; {ADVICE}")) };
+        if let Some(key) = table.keys().find(|key| !PAIR.iter().any(|(name, _)| key.get_ref() == name)) {
+            return Err(format!("unknown key {:?}; {ADVICE}", key.get_ref()));
+        }
+        for ((name, _), texts) in PAIR.iter().zip(&mut pairs) {
+            let value = table.get(*name).ok_or_else(|| format!("a table has no {name}; {ADVICE}"))?;
+            texts.push(text(value.get_ref())?);
+        }
+    }
+    Ok(pairs)
+}
+
+/// Why a pair's flag is refused that has a key of its own as well.
+fn both_ways(id: &str) -> String {
+    format!(
+        "there is {:?} as well as a [[{PAIRS}]] table; write all certificates in one of the two ways",
+        id.replace('_', "-")
+    )
+}
+
 fn suggestion(unknown: &str, serve: &Clap, package: &Package) -> String {
     let alike = |key: &str| strsim::jaro_winkler(unknown, key);
     let nearest = keys(serve).filter_map(Arg::get_long).max_by(|one, other| alike(one).total_cmp(&alike(other)));
@@ -171,6 +215,20 @@ mod tests {
             ("root", "reborn.toml:2", "/srv/www"),
         ];
         assert_eq!(found, expected.map(|(id, place, texts)| (id, place.to_owned(), texts.to_owned())));
+    }
+
+    #[test]
+    fn a_table_for_each_certificate_becomes_two_lists_in_their_order() {
+        let file =
+            parse("\n[[tls]]\ncertificate = \"a\"\nkey = \"b\"\n[[tls]]\nkey = \"d\"\ncertificate = \"c\"\n").unwrap();
+        let texts = |id: &str| file.0[id].1.join(" ");
+        assert_eq!((texts("tls_certificate").as_str(), texts("tls_key").as_str()), ("a c", "b d"));
+        assert_eq!(file.position("tls_key").unwrap().to_string(), "reborn.toml:2");
+        assert_refused("[tls]\nkey = \"x\"", "reborn.toml:1: tls: no array of tables");
+        assert_refused("tls = [1]", "reborn.toml:1: tls: no array of tables");
+        assert_refused("\n[[tls]]\nkey = \"x\"", "reborn.toml:2: tls: a table has no certificate");
+        assert_refused("[[tls]]\ncert = \"x\"", "reborn.toml:1: tls: unknown key \"cert\"");
+        assert_refused("tls-key = \"k\"\n[[tls]]\nkey = \"x\"\ncertificate = \"y\"", "reborn.toml:");
     }
 
     #[test]

@@ -122,7 +122,9 @@ fn without_requirements(package: &Package) -> Clap {
 fn understood(matches: ArgMatches, file: Option<File>) -> Result<CommandLine, clap::Error> {
     let mut command = Cli::from_arg_matches(&matches)?.command;
     if let Command::Serve(serve) | Command::Check(serve) = &mut command {
-        serve.listen = std::mem::take(&mut serve.listen).into_iter().flat_map(Given::items).collect();
+        for list in [&mut serve.listen, &mut serve.tls.tls_certificate, &mut serve.tls.tls_key] {
+            *list = std::mem::take(list).into_iter().flat_map(Given::items).collect();
+        }
     }
     Ok(CommandLine { command, matches, file })
 }
