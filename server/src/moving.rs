@@ -200,7 +200,9 @@ mod tests {
 
     use super::*;
     use crate::http::plan::rest::Rest;
-    use crate::http::{Piece, Reason, Unfinished};
+    use crate::http::transport::secured::Sealed;
+    use crate::http::transport::tls::frozen::Frozen;
+    use crate::http::{Established, Piece, Reason, Tls, Unfinished};
 
     fn start(under_way: UnderWay, read_ahead: &[u8]) -> Start {
         let (stream, _) = UnixStream::pair().unwrap();
@@ -269,6 +271,33 @@ mod tests {
         assert_eq!(came.read_ahead, b"half a frame");
         let UnderWay::Protocol(switching) = came.under_way else { panic!("{came:?}") };
         assert_eq!((&*switching.name, &*switching.state), ("chat", &b"{}"[..]));
+    }
+
+    #[test]
+    fn tls_goes_along_with_what_was_received_and_what_was_sealed_and_nothing_shows_it() {
+        let frozen = || {
+            let mut head = vec![crate::http::transport::tls::frozen::ENCODING, 13, 1, 0, 0, 0, 0, 0, 0];
+            for sequence in [7, 9] {
+                head.extend([0, 0, 0, 0, 0, 0, 0, sequence]);
+                head.extend([sequence; 32]);
+            }
+            Secret::from_vec(head)
+        };
+        let sealed = Sealed {
+            frozen: Frozen::from_bytes(&frozen()).unwrap(),
+            received: b"half a record".to_vec(),
+            unsent: b"sealed".to_vec(),
+        };
+        let tls = Tls::new("TLSv1.3", "TLS13_AES_128_GCM_SHA256", Some("one.org".to_owned()));
+        let security = Security::Established(Box::new(Established { tls: tls.clone(), sealed }));
+        let (came, formats) = there_and_back(Start { security, ..start(UnderWay::Nothing, b"GET / HT") });
+        assert_eq!((formats, &*came.read_ahead), (Formats::from([IDLE, TLS]), &b"GET / HT"[..]));
+        let shown = format!("{came:?}");
+        let Security::Established(established) = came.security else { panic!("{shown}") };
+        let Established { tls: arrived, sealed: Sealed { frozen: went_on, received, unsent } } = *established;
+        assert_eq!((arrived, &*received, &*unsent), (tls, &b"half a record"[..], &b"sealed"[..]));
+        assert_eq!(went_on.into_bytes().expose(), frozen().expose());
+        assert!(!shown.contains("frozen") && !shown.contains("unsent"), "{shown}");
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
 
 use async_channel::Sender;
+use zeroize::Zeroize;
 
 use crate::drain::Guard;
 use crate::formats::Formats;
@@ -24,7 +25,8 @@ pub struct Connection {
     pub companions: Vec<OwnedFd>,
     /// What one has to know in order to go on with it. It moves only to a generation that takes all of these.
     pub formats: Formats,
-    /// The application's own description, at most [`BLOB_BYTES_MAX`] bytes.
+    /// The application's own description, at most [`BLOB_BYTES_MAX`] bytes. It is in no debugging output; the copies that
+    /// are made on its way are overwritten, and so is this one where the connection has moved.
     pub blob: Vec<u8>,
     /// Counts the connection as live.
     pub guard: Guard,
@@ -63,8 +65,10 @@ pub(super) struct Offer {
 }
 
 impl Offer {
-    /// The newest generation owns the connection. This process's descriptors of it are closed.
-    pub(super) fn moved(self) {
+    /// The newest generation owns the connection. This process's descriptors of it are closed, and what its blob held is
+    /// overwritten.
+    pub(super) fn moved(mut self) {
+        self.connection.blob.zeroize();
         let _ = self.outcome.try_send(Ok(self.connection.guard));
     }
 

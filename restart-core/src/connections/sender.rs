@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use async_channel::Receiver;
 use async_io::Timer;
 use futures_lite::future;
+use zeroize::Zeroizing;
 
 use super::offer::{Offer, Slot};
 use crate::drain::Drain;
@@ -365,7 +366,10 @@ fn send(channel: &Channel, batch: &Sent) -> Result<(), Error> {
         blobs: connections().map(|connection| connection.blob.len()).collect(),
         companions: if plain { vec![] } else { companions.collect() },
     });
-    let tail: Vec<u8> = connections().flat_map(|connection| &connection.blob).copied().collect();
+    // With all its room from the start: a vector that grows leaves copies behind.
+    let length = connections().map(|connection| connection.blob.len()).sum();
+    let mut tail = Zeroizing::new(Vec::with_capacity(length));
+    connections().for_each(|connection| tail.extend_from_slice(&connection.blob));
     let fds: Vec<_> = connections()
         .flat_map(|connection| std::iter::once(&connection.fd).chain(&connection.companions))
         .map(AsFd::as_fd)

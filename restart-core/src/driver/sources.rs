@@ -11,6 +11,7 @@ use std::time::Duration;
 use async_channel::{Receiver, Sender};
 use async_io::{Async, Timer as IoTimer};
 use futures_lite::future;
+use zeroize::Zeroizing;
 
 use crate::connections::Connections;
 use crate::control::Command;
@@ -115,7 +116,7 @@ pub(super) async fn successor(number: u64, bootstrap: Channel, handover: Handove
         HandoverFailure::Closed => FromNewer::Closed,
         HandoverFailure::Reported(reason) => FromNewer::Message(Box::new(Received {
             message: Message::Failed { reason },
-            tail: vec![],
+            tail: Zeroizing::default(),
             fds: vec![],
             truncated: false,
         })),

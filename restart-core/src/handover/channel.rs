@@ -4,6 +4,7 @@
 //! from an end that is closed and from a socket that fails. It knows the packet's bounds and nothing of the order in
 //! which messages make sense.
 
+use std::fmt;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -18,6 +19,7 @@ use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
 };
+use zeroize::{Zeroize, Zeroizing};
 
 use super::codec::{FDS_PER_MESSAGE_MAX, MESSAGE_BYTES_MAX};
 use super::wire::Message;
@@ -40,14 +42,19 @@ pub(crate) struct Channel {
 }
 
 /// A message and the descriptors that came with it: as many as belong to it, or more.
-#[derive(Debug)]
 pub(crate) struct Received {
     pub(crate) message: Message,
-    /// The bytes behind the message.
-    pub(crate) tail: Vec<u8>,
+    /// The bytes behind the message, which may hold an application's secrets.
+    pub(crate) tail: Zeroizing<Vec<u8>>,
     pub(crate) fds: Vec<OwnedFd>,
     /// More descriptors were sent than this process had room for. Only connections may come so.
     pub(crate) truncated: bool,
+}
+
+impl fmt::Debug for Received {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Received").field("message", &self.message).field("fds", &self.fds).finish_non_exhaustive()
+    }
 }
 
 /// What comes out of a socket. That one fails is an error; these are not.
@@ -100,7 +107,7 @@ impl Channel {
         tail: &[u8],
         fds: &[BorrowedFd<'_>],
     ) -> Result<(), Error> {
-        send_packet(self.socket.get_ref(), &message.encode(tail)?, fds)
+        send_packet(self.socket.get_ref(), &Zeroizing::new(message.encode(tail)?), fds)
             .map_err(|error| Error::handover_io(format!("cannot send {}", message.kind()), error))
     }
 
@@ -173,7 +180,7 @@ fn send_packet(socket: &OwnedFd, packet: &[u8], fds: &[BorrowedFd<'_>]) -> rusti
 }
 
 struct Packet {
-    bytes: Vec<u8>,
+    bytes: Zeroizing<Vec<u8>>,
     fds: Vec<OwnedFd>,
     flags: ReturnFlags,
 }
@@ -195,7 +202,7 @@ impl Packet {
             };
             return Err(Error::handover(format!("{kind} came with {got} of its {due} descriptors{why}")));
         }
-        Ok(Received { message, tail: tail.to_vec(), fds: self.fds, truncated })
+        Ok(Received { message, tail: Zeroizing::new(tail.to_vec()), fds: self.fds, truncated })
     }
 }
 
@@ -214,7 +221,10 @@ fn receive_packet(socket: &OwnedFd, room: &mut [u8]) -> rustix::io::Result<Optio
     if received.bytes == 0 && fds.is_empty() {
         return Ok(None);
     }
-    Ok(Some(Packet { bytes: room[..received.bytes].to_vec(), fds, flags: received.flags }))
+    let bytes = Zeroizing::new(room[..received.bytes].to_vec());
+    // It may hold an application's secrets, and the room lasts.
+    room[..received.bytes].zeroize();
+    Ok(Some(Packet { bytes, fds, flags: received.flags }))
 }
 
 /// Whether a descriptor is a handover socket of our own user: a Unix `SOCK_SEQPACKET` socket made by our uid.

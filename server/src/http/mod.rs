@@ -16,6 +16,9 @@
 //! lasts until the stream is dropped, or until the drain's deadline, where it ends; shortly before, [`Shutdown::stopping`]
 //! says so. None of the [`Limits`] holds for it any more.
 //!
+//! A connection whose [`Start`] has a [`Security`] begins with a TLS handshake, which has [a time and a bound](Handshakes);
+//! requests over it have [`Tls`] in `ext` and `https` as the scheme of their URL. It moves like any other.
+//!
 //! A connection moves to a newer process while it is idle, and in the middle of a response whose rest can be described: a
 //! body in memory, a [`Content`], a registered [`stream()`]. What moves and how is for [`Moves`] to say. Whatever else is
 //! under way stays, and can learn of the drain by the [`Shutdown`] in its request's `ext`. [`guide`](crate::guide) has it
