@@ -1,7 +1,8 @@
 //! What a response has beside its body, in place of it: a body that the sender knows more of than how to read it.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
+use crate::lock::unpoisoned;
 use http_types::Response;
 
 /// Something that stands for the body of a response. The body holds one of these, too, so that it is seen where another
@@ -32,6 +33,6 @@ impl<T: Send + 'static> Attached<T> {
     /// What was attached, unless it was taken.
     pub(super) fn value(&self) -> MutexGuard<'_, Option<T>> {
         // A panic while it was held leaves at worst a body that fails.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        unpoisoned(self.0.lock())
     }
 }

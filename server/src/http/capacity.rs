@@ -4,10 +4,11 @@
 //! connections that have been idle, or within a head, for a while are called to make room for clients that wait, a few at
 //! a time, those that wait longest first; and where there are none, those whose client is slow. How many connections there may be is known to whoever accepts them, not here.
 
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::lock::unpoisoned;
 use event_listener::{Event, EventListener};
 
 /// A connection that has been idle for less than this keeps its place.
@@ -89,7 +90,7 @@ impl Capacity {
     }
 
     fn tell(&self) {
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut told = unpoisoned(self.told.lock());
         if told.is_none_or(|at| at.elapsed() >= SILENCE) {
             *told = Some(Instant::now());
             log::warn!("{} requests are being handled, and further ones answered with 503", self.requests_max);

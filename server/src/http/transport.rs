@@ -12,11 +12,12 @@ pub(crate) mod tls;
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::task::{Context, Poll};
 
 use rustix::net::Shutdown;
 
+use crate::lock::unpoisoned;
 use buffer::Buffer;
 use secured::{Sealed, Secured};
 use socket::Socket;
@@ -55,7 +56,7 @@ impl Transport {
     pub(crate) fn into_parts(self) -> io::Result<(OwnedFd, Vec<u8>, Option<Sealed>)> {
         let mut waiting = self.received().take();
         let sealed = self.secured.map(|secured| {
-            let (opened, sealed) = secured.into_inner().unwrap_or_else(PoisonError::into_inner).freeze();
+            let (opened, sealed) = unpoisoned(secured.into_inner()).freeze();
             waiting.extend(opened);
             sealed
         });
@@ -75,7 +76,7 @@ impl Transport {
     /// The bytes received and not used yet. The lock is never held across a wait.
     pub(crate) fn received(&self) -> MutexGuard<'_, Buffer> {
         // A panic while it was held leaves at worst bytes that fail the next check.
-        self.received.lock().unwrap_or_else(PoisonError::into_inner)
+        unpoisoned(self.received.lock())
     }
 
     /// Waits until a receive is worth a try.
@@ -163,6 +164,6 @@ impl Transport {
     /// What stands before the socket where TLS is spoken. The lock is never held across a wait.
     fn secured(&self) -> Option<MutexGuard<'_, Secured>> {
         // A panic while it was held leaves at worst a record that nobody can open.
-        self.secured.as_ref().map(|secured| secured.lock().unwrap_or_else(PoisonError::into_inner))
+        self.secured.as_ref().map(|secured| unpoisoned(secured.lock()))
     }
 }

@@ -9,7 +9,7 @@ mod body;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, ready};
 
 use body::RequestBody;
@@ -24,6 +24,7 @@ use super::message::refusal::Refusal;
 use super::transport::Transport;
 use super::transport::buffer::Buffer;
 use super::transport::secured::Sealed;
+use crate::lock::unpoisoned;
 
 /// The least that is received straight into the reader's memory; less than this is worth a copy for fewer reads.
 const DIRECT_BYTES_MIN: usize = 4 * 1024;
@@ -274,7 +275,7 @@ impl Wire {
     /// The body that is being read. Where what was received is locked too, this comes first.
     fn incoming(&self) -> MutexGuard<'_, Incoming> {
         // A panic while it was held leaves at worst a body that fails its next check.
-        self.incoming.lock().unwrap_or_else(PoisonError::into_inner)
+        unpoisoned(self.incoming.lock())
     }
 }
 

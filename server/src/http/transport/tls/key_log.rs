@@ -4,11 +4,12 @@
 //! handshake has one of these, and whatever log the configuration has hears everything as before.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use rustls::KeyLog;
 
 use super::secret::Secret;
+use crate::lock::unpoisoned;
 
 /// The labels of the secrets that the application's data is sealed with.
 const CLIENT: &str = "CLIENT_TRAFFIC_SECRET_0";
@@ -34,14 +35,14 @@ impl Collector {
 
     /// What came so far; it is given out once.
     pub(super) fn take(&self) -> Secrets {
-        std::mem::take(&mut *self.secrets.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut *unpoisoned(self.secrets.lock()))
     }
 }
 
 impl KeyLog for Collector {
     fn log(&self, label: &str, client_random: &[u8], secret: &[u8]) {
         {
-            let mut secrets = self.secrets.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut secrets = unpoisoned(self.secrets.lock());
             match label {
                 CLIENT => secrets.client = Some(Secret::copy_of(secret)),
                 SERVER => secrets.server = Some(Secret::copy_of(secret)),
