@@ -13,10 +13,10 @@ use std::task::{Context, Poll, ready};
 use futures_lite::{AsyncRead, AsyncWrite};
 use http_types::headers::{HeaderValue, UPGRADE};
 use http_types::{Request, Response, StatusCode};
-use restart_core::{Drain, Phase};
+use restart_core::Drain;
 use smol::channel::Sender;
 
-use super::shutdown::Shutdown;
+use super::shutdown::{Shutdown, is_to_move};
 use super::wire::Wire;
 
 /// The protocols that a client offers to go on with, as it wrote them.
@@ -140,7 +140,7 @@ impl Upgraded {
         async move {
             loop {
                 let changes = drain.changes();
-                if may_move && drain.phase() == Phase::Draining && declined != Some(changes) {
+                if is_to_move(&drain, may_move, declined) {
                     return;
                 }
                 drain.next_change(changes).await;

@@ -11,7 +11,6 @@ use futures_lite::FutureExt;
 use futures_lite::future::poll_once;
 use http_types::headers::RETRY_AFTER;
 use http_types::{Response, StatusCode};
-use restart_core::Phase;
 
 use super::follow::{Facts, Follows, UNREAD_BYTES_MAX, follows, follows_failure, reason_of, refusal_of};
 use super::state::{Answer, Closed, Connection, Message, State};
@@ -29,7 +28,7 @@ use crate::http::plan::outbox::Outbox;
 use crate::http::plan::rest::{DESCRIBED_BYTES_MAX, Rest};
 use crate::http::plan::sending::{Failure, Sending, Sent};
 use crate::http::request_body;
-use crate::http::shutdown::Shutdown;
+use crate::http::shutdown::{Shutdown, is_to_move};
 use crate::http::upgrade::{self, Offer, Switching};
 use crate::http::wire::BodyState;
 use crate::waits::Kind;
@@ -215,21 +214,20 @@ impl<H: Handler> Connection<'_, H> {
             let described = self.account.as_ref().map_or(0, |account| account.own_bytes());
             let (context, declined) = (self.context, self.declined);
             let (wire, deadline) = (&*self.wire, &mut self.deadline);
-            let moves = || {
-                let drain = &context.drain;
-                let is_offered = may_move && context.parks && declined != Some(drain.changes());
+            let can_move = || {
+                let is_time = is_to_move(&context.drain, may_move && context.parks, declined);
                 // An upload that is still read stays, and so does what has too much to be told.
                 let is_read = || matches!(wire.body_state(), BodyState::None | BodyState::Complete);
                 let fits = || {
                     wire.received_bytes().max(described) <= DESCRIBED_BYTES_MAX
                         && wire.waiting_bytes() + described <= TRAVELLING_BYTES_MAX
                 };
-                drain.phase() == Phase::Draining && is_offered && is_read() && fits()
+                is_time && is_read() && fits()
             };
             let mut uncounted = 0;
             let sent = self.account.as_mut().map_or(&mut uncounted, |account| &mut account.sent_bytes);
             let ending = Ending::new(&context.drain);
-            let sending = Sending { wire, deadline, pace, begun, sent, may_move: &moves, ending };
+            let sending = Sending { wire, deadline, pace, begun, sent, may_move: &can_move, ending };
             if sending.run(&mut plan).await? == Sent::Whole {
                 self.ends_by_close = false;
                 return Ok(None);

@@ -214,6 +214,6 @@ impl<H: Handler> Connection<'_, H> {
 
     /// Whether the connection, idle or with half a head, should now go to where the service has gone.
     pub(super) fn is_to_park(&self) -> bool {
-        self.may_park() && self.drain_phase() == Phase::Draining && self.wire.waiting_bytes() <= READ_AHEAD_BYTES_MAX
+        self.is_to_move() && self.wire.waiting_bytes() <= READ_AHEAD_BYTES_MAX
     }
 }

@@ -15,6 +15,7 @@ use crate::http::message::encode::Manner;
 use crate::http::message::framing::Framing;
 use crate::http::observe::Account;
 use crate::http::security::{Security, Tls};
+use crate::http::shutdown::is_to_move;
 use crate::http::upgrade::{Offer, Switching};
 use crate::http::wire::Wire;
 use crate::waits::{Entry, Kind};
@@ -161,5 +162,10 @@ impl<'a, H> Connection<'a, H> {
     /// off, may be taken in the next.
     pub(super) fn may_park(&self) -> bool {
         self.context.parks && self.declined != Some(self.context.drain.changes())
+    }
+
+    /// Whether it is to be served elsewhere now, if it can be told.
+    pub(super) fn is_to_move(&self) -> bool {
+        is_to_move(&self.context.drain, self.context.parks, self.declined)
     }
 }

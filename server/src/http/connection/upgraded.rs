@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use async_io::Timer;
 use futures_lite::FutureExt;
 use http_types::upgrade::{Connection as Stream, Sender as StreamSender};
-use restart_core::Phase;
 
 use super::state::{Closed, Connection, State};
 use crate::http::handler::Handler;
@@ -61,7 +60,7 @@ impl<H: Handler> Connection<'_, H> {
     async fn move_protocol(&mut self, name: String, state: Vec<u8>, unread: &[u8]) -> State {
         self.wire.transport.received().put_back(unread);
         let fits = self.wire.waiting_bytes() + state.len() <= LEFT_BYTES_MAX;
-        if self.may_park() && self.drain_phase() == Phase::Draining {
+        if self.is_to_move() {
             if fits {
                 self.under_way = UnderWay::Protocol(Box::new(Switching { name, state }));
                 return State::HandedOver;
