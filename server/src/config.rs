@@ -25,7 +25,9 @@ pub use flags::{AppArgs, ServeArgs, TlsArgs};
 pub use given::{Error, FilePosition, Given, ValueSource};
 pub(crate) use given::{is_given, items, non_empty, with_file_value};
 pub use listen::{DEFAULT_LISTEN, METRICS_NAME};
-pub use tls::{CertificateFiles, HTTPS_NAME, TlsConfig, TlsVersion, inherited_without_certificate, speaks_tls};
+pub use tls::{
+    CertificateFiles, HTTPS_NAME, RedirectPort, TlsConfig, TlsVersion, inherited_without_certificate, speaks_tls,
+};
 pub(crate) use values::IS_A_DIRECTORY;
 use values::{DURATION_MIN, GIB, KIB, MIB, optional};
 

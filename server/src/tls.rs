@@ -30,7 +30,7 @@ mod tickets;
 
 use certificate::Certificate;
 pub use certificate::{Error, Part};
-pub use redirect::{Plain, Policy, plain, strict_transport_security};
+pub use redirect::{Plain, plain, redirect_port, strict_transport_security};
 use saved::Saved;
 use self_signed::SelfSigned;
 use sites::Sites;
@@ -165,25 +165,11 @@ fn server_config(oldest: TlsVersion, sites: &Arc<Sites>, tickets: &Arc<Tickets>)
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use rustls::pki_types::ServerName;
     use rustls::{ClientConfig, ClientConnection, HandshakeKind, ProtocolVersion, RootCertStore, ServerConnection};
 
-    use super::testing::{Made, days};
+    use super::testing::{Made, config, days};
     use super::*;
-
-    fn config(certificates: Vec<crate::config::CertificateFiles>) -> TlsConfig {
-        TlsConfig {
-            self_signed: certificates.is_empty(),
-            certificates,
-            min_version: TlsVersion::V1_2,
-            redirect: false,
-            hsts: None,
-            handshake_timeout: Duration::from_secs(10),
-            handshakes: 1,
-        }
-    }
 
     fn open(config: &TlsConfig, state: Option<&[u8]>) -> Acceptors {
         let certificates = Certificates::load(config, SystemTime::now()).unwrap();

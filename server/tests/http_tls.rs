@@ -75,6 +75,19 @@ fn a_request_knows_that_it_came_over_tls() {
 }
 
 #[test]
+fn headers_for_answers_over_tls_are_in_refusals_and_in_nothing_that_is_plain() {
+    let server = server_with(|context| context.secured.push(("x-secured".into(), "yes".parse().expect("a value"))));
+    for request in ["GET /ignore HTTP/1.1\r\nHost: test\r\n\r\n", "GET /ignore HTTP/1.1\r\nNo host\r\n\r\n"] {
+        let mut client = Client::connect(server.address, TLS13);
+        client.send(request);
+        let head = client.until("\r\n\r\n");
+        assert!(head.contains("\r\nx-secured: yes\r\n"), "{head}");
+    }
+    let plain = server.ask("GET / HTTP/1.1\r\nHost: test\r\n\r\n");
+    assert!(plain.starts_with("HTTP/1.1 400 ") && !plain.contains("x-secured"), "{plain}");
+}
+
+#[test]
 fn uploads_and_downloads_of_many_records_arrive_whole() {
     let server = server();
     let mut client = Client::connect(server.address, TLS13);

@@ -184,7 +184,26 @@ fn curl_is_answered_and_sent_to_https_from_plain_http() {
     assert!(plain.starts_with("http/1.1 308 ") && plain.contains(&location), "{plain}");
     let wrong = curl(&[&format!("http://{address}/")]);
     assert!(wrong.starts_with("http/1.1 400 ") && wrong.contains("this port speaks https"), "{wrong}");
+    assert!(!wrong.contains("strict-transport-security"), "browsers do not believe it there: {wrong}");
+    let refused = curl(&["-k", "-H", "Transfer-Encoding: none", &format!("https://{address}/")]);
+    assert!(
+        refused.starts_with("http/1.1 ") && refused.contains("strict-transport-security: max-age=3600"),
+        "{refused}"
+    );
+    assert!(!refused.starts_with("http/1.1 200"), "{refused}");
     let elsewhere =
         curl(&["-k", "--connect-to", &to, "-H", "Host: elsewhere.example", &format!("https://localhost:{port}/")]);
     assert!(elsewhere.starts_with("http/1.1 200 "), "the one certificate is shown for both: {elsewhere}");
+}
+
+#[test]
+fn clients_are_sent_to_the_port_that_leads_to_https_from_outside() {
+    let server = serving(&["--tls-self-signed", "--redirect-https=443"]);
+    let connection = server.connect();
+    let answer = smol::block_on(async {
+        connection.send(b"GET /a?b=c HTTP/1.1\r\nHost: one.org:8080\r\n\r\n").await.unwrap();
+        let mut connection = connection;
+        connection.answer().await.unwrap()
+    });
+    assert_eq!((answer.status, answer.header("location")), (308, Some("https://one.org/a?b=c")));
 }

@@ -170,8 +170,9 @@ pub struct TlsArgs {
     #[arg(default_value = "1.2")]
     pub tls_min_version: Given,
 
-    /// Send clients of other listeners to HTTPS (308); /.well-known/acme-challenge/ is served there
-    #[arg(long, env = "REBORN_REDIRECT_HTTPS", value_name = "BOOL", help_heading = "HTTPS")]
+    /// Send clients of other listeners to HTTPS (308), at its port or, where another one leads there from outside, at
+    /// PORT; /.well-known/acme-challenge/ is served
+    #[arg(long, env = "REBORN_REDIRECT_HTTPS", value_name = "BOOL|PORT", help_heading = "HTTPS")]
     #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub redirect_https: Option<Given>,
 

@@ -29,8 +29,8 @@ pub struct TlsConfig {
     pub self_signed: bool,
     /// The oldest version that is spoken.
     pub min_version: TlsVersion,
-    /// Whether plain listeners send their clients to HTTPS.
-    pub redirect: bool,
+    /// To which port plain listeners send their clients, if they do.
+    pub redirect: Option<RedirectPort>,
     /// How long browsers are to ask for HTTPS only; without it they are told nothing.
     pub hsts: Option<Duration>,
     /// A handshake must be over after this time.
@@ -46,6 +46,15 @@ pub struct CertificateFiles {
     pub certificate: PathBuf,
     /// Its private key, in PEM.
     pub key: PathBuf,
+}
+
+/// The port on which clients of plain listeners find HTTPS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RedirectPort {
+    /// That of the first listener that speaks TLS.
+    Listener,
+    /// This one, which leads to that listener from outside, as the port of a container or of a load balancer does.
+    Outside(u16),
 }
 
 /// A version of TLS.
@@ -79,7 +88,7 @@ impl TlsConfig {
                 "1.3" => TlsVersion::V1_3,
                 _ => return Err(args.tls_min_version.refuse("not spoken", "write 1.2 or 1.3")),
             },
-            redirect: flag(args.redirect_https.as_ref())?,
+            redirect: args.redirect_https.as_ref().map_or(Ok(None), redirect_port)?,
             hsts: optional(args.hsts.as_ref(), |given| given.duration_within(Duration::ZERO..=HSTS_MAX))?,
             handshake_timeout: args.handshake_timeout.duration(DURATION_MIN)?,
             handshakes: args.handshakes.number(1..=1_000_000)?,
@@ -92,6 +101,17 @@ impl TlsConfig {
             nothing_needs_one(args, &config, listen)?;
         }
         Ok(config)
+    }
+}
+
+/// True, false, or a port.
+fn redirect_port(given: &Given) -> Result<Option<RedirectPort>, Error> {
+    if let Ok(redirects) = given.boolean() {
+        return Ok(redirects.then_some(RedirectPort::Listener));
+    }
+    match given.text().parse() {
+        Ok(port) if port > 0 => Ok(Some(RedirectPort::Outside(port))),
+        _ => Err(given.refuse("neither true, false nor a port", "write the port on which clients find HTTPS, or true")),
     }
 }
 
@@ -119,7 +139,7 @@ fn nothing_needs_one(args: &TlsArgs, config: &TlsConfig, listen: (&[Given], &[En
     if let Some((given, endpoint)) = given.iter().zip(endpoints).find(|(_, endpoint)| speaks_tls(&endpoint.name)) {
         return Err(given.refuse(without_certificate(&endpoint.name), ADVICE));
     }
-    let redirect = args.redirect_https.as_ref().filter(|_| config.redirect);
+    let redirect = args.redirect_https.as_ref().filter(|_| config.redirect.is_some());
     match redirect.or(non_empty(args.hsts.as_ref())) {
         Some(given) => Err(given.refuse("there is no certificate, so that nothing is served by HTTPS", ADVICE)),
         None => Ok(()),
@@ -189,7 +209,7 @@ mod tests {
             certificates: vec![],
             self_signed: false,
             min_version: TlsVersion::V1_2,
-            redirect: false,
+            redirect: None,
             hsts: None,
             handshake_timeout: seconds(10),
             handshakes: 1024,
@@ -200,7 +220,7 @@ mod tests {
         let expected = TlsConfig {
             self_signed: true,
             min_version: TlsVersion::V1_3,
-            redirect: true,
+            redirect: Some(RedirectPort::Listener),
             hsts: Some(seconds(365 * 24 * 60 * 60)),
             handshakes: 7,
             ..expected
@@ -214,9 +234,22 @@ mod tests {
     }
 
     #[test]
+    fn clients_are_sent_to_the_listeners_port_or_to_the_one_that_is_said() {
+        for (text, expected) in [
+            ("--redirect-https=true", Some(RedirectPort::Listener)),
+            ("--redirect-https=false", None),
+            ("--redirect-https=", None),
+            ("--redirect-https=443", Some(RedirectPort::Outside(443))),
+            ("--redirect-https=65535", Some(RedirectPort::Outside(65535))),
+        ] {
+            assert_eq!(config(&["--tls-self-signed", text]).unwrap().redirect, expected, "{text}");
+        }
+    }
+
+    #[test]
     fn what_does_not_fit_is_refused_with_what_to_give() {
         let pair = ["--tls-certificate=a.pem", "--tls-key=a.key"];
-        let cases: [(&[&str], &str); 11] = [
+        let cases: [(&[&str], &str); 13] = [
             (&["--tls-certificate=a.pem"], r#"--tls-certificate "a.pem": has no key; give a --tls-key FILE"#),
             (&["--tls-key=a.key"], r#"--tls-key "a.key": has no certificate; give a --tls-certificate FILE"#),
             (&["--tls-certificate=b.pem", pair[0], pair[1]], r#"--tls-certificate "a.pem": has no key"#),
@@ -224,6 +257,8 @@ mod tests {
             (&["--listen=https=@x"], r#"--listen "https=@x": the listener "https" speaks TLS, as its name says, and"#),
             (&["--listen=@y", "--listen=https-b=@x"], r#"--listen "https-b=@x": the listener "https-b" speaks TLS"#),
             (&["--redirect-https"], r#"--redirect-https "true": there is no certificate"#),
+            (&["--redirect-https=443"], r#"--redirect-https "443": there is no certificate"#),
+            (&["--redirect-https=70000"], r#"--redirect-https "70000": neither true, false nor a port"#),
             (&["--hsts=1h"], r#"--hsts "1h": there is no certificate"#),
             (&["--hsts=20years"], r#"--hsts "20years": out of range; write a duration from 0s to"#),
             (&["--handshake-timeout=0s"], r#"--handshake-timeout "0s": out of range"#),

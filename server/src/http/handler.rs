@@ -45,6 +45,8 @@ pub struct Context<H> {
     /// Gives headers for every response, also for those that the handler does not make. It is called before the
     /// handler, with the request, and with nothing for what never became one.
     pub decorate: Option<Decorate>,
+    /// Headers for every response over TLS, also where what came is no request: browsers have to know what holds there.
+    pub secured: Decoration,
     /// Sees each request before the handler does. Its answer is decorated like any other.
     pub screen: Option<Screen>,
     /// What is under way, for whoever asks what this process waits for.
@@ -68,6 +70,7 @@ impl<H> Context<H> {
             screen: None,
             waits: None,
             decorate: None,
+            secured: Decoration::new(),
             observers: Vec::new(),
         }
     }

@@ -5,21 +5,17 @@ use std::sync::Arc;
 
 use http_types::headers::{HeaderName, HeaderValue, LOCATION};
 use http_types::{Request, Response, StatusCode};
-use restart_core::{Address, Listener};
+use restart_core::Listener;
 
-use crate::config::{TlsConfig, speaks_tls};
-use crate::http::{Decorate, Screen, Target, Tls};
-use crate::tls::{Acceptors, Plain, plain, strict_transport_security};
+use crate::config::TlsConfig;
+use crate::http::{Decoration, Screen, Target, Tls};
+use crate::tls::{Acceptors, Plain, plain, redirect_port, strict_transport_security};
 
 /// What is answered in the handler's place: a redirection to HTTPS where that was asked for, and 421 where a request is not
 /// for the site that its connection was opened for.
 pub(super) fn screen(config: &TlsConfig, acceptors: Option<&Arc<Acceptors>>, listeners: &[Listener]) -> Option<Screen> {
     let acceptors = Arc::clone(acceptors?);
-    let port = listeners
-        .iter()
-        .filter(|listener| speaks_tls(listener.name()))
-        .find_map(|listener| if let Address::Tcp(address) = listener.address() { Some(address.port()) } else { None });
-    let port = port.filter(|_| config.redirect);
+    let port = redirect_port(config, listeners.iter().map(|listener| (listener.name(), listener.address())));
     Some(Box::new(move |request| match (request.ext().get::<Tls>(), port) {
         (Some(tls), _) => {
             let host = host(request)?;
@@ -30,18 +26,10 @@ pub(super) fn screen(config: &TlsConfig, acceptors: Option<&Arc<Acceptors>>, lis
     }))
 }
 
-/// The headers of the application, and over TLS the one by which browsers ask for nothing else.
-pub(super) fn decorate(config: &TlsConfig, decorate: Option<Decorate>) -> Option<Decorate> {
-    let Some(duration) = config.hsts else { return decorate };
-    let name = HeaderName::from("strict-transport-security");
-    let value: HeaderValue = strict_transport_security(duration).parse().ok()?;
-    Some(Box::new(move |request| {
-        let mut decoration = decorate.as_ref().map(|decorate| decorate(request)).unwrap_or_default();
-        if request.is_some_and(|request| request.ext().get::<Tls>().is_some()) {
-            decoration.push((name.clone(), value.clone()));
-        }
-        decoration
-    }))
+/// The headers of all answers over TLS: the one by which browsers ask for nothing else, where that was asked for.
+pub(super) fn headers(config: &TlsConfig) -> Decoration {
+    let value = config.hsts.and_then(|duration| strict_transport_security(duration).parse().ok());
+    value.map(|value: HeaderValue| (HeaderName::from("strict-transport-security"), value)).into_iter().collect()
 }
 
 fn host(request: &Request) -> Option<&str> {

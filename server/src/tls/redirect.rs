@@ -2,13 +2,10 @@
 
 use std::time::Duration;
 
-use http_types::headers::{HOST, HeaderName, HeaderValue, LOCATION};
-use http_types::url::Position;
-use http_types::{Request, Response, StatusCode};
 use restart_core::Address;
 
 use super::sites::host_of;
-use crate::config::{TlsConfig, speaks_tls};
+use crate::config::{RedirectPort, TlsConfig, speaks_tls};
 
 /// Where those who issue certificates look for the proof that a site is whose it says. They ask by plain HTTP.
 const ACME_CHALLENGE: &str = "/.well-known/acme-challenge/";
@@ -16,49 +13,20 @@ const ACME_CHALLENGE: &str = "/.well-known/acme-challenge/";
 /// The port of HTTPS, which nobody has to name.
 const HTTPS_PORT: u16 = 443;
 
-/// What a server with HTTPS does with each request, by how it came.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Policy {
-    /// Where the clients of plain HTTP are sent, if they are.
-    redirect_port: Option<u16>,
-    hsts: Option<HeaderValue>,
-}
-
-impl Policy {
-    /// What is asked for, with these listeners, by their names. The first of them that speaks TLS on a port is the one that
-    /// clients are sent to; where none does, as behind a Unix socket, whoever is in front has the usual port.
-    pub fn new<'a>(config: &TlsConfig, listeners: impl IntoIterator<Item = (&'a str, &'a Address)>) -> Policy {
-        let port = listeners.into_iter().filter(|(name, _)| speaks_tls(name)).find_map(|(_, address)| match address {
-            Address::Tcp(address) => Some(address.port()),
-            _ => None,
-        });
-        let hsts = config.hsts.map(strict_transport_security);
-        // A word and a number always are a header's value.
-        let hsts = hsts.and_then(|value| value.parse().ok());
-        Policy { redirect_port: config.redirect.then(|| port.unwrap_or(HTTPS_PORT)), hsts }
+/// The port that clients are sent to, if they are: the one that was said, or that of the first of these listeners, given by
+/// their names, that speaks TLS on a port. Where none does, as behind a Unix socket, whoever is in front has the usual one.
+pub fn redirect_port<'a>(
+    config: &TlsConfig,
+    listeners: impl IntoIterator<Item = (&'a str, &'a Address)>,
+) -> Option<u16> {
+    if let RedirectPort::Outside(port) = config.redirect? {
+        return Some(port);
     }
-
-    /// The answer to a request that came by plain HTTP, in the handler's place; nothing where the handler answers.
-    pub fn answer_plain(&self, request: &Request) -> Option<Response> {
-        let port = self.redirect_port?;
-        let host = request.header(HOST).map(|host| host.last().as_str());
-        let (status, location) = match plain(host, &request.url()[Position::BeforePath..Position::AfterQuery], port) {
-            Plain::Serve => return None,
-            Plain::Redirect(location) => (StatusCode::PermanentRedirect, Some(location)),
-            Plain::Refuse => (StatusCode::BadRequest, None),
-        };
-        let mut response = Response::new(status);
-        if let Some(location) = location {
-            response.insert_header(LOCATION, location);
-        }
-        response.set_body("this site is served by HTTPS\n");
-        Some(response)
-    }
-
-    /// The header for each answer over TLS, where browsers are told to stay.
-    pub fn header(&self) -> Option<(HeaderName, HeaderValue)> {
-        self.hsts.clone().map(|value| (HeaderName::from("strict-transport-security"), value))
-    }
+    let port = listeners.into_iter().filter(|(name, _)| speaks_tls(name)).find_map(|(_, address)| match address {
+        Address::Tcp(address) => Some(address.port()),
+        _ => None,
+    });
+    Some(port.unwrap_or(HTTPS_PORT))
 }
 
 /// What is done with a request that came by plain HTTP.
@@ -98,6 +66,7 @@ pub fn strict_transport_security(duration: Duration) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::testing::config;
     use super::*;
 
     #[test]
@@ -129,43 +98,20 @@ mod tests {
         }
     }
 
-    fn policy(redirect: bool, hsts: Option<Duration>, listeners: &[(&str, Address)]) -> Policy {
-        let config = TlsConfig {
-            certificates: vec![],
-            self_signed: true,
-            min_version: crate::config::TlsVersion::V1_2,
-            redirect,
-            hsts,
-            handshake_timeout: Duration::from_secs(10),
-            handshakes: 1,
-        };
-        Policy::new(&config, listeners.iter().map(|(name, address)| (*name, address)))
-    }
-
     #[test]
-    fn clients_are_sent_to_the_first_listener_that_speaks_tls_with_all_that_they_asked_for() {
+    fn clients_are_sent_to_the_port_that_was_said_or_to_the_first_that_speaks_tls() {
         let tcp = |port: u16| Address::Tcp(([127, 0, 0, 1], port).into());
-        let listeners = [("http", tcp(80)), ("https-local", Address::Unix("/run/x".into())), ("https", tcp(8443))];
-        let mut request = Request::get("http://one.org:80/a%20b?c=%2F");
-        request.insert_header("host", "one.org:80");
-        let response = policy(true, None, &listeners).answer_plain(&request).unwrap();
-        assert_eq!(response.status(), StatusCode::PermanentRedirect);
-        assert_eq!(response.header("location").unwrap().as_str(), "https://one.org:8443/a%20b?c=%2F");
-        let response = policy(true, None, &listeners[..2]).answer_plain(&request).unwrap();
-        assert_eq!(response.header("location").unwrap().as_str(), "https://one.org/a%20b?c=%2F");
-        assert!(policy(false, None, &listeners).answer_plain(&request).is_none());
-        request.remove_header("host");
-        let response = policy(true, None, &listeners).answer_plain(&request).unwrap();
-        assert!(response.status() == StatusCode::BadRequest && response.header("location").is_none());
-        let challenge = Request::get("http://one.org/.well-known/acme-challenge/x");
-        assert!(policy(true, None, &listeners).answer_plain(&challenge).is_none());
-    }
-
-    #[test]
-    fn answers_over_tls_have_the_header_where_it_is_asked_for() {
-        assert_eq!(policy(true, None, &[]).header(), None);
-        let (name, value) = policy(false, Some(Duration::from_secs(60)), &[]).header().unwrap();
-        assert_eq!((name.as_str(), value.as_str()), ("strict-transport-security", "max-age=60"));
+        let all = [("http", tcp(80)), ("https-local", Address::Unix("/run/x".into())), ("https", tcp(8443))];
+        for (redirect, listeners, expected) in [
+            (None, &all[..], None),
+            (Some(RedirectPort::Listener), &all[..], Some(8443)),
+            (Some(RedirectPort::Listener), &all[..2], Some(443)),
+            (Some(RedirectPort::Outside(444)), &all[..], Some(444)),
+        ] {
+            let config = TlsConfig { redirect, ..config(vec![]) };
+            let listeners = listeners.iter().map(|(name, address)| (*name, address));
+            assert_eq!(redirect_port(&config, listeners), expected, "{redirect:?}");
+        }
     }
 
     #[test]

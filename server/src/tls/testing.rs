@@ -9,7 +9,7 @@ use rcgen::{CertificateParams, KeyPair};
 
 use super::certificate::{self, Certificate};
 use super::self_signed::set_dates;
-use crate::config::CertificateFiles;
+use crate::config::{CertificateFiles, TlsConfig, TlsVersion};
 
 /// A certificate with its key.
 pub(super) struct Made {
@@ -39,6 +39,19 @@ impl Made {
         fs::write(&key, self.key.serialize_pem()).unwrap();
         fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
         CertificateFiles { certificate, key }
+    }
+}
+
+/// A configuration with these certificates, or else with one that is made.
+pub(super) fn config(certificates: Vec<CertificateFiles>) -> TlsConfig {
+    TlsConfig {
+        self_signed: certificates.is_empty(),
+        certificates,
+        min_version: TlsVersion::V1_2,
+        redirect: None,
+        hsts: None,
+        handshake_timeout: Duration::from_secs(10),
+        handshakes: 1,
     }
 }
 

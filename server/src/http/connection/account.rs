@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use http_types::Request;
 
 use super::state::Connection;
-use crate::http::handler::{Decoration, Handler};
+use crate::http::handler::{Context, Decoration, Handler};
 use crate::http::message::encode;
 use crate::http::observe::{Account, Served};
 
@@ -52,8 +52,11 @@ impl<H: Handler> Connection<'_, H> {
 
     /// The headers that every response gets.
     pub(super) fn decoration(&self, request: Option<&Request>) -> Decoration {
-        let Some(decorate) = &self.context.decorate else { return Decoration::new() };
-        let mut decoration = decorate(request);
+        let Context { decorate, secured, .. } = self.context;
+        let mut decoration = decorate.as_ref().map(|decorate| decorate(request)).unwrap_or_default();
+        if self.tls.is_some() {
+            decoration.extend(secured.iter().cloned());
+        }
         decoration.retain(|(name, value)| encode::check_header(name, value).is_ok());
         decoration
     }
