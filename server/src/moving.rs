@@ -288,7 +288,7 @@ mod tests {
             received: b"half a record".to_vec(),
             unsent: b"sealed".to_vec(),
         };
-        let tls = Tls::new("TLSv1.3", "TLS13_AES_128_GCM_SHA256", Some("one.org".to_owned()));
+        let tls = Tls::new("TLSv1.3", "TLS_AES_128_GCM_SHA256", Some("one.org".to_owned()), true);
         let security = Security::Established(Box::new(Established { tls: tls.clone(), sealed }));
         let (came, formats) = there_and_back(Start { security, ..start(UnderWay::Nothing, b"GET / HT") });
         assert_eq!((formats, &*came.read_ahead), (Formats::from([IDLE, TLS]), &b"GET / HT"[..]));

@@ -6,6 +6,7 @@ mod tls_support;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
+use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use futures_lite::AsyncReadExt;
@@ -72,6 +73,27 @@ fn a_request_knows_that_it_came_over_tls() {
     assert_eq!(client.get("/tls"), expected);
     client.send("GET /tls HTTP/1.1\r\nHost: test:80\r\n\r\n");
     assert!(client.reply().starts_with("https://test:80/tls "));
+}
+
+#[test]
+fn who_is_told_of_requests_is_told_how_they_came() {
+    let (teller, told) = channel();
+    let server = server_with(|context| {
+        context.observers.push(Box::new(move |served| {
+            let of = |tls: &Tls| (tls.suite().to_owned(), tls.server_name().map(str::to_owned), tls.resumed());
+            teller.send((served.status, served.tls.map(of))).expect("the test goes on");
+        }));
+    });
+    for (version, begins) in [(TLS13, "TLS_"), (TLS12, "TLS_ECDHE_ECDSA_WITH_")] {
+        let mut client = Client::connect(server.address, version);
+        assert_eq!(client.get("/ignore"), "ignored");
+        let (status, tls) = told.recv_timeout(DEADLINE).expect("it is told of");
+        let (suite, name, resumed) = tls.expect("it came over TLS");
+        assert!(suite.starts_with(begins), "the registry's name: {suite}");
+        assert_eq!((status, name.as_deref(), resumed), (Some(200), Some("test.example"), false));
+    }
+    server.ask("GET / HTTP/1.1\r\nHost: test\r\n\r\n");
+    assert_eq!(told.recv_timeout(DEADLINE), Ok((Some(400), None)), "plain HTTP");
 }
 
 #[test]

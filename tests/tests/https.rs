@@ -4,13 +4,16 @@
 #![allow(clippy::unwrap_used)]
 
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
+use std::io::Write;
+use std::net::TcpStream;
 use std::path::Path;
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Command, Stdio};
 
+use serde_json::Value;
 use tests::certificates::Certificate;
+use tests::load::{Connection, Limits, Target};
 use tests::skip::skip;
-use tests::{Reborn, Server};
+use tests::{Reborn, Server, Talking};
 
 const RELOADS: u64 = 5;
 
@@ -47,51 +50,6 @@ fn is_there(command: &[&str]) -> bool {
         skip(&format!("`{}` does not work", command.join(" ")));
     }
     is_there
-}
-
-/// A client that is told what to do line by line. Dropped, it is killed.
-struct Talking {
-    process: Child,
-    to: ChildStdin,
-    from: BufReader<ChildStdout>,
-}
-
-impl Talking {
-    fn start(command: &mut Command) -> Talking {
-        let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-        let (to, from) = (process.stdin.take().unwrap(), BufReader::new(process.stdout.take().unwrap()));
-        Talking { process, to, from }
-    }
-
-    fn say(&mut self, line: &str) {
-        writeln!(self.to, "{line}").unwrap();
-    }
-
-    /// The next line that has `what`. Its own deadlines end a client that waits in vain.
-    #[track_caller]
-    fn hears(&mut self, what: &str) -> String {
-        let mut all = String::new();
-        loop {
-            let before = all.len();
-            assert!(self.from.read_line(&mut all).unwrap() > 0, "no {what:?} in {all}");
-            if all[before..].contains(what) {
-                return all[before..].trim().to_owned();
-            }
-        }
-    }
-
-    #[track_caller]
-    fn answers(&mut self, command: &str, expected: &str) {
-        self.say(command);
-        assert_eq!(self.hears(""), expected);
-    }
-}
-
-impl Drop for Talking {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
 }
 
 fn python(server: &Server) -> Talking {
@@ -199,11 +157,93 @@ fn curl_is_answered_and_sent_to_https_from_plain_http() {
 #[test]
 fn clients_are_sent_to_the_port_that_leads_to_https_from_outside() {
     let server = serving(&["--tls-self-signed", "--redirect-https=443"]);
-    let connection = server.connect();
-    let answer = smol::block_on(async {
-        connection.send(b"GET /a?b=c HTTP/1.1\r\nHost: one.org:8080\r\n\r\n").await.unwrap();
-        let mut connection = connection;
-        connection.answer().await.unwrap()
-    });
+    let mut connection = server.connect();
+    smol::block_on(connection.send(b"GET /a?b=c HTTP/1.1\r\nHost: one.org:8080\r\n\r\n")).unwrap();
+    let answer = smol::block_on(connection.answer()).unwrap();
     assert_eq!((answer.status, answer.header("location")), (308, Some("https://one.org/a?b=c")));
+}
+
+/// The page of the metrics.
+fn metrics(server: &Server, path: &Path) -> String {
+    let target = Target::Unix(path.to_owned());
+    let page = smol::block_on(async {
+        let mut connection = Connection::open(&target, Limits::default()).await.ok()?;
+        connection.send(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n").await.ok()?;
+        connection.answer().await.ok()
+    });
+    page.unwrap_or_else(|| panic!("{}", server.state())).text()
+}
+
+#[test]
+fn handshakes_are_counted_by_their_outcome_through_reloads_and_shown_by_the_status() {
+    if !is_there(&["python3", "-c", "import ssl"]) {
+        return;
+    }
+    let reborn = Reborn::new().demo().probation_ms(0).listen("https=127.0.0.1:0").arg("--tls-self-signed");
+    let path = reborn.folder().join("metrics.sock");
+    let server = reborn.arg("--metrics").arg(format!("unix:{}", path.display())).start();
+    let count = |outcome: &str, count: u64| {
+        let line = format!("reborn_tls_handshakes_total{{outcome=\"{outcome}\"}} {count}\n");
+        server.wait_until(&line, |server| metrics(server, &path).contains(&line));
+    };
+    for outcome in ["done", "resumed", "failed", "timed out", "made room", "stopping", "plain HTTP"] {
+        count(outcome, 0);
+    }
+    let mut client = python(&server);
+    client.answers("ask", "generations 1");
+    count("done", 20);
+    server.reload_ok();
+    count("done", 20);
+    client.answers("resume", "resumed True True");
+    let mut plain = TcpStream::connect(address(&server)).unwrap();
+    plain.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
+    let mut neither = TcpStream::connect(address(&server)).unwrap();
+    neither.write_all(b"\0").unwrap();
+    for (outcome, expected) in [("done", 20), ("resumed", 2), ("failed", 1), ("plain HTTP", 1), ("timed out", 0)] {
+        count(outcome, expected);
+    }
+    let status = server.status();
+    let tls = &status["application"]["tls"];
+    assert_eq!((&tls["handshakes"]["resumed"], &tls["handshakes"]["done"]), (&2.into(), &0.into()), "{status}");
+    assert!(tls["certificate_not_after_unix"].as_u64() > Some(1 << 30), "{status}");
+    let text = server.command(["status"]).assert_success().stdout.clone();
+    let expected = "TLS: 2 handshakes (2 resumed), 1 failed, 1 plain HTTP; the first certificate expires in ";
+    assert!(text.contains(expected), "{text}");
+}
+
+#[test]
+fn the_access_log_says_how_each_request_came_also_after_its_connection_has_moved() {
+    if !is_there(&["python3", "-c", "import ssl"]) {
+        return;
+    }
+    let server = serving(&["--tls-self-signed", "--access-log", "access.log", "--access-log-format", "json"]);
+    let mut client = python(&server);
+    client.answers("ask", "generations 1");
+    server.reload_ok();
+    client.answers("ask", "generations 2");
+    client.answers("resume", "resumed True True");
+    server.ask();
+    let lines = || -> Vec<Value> {
+        let text = fs::read_to_string(server.folder().join("access.log")).unwrap_or_default();
+        text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    };
+    server.wait_until("all requests are logged", |_| lines().len() == 43);
+    let of = |generation: u64, version: &str, resumed: bool| {
+        let is_it = |line: &&Value| {
+            let tls = &line["tls"];
+            line["generation"] == generation && tls["version"] == version && tls["resumed"] == resumed
+        };
+        let lines = lines();
+        let found: Vec<_> = lines.iter().filter(is_it).collect();
+        for line in &found {
+            let suite = line["tls"]["suite"].as_str().unwrap();
+            assert!(suite.starts_with("TLS_") && line["tls"]["server_name"] == "localhost", "{line}");
+        }
+        found.len()
+    };
+    for generation in [1, 2] {
+        assert_eq!(["TLSv1.2", "TLSv1.3"].map(|version| of(generation, version, false)), [10, 10]);
+    }
+    assert_eq!(["TLSv1.2", "TLSv1.3"].map(|version| of(2, version, true)), [1, 1]);
+    assert_eq!(lines().iter().filter(|line| line["tls"].is_null()).count(), 1, "plain HTTP");
 }

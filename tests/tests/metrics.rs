@@ -340,3 +340,17 @@ fn the_dashboard_asks_for_what_is_exported_and_shows_all_of_it() {
     let all: BTreeSet<_> = exported.into_values().collect();
     assert_eq!(all.difference(&shown).collect::<Vec<_>>(), Vec::<&String>::new(), "no panel shows these");
 }
+
+#[test]
+fn the_rules_for_prometheus_ask_for_what_is_exported() {
+    let (_server, metrics) = measured(with_https());
+    let exported = samples(&get(&metrics, "/metrics").text());
+    let rules = deployed("prometheus/reborn.yml");
+    let expressions: Vec<_> = rules.lines().filter_map(|line| line.trim().strip_prefix("expr: ")).collect();
+    assert!(expressions.len() >= 3 && expressions.len() == rules.matches("- alert: ").count(), "{rules}");
+    for expression in expressions {
+        let words = expression.split(|c: char| !c.is_alphanumeric() && c != '_');
+        let names: Vec<_> = words.filter(|word| word.starts_with("reborn_")).collect();
+        assert!(!names.is_empty() && names.iter().all(|name| exported.contains_key(*name)), "{expression}");
+    }
+}

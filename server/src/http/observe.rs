@@ -7,6 +7,7 @@
 use std::time::{Duration, Instant};
 
 use super::message::head::Head;
+use super::security::Tls;
 
 /// A function that learns of each request that is over. It runs within the connection's task: it must not block.
 pub type Observe = Box<dyn Fn(&Served<'_>) + Send + Sync>;
@@ -18,6 +19,8 @@ pub struct Served<'a> {
     pub listener: Option<&'a str>,
     /// The other end's address, as [`Start::peer`](super::Start::peer).
     pub peer: Option<&'a str>,
+    /// How it came over TLS; nothing if it came as plain HTTP.
+    pub tls: Option<&'a Tls>,
     /// The request line as it was received, without its end. Of a request that was refused, or cut within its head, it is
     /// what had come of it, any bytes.
     pub line: &'a [u8],
@@ -94,10 +97,16 @@ impl Account {
     }
 
     /// The account as observers see it, now that the request is over; not that it is complete, nor that it was cut.
-    pub(super) fn served<'a>(&'a self, listener: Option<&'a str>, peer: Option<&'a str>) -> Served<'a> {
+    pub(super) fn served<'a>(
+        &'a self,
+        listener: Option<&'a str>,
+        peer: Option<&'a str>,
+        tls: Option<&'a Tls>,
+    ) -> Served<'a> {
         Served {
             listener,
             peer,
+            tls,
             line: &self.line,
             referer: self.referer.as_deref(),
             user_agent: self.user_agent.as_deref(),

@@ -57,11 +57,17 @@ struct Agreed {
     version: String,
     suite: String,
     server_name: Option<String>,
+    resumed: bool,
 }
 
 impl Tls {
-    pub(crate) fn new(version: impl Into<String>, suite: impl Into<String>, server_name: Option<String>) -> Tls {
-        Tls(Arc::new(Agreed { version: version.into(), suite: suite.into(), server_name }))
+    pub(crate) fn new(
+        version: impl Into<String>,
+        suite: impl Into<String>,
+        server_name: Option<String>,
+        resumed: bool,
+    ) -> Tls {
+        Tls(Arc::new(Agreed { version: version.into(), suite: suite.into(), server_name, resumed }))
     }
 
     /// The version: `TLSv1.2` or `TLSv1.3`.
@@ -69,7 +75,7 @@ impl Tls {
         &self.0.version
     }
 
-    /// The cipher suite, by its name in the registry, as `TLS13_AES_128_GCM_SHA256`.
+    /// The cipher suite, by its name in the registry, as `TLS_AES_128_GCM_SHA256`.
     pub fn suite(&self) -> &str {
         &self.0.suite
     }
@@ -77,6 +83,11 @@ impl Tls {
     /// The name that the client asked for (SNI), in lower case; nothing if it asked for none.
     pub fn server_name(&self) -> Option<&str> {
         self.0.server_name.as_deref()
+    }
+
+    /// Whether an earlier session was resumed, with a ticket of this process or of one before.
+    pub fn resumed(&self) -> bool {
+        self.0.resumed
     }
 }
 
@@ -92,6 +103,7 @@ pub struct Handshakes {
     pub(super) failed: AtomicU64,
     pub(super) late: AtomicU64,
     pub(super) crowded: AtomicU64,
+    pub(super) stopped: AtomicU64,
     pub(super) plain: AtomicU64,
 }
 
@@ -114,6 +126,7 @@ impl Handshakes {
             failed: AtomicU64::new(0),
             late: AtomicU64::new(0),
             crowded: AtomicU64::new(0),
+            stopped: AtomicU64::new(0),
             plain: AtomicU64::new(0),
         }
     }
@@ -145,14 +158,15 @@ impl Handshakes {
         self.longest.listen()
     }
 
-    /// How many came to which end: keys for the status and the metrics.
-    pub(crate) fn counts(&self) -> [(&'static str, u64); 6] {
+    /// How many came to which end, each under one name: keys for the status and the metrics.
+    pub(crate) fn counts(&self) -> [(&'static str, u64); 7] {
         [
             ("done", &self.done),
             ("resumed", &self.resumed),
             ("failed", &self.failed),
-            ("late", &self.late),
+            ("timed out", &self.late),
             ("made room", &self.crowded),
+            ("stopping", &self.stopped),
             ("plain HTTP", &self.plain),
         ]
         .map(|(name, count)| (name, count.load(Ordering::Relaxed)))

@@ -18,6 +18,8 @@ pub(super) struct TlsDescription {
     suite: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     server_name: Option<String>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    resumed: bool,
     frozen_bytes: usize,
     /// What was received and not opened.
     received_bytes: usize,
@@ -34,6 +36,7 @@ impl TlsDescription {
             version: tls.version().to_owned(),
             suite: tls.suite().to_owned(),
             server_name: tls.server_name().map(str::to_owned),
+            resumed: tls.resumed(),
             frozen_bytes: frozen.expose().len(),
             received_bytes: received.len(),
             sealed_bytes: unsent.len(),
@@ -47,7 +50,7 @@ impl TlsDescription {
         let frozen = Frozen::from_bytes(&frozen).map_err(|error| error.to_string())?;
         let received = bytes.take(self.received_bytes)?.to_vec();
         let unsent = bytes.take(self.sealed_bytes)?.to_vec();
-        let tls = Tls::new(self.version, self.suite, self.server_name);
+        let tls = Tls::new(self.version, self.suite, self.server_name, self.resumed);
         Ok(Established { tls, sealed: Sealed { frozen, received, unsent } })
     }
 }

@@ -11,6 +11,8 @@ use serde_json::Value;
 
 use crate::service::ledger::MOVED_KINDS;
 
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// The status as text. `now` is the time at which it is shown.
 pub(crate) struct Overview<'a> {
     pub(crate) status: &'a Status,
@@ -33,6 +35,9 @@ impl fmt::Display for Overview<'_> {
         let listeners =
             self.status.listeners.iter().map(|one| [one.name.clone(), one.address.clone(), one.origin.clone()]);
         writeln!(out, "{}", table(["LISTENER", "ADDRESS", "FROM"], listeners))?;
+        if let Some(tls) = self.tls() {
+            writeln!(out, "{tls}\n")?;
+        }
         if self.status.reloads.is_empty() {
             return writeln!(out, "no reload yet");
         }
@@ -81,6 +86,25 @@ impl Overview<'_> {
             }));
         }
         rows
+    }
+
+    /// How many handshakes this process has held, and how long the certificates are good for.
+    fn tls(&self) -> Option<String> {
+        let tls = self.status.application.get("tls")?;
+        let counts = tls["handshakes"].as_object()?;
+        let count = |name: &str| counts.get(name).and_then(Value::as_u64).unwrap_or_default();
+        let mut text = format!("TLS: {} handshakes ({} resumed)", count("done") + count("resumed"), count("resumed"));
+        for name in counts.keys().filter(|name| !matches!(name.as_str(), "done" | "resumed") && count(name) > 0) {
+            // Writing to a String cannot fail.
+            _ = write!(text, ", {} {name}", count(name));
+        }
+        let not_after = SystemTime::UNIX_EPOCH + Duration::from_secs(tls["certificate_not_after_unix"].as_u64()?);
+        let validity = match not_after.duration_since(self.now) {
+            Ok(left) if left < DAY => "the first certificate expires within a day".to_owned(),
+            Ok(left) => format!("the first certificate expires in {} days", left.as_secs() / DAY.as_secs()),
+            Err(_) => "a certificate has expired".to_owned(),
+        };
+        Some(format!("{text}; {validity}"))
     }
 
     fn reload(&self, outcome: &Outcome) -> [String; 4] {
@@ -212,7 +236,8 @@ mod tests {
                  "stages": Stages::default(), "ended_unix_ms": 1_000,
                  "cut": {"generation": 0, "pid": 10, "version": ""}},
             ],
-            "application": {"in_flight": 3, "handed_over": 0},
+            "application": {"in_flight": 3, "handed_over": 0, "tls": {"certificate_not_after_unix": 8_726_400,
+                "handshakes": {"done": 9, "resumed": 3, "failed": 2, "timed out": 0, "plain HTTP": 1}}},
         });
         let status: Status = serde_json::from_value(status).unwrap();
         let shown = Overview { status: &status, now: SystemTime::UNIX_EPOCH + Duration::from_secs(61) }.to_string();
@@ -230,6 +255,8 @@ GENERATION  WAITS FOR   COUNT  OLDEST         LEFT
 
 LISTENER  ADDRESS       FROM
 http      127.0.0.1:80  bound
+
+TLS: 12 handshakes (3 resumed), 2 failed, 1 plain HTTP; the first certificate expires in 100 days
 
 RELOADED  GENERATIONS  OUTCOME
 1m ago    2 ->         failed   it died; generation 0 (pid 10) was cut for it

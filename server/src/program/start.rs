@@ -3,10 +3,11 @@
 //!
 //! What fails says why: to the predecessor, whose reload fails with it, or to the person who typed it.
 
+use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use restart_core::control::Place;
 use restart_core::{Builder, Endpoint, Generation, Listener, State};
@@ -234,6 +235,13 @@ fn with_tls(save_state: Option<SaveState>, later: &Arc<Later>) -> SaveState {
     (format, Box::new(save))
 }
 
+/// What the status says of TLS.
+fn tls_report(metrics: &Metrics, acceptors: &Acceptors) -> serde_json::Value {
+    let handshakes: BTreeMap<_, _> = metrics.handshakes.counts().into();
+    let not_after = acceptors.not_after().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    serde_json::json!({ "handshakes": handshakes, "certificate_not_after_unix": not_after.as_secs() })
+}
+
 fn builder(
     package: &Package,
     config: &Config,
@@ -243,7 +251,8 @@ fn builder(
     let reload = &config.reload;
     let control = config.control.clone().map_or_else(|| Place::Named(package.name.clone()), Place::Path);
     let default = DEFAULT_LISTEN.parse().expect("the default is an address");
-    let (reporting, waiting, later) = (Arc::clone(metrics), Arc::clone(metrics), Arc::clone(later));
+    let (reporting, waiting) = (Arc::clone(metrics), Arc::clone(metrics));
+    let (probed, reported) = (Arc::clone(later), Arc::clone(later));
     let mut builder = Builder::new()
         .default_listen(default)
         .control(control)
@@ -256,7 +265,7 @@ fn builder(
         .take_connections(moving::formats(moves))
         .stop_delay(reload.stop_delay)
         .probe(move || {
-            let workers = later.workers.get().cloned();
+            let workers = probed.workers.get().cloned();
             async move {
                 match workers {
                     Some(workers) => workers.probe().await,
@@ -268,6 +277,9 @@ fn builder(
         .report(move || {
             let mut report = serde_json::to_value(reporting.ledger.balance()).expect("a balance is plain data");
             report["in_flight"] = reporting.in_flight().into();
+            if let Some(acceptors) = reported.acceptors.get() {
+                report["tls"] = tls_report(&reporting, acceptors);
+            }
             report
         });
     if let Some(endpoint) = &config.metrics {

@@ -246,6 +246,7 @@ mod tests {
         Served {
             listener: None,
             peer: None,
+            tls: None,
             line,
             referer: None,
             user_agent: None,

@@ -21,7 +21,7 @@ use smol::future::{FutureExt, yield_now};
 
 use crate::http::{self, Context, Handler, Limits, Start};
 use crate::service::ledger::MOVED_KINDS;
-use crate::service::metrics::{BUCKETS_US, Metrics, bucket_name};
+use crate::service::metrics::{BUCKETS_US, HANDSHAKES, Metrics, bucket_name};
 use crate::threads::workers::Workers;
 
 /// So many clients may be there at a time; whoever came first makes room for another.
@@ -154,6 +154,12 @@ impl Collector for Admin {
         for kind in MOVED_KINDS {
             totals.entry(format!("connections/moved/{kind}")).or_default();
         }
+        if self.not_after.is_some() {
+            for (outcome, _) in self.metrics.handshakes.counts() {
+                totals.entry(format!("{HANDSHAKES}{outcome}")).or_default();
+            }
+        }
+        let has_handshakes = totals.keys().any(|name| name.starts_with(HANDSHAKES));
         let mut page = Page { encoder, totals };
         page.counter("requests", "Requests that are over", "requests/", &["method", "status"])?;
         let help = "Requests that the deadline of a drain or of a stop cut";
@@ -168,6 +174,9 @@ impl Collector for Admin {
         let help = "Connections handed over, by what was under way on them";
         page.counter("connections_moved", help, "connections/moved/", &["kind"])?;
         page.counter("connections_closed", "Connections closed", "connections/closed/", &["by", "reason"])?;
+        if has_handshakes {
+            page.counter("tls_handshakes", "TLS handshakes by their outcome", HANDSHAKES, &["outcome"])?;
+        }
         page.counter("reloads", "Reloads by their outcome", "reloads/", &["outcome"])?;
         page.stages()?;
         page.gauge("generation", "The number of the generation that answers", None, self.generation)?;

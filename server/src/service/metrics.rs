@@ -23,6 +23,9 @@ pub(crate) const BUCKETS_US: [u64; 14] = [
     10_000_000,
 ];
 
+/// What the names of handshakes' counters begin with; their outcome follows.
+pub(crate) const HANDSHAKES: &str = "handshakes/";
+
 /// What one generation has counted.
 #[derive(Debug, Default)]
 pub(crate) struct Metrics {
@@ -95,7 +98,7 @@ impl Metrics {
             put(format!("connections/closed/server/{reason}"), count);
         }
         for (outcome, count) in self.handshakes.counts() {
-            put(format!("handshakes/{outcome}"), count);
+            put(format!("{HANDSHAKES}{outcome}"), count);
         }
         counts
     }
@@ -123,6 +126,7 @@ mod tests {
         Served {
             listener: None,
             peer: None,
+            tls: None,
             line: line.as_bytes(),
             referer: None,
             user_agent: None,

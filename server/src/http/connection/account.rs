@@ -45,7 +45,7 @@ impl<H: Handler> Connection<'_, H> {
 
     fn tell(&mut self, became: impl for<'a> FnOnce(Served<'a>) -> Served<'a>) {
         if let Some(account) = self.account.take() {
-            let served = became(account.served(self.listener.as_deref(), self.peer.as_deref()));
+            let served = became(account.served(self.listener.as_deref(), self.peer.as_deref(), self.tls.as_ref()));
             self.context.observers.iter().for_each(|observe| observe(&served));
         }
     }

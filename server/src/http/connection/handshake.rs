@@ -67,7 +67,8 @@ impl<H: Handler> Connection<'_, H> {
             Ended::PlainHttp => &handshakes.plain,
             Ended::Failed | Ended::Gone => &handshakes.failed,
             Ended::Late => &handshakes.late,
-            Ended::Crowded | Ended::Stopping => &handshakes.crowded,
+            Ended::Crowded => &handshakes.crowded,
+            Ended::Stopping => &handshakes.stopped,
         };
         counted.fetch_add(1, Ordering::Relaxed);
         match ended {
@@ -88,10 +89,10 @@ impl<H: Handler> Connection<'_, H> {
             Version::Tls12 => "TLSv1.2",
             Version::Tls13 => "TLSv1.3",
         };
-        log::debug!(
-            "a TLS handshake is done: {version}, {suite_name:?}, {alpn:?}, for {server_name:?}, resumed: {resumed}"
-        );
-        self.tls = Some(Tls::new(version, suite_name.unwrap_or_default(), server_name));
+        // The registry has the suites of TLS 1.3 without their version.
+        let suite = suite_name.unwrap_or_default().replacen("TLS13_", "TLS_", 1);
+        log::debug!("a TLS handshake is done: {version}, {suite}, {alpn:?}, for {server_name:?}, resumed: {resumed}");
+        self.tls = Some(Tls::new(version, suite, server_name, resumed));
         // No request has been, so nobody else holds it.
         let Some(wire) = Arc::get_mut(&mut self.wire) else { return State::Closed(Closed::AtOnce(Reason::Failed)) };
         wire.transport.secure(records);

@@ -10,7 +10,7 @@ use std::process;
 use std::time::SystemTime;
 
 use crate::config::AccessLogFormat;
-use crate::http::Served;
+use crate::http::{Served, Tls};
 
 /// What the Common Log Format says where no status was sent. It has to have three digits there, and this one, which nginx
 /// made known, is taken by readers of logs for a request that never got its answer.
@@ -20,6 +20,8 @@ const NO_ANSWER: u16 = 499;
 const TARGET_BYTES_MAX: usize = 2048;
 const VALUE_BYTES_MAX: usize = 512;
 const WORD_BYTES_MAX: usize = 64;
+/// A name of the DNS has at most 253 bytes.
+const SERVER_NAME_BYTES_MAX: usize = 256;
 
 const CUT_MARK: &str = "...";
 
@@ -94,6 +96,7 @@ impl Line {
         self.add(format_args!("{{\"time\":\"{time}\",\"generation\":{generation},\"pid\":{pid}"));
         self.field("listener", served.listener.map(str::as_bytes), WORD_BYTES_MAX);
         self.field("peer", served.peer.map(str::as_bytes), WORD_BYTES_MAX);
+        self.tls(served.tls);
         let names = ["method", "target", "version"];
         for (part, (name, bytes_max)) in parts(served.line).into_iter().zip(names.into_iter().zip(PART_BYTES_MAX)) {
             self.field(name, part, bytes_max);
@@ -107,6 +110,17 @@ impl Line {
         let (bytes, us) = (served.body_bytes, served.duration.as_micros());
         let (complete, cut) = (served.complete, served.cut);
         self.add(format_args!(",\"body_bytes\":{bytes},\"complete\":{complete},\"cut\":{cut},\"duration_us\":{us}}}"));
+    }
+
+    fn tls(&mut self, tls: Option<&Tls>) {
+        let Some(tls) = tls else {
+            self.text.push_str(",\"tls\":null");
+            return;
+        };
+        // What was agreed on is one of a few names, in plain letters.
+        self.add(format_args!(",\"tls\":{{\"version\":\"{}\",\"suite\":\"{}\"", tls.version(), tls.suite()));
+        self.field("server_name", tls.server_name().map(str::as_bytes), SERVER_NAME_BYTES_MAX);
+        self.add(format_args!(",\"resumed\":{}}}", tls.resumed()));
     }
 
     fn field(&mut self, name: &str, value: Option<&[u8]>, bytes_max: usize) {
@@ -168,6 +182,7 @@ mod tests {
     const REQUEST: Served<'_> = Served {
         listener: Some("web"),
         peer: Some("[::ffff:192.0.2.7]:4711"),
+        tls: None,
         line: b"GET /a?b=c HTTP/1.1",
         referer: Some(b"http://example.org/"),
         user_agent: Some(b"curl/8.0"),
@@ -205,7 +220,7 @@ mod tests {
     fn a_json_line_says_all_that_is_known() {
         let expected = serde_json::json!({
             "time": "2023-11-14T22:13:20.000Z", "generation": 7, "pid": 4121, "listener": "web",
-            "peer": "[::ffff:192.0.2.7]:4711", "method": "GET", "target": "/a?b=c", "version": "HTTP/1.1",
+            "peer": "[::ffff:192.0.2.7]:4711", "tls": null, "method": "GET", "target": "/a?b=c", "version": "HTTP/1.1",
             "referer": "http://example.org/", "user_agent": "curl/8.0",
             "status": 200, "body_bytes": 2326, "complete": true, "cut": false, "duration_us": 1500,
         });
@@ -216,6 +231,23 @@ mod tests {
         assert_eq!((&refused["target"], &refused["version"]), (&Value::from("/x"), &Value::Null));
         assert_eq!(refused["referer"], Value::Null);
         assert_eq!(json(&Served { line: b"", ..REQUEST })["method"], Value::Null);
+    }
+
+    #[test]
+    fn a_json_line_says_how_the_request_came_over_tls() {
+        let named = Tls::new("TLSv1.3", "TLS_AES_128_GCM_SHA256", Some("one.org".to_owned()), true);
+        let nameless = Tls::new("TLSv1.2", "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256", None, false);
+        let tls = |tls: &Tls| json(&Served { tls: Some(tls), ..REQUEST })["tls"].clone();
+        let expected = serde_json::json!({
+            "version": "TLSv1.3", "suite": "TLS_AES_128_GCM_SHA256", "server_name": "one.org", "resumed": true,
+        });
+        assert_eq!(tls(&named), expected);
+        assert_eq!(tls(&nameless)["server_name"], Value::Null);
+        assert_eq!(
+            common(&Served { tls: Some(&named), ..REQUEST }),
+            common(&REQUEST),
+            "the format has no place for it"
+        );
     }
 
     #[test]
@@ -245,8 +277,9 @@ mod tests {
             value in proptest::collection::vec(any::<u8>(), 0..5000),
             name in ".{0,200}", status: Option<u16>, body_bytes: u64, complete: bool, us: u32,
         ) {
+            let tls = Tls::new("TLSv1.2", "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256", Some(name.repeat(3)), complete);
             let served = Served {
-                listener: Some(&name), peer: Some(&name), line: &line, referer: Some(&value), user_agent: Some(&value),
+                listener: Some(&name), peer: Some(&name), tls: Some(&tls), line: &line, referer: Some(&value), user_agent: Some(&value),
                 status, body_bytes, complete, cut: !complete, duration: Duration::from_micros(us.into()),
             };
             for format in [AccessLogFormat::Common, AccessLogFormat::Json] {

@@ -51,7 +51,7 @@ pub(crate) struct Established {
     pub(crate) alpn: Option<Vec<u8>>,
     /// The name that the client asked for.
     pub(crate) server_name: Option<String>,
-    /// The suite by its name in the registry, as `TLS13_AES_128_GCM_SHA256`.
+    /// The suite by rustls's name for it, as `TLS13_AES_128_GCM_SHA256`.
     pub(crate) suite_name: Option<&'static str>,
     /// Whether an earlier session was resumed.
     pub(crate) resumed: bool,
