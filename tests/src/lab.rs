@@ -114,7 +114,7 @@ impl Lab {
         assert!(writer.wait().expect("it was started here").success(), "cannot write {inside}");
     }
 
-    /// Installs the units (sockets and services) of one of the repository's folders.
+    /// Installs the units (sockets and services) of one of the repository's folders, and makes the group that they have.
     pub fn units(&self, folder: impl AsRef<Path>) {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(folder);
         for entry in fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display())) {
@@ -123,6 +123,10 @@ impl Lab {
                 let name = path.file_name().expect("a file has a name");
                 self.write(Path::new(UNITS).join(name), fs::read(&path).expect("a unit can be read"));
             }
+        }
+        if let Ok(groups) = fs::read(folder.join("sysusers.conf")) {
+            self.write("/usr/lib/sysusers.d/reborn.conf", groups);
+            self.sh("systemd-sysusers reborn.conf");
         }
         self.systemctl(["daemon-reload"]);
     }

@@ -20,11 +20,18 @@ fn files(folder: &Path) -> Vec<String> {
 fn a_prefix_gets_the_binary_and_units_that_name_it_and_loses_them_again() {
     let destination = tempfile::tempdir().expect("a temporary folder");
     install(destination.path(), &["/opt/reborn/"]).assert_success();
-    let units = ["system/reborn-fdstore.service", "system/reborn.service", "system/reborn.socket"];
-    let units = units.into_iter().chain(["user/reborn.service", "user/reborn.socket"]);
-    let wanted: Vec<String> = std::iter::once("opt/reborn/bin/reborn 755".to_owned())
-        .chain(units.map(|unit| format!("opt/reborn/lib/systemd/{unit} 644")))
-        .collect();
+    let wanted = [
+        "bin/reborn 755",
+        "lib/reborn/certbot-deploy-hook 755",
+        "lib/systemd/system/reborn-fdstore.service 644",
+        "lib/systemd/system/reborn-https.socket 644",
+        "lib/systemd/system/reborn.service 644",
+        "lib/systemd/system/reborn.socket 644",
+        "lib/systemd/user/reborn.service 644",
+        "lib/systemd/user/reborn.socket 644",
+        "lib/sysusers.d/reborn.conf 644",
+    ];
+    let wanted = wanted.map(|file| format!("opt/reborn/{file}"));
     assert_eq!(files(destination.path()), wanted);
     for file in wanted.iter().filter_map(|line| line.strip_suffix(".service 644")) {
         let text = std::fs::read_to_string(destination.path().join(format!("{file}.service"))).expect("a unit is text");
@@ -33,7 +40,9 @@ fn a_prefix_gets_the_binary_and_units_that_name_it_and_loses_them_again() {
     }
     install(destination.path(), &["--remove", "/opt/reborn"]).assert_success();
     assert_eq!(files(destination.path()), [""; 0]);
-    assert!(!destination.path().join("opt/reborn/lib/systemd").exists(), "not even folders of its own");
+    for folder in ["systemd", "sysusers.d", "reborn"] {
+        assert!(!destination.path().join("opt/reborn/lib").join(folder).exists(), "not even folders of its own");
+    }
 }
 
 #[test]
@@ -49,6 +58,8 @@ fn a_prefix_that_is_no_absolute_path_is_refused() {
 fn what_was_installed_serves_is_upgraded_and_is_removed_without_a_trace() {
     let Some(lab) = Lab::boot() else { return };
     install(&lab.path("/"), &["/usr/local"]).assert_success();
+    // It was staged from outside: inside `just install` does that.
+    lab.sh("systemd-sysusers /usr/local/lib/sysusers.d/reborn.conf");
     lab.edit(UNIT, "settings", "[Service]\nEnvironment=REBORN_DEMO=true REBORN_PROBATION=0s\n");
     lab.systemctl(["enable", "--now", "reborn.socket"]);
     let target: Target = "127.0.0.1:80".parse().expect("an address");
@@ -84,6 +95,7 @@ fn what_was_installed_serves_is_upgraded_and_is_removed_without_a_trace() {
 fn units_below_a_prefix_of_ones_own_are_linked() {
     let Some(lab) = Lab::boot() else { return };
     install(&lab.path("/"), &["/opt/reborn"]).assert_success();
+    lab.sh("systemd-sysusers /opt/reborn/lib/sysusers.d/reborn.conf");
     let link = "systemctl link PREFIX/lib/systemd/system/reborn.*".replace("PREFIX", "/opt/reborn");
     lab.sh(&link);
     lab.systemctl(["start", "reborn.socket"]);

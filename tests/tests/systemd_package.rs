@@ -99,6 +99,8 @@ fn an_upgrade_of_the_package_reloads_under_load_and_a_removal_leaves_nothing() {
     assert!(said.contains("systemctl enable --now reborn.socket"), "it says what to do next: {said}");
     let idle = lab.exec(["systemctl", "is-active", "reborn.socket", UNIT]).stdout;
     assert_eq!(idle, "inactive\ninactive", "nothing is started that nobody asked for");
+    lab.sh("getent group reborn-tls && test -x /usr/lib/reborn/certbot-deploy-hook");
+    assert_eq!(lab.show("reborn-https.socket", "LoadState"), "loaded");
     let shown = lab.exec([PROGRAM, "check", "--config", CONFIGURATION]);
     assert!(shown.status.success(), "the installed configuration is right: {shown:?}");
 

@@ -42,6 +42,7 @@ fn put_files(lab: &Lab) {
 fn an_operator_who_follows_the_page_has_what_it_says() {
     let Some(lab) = Lab::boot() else { return };
     install(&lab.path("/"), &["/usr/local"]).assert_success();
+    lab.sh("systemd-sysusers /usr/local/lib/sysusers.d/reborn.conf");
     lab.write("/srv/www/index.html", "the page's own site");
     put_files(&lab);
     lab.systemctl(["daemon-reload"]);

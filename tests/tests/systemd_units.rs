@@ -21,7 +21,7 @@ fn assert_silent(said: &Said) {
 #[test]
 fn systemd_finds_nothing_wrong_with_the_units() {
     let Some(lab) = lab_with("deploy/systemd") else { return };
-    for unit in ["reborn.socket", "reborn.service", "reborn-fdstore.service"] {
+    for unit in ["reborn.socket", "reborn-https.socket", "reborn.service", "reborn-fdstore.service"] {
         let unit = format!("/etc/systemd/system/{unit}");
         assert_silent(&lab.exec(["systemd-analyze", "verify", "--man=no", &unit]));
     }
