@@ -14,14 +14,17 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use tests::{CommandOutput, DEADLINE, Process, Reborn, binary, skip::skip};
+use tests::{CommandOutput, DEADLINE, Process, Reborn, binary, certificates::Certificate, skip::skip};
 
 /// The programs whose names begin a command.
-const PROGRAMS: [&str; 15] = [
+const PROGRAMS: [&str; 18] = [
+    "acme.sh",
     "apt-get",
     "cargo",
+    "certbot",
     "curl",
     "dpkg",
+    "install",
     "journalctl",
     "just",
     "kill",
@@ -44,7 +47,8 @@ enum Proof {
 }
 use Proof::{In, Said};
 
-const PROOFS: [(&str, Proof); 28] = [
+const PROOFS: [(&str, Proof); 30] = [
+    ("acme.sh", Said("certbot and acme.sh themselves are not run by the tests")),
     ("cargo build --release", In("justfile", "cargo build --release --locked --bin reborn")),
     ("cargo doc --open -p restart-core", In("justfile", "cargo doc --workspace --no-deps --locked")),
     ("cargo doc --open -p server", In("justfile", "cargo doc --workspace --no-deps --locked")),
@@ -52,6 +56,7 @@ const PROOFS: [(&str, Proof); 28] = [
     ("cargo install just", In(".ci/run", "need_tool just")),
     ("cargo run --release", In("justfile", "cargo run --release --locked -- --version")),
     ("cargo test --workspace", In("justfile", "cargo test --workspace")),
+    ("certbot", Said("certbot and acme.sh themselves are not run by the tests")),
     ("curl", In("tests/tests/documentation.rs", "fn what_the_first_screen_shows_is_what_happens()")),
     ("just abuse", In("tests/tests/abuse.rs", "REBORN_TEST_ABUSE")),
     ("just bench", In("tests/BENCHMARKS.md", "`just bench throughput")),
@@ -193,7 +198,9 @@ fn every_module_stands_in_the_code_map_and_nothing_else() {
 
 /// The tests of systemd, which run commands as they stand in the pages.
 fn systemd_tests() -> String {
-    ["page", "install", "package", "configuration"].map(|name| read(&format!("tests/tests/systemd_{name}.rs"))).concat()
+    ["page", "install", "package", "configuration", "https"]
+        .map(|name| read(&format!("tests/tests/systemd_{name}.rs")))
+        .concat()
 }
 
 #[test]
@@ -206,7 +213,9 @@ fn every_command_in_the_pages_is_run_or_said_not_to_be() {
                 continue;
             }
             let is_of = |name: &str| {
-                command == name || ["curl", "podman", "systemctl --user"].contains(&name) && command.starts_with(name)
+                command == name
+                    || ["acme.sh", "certbot", "curl", "podman", "systemctl --user"].contains(&name)
+                        && command.starts_with(name)
             };
             let Some((name, proof)) = PROOFS.iter().find(|(name, _)| is_of(name)) else {
                 panic!("nothing runs `{command}`: add a test and a line to PROOFS");
@@ -240,6 +249,10 @@ impl Place {
     fn new() -> Place {
         let place = Place(tempfile::tempdir().expect("a temporary folder"));
         fs::create_dir(place.0.path().join("www")).expect("the test's own folder");
+        let certificate = Certificate::new(&["example.org"]);
+        for (name, text) in [("fullchain.pem", certificate.pem()), ("privkey.pem", certificate.key_pem())] {
+            fs::write(place.0.path().join(name), text).expect("the test's own folder");
+        }
         place
     }
 
@@ -247,6 +260,7 @@ impl Place {
     fn moved(&self, text: &str) -> String {
         let folder = self.0.path().to_str().expect("a temporary folder's name is text");
         let text = text.replace("/srv/www", "DIR").replace("DIR", &format!("{folder}/www"));
+        let text = text.replace("/etc/letsencrypt/live/example.org", folder);
         text.replace("/etc/reborn.toml", &format!("{folder}/reborn.toml"))
     }
 
@@ -271,7 +285,7 @@ impl Place {
 #[test]
 fn reborn_understands_its_command_lines_and_configurations_in_the_pages() {
     let place = Place::new();
-    assert_eq!(place.check_configurations(), 2);
+    assert_eq!(place.check_configurations(), 3);
     let server = Reborn::new().demo().probation_ms(0).start();
     let (mut asked, mut checked) = (0, 0);
     let commands: BTreeSet<_> = pages().iter().flat_map(Page::commands).collect();
@@ -298,7 +312,7 @@ fn reborn_understands_its_command_lines_and_configurations_in_the_pages() {
 fn started(screen: &str, asks_for: &str, address: &str) -> Child {
     let is_it = |line: &&str| line.contains("$ curl") && line.contains(asks_for);
     let line = screen.lines().find(is_it).unwrap_or_else(|| panic!("the first screen asks for no {asks_for}"));
-    let line = line.trim().trim_start_matches("$ ").trim_end_matches(" &").replace("127.0.0.1:8080", address);
+    let line = line.trim().trim_start_matches("$ ").trim_end_matches(" &").replace("127.0.0.1:8443", address);
     Command::new("sh").args(["-c", &line]).stdout(Stdio::piped()).spawn().expect("a shell")
 }
 
@@ -319,8 +333,12 @@ fn what_the_first_screen_shows_is_what_happens() {
     let page = &pages()[0];
     let (screen, _) = page.text.split_once("\n## ").expect("it has sections");
     let shown: BTreeSet<_> = screen.lines().map(shape).collect();
-    let server = Reborn::new().demo().probation_ms(0).start();
-    let (address, old) = (server.address().to_string(), Process::open(server.pid()).expect("it runs"));
+    let server = Reborn::new().demo().probation_ms(0).listen("https=127.0.0.1:0").arg("--tls-self-signed").start();
+    let status = server.status();
+    let is_https = |listener: &&serde_json::Value| listener["name"] == "https";
+    let https = status["listeners"].as_array().and_then(|listeners| listeners.iter().find(is_https));
+    let address = https.and_then(|https| https["address"].as_str()).expect("it listens").to_owned();
+    let old = Process::open(server.pid()).expect("it runs");
     let mut download = started(screen, "/bytes", &address);
     let mut stream = started(screen, "/events", &address);
     let mut lines = BufReader::new(stream.stdout.take().expect("it is a pipe")).lines().map_while(Result::ok);

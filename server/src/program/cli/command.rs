@@ -197,6 +197,8 @@ WAITS FOR    what a draining generation still has to finish: requests (a handler
              (with a body), responses, streams (without a known end), upgraded connections, others;
              the oldest of each, and how long it may still take
 FROM         bound: by the server itself; activated: by systemd or systemfd
+TLS          handshakes that the newest generation has held, those that came to nothing by cause, and
+             how long the first certificate is good for
 
 ";
 
