@@ -1,7 +1,12 @@
 //! HTTPS on a real systemd: a socket unit of its own, keys that only the service's group can read, and certificates that are
-//! renewed in the way of certbot, whose files and whose call of the hook are laid out here.
+//! renewed: in the way of certbot, whose files and whose call of the hook are laid out here, and by certbot itself, which
+//! has them issued by an authority on this machine.
 
-use std::process::{Command, Stdio};
+use std::{
+    env, fs,
+    net::TcpStream,
+    process::{Command, Stdio},
+};
 
 use tests::{
     Talking,
@@ -65,11 +70,11 @@ fn openssl(flags: &[&str]) -> Command {
     command
 }
 
-/// Whether a new client is shown this certificate.
-fn is_shown(lab: &Lab, certificate: &Certificate) -> bool {
+/// Whether a new client is shown this certificate, in PEM.
+fn is_shown(lab: &Lab, pem: &str) -> bool {
     let output = lab.inside(|| openssl(&[]).stdin(Stdio::null()).output().expect("openssl starts"));
     let words = |text: &str| text.split_whitespace().collect::<String>();
-    words(&String::from_utf8_lossy(&output.stdout)).contains(&words(&certificate.pem()))
+    words(&String::from_utf8_lossy(&output.stdout)).contains(&words(pem))
 }
 
 /// Asks on a connection that stays open, and gives the generation that answers.
@@ -97,14 +102,14 @@ fn a_renewed_certificate_is_used_when_its_hook_has_run_and_connections_go_on_as_
     lab.systemctl(["start", UNIT]);
     let mut client = lab.inside(|| Talking::start(&mut openssl(&["-quiet", "-crlf"])));
     assert_eq!(generation(&mut client), "x-generation: 1");
-    assert!(is_shown(lab, &first), "{}", lab.state());
+    assert!(is_shown(lab, &first.pem()), "{}", lab.state());
 
     let main = service.main_pid();
     issue(lab, 2, &second);
     let said = hook(lab);
     assert!(said.status.success(), "{said:#?}\n{}", lab.state());
     assert_ne!(service.main_pid(), main, "it was a reload");
-    assert!(is_shown(lab, &second), "{}", lab.state());
+    assert!(is_shown(lab, &second.pem()), "{}", lab.state());
     assert_eq!(generation(&mut client), "x-generation: 2", "the same connection");
     let modes = "stat --dereference --format '%a %G' /etc/letsencrypt/live/site/privkey.pem /etc/letsencrypt/live";
     assert_eq!(lab.sh(modes), "640 reborn-tls\n710 reborn-tls", "nobody else can read the key");
@@ -115,7 +120,7 @@ fn a_renewed_certificate_is_used_when_its_hook_has_run_and_connections_go_on_as_
     let said = hook(lab);
     assert!(!said.status.success(), "{said:#?}");
     assert!(service.status().contains("it is the key of another certificate"), "{}", service.status());
-    assert!(is_shown(lab, &second), "the one that it had");
+    assert!(is_shown(lab, &second.pem()), "the one that it had");
     assert_eq!(generation(&mut client), "x-generation: 2");
 }
 
@@ -189,9 +194,70 @@ fn files_that_a_client_of_acme_writes_over_keep_their_group_and_are_used_after_a
     let first = renew();
     lab.systemctl(["start", "reborn-https.socket"]);
     lab.systemctl(["start", UNIT]);
-    assert!(is_shown(lab, &first), "{}", lab.state());
+    assert!(is_shown(lab, &first.pem()), "{}", lab.state());
     let second = renew();
     lab.sh("systemctl reload reborn.service");
-    assert!(is_shown(lab, &second), "{}", lab.state());
+    assert!(is_shown(lab, &second.pem()), "{}", lab.state());
     assert_eq!(lab.sh("stat --format '%a %G' /etc/reborn/tls/example.org.key"), "640 reborn-tls");
+}
+
+/// An authority for certificates (Pebble) in the lab, which takes `example.org` for the lab itself.
+fn start_authority(lab: &Lab) {
+    let own = Certificate::new(&["localhost"]);
+    lab.write("/opt/authority/own.pem", own.pem());
+    lab.write("/opt/authority/own.key", own.key_pem());
+    let config = serde_json::json!({ "pebble": {
+        "listenAddress": "127.0.0.1:14000", "managementListenAddress": "127.0.0.1:15000",
+        "certificate": "/opt/authority/own.pem", "privateKey": "/opt/authority/own.key",
+        "httpPort": 80, "tlsPort": 443, "ocspResponderURL": "", "externalAccountBindingRequired": false,
+    }});
+    lab.write("/opt/authority/config.json", config.to_string());
+    lab.write("/etc/hosts", "127.0.0.1 localhost example.org\n");
+    let start = "ExecStart=/usr/bin/pebble -config /opt/authority/config.json";
+    let at_once = "Environment=PEBBLE_VA_NOSLEEP=1 PEBBLE_WFE_NONCEREJECT=0 PEBBLE_AUTHZREUSE=0";
+    lab.unit("authority.service", &format!("[Service]\n{start}\n{at_once}\n"));
+    lab.systemctl(["start", "authority.service"]);
+    let address = "127.0.0.1:14000";
+    lab.wait_until("the authority answers", DEADLINE, || lab.inside(|| TcpStream::connect(address).is_ok()));
+}
+
+#[test]
+fn certbot_has_a_certificate_issued_and_renewed_and_no_connection_notices() {
+    if env::var_os("REBORN_LAB_ROOT").is_some() {
+        eprintln!("another system's root has no certbot; the machine's own runs this test");
+        return;
+    }
+    let is_there =
+        |program: &str| Command::new("which").arg(program).output().is_ok_and(|output| output.status.success());
+    if !["certbot", "pebble", "openssl"].into_iter().all(is_there) {
+        return skip("certbot, pebble and openssl (Debian's packages of these names) are not all installed");
+    }
+    let Some(service) = Service::install(&["PROBATION=0s", "ROOT=/srv/www"]) else { return };
+    let lab = &service.lab;
+    install_hook(lab);
+    lab.write("/srv/www/index.html", "the site");
+    lab.systemctl(["start", UNIT]);
+    start_authority(lab);
+    let certbot = |command: &str| {
+        let authority = "--server https://localhost:14000/dir --agree-tos --register-unsafely-without-email";
+        lab.sh(&format!("REQUESTS_CA_BUNDLE=/opt/authority/own.pem {command} {authority} --non-interactive"))
+    };
+    certbot("certbot certonly --webroot -w /srv/www -d example.org --deploy-hook /usr/lib/reborn/certbot-deploy-hook");
+
+    let live = "/etc/letsencrypt/live/example.org";
+    let files = format!("REBORN_TLS_CERTIFICATE={live}/fullchain.pem REBORN_TLS_KEY={live}/privkey.pem");
+    lab.edit(UNIT, "https", &format!("[Service]\nEnvironment=REBORN_REDIRECT_HTTPS=true {files}\n"));
+    lab.sh("systemctl enable reborn-https.socket");
+    lab.sh("systemctl restart reborn.service");
+    let issued = || fs::read_to_string(lab.path(format!("{live}/cert.pem"))).expect("certbot has put it there");
+    let first = issued();
+    assert!(is_shown(lab, &first), "{}", lab.state());
+    let mut client = lab.inside(|| Talking::start(&mut openssl(&["-quiet", "-crlf"])));
+    assert_eq!(generation(&mut client), "x-generation: 1");
+
+    certbot("certbot renew --force-renewal --no-random-sleep-on-renew");
+    let second = issued();
+    assert_ne!(first, second, "the challenge was answered, where all else is sent to HTTPS");
+    assert!(is_shown(lab, &second), "{}", lab.state());
+    assert_eq!(generation(&mut client), "x-generation: 2", "the same connection");
 }
