@@ -80,6 +80,14 @@ fn configuration_page() -> String {
     page.render()
 }
 
+/// What stands behind all keys, since TOML has tables there.
+const CERTIFICATES: &str = "
+# ---- Certificates: a table for each, in the place of tls-certificate and tls-key
+#[[tls]]
+#certificate = \"/etc/letsencrypt/live/NAME/fullchain.pem\"
+#key = \"/etc/letsencrypt/live/NAME/privkey.pem\"
+";
+
 /// A configuration that changes nothing yet: each key as a comment, with its default, or what it would be given.
 fn configuration_file() -> String {
     let command = cli::command();
@@ -99,7 +107,7 @@ fn configuration_file() -> String {
         let value = default_of(key).unwrap_or_else(|| value_of(key));
         text += &format!("\n# {}\n#{} = {value:?}\n", help_of(key), key.get_long().unwrap_or_default());
     }
-    text
+    text + CERTIFICATES
 }
 
 fn help_of(key: &Arg) -> String {
