@@ -5,17 +5,17 @@
 
 use axum::{Router, routing::get};
 use restart_core::control::Place;
-use restart_core::{Builder, Endpoint, Listener, Phase};
+use restart_core::{Builder, Endpoint, Exit, Listener, Phase};
 use tokio::net::TcpStream;
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
+fn main() -> Result<Exit, Box<dyn std::error::Error>> {
     let address = std::env::args().skip(1).find(|arg| arg != "-g").unwrap_or("127.0.0.1:8080".to_owned());
     let endpoint = Endpoint::parse(&address, "http")?;
     let builder = Builder::new().listen(endpoint).control(Place::Named("axum-example".to_owned()));
-    let generation = builder.start()?; // before the runtime: no thread may exist yet
+    let (generation, driver) = builder.start()?; // before the runtime: no thread may exist yet
     let (listener, drain, number) = (Front(generation.listener("http")?), generation.drain(), generation.number());
     let app = Router::new().route("/", get(async move || format!("generation {number}\n")));
-    tokio::runtime::Runtime::new()?.block_on(async move {
+    Ok(tokio::runtime::Runtime::new()?.block_on(async move {
         // All of axum's connections count as one: the process ends when the last of them has.
         let guard = drain.guard();
         let drained = async move { _ = drain.changed(Phase::Serving).await };
@@ -24,9 +24,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             drop(guard);
             served
         });
-        Box::pin(generation.run()).await;
-    });
-    Ok(())
+        driver.run_with(generation.ready()).await
+    }))
 }
 
 struct Front(Listener);

@@ -6,7 +6,7 @@ use std::net::TcpStream;
 use std::os::fd::OwnedFd;
 
 use restart_core::control::Place;
-use restart_core::{Builder, Connection, Connections, Drain, Endpoint, Error, Guard, Phase, Phases};
+use restart_core::{Builder, Connection, Connections, Drain, Endpoint, Error, Exit, Guard, Phase, Phases};
 use smol::Async;
 use smol::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -14,11 +14,11 @@ const LINE_BYTES_MAX: usize = 16 * 1024;
 /// What one has to know in order to go on with a connection: how `Client` is packed.
 const FORMAT: &str = "echo/1";
 
-fn main() -> Result<(), Error> {
+fn main() -> Result<Exit, Error> {
     let address = std::env::args().skip(1).find(|arg| arg != "-g").unwrap_or("127.0.0.1:7000".to_owned());
     let endpoint = Endpoint::new("echo", address.parse()?)?;
     let builder = Builder::new().listen(endpoint).control(Place::Named("echo".to_owned()));
-    let generation = builder.take_connections([FORMAT]).start()?;
+    let (generation, driver) = builder.take_connections([FORMAT]).start()?;
     let listener = generation.listener("echo")?;
     let server = Server { number: generation.number(), drain: generation.drain(), way: generation.connections() };
     let (accepting, taking) = (server.clone(), server);
@@ -35,8 +35,7 @@ fn main() -> Result<(), Error> {
         }
     })
     .detach();
-    smol::block_on(generation.run());
-    Ok(())
+    Ok(smol::block_on(driver.run_with(generation.ready())))
 }
 
 #[derive(Clone)]

@@ -9,10 +9,10 @@ use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use restart_core::control::Place;
-use restart_core::{Accepted, Builder, Endpoint, Generation, Phase};
+use restart_core::control::{Answer, Place};
+use restart_core::{Accepted, Builder, Endpoint, Exit, Generation, Phase};
 use smol::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use smol::{Async, future};
+use smol::{Async, Timer, future};
 
 fn number(name: &str) -> Option<usize> {
     std::env::var(name).ok().and_then(|text| text.parse().ok())
@@ -38,7 +38,7 @@ fn say_hello() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
+fn main() -> Result<Exit, Box<dyn std::error::Error>> {
     let fails = note("FIXTURE_FAIL").filter(|_| std::env::args().any(|arg| arg == "-g"));
     if fails.as_deref() == Some("after its hello") {
         say_hello()?;
@@ -74,17 +74,24 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let is_unwell = unwell.as_ref().is_some_and(|path| path.exists());
         async move { if is_unwell { future::pending().await } else { true } }
     });
-    let mut generation = match builder.start() {
-        Ok(generation) => generation,
+    let (generation, driver) = match builder.start() {
+        Ok(started) => started,
         Err(error) => {
             eprintln!("{error}");
             std::process::exit(1);
         }
     };
     let own = generation.number();
-    if fails.is_some() {
-        generation.fail("it was told to fail");
-        std::process::exit(1);
+    match fails.as_deref() {
+        None | Some("by accepting nothing") => {}
+        Some("without a word") => {
+            drop(generation);
+            return Ok(smol::block_on(driver.run()));
+        }
+        Some(_) => {
+            generation.fail("it was told to fail");
+            std::process::exit(1);
+        }
     }
     // As for a database that is down.
     while note("FIXTURE_WAITS").is_some() {
@@ -99,20 +106,29 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut memory = vec![0_u8; mebibytes << 20];
     memory.iter_mut().step_by(4096).for_each(|byte| *byte = 1);
     let greeting = format!("{own} {} {state}", std::process::id());
-    serve(&generation, &endpoints, &greeting)?;
-    let exit = smol::block_on(generation.run());
+    if fails.is_none() {
+        serve(&generation, &endpoints, &greeting)?;
+    }
+    // The same, where the application waits without blocking.
+    let get_ready = async {
+        while note("FIXTURE_GETS_READY").is_some() {
+            Timer::after(Duration::from_millis(1)).await;
+        }
+        generation.ready().await
+    };
+    let exit = smol::block_on(driver.run_with(get_ready));
     std::hint::black_box(&memory);
-    std::process::exit(i32::from(!exit.success));
+    Ok(exit)
 }
 
 /// Accepts on all listeners, and answers datagrams.
 fn serve(generation: &Generation, endpoints: &[Endpoint], greeting: &str) -> Result<(), Box<dyn std::error::Error>> {
     for listener in generation.listeners().to_vec() {
-        let (drain, greeting) = (generation.drain(), greeting.to_owned());
+        let (drain, greeting, own) = (generation.drain(), greeting.to_owned(), generation.clone());
         smol::spawn(async move {
             while let Ok(accepted) = listener.accept().await {
                 let drained = drain.changed(Phase::Serving);
-                let echo = echo(accepted, greeting.clone());
+                let echo = echo(accepted, greeting.clone(), own.clone());
                 smol::spawn(future::or(echo, async move {
                     drained.await;
                     Ok(())
@@ -136,12 +152,31 @@ fn serve(generation: &Generation, endpoints: &[Endpoint], greeting: &str) -> Res
     Ok(())
 }
 
-async fn echo(accepted: Accepted, greeting: String) -> std::io::Result<()> {
+/// What the application can ask from within, as a client may have it ask.
+async fn ask(generation: &Generation, wish: &str) -> Option<String> {
+    let answer = match wish {
+        "status\n" => generation.status().await.map(|status| status.state),
+        "reload\n" => generation.reload().await.map(|answer| match answer {
+            Answer::Outcome(outcome) => outcome.to_string(),
+            other => format!("{other:?}"),
+        }),
+        "committed\n" => Ok(format!("{:?}", future::poll_once(generation.committed()).await)),
+        "stop\n" => generation.stop().await.map(|()| "stops".to_owned()),
+        _ => return None,
+    };
+    Some(answer.unwrap_or_else(|error| error.to_string()) + "\n")
+}
+
+async fn echo(accepted: Accepted, greeting: String, generation: Generation) -> std::io::Result<()> {
     let Accepted { fd, guard: _guard, .. } = accepted;
     let mut stream = BufReader::new(Async::<std::os::unix::net::UnixStream>::new(fd.into())?);
     let mut line = String::new();
     while (&mut stream).take(1024).read_line(&mut line).await? > 0 {
-        stream.get_mut().write_all(format!("{greeting} {line}").as_bytes()).await?;
+        let answer = match ask(&generation, &line).await {
+            Some(answer) => answer,
+            None => format!("{greeting} {line}"),
+        };
+        stream.get_mut().write_all(answer.as_bytes()).await?;
         line.clear();
     }
     Ok(())

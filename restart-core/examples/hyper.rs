@@ -19,22 +19,22 @@ use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use restart_core::control::Place;
-use restart_core::{Builder, Connection, Connections, Drain, Endpoint, Phase};
+use restart_core::{Builder, Connection, Connections, Drain, Endpoint, Exit, Phase};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 /// What one has to know in order to go on with a connection: the blob is what was read of the next request.
 const FORMAT: &str = "http/1";
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
+fn main() -> Result<Exit, Box<dyn std::error::Error>> {
     let address = std::env::args().skip(1).find(|arg| arg != "-g").unwrap_or("127.0.0.1:8080".to_owned());
     let endpoint = Endpoint::parse(&address, "http")?;
     let builder = Builder::new().listen(endpoint).control(Place::Named("hyper-example".to_owned()));
     // Before the runtime: start() has to come before any thread.
-    let generation = builder.take_connections([FORMAT]).start()?;
+    let (generation, driver) = builder.take_connections([FORMAT]).start()?;
     let listener = generation.listener("http")?;
     let server = Server { number: generation.number(), drain: generation.drain(), way: generation.connections() };
-    tokio::runtime::Runtime::new()?.block_on(async move {
+    Ok(tokio::runtime::Runtime::new()?.block_on(async move {
         let (accepting, taking) = (server.clone(), server);
         tokio::spawn(async move {
             while let Ok(accepted) = listener.accept().await {
@@ -48,9 +48,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 tokio::spawn(taking.clone().serve(connection));
             }
         });
-        Box::pin(generation.run()).await;
-    });
-    Ok(())
+        driver.run_with(generation.ready()).await
+    }))
 }
 
 async fn answer(number: u64, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {

@@ -12,7 +12,7 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
 
 use restart_core::control::Place;
-use restart_core::{Accepted, BLOB_BYTES_MAX, Builder, Connection, Connections, Drain, Endpoint, Guard, Phase};
+use restart_core::{Accepted, BLOB_BYTES_MAX, Builder, Connection, Connections, Drain, Endpoint, Exit, Guard, Phase};
 use rustix::net::sockopt::{set_socket_keepalive, set_socket_linger};
 use smol::{Async, Timer, future};
 
@@ -25,13 +25,13 @@ const HEAD_BYTES: usize = 4;
 const _: () = assert!(HEAD_BYTES + 2 * UNSENT_BYTES_MAX <= BLOB_BYTES_MAX, "a tunnel can always move");
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
+fn main() -> Result<Exit, Box<dyn std::error::Error>> {
     let mut addresses = std::env::args().skip(1).filter(|arg| arg != "-g");
     let address = addresses.next().unwrap_or("127.0.0.1:7000".to_owned());
     let target = addresses.next().unwrap_or("127.0.0.1:22".to_owned()).parse()?;
     let endpoint = Endpoint::new("tunnel", address.parse()?)?;
     let builder = Builder::new().listen(endpoint).control(Place::Named("tunnel".to_owned()));
-    let generation = builder.take_connections([FORMAT]).start()?;
+    let (generation, driver) = builder.take_connections([FORMAT]).start()?;
     let listener = generation.listener("tunnel")?;
     let forwarder = Forwarder { target, drain: generation.drain(), way: generation.connections() };
     let (accepting, taking) = (forwarder.clone(), forwarder);
@@ -49,8 +49,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
     })
     .detach();
-    smol::block_on(generation.run());
-    Ok(())
+    Ok(smol::block_on(driver.run_with(generation.ready())))
 }
 
 #[derive(Clone)]

@@ -1,5 +1,5 @@
-//! A start that has begun can be stopped: between `Builder::start` and the first poll of `Generation::run`, while the
-//! application gets ready, for as long as that takes.
+//! A start that has begun can be stopped: between `Builder::start` and the first poll of its driver, while the
+//! application gets ready and blocks, for as long as that takes.
 //!
 //! The signals are handled by then, and nobody else would hear of one. A thread waits for one that means a stop, takes back
 //! what the start has made, and ends the process. It goes when `run` is polled, and leaves every other signal to it.

@@ -6,8 +6,10 @@
 use std::ffi::OsString;
 use std::future::Future;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+
+use async_channel::Receiver;
 
 use crate::address::{Address, Endpoint};
 use crate::begun::{Begun, Stoppable};
@@ -15,11 +17,11 @@ use crate::connections::Connections;
 use crate::control::{self, Place};
 use crate::counters::{Counts, Inherited};
 use crate::drain::Drain;
-use crate::driver::{MainParts, Parts};
+use crate::driver::{Driver, MainParts, Parts};
 use crate::environment::{Environment, has_handover_flag, must_supervise};
 use crate::error::Error;
 use crate::formats::Formats;
-use crate::generation::Generation;
+use crate::generation::{Ask, Generation, Shared, asking};
 use crate::handover::{Channel, Message};
 use crate::listeners::{
     self, Listener, Resolved, Socket, bind_control, from_fd_3, from_listen_fds, has_lost_its_path, spare_names,
@@ -27,6 +29,7 @@ use crate::listeners::{
 use crate::notify::Notifier;
 use crate::pid_file::PidFile;
 use crate::predecessor::{self, Predecessor};
+use crate::progress::Progress;
 use crate::settings::{MAX_DRAINING_MAX, Settings, TIMEOUT_MAX};
 use crate::signals::{Reopen, Signals};
 use crate::sys;
@@ -118,7 +121,7 @@ impl Builder {
     }
 
     /// What is done on SIGUSR1, which asks for the logs to be opened anew; without it the signal does nothing. It is
-    /// called on the task that runs [`Generation::run`], and must not block.
+    /// called on the task that runs [`Driver::run`], and must not block.
     pub fn reopen_logs(mut self, reopen: impl Fn() + Send + Sync + 'static) -> Builder {
         self.reopen_logs = Some(Box::new(reopen));
         self
@@ -185,7 +188,7 @@ impl Builder {
     }
 
     /// Gives the next generation a state of at most 256 MiB. `save` is called at each reload, on the task that runs
-    /// [`Generation::run`]; `format` tells the reader, who may be a newer version, how to read it.
+    /// [`Driver::run`]; `format` tells the reader, who may be a newer version, how to read it.
     pub fn save_state(mut self, format: u32, save: impl FnMut() -> Vec<u8> + Send + 'static) -> Builder {
         self.settings.save_state = Some((format, Box::new(save)));
         self
@@ -206,7 +209,7 @@ impl Builder {
 
     /// What the application still has to finish, an entry for each kind of it: the status shows it, twice a second for a
     /// generation that drains ([`DrainingReport::waits`](control::DrainingReport::waits)), and a reload that is refused
-    /// because so many drain says it of each. `waits` is called on the task that runs [`Generation::run`], and must not
+    /// because so many drain says it of each. `waits` is called on the task that runs [`Driver::run`], and must not
     /// block. Of at most 12 kinds names of 24 characters are kept, and 96 of what the oldest is.
     pub fn waits(mut self, waits: impl Fn() -> Vec<Waiting> + Send + 'static) -> Builder {
         self.settings.waits = Some(Box::new(waits));
@@ -214,14 +217,14 @@ impl Builder {
     }
 
     /// What this generation has counted so far: the next one inherits it ([`Generation::inherited`]). `count` is called
-    /// on the task that runs [`Generation::run`], at a commit and twice a second while this generation drains. All
+    /// on the task that runs [`Driver::run`], at a commit and twice a second while this generation drains. All
     /// names and numbers together must fit into a message of 64 KiB.
     pub fn count(mut self, count: impl Fn() -> Counts + Send + 'static) -> Builder {
         self.settings.count = Some(Box::new(count));
         self
     }
 
-    /// How the application finds out whether it still serves, beyond the task that runs [`Generation::run`]: for an
+    /// How the application finds out whether it still serves, beyond the task that runs [`Driver::run`]: for an
     /// application that serves on other threads, a task that has to get its turn there.
     ///
     /// It is asked before this generation, when it is new, answers its predecessor's question whether it works, and before
@@ -244,12 +247,12 @@ impl Builder {
     /// claims to be, where a socket cannot be bound, or where another server has the control socket; a predecessor is
     /// then told why, and goes on serving. Sockets bound meanwhile are closed again.
     ///
-    /// From then on, until [`Generation::run`] is first polled, a signal that stops the service (SIGTERM, SIGINT, SIGQUIT,
-    /// SIGPWR), or the end of the supervisor, ends the process, however long the application takes to get ready: paths of
-    /// sockets that it has bound and its pid file are removed, a predecessor stops as well, and the exit status is 0, as
-    /// that of any service that was told to stop. No destructor of the application runs then. A thread of this library
-    /// waits for it; dropping the generation, or [`Generation::fail`], ends that, too.
-    pub fn start(mut self) -> Result<Generation, Error> {
+    /// From then on, until the [`Driver`] is first polled, a signal that stops the service (SIGTERM, SIGINT, SIGQUIT,
+    /// SIGPWR), or the end of the supervisor, ends the process, however long the application blocks: paths of sockets that
+    /// it has bound and its pid file are removed, a predecessor stops as well, and the exit status is 0, as that of any
+    /// service that was told to stop. No destructor of the application runs then. A thread of this library waits for it;
+    /// dropping the driver ends that, too.
+    pub fn start(mut self) -> Result<(Generation, Driver), Error> {
         let args: Vec<OsString> = std::env::args_os().collect();
         let stdin = if has_handover_flag(&args) { predecessor::take_channel()? } else { None };
         let (environment, signals, there) = match self.adopt(stdin.is_some()) {
@@ -301,7 +304,7 @@ impl Builder {
         signals: Signals,
         mut predecessor: Option<Predecessor>,
         mut there: Vec<Socket>,
-    ) -> Result<Generation, Error> {
+    ) -> Result<(Generation, Driver), Error> {
         self.settings.formats.check()?;
         if let Some(predecessor) = &mut predecessor {
             there = std::mem::take(&mut predecessor.sockets);
@@ -326,30 +329,29 @@ impl Builder {
         }
         let state = predecessor.as_mut().and_then(|predecessor| predecessor.state.take());
         let number = predecessor.as_ref().map_or(1, |predecessor| predecessor.line.peer.id.generation + 1);
-        let connections = Connections::new(self.settings.formats.clone());
         let signals = Arc::new(signals);
-        let begun = Begun {
-            generation: number,
-            sockets: own,
-            pid_file: pid_file.clone(),
-            predecessor: predecessor.as_ref().map(|predecessor| Arc::clone(&predecessor.line.channel)),
-        };
+        let line = predecessor.as_ref().map(|predecessor| Arc::clone(&predecessor.line.channel));
+        let begun =
+            Begun { generation: number, sockets: own.clone(), pid_file: pid_file.clone(), predecessor: line.clone() };
         let stoppable = Stoppable::new(begun, Arc::clone(&signals))
             .map_err(|error| Error::system("cannot start the thread that waits for a stop", error))?;
-        let parts = Parts {
+        let (asks, asked) = asking();
+        let shared = Shared {
             number,
-            begun: Instant::now(),
-            environment,
-            settings: self.settings,
-            signals,
-            sockets,
             drain,
-            connections,
+            connections: Connections::new(self.settings.formats.clone()),
             inherited: Inherited::default(),
-            stoppable: Some(stoppable),
+            sockets: Arc::new(Mutex::new(sockets)),
+            listeners: streams,
+            main_listeners: main_streams,
+            state: Mutex::new(state),
+            predecessor: line,
+            progress: Arc::new(Progress::default()),
+            asks,
         };
-        let main = MainParts { notifier, pid_file, control, listeners: main_streams, released };
-        Ok(Generation::new(parts, predecessor, main, streams, state))
+        let main = MainParts { notifier, pid_file, control, listeners: shared.main_listeners.clone(), released };
+        let rest = Rest { environment, settings: self.settings, signals, own, stoppable: Some(stoppable), asked };
+        Ok(hand_out(shared, rest, predecessor, main))
     }
 
     /// Finds, takes over and binds the sockets that are wanted, from those that are there. `handed`: a predecessor gave
@@ -387,6 +389,42 @@ impl Builder {
         let own = all.filter(|socket| !is_handed(socket)).cloned().collect();
         Ok(SocketSet { control, sockets, as_main: as_main.kept, released, own })
     }
+}
+
+/// What only the driver has of a start.
+struct Rest {
+    environment: Environment,
+    settings: Settings,
+    signals: Arc<Signals>,
+    own: Vec<Socket>,
+    stoppable: Option<Stoppable>,
+    asked: Receiver<Ask>,
+}
+
+/// The application's handle on a start, and the driver of the same.
+fn hand_out(shared: Shared, rest: Rest, predecessor: Option<Predecessor>, main: MainParts) -> (Generation, Driver) {
+    let Rest { environment, settings, signals, own, stoppable, asked } = rest;
+    let listeners = shared.listeners.clone();
+    let (drain, connections, inherited) = (shared.drain.clone(), shared.connections.clone(), shared.inherited.clone());
+    let (number, sockets, progress) = (shared.number, Arc::clone(&shared.sockets), Arc::clone(&shared.progress));
+    let generation = Generation::new(shared);
+    let parts = Parts {
+        number,
+        begun: Instant::now(),
+        environment,
+        settings,
+        signals,
+        sockets,
+        own,
+        drain,
+        connections,
+        inherited,
+        progress,
+        asked,
+        handle: generation.downgrade(),
+        stoppable,
+    };
+    (generation, Driver::new(parts, predecessor, main, listeners))
 }
 
 /// The sockets of a generation.

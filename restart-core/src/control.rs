@@ -9,6 +9,7 @@ mod place;
 mod protocol;
 mod server;
 
+pub(crate) use client::new_id;
 pub use client::{Answer, Client};
 pub(crate) use place::resolve;
 pub use place::{Place, find};

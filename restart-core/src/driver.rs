@@ -23,8 +23,10 @@ mod watching;
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::Arc;
+use std::future::Future;
+use std::process::{ExitCode, Termination};
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 use async_channel::{Receiver, Sender};
@@ -38,9 +40,12 @@ use crate::control::{Command, GenerationId, Reply, Request};
 use crate::counters::{Counts, Inherited};
 use crate::drain::{Drain, Phase};
 use crate::environment::Environment;
-use crate::lifecycle::{Ending, Event, Lifecycle, Manager, Trigger};
-use crate::listeners::{self, Listener, Socket};
+use crate::generation::{Ask, Generation, Shared};
+use crate::lifecycle::{Ending, Event, Lifecycle, Manager, State, Trigger};
+use crate::listeners::{self, Listener, Socket, unlink_if_ours};
+use crate::lock::lock;
 use crate::predecessor::Predecessor;
+use crate::progress::{DRIVEN, ENDED, MAIN, Progress, READY};
 use crate::settings::Settings;
 use crate::signals::{Signals, Wish};
 
@@ -59,6 +64,8 @@ const REPORT_EVERY: Duration = Duration::from_millis(500);
 const LAST_REPORT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Clients that are owed an answer get this long to take it before the process ends.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
+/// A first generation that takes longer than this to get ready serves its control socket meanwhile.
+const STARTS_SOON: Duration = Duration::from_millis(200);
 /// What is live when the process is to end gets this long to end in order.
 const CUT_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -75,12 +82,21 @@ pub struct Exit {
     pub success: bool,
     /// Connections that were live at the drain's deadline, or when the process had to end without one.
     pub cut: usize,
+    /// Why the application gave up before it was ready, where it did.
+    pub failure: Option<String>,
 }
 
 impl fmt::Display for Exit {
     /// One line for people: that it ends, and where the service lives on.
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Exit { generation, successor, success, cut } = self;
+        let Exit { generation, successor, success, cut, failure } = self;
+        if let Some(reason) = failure {
+            write!(out, "generation {generation} ends before it was ready: {reason}")?;
+            return match successor {
+                Some(predecessor) => write!(out, "; {predecessor} serves on"),
+                None => Ok(()),
+            };
+        }
         write!(out, "generation {generation} ends")?;
         if *cut > 0 {
             write!(out, ", cutting {cut} connections at the deadline")?;
@@ -93,6 +109,17 @@ impl fmt::Display for Exit {
     }
 }
 
+impl Termination for Exit {
+    /// 0 where the process did what it was to do, else 1, with which a service manager starts the service anew. A failure
+    /// that no logger could tell of is on standard error.
+    fn report(self) -> ExitCode {
+        if self.failure.is_some() && log::max_level() == log::LevelFilter::Off {
+            eprintln!("{self}");
+        }
+        ExitCode::from(u8::from(!self.success))
+    }
+}
+
 /// What a generation has taken, and the driver goes on with.
 pub(crate) struct Parts {
     pub(crate) number: u64,
@@ -100,15 +127,28 @@ pub(crate) struct Parts {
     pub(crate) environment: Environment,
     pub(crate) settings: Settings,
     pub(crate) signals: Arc<Signals>,
-    pub(crate) sockets: Vec<Socket>,
+    /// Those of the application's handles as well.
+    pub(crate) sockets: Arc<Mutex<Vec<Socket>>>,
+    /// Those that this generation has bound itself, at its start.
+    pub(crate) own: Vec<Socket>,
     pub(crate) drain: Drain,
     pub(crate) connections: Connections,
     pub(crate) inherited: Inherited,
+    /// What the application sees of it all.
+    pub(crate) progress: Arc<Progress>,
+    /// What the application says; it closes when the last of its handles is dropped.
+    pub(crate) asked: Receiver<Ask>,
+    pub(crate) handle: Weak<Shared>,
     /// Hears of a stop until the driver does.
     pub(crate) stoppable: Option<Stoppable>,
 }
 
-pub(crate) struct Driver {
+/// What keeps a generation going: signals, the control socket, the service manager, reloads and the way of connections.
+///
+/// It has to be polled from the start, by [`run`](Driver::run) or [`run_with`](Driver::run_with), on any executor, for as
+/// long as the process serves. Dropped, it leaves everything as a process that ends does.
+#[must_use = "a generation serves only while its driver is polled: run() or run_with()"]
+pub struct Driver {
     parts: Parts,
     lifecycle: Lifecycle,
     tasks: Tasks,
@@ -137,7 +177,29 @@ pub(crate) struct Driver {
     requester: Option<Sender<Reply>>,
     /// The id that it gave its reload.
     requested_id: Option<String>,
+    /// Looks whether the application takes long to get ready, until it is.
+    getting_ready: Option<Task<()>>,
+    /// Why the application gave up.
+    failure: Option<String>,
     ending: Option<Ending>,
+    /// Tells the application when nobody drives any more, at the latest.
+    _ends: Ends,
+}
+
+/// Notes the end, whether the driver has come to it or was dropped.
+struct Ends(Arc<Progress>);
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        self.0.note(MAIN, false);
+        self.0.note(ENDED, true);
+    }
+}
+
+impl fmt::Debug for Driver {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Driver").field("generation", &self.parts.number).finish_non_exhaustive()
+    }
 }
 
 impl Driver {
@@ -149,7 +211,8 @@ impl Driver {
         listeners: Vec<Listener>,
     ) -> Driver {
         let stored = parts.environment.listeners_are_stored();
-        let held = parts.sockets.iter().all(|socket| stored || socket.origin == listeners::Origin::Activated);
+        let ends = Ends(Arc::clone(&parts.progress));
+        let held = lock(&parts.sockets).iter().all(|socket| stored || socket.origin == listeners::Origin::Activated);
         let manager = match (main.notifier.managed(), parts.environment.supervisor) {
             (false, _) => Manager::None,
             (true, None) => Manager::Restarts,
@@ -167,7 +230,7 @@ impl Driver {
             main: MainRole::new(main, tasks.clone()),
             tasks,
             received,
-            immediate: VecDeque::from([Event::AppReady]),
+            immediate: VecDeque::new(),
             background: vec![],
             deadline: None,
             listeners,
@@ -179,11 +242,57 @@ impl Driver {
             counted_before: None,
             requester: None,
             requested_id: None,
+            getting_ready: None,
+            failure: None,
             ending: None,
+            _ends: ends,
         }
     }
 
-    pub(crate) async fn run(mut self: Box<Self>) -> Exit {
+    /// Serves signals, the control socket and the service manager, replaces this process when it is told to, and returns
+    /// when the process has nothing left to do.
+    ///
+    /// Poll it from the start, in a task of its own or beside what the application does to get ready: a stop that comes
+    /// meanwhile makes it return, unless this is a successor, which its predecessor ends then. Before it is first polled, a
+    /// stop ends the process ([`Builder::start`](crate::Builder::start)). Clients are accepted from
+    /// [`Generation::ready`] on. Where the application gives up ([`Generation::fail`], or all handles dropped before it was
+    /// ready), it returns with [`Exit::failure`].
+    ///
+    /// When it returns, connections that have not ended by the drain's deadline are still open: ending the process cuts
+    /// them.
+    pub fn run(self) -> impl Future<Output = Exit> + Send {
+        Box::new(self).drive_to_the_end()
+    }
+
+    /// Runs, and has the application get ready meanwhile: `set_up` is polled beside [`run`](Driver::run), and when it has
+    /// come to its end the application is [`ready`](Generation::ready). Where it fails, or a listener has nobody who
+    /// accepts, it gives up with that reason ([`Exit::failure`]).
+    ///
+    /// For a service that is ready at once `set_up` is [`Generation::ready`] itself. A stop drops it where it waits.
+    pub fn run_with<E: fmt::Display>(self, set_up: impl Future<Output = Result<(), E>>) -> impl Future<Output = Exit> {
+        let generation = Generation::upgrade(&self.parts.handle);
+        let run = self.run();
+        async move {
+            let get_ready = async move {
+                // Without a handle there is nothing that could be ready, and the driver knows.
+                let Some(generation) = generation else { return };
+                let reason = match set_up.await {
+                    Ok(()) => generation.ready().await.map_err(|error| error.to_string()),
+                    Err(error) => Err(error.to_string()),
+                };
+                if let Err(reason) = reason {
+                    generation.fail(&reason);
+                }
+            };
+            future::or(run, async {
+                get_ready.await;
+                future::pending().await
+            })
+            .await
+        }
+    }
+
+    async fn drive_to_the_end(mut self: Box<Self>) -> Exit {
         let executor = self.tasks.executor();
         executor
             .run(async move {
@@ -197,6 +306,9 @@ impl Driver {
     /// Starts the sources that live as long as the process.
     fn begin(&mut self) {
         self.parts.stoppable = None;
+        self.parts.progress.note(DRIVEN, true);
+        self.background.push(self.tasks.spawn(sources::asked(self.parts.asked.clone(), self.tasks.inputs())));
+        self.getting_ready = Some(self.tasks.spawn(sources::getting_ready(STARTS_SOON, self.tasks.inputs())));
         let signals = Arc::clone(&self.parts.signals);
         self.background.push(self.tasks.spawn(sources::signals(signals, self.tasks.inputs())));
         self.main.begin();
@@ -217,11 +329,47 @@ impl Driver {
                 for action in actions {
                     self.perform(action).await;
                 }
+                self.note_progress();
             }
             self.requester = None;
             if let Some(ending) = self.ending {
                 return ending;
             }
+        }
+    }
+
+    /// Lets the application know how far this generation has come.
+    fn note_progress(&mut self) {
+        let progress = &self.parts.progress;
+        progress.note(MAIN, self.lifecycle.is_main());
+        if self.getting_ready.is_some() && !self.lifecycle.is_starting() {
+            self.getting_ready = None;
+            progress.note(READY, matches!(self.lifecycle.state(), State::Standby) || self.lifecycle.is_main());
+        }
+    }
+
+    /// What the application says.
+    fn take_asked(&mut self, asked: Option<Ask>) -> Option<Event> {
+        let starts = self.lifecycle.is_starting();
+        match asked {
+            Some(Ask::Ready) => Some(Event::AppReady),
+            Some(Ask::Command(command)) => self.take_command(command),
+            Some(Ask::Fail(reason)) if starts => {
+                self.failure.get_or_insert(reason);
+                Some(Event::AppFailed)
+            }
+            Some(Ask::Fail(reason)) => {
+                log::warn!("the application gives up, but it has said that it is ready, and serves on: {reason}");
+                None
+            }
+            None if starts => {
+                self.failure.get_or_insert_with(|| {
+                    "the application gave up: it dropped the last handle on its generation before it was ready"
+                        .to_owned()
+                });
+                Some(Event::AppFailed)
+            }
+            None => None,
         }
     }
 
@@ -232,6 +380,13 @@ impl Driver {
             Input::Wish(Wish::Reload) => Some(Event::Reload(Trigger::Signal)),
             Input::Wish(Wish::Stop) => Some(Event::Stop(Trigger::Signal)),
             Input::Command(command) => self.take_command(command),
+            Input::Asked(asked) => self.take_asked(asked),
+            Input::StillStarting => {
+                if self.lifecycle.starts_alone() {
+                    self.main.serve_commands();
+                }
+                None
+            }
             Input::Spawned(number, spawned) => self.take_spawned(number, *spawned),
             Input::Successor(number, what) => {
                 let current = self.reload.is_current(number);
@@ -304,7 +459,10 @@ impl Driver {
         let cut = self.cut().await;
         // Before anybody is told: a client that waits for the end of the service finds nothing left of it.
         if matches!(ending, Ending::Stopped | Ending::NeverServed) {
-            self.main.clear_up(&self.parts.sockets);
+            self.main.clear_up(&lock(&self.parts.sockets));
+        }
+        if ending == Ending::GaveUp {
+            self.parts.own.iter().for_each(unlink_if_ours);
         }
         // A successor that keeps the same file has replaced it by its own.
         if !matches!(ending, Ending::Abandoned | Ending::GivenUp) {
@@ -322,13 +480,15 @@ impl Driver {
         let exit = Exit {
             generation: self.parts.number,
             successor: match (ending, self.chain.predecessor()) {
-                (Ending::GivenUp, Some(predecessor)) => Some(record::id_of(&predecessor.line.peer)),
+                (Ending::GivenUp | Ending::GaveUp, Some(predecessor)) => Some(record::id_of(&predecessor.line.peer)),
                 _ => self.chain.newest(),
             },
-            success: ending != Ending::Abandoned,
+            success: !matches!(ending, Ending::Abandoned | Ending::GaveUp),
             cut,
+            failure: self.failure.take().filter(|_| ending == Ending::GaveUp),
         };
-        log::info!("{exit}{}", self.drain_time());
+        let level = if exit.failure.is_some() { log::Level::Error } else { log::Level::Info };
+        log::log!(level, "{exit}{}", self.drain_time());
         exit
     }
 

@@ -9,10 +9,12 @@
 //!    `-g` as a flag that means nothing to you. What is wrong with the configuration goes to [`decline`](crate::decline).
 //! 2. [`Builder::start`](crate::Builder::start), before any thread exists, so before a runtime is made: it adopts what was
 //!    inherited, and signals must reach handlers that stand.
-//! 3. Take listeners, state, and the [`Drain`](crate::Drain); start the application and its accept loops. They accept
-//!    nothing yet.
-//! 4. Poll [`Generation::run`](crate::Generation::run). Its first poll says that you are ready, and it is what serves
-//!    signals, commands and the service manager from then on. When it returns, return from `main`.
+//! 3. Poll the [`Driver`](crate::Driver) that it gives, from the start: it serves signals, commands and the service
+//!    manager, also while the application gets ready. When it returns, return from `main`.
+//! 4. Beside it, take listeners, state, and the [`Drain`](crate::Drain) from the [`Generation`](crate::Generation); start
+//!    the application and its accept loops. They accept nothing yet.
+//! 5. Say [`Generation::ready`](crate::Generation::ready). That is refused while nobody accepts on a listener. Where all
+//!    is ready at once, steps 3 and 5 are one: [`driver.run_with(generation.ready())`](crate::Driver::run_with).
 //!
 //! # An axum server, on tokio
 //!
@@ -83,33 +85,39 @@
 //!
 //! # Ready, or failed
 //!
-//! Do what can fail before the first poll of `run`: read files, connect to the database, fill the cache. Until then the old
-//! process serves everybody, for at most the ready timeout. If it fails, say why; whoever asked for the reload reads it.
+//! Do what can fail before you are ready: read files, connect to the database, fill the cache. Until then the old process
+//! serves everybody, for at most the ready timeout. If it fails, say why; whoever asked for the reload reads it.
 //!
 //! ```no_run
 //! use std::process::ExitCode;
-//! use restart_core::Builder;
+//! use restart_core::{Builder, Error};
 //!
 //! fn main() -> ExitCode {
 //!     let Ok(settings) = std::fs::read_to_string("settings") else {
 //!         restart_core::decline("cannot read the file settings"); // nobody to tell at a first start
 //!         return ExitCode::FAILURE;
 //!     };
-//!     let generation = match Builder::new().start() {
-//!         Ok(generation) => generation,
+//!     let (generation, driver) = match Builder::new().start() {
+//!         Ok(started) => started,
 //!         Err(error) => {
 //!             eprintln!("{error}"); // a predecessor has been told
 //!             return ExitCode::FAILURE;
 //!         }
 //!     };
-//!     if settings.is_empty() {
-//!         generation.fail("the file settings is empty");
-//!         return ExitCode::FAILURE;
-//!     }
-//!     let exit = smol::block_on(generation.run());
+//!     let set_up = async {
+//!         if settings.is_empty() {
+//!             return Err("the file settings is empty".to_owned()); // told as well, and in Exit::failure
+//!         }
+//!         // Connect to the database, start the accept loops of generation.listeners(): signals are obeyed meanwhile.
+//!         generation.ready().await.map_err(|error| error.to_string())
+//!     };
+//!     let exit = smol::block_on(driver.run_with(set_up));
 //!     ExitCode::from(u8::from(!exit.success))
 //! }
 //! ```
+//!
+//! What only one process may do, such as a timed job, begins behind
+//! [`Generation::committed`](crate::Generation::committed), and ends when the phase is no longer `Serving`.
 //!
 //! # Draining
 //!
@@ -132,13 +140,13 @@
 //!
 //! ```no_run
 //! use std::sync::{Arc, Mutex};
-//! use restart_core::{Builder, Error, State};
+//! use restart_core::{Builder, Error, Exit, State};
 //!
-//! fn main() -> Result<(), Error> {
+//! fn main() -> Result<Exit, Error> {
 //!     let visitors = Arc::new(Mutex::new(0_u64));
 //!     let saved = Arc::clone(&visitors);
 //!     let save = move || saved.lock().map_or(vec![], |count| count.to_le_bytes().to_vec());
-//!     let mut generation = Builder::new().save_state(1, save).start()?;
+//!     let (generation, driver) = Builder::new().save_state(1, save).start()?;
 //!     match generation.take_state() {
 //!         Some(State { format: 1, bytes }) => {
 //!             *visitors.lock().unwrap() = u64::from_le_bytes(bytes.try_into().unwrap_or_default());
@@ -146,8 +154,7 @@
 //!         Some(State { format, .. }) => eprintln!("the state has the unknown format {format}: starting without it"),
 //!         None => {}
 //!     }
-//!     smol::block_on(generation.run());
-//!     Ok(())
+//!     Ok(smol::block_on(driver.run_with(generation.ready())))
 //! }
 //! ```
 //!
@@ -177,10 +184,13 @@
 //! SIGHUP and SIGUSR2 reload without telling the outcome, SIGTERM and SIGINT stop. A SIGHUP that was ignored at the start
 //! (`nohup`) stays ignored.
 //!
-//! A server that gets ready for long, as one that waits for its database between [`Builder::start`](crate::Builder::start)
-//! and the first poll of `run`, is stopped by them meanwhile: the process ends at once, with status 0, and what the start
-//! has made is removed. A successor that is told so stops the service, as one that is ready does; to give up a reload
-//! alone, have it call [`fail`](crate::Generation::fail), or let the ready timeout pass.
+//! A server that gets ready for long, as one that waits for its database, is stopped by them meanwhile: the driver returns,
+//! or, before its first poll, the process ends at once, with status 0; what the start has made is removed. Its control
+//! socket answers `status` and `stop`, and refuses a reload, until it is ready. A successor that is told to stop stops the
+//! service, as one that is ready does; to give up a reload alone, have it call [`fail`](crate::Generation::fail), or let
+//! the ready timeout pass. The same three commands are to be had from within:
+//! [`Generation::reload`](crate::Generation::reload), [`stop`](crate::Generation::stop) and
+//! [`status`](crate::Generation::status).
 //!
 //! # Under systemd, and under others
 //!
@@ -231,7 +241,8 @@
 //! # Pitfalls
 //!
 //! - **Two processes live side by side.** What only one may hold (a lock file, a database that is opened exclusively, a
-//!   timed job) is given up by the old one in `Draining`, and waited for by the new one behind its first poll of `run`.
+//!   timed job) is given up by the old one in `Draining`, and begun by the new one behind
+//!   [`committed`](crate::Generation::committed).
 //! - **The path is the program.** A reload runs what lies at the path by which the service was started: replace the file
 //!   by rename. A symlink that is switched to another release is followed.
 //! - **The environment is inherited**, with what you changed in it, and so is the working directory: relative paths in
@@ -241,7 +252,7 @@
 //! - **Standard input is not yours.** It is `/dev/null` in each generation but the first.
 //! - **Descriptors stay yours.** A successor gets the sockets and nothing else. Never make a handed socket blocking:
 //!   `O_NONBLOCK` belongs to the socket, which both processes have open.
-//! - **Do not block the executor** that polls `run`: the watchdog, the ping at the end of the probation and everything
+//! - **Do not block the executor** that polls the driver: the watchdog, the ping at the end of the probation and everything
 //!   that a reload waits for are answered there.
 //! - **An accept loop that ends is not started again.** [`Listener::accept`](crate::Listener::accept) waits by itself
 //!   where there is no descriptor left or the network fails; its error says that the socket itself is gone.

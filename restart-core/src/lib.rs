@@ -5,12 +5,12 @@
 //! goes from `main` to a test that replaces the server.
 //!
 //! ```no_run
-//! use restart_core::{Builder, Endpoint, Error, Phase};
+//! use restart_core::{Builder, Endpoint, Error, Exit, Phase};
 //! use smol::io::{AsyncReadExt, AsyncWriteExt};
 //!
-//! fn main() -> Result<(), Error> {
+//! fn main() -> Result<Exit, Error> {
 //!     let endpoint: Endpoint = "hello=127.0.0.1:7000".parse()?;
-//!     let generation = Builder::new().listen(endpoint).start()?; // first thing in main, before any thread
+//!     let (generation, driver) = Builder::new().listen(endpoint).start()?; // first thing in main, before any thread
 //!     let (listener, drain) = (generation.listener("hello")?, generation.drain());
 //!     let number = generation.number();
 //!     smol::spawn(async move {
@@ -30,8 +30,7 @@
 //!         }
 //!     })
 //!     .detach();
-//!     smol::block_on(generation.run()); // says that it is ready, and returns when the process should end
-//!     Ok(())
+//!     Ok(smol::block_on(driver.run_with(generation.ready()))) // returns when the process should end
 //! }
 //! ```
 //!
@@ -54,8 +53,10 @@
 //!
 //! # What the application has to do
 //!
-//! - Call [`Builder::start`] before any thread exists, and poll [`Generation::run`] for as long as the process serves.
-//! - Be ready to serve when it first polls it: until then a stop ends the process ([`Builder::start`]); give up with [`Generation::fail`], or with [`decline`] before the start.
+//! - Call [`Builder::start`] before any thread exists, and poll [`Driver::run`] from then on, for as long as the process
+//!   serves.
+//! - Say [`Generation::ready`] when it can serve, or have [`Driver::run_with`] say so: until then nobody is accepted, and a
+//!   predecessor serves. Give up with [`Generation::fail`], or with [`decline`] before the start.
 //! - Hold each connection's [`Guard`] until it ends, and end connections when [`Drain::phase`] is no longer
 //!   [`Phase::Serving`], after the request in flight; all of them, at once, in [`Phase::Over`].
 //! - Or have them live on: with [`Builder::take_connections`], [`Connections::offer`] moves a connection between two
@@ -101,6 +102,7 @@ mod memory;
 mod notify;
 mod pid_file;
 mod predecessor;
+mod progress;
 mod settings;
 mod signals;
 mod successor;
@@ -114,7 +116,7 @@ pub use builder::Builder;
 pub use connections::{BLOB_BYTES_MAX, COMPANIONS_MAX, Connection, Connections};
 pub use counters::{Counts, Inherited};
 pub use drain::{Drain, Guard, Phase, Phases};
-pub use driver::Exit;
+pub use driver::{Driver, Exit};
 pub use environment::{follow_directory, must_supervise};
 pub use error::Error;
 pub use formats::Formats;

@@ -12,7 +12,7 @@
 //!
 //! | state | accepts | control socket | main process |
 //! |---|---|---|---|
-//! | `Starting` | no | no | only without a predecessor |
+//! | `Starting` | no | without a predecessor, where it lasts | only without a predecessor |
 //! | `Standby` (said Ready, waits for the commit) | yes | no | no |
 //! | `Serving` | yes | yes | yes |
 //! | `Reloading`, until the successor is ready | yes | yes | yes |
@@ -183,6 +183,16 @@ impl Lifecycle {
 
     fn is_stopping(&self) -> bool {
         matches!(self.state, State::Stopping { .. })
+    }
+
+    /// Whether the application has not said yet that it is ready.
+    pub(crate) fn is_starting(&self) -> bool {
+        matches!(self.state, State::Starting { .. })
+    }
+
+    /// The same, where no predecessor is left that would take commands.
+    pub(crate) fn starts_alone(&self) -> bool {
+        matches!(self.state, State::Starting { predecessor: PredecessorStatus::None | PredecessorStatus::Gone })
     }
 
     /// Whether this is the main process: who holds the control socket and speaks to the service manager.

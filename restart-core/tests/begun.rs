@@ -7,27 +7,30 @@ use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Instant;
 
-use restart_core::control::{Answer, Client};
+use restart_core::control::{Answer, Client, Status};
 use rustix::process::{Pid, Signal, kill_process};
 
 mod support;
 
-use support::{DEADLINE, example, fixture};
+use support::{DEADLINE, ask, ask_for, example, fixture};
 
-/// A first generation that waits between its start and its first poll, and has bound its sockets.
+/// How the application waits: between its start and the driver's first poll, or beside the driver.
+const WAYS: [&str; 2] = ["FIXTURE_WAITS", "FIXTURE_GETS_READY"];
+
+/// A first generation that waits before it is ready, and has bound its sockets.
 struct Waiting {
     folder: tempfile::TempDir,
     child: Child,
 }
 
 impl Waiting {
-    fn new() -> Waiting {
+    fn new(way: &str) -> Waiting {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name);
         std::fs::write(path("waits"), "").unwrap();
         let mut command = Command::new(example("fixture"));
         command.arg(format!("echo=unix:{}", path("stream").display())).stdin(Stdio::null());
-        command.env("FIXTURE_CONTROL", path("control")).env("FIXTURE_WAITS", path("waits"));
+        command.env("FIXTURE_CONTROL", path("control")).env(way, path("waits"));
         command.env("FIXTURE_PID_FILE", path("pid")).env_remove("NOTIFY_SOCKET");
         let child = command.spawn().unwrap();
         let waiting = Waiting { folder, child };
@@ -72,8 +75,9 @@ fn send(pid: u32, signal: Signal) {
 
 #[test]
 fn a_first_start_that_waits_is_stopped_and_leaves_nothing_behind() {
-    for signal in [Signal::TERM, Signal::INT, Signal::QUIT] {
-        let mut waiting = Waiting::new();
+    let signals = [Signal::TERM, Signal::INT, Signal::QUIT];
+    for (signal, way) in signals.into_iter().flat_map(|signal| WAYS.map(|way| (signal, way))) {
+        let mut waiting = Waiting::new(way);
         assert_eq!(waiting.left(), ["stream", "control", "pid"]);
         send(waiting.child.id(), signal);
         let status = wait_end(&mut waiting.child);
@@ -84,23 +88,80 @@ fn a_first_start_that_waits_is_stopped_and_leaves_nothing_behind() {
 
 #[test]
 fn a_reload_that_is_asked_for_meanwhile_is_not_lost() {
-    let mut waiting = Waiting::new();
-    send(waiting.child.id(), Signal::HUP);
-    std::fs::remove_file(waiting.folder.path().join("waits")).unwrap();
-    let client = |path: &Path| Client::connect(path).and_then(|mut client| client.status());
+    for way in WAYS {
+        let mut waiting = Waiting::new(way);
+        send(waiting.child.id(), Signal::HUP);
+        std::fs::remove_file(waiting.folder.path().join("waits")).unwrap();
+        let control = waiting.folder.path().join("control");
+        wait_until("the second generation serves", || status(&control).is_ok_and(|status| status.id.generation == 2));
+        assert_eq!(wait_end(&mut waiting.child).code(), Some(0));
+        Client::connect(&control).unwrap().stop().unwrap();
+        assert!(waiting.left().is_empty(), "{:?}", waiting.left());
+    }
+}
+
+fn status(control: &Path) -> Result<Status, restart_core::Error> {
+    Client::connect(control).and_then(|mut client| client.status())
+}
+
+#[test]
+fn a_first_start_that_waits_beside_its_driver_takes_commands() {
+    let mut waiting = Waiting::new(WAYS[1]);
     let control = waiting.folder.path().join("control");
-    wait_until("the second generation serves", || client(&control).is_ok_and(|status| status.id.generation == 2));
-    assert_eq!(wait_end(&mut waiting.child).code(), Some(0));
+    assert_eq!(status(&control).unwrap().state, "starting");
+    let Answer::Refused(reason) = Client::connect(&control).unwrap().reload().unwrap() else { panic!("not refused") };
+    assert!(reason.contains("not ready yet"), "{reason}");
     Client::connect(&control).unwrap().stop().unwrap();
+    assert_eq!(wait_end(&mut waiting.child).code(), Some(0));
     assert!(waiting.left().is_empty(), "{:?}", waiting.left());
 }
 
 #[test]
-fn a_stop_that_a_successor_gets_while_it_waits_stops_the_service() {
+fn an_application_asks_from_within_what_a_client_can_ask() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("stream");
     let mut service = fixture(&[&format!("echo=unix:{}", path.display())], &[]);
-    std::fs::write(service.folder.path().join("waits"), "").unwrap();
+    let ask = |what| ask_for(std::os::unix::net::UnixStream::connect(&path).unwrap(), what).unwrap();
+    assert_eq!(ask("status"), "serving\n");
+    // Its own connection closes in the drain, which begins before the outcome is known.
+    ask("reload");
+    assert_eq!(service.status().id.generation, 2);
+    assert_eq!(ask("committed"), "Some(())\n");
+    assert_eq!(ask("stop"), "stops\n");
+    assert_eq!(wait_end(&mut service.child).code(), Some(0));
+    wait_until("the service has ended", || !path.exists() && !service.control().exists());
+}
+
+#[test]
+fn a_successor_that_is_never_ready_leaves_its_predecessor_serving_and_says_why() {
+    let folder = tempfile::tempdir().unwrap();
+    let address = format!("echo=unix:{}", folder.path().join("stream").display());
+    let service = fixture(&[&address], &[]);
+    let ways = [
+        ("by accepting nothing", "nobody accepts on the listener \"echo\""),
+        ("without a word", "it dropped the last handle on its generation"),
+    ];
+    for (fails, why) in ways {
+        std::fs::write(service.folder.path().join("fail"), fails).unwrap();
+        let failure = service.reload().failure.unwrap();
+        assert!(failure.contains("cannot serve") && failure.contains(why), "{fails}: {failure}");
+        let stream = std::os::unix::net::UnixStream::connect(folder.path().join("stream")).unwrap();
+        assert!(ask(stream).unwrap().starts_with("1 "));
+    }
+    std::fs::remove_file(service.folder.path().join("fail")).unwrap();
+    service.reload_well();
+}
+
+#[test]
+fn a_stop_that_a_successor_gets_while_it_waits_stops_the_service() {
+    ["waits", "gets ready"].into_iter().for_each(stop_a_successor_that_waits);
+}
+
+fn stop_a_successor_that_waits(note: &str) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("stream");
+    let mut service = fixture(&[&format!("echo=unix:{}", path.display())], &[]);
+    std::fs::write(service.folder.path().join(note), "").unwrap();
     let mut client = service.client();
     let reload = std::thread::spawn(move || client.reload());
     let mut successor = None;

@@ -17,7 +17,9 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use restart_core::{Accepted, Address, Connection, Connections, Drain, Exit, Generation, Guard, Listener, Phase};
+use restart_core::{
+    Accepted, Address, Connection, Connections, Drain, Driver, Exit, Generation, Guard, Listener, Phase,
+};
 use rustix::net::sockopt;
 use smol::Timer;
 use smol::future::{FutureExt, yield_now};
@@ -88,7 +90,7 @@ struct Shared<H> {
 /// Serves until this process has nothing left to do. `metrics` are those that the generation's status shows.
 pub(crate) fn serve<H: Handler + 'static>(
     config: &Config,
-    generation: Generation,
+    (generation, driver): (Generation, Driver),
     workers: &Arc<Workers>,
     service: Service<H>,
     metrics: &Arc<Metrics>,
@@ -142,7 +144,7 @@ pub(crate) fn serve<H: Handler + 'static>(
         workers.spawn_on_main(admin::serve(listener, admin));
     }
     workers.spawn_on_main(tell_stop(generation.drain(), config.reload.stop_timeout));
-    let exit = workers.run(generation.run());
+    let exit = workers.run(driver.run_with(generation.ready()));
     let balance = metrics.ledger.balance();
     if balance.is_closed() {
         log::debug!("connections: {balance}");

@@ -275,7 +275,7 @@ fn unexpected(reply: Option<Reply>) -> Error {
 }
 
 /// A name for a reload that no other client chooses.
-fn new_id() -> String {
+pub(crate) fn new_id() -> String {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     format!("{}-{}", std::process::id(), now.as_nanos())
 }

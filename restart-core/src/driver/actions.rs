@@ -16,6 +16,7 @@ use crate::error::Error;
 use crate::handover::{Commit, Counters, History, Message, ReloadMark};
 use crate::lifecycle::{Action, Event, State, Timer};
 use crate::listeners::{Listener, unlink_if_ours};
+use crate::lock::lock;
 use crate::successor::{ENTRIES_PER_MESSAGE_MAX, Handover, Spawned};
 
 /// A successor that has given up gets this long to leave, so that its own exit status can be reported.
@@ -54,7 +55,7 @@ impl Driver {
             }
             Action::NotifyTakeover => {
                 self.main.say_took_over(self.status_line());
-                self.main.store(&self.parts.sockets);
+                self.main.store(&lock(&self.parts.sockets));
             }
             Action::Spawn => self.spawn(),
             Action::Withdraw { stop } => {
@@ -83,6 +84,10 @@ impl Driver {
                 self.chain.tell_older(&Message::Stopping { within_ms });
             }
             Action::SayReady => self.say_ready(),
+            Action::SayFailed => {
+                let reason = self.failure.as_deref().unwrap_or("the application gave up");
+                self.chain.tell_predecessor(&Message::failed(reason));
+            }
             Action::SayCommitted => self.chain.tell_predecessor(&Message::Committed),
             Action::SayPong => self.chain.answer_ping(self.parts.settings.is_well()),
             Action::SayStop => self.chain.tell_predecessor(&Message::Stop),
@@ -123,7 +128,7 @@ impl Driver {
 
     fn notify_ready(&mut self) {
         self.main.say_ready(self.status_line());
-        self.main.store(&self.parts.sockets);
+        self.main.store(&lock(&self.parts.sockets));
         log::info!("{}", self.serves());
     }
 
@@ -258,11 +263,12 @@ impl Driver {
     fn release(&mut self) -> Vec<Listener> {
         let Some(names) = self.reload.released() else { return vec![] };
         let is_released = |name: &str| names.contains(name);
-        let sockets = &mut self.parts.sockets;
+        let mut sockets = lock(&self.parts.sockets);
         for socket in sockets.extract_if(.., |socket| is_released(&socket.name)) {
             log::info!("the listener {} on {} closes: nobody wants it any more", socket.name, socket.address);
             unlink_if_ours(&socket);
         }
+        drop(sockets);
         let mut released: Vec<Listener> =
             self.listeners.extract_if(.., |listener| is_released(listener.name())).collect();
         released.extend(self.main.release(is_released));
@@ -327,7 +333,7 @@ fn handover(id: String, parts: &mut Parts, chain: &Chain, main: &MainRole) -> Ha
     Handover {
         older: chain.lines(),
         hello: settings.hello(parts.number),
-        sockets: parts.sockets.iter().chain(main.control()).cloned().collect(),
+        sockets: lock(&parts.sockets).iter().chain(main.control()).cloned().collect(),
         state,
         mark: ReloadMark { id, generation: parts.number, pid: std::process::id() },
     }

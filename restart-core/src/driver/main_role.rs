@@ -121,6 +121,12 @@ impl MainRole {
         self.parts.listeners.iter().for_each(Listener::open);
     }
 
+    /// Takes commands, for a service whose application takes its time to get ready.
+    pub(super) fn serve_commands(&self) {
+        let name = self.parts.control.as_ref().map(|control| control.name.as_str());
+        self.parts.listeners.iter().filter(|listener| Some(listener.name()) == name).for_each(Listener::open);
+    }
+
     /// Leaves accepting to the successor.
     pub(super) fn pause(&self) {
         self.parts.listeners.iter().for_each(Listener::close);

@@ -14,6 +14,7 @@ use crate::control::{
 use crate::handover::PastReload;
 use crate::lifecycle::{Failure, Refusal, Stage, State};
 use crate::listeners::Origin;
+use crate::lock::lock;
 use crate::memory::resident_memory;
 
 impl Driver {
@@ -57,7 +58,8 @@ impl Driver {
             State::Draining { .. } | State::Abandoning => "draining",
             State::Stopping { .. } | State::Exited => "stopping",
         };
-        let listeners = self.parts.sockets.iter().map(|socket| ListenerStatus {
+        let sockets = lock(&self.parts.sockets);
+        let listeners = sockets.iter().map(|socket| ListenerStatus {
             name: socket.name.clone(),
             address: socket.address.to_string(),
             origin: match socket.origin {
@@ -168,6 +170,9 @@ impl Driver {
             Refusal::TooManyDraining => self.too_many_drain(),
             Refusal::Unsettled => {
                 "the service manager has not read the last reload's messages yet; ask again".to_owned()
+            }
+            Refusal::NotReady => {
+                format!("generation {} is not ready yet; ask again when it serves", self.parts.number)
             }
             Refusal::NotMain => format!("generation {} is not the main one; ask again", self.parts.number),
         };

@@ -17,6 +17,7 @@ use crate::connections::Connections;
 use crate::control::Command;
 use crate::drain::Drain;
 use crate::error::Error;
+use crate::generation::Ask;
 use crate::handover::{Channel, Heard, Hello, Line, Message, Received, own_pidfd};
 use crate::lifecycle::Timer;
 use crate::listeners::Listener;
@@ -34,6 +35,10 @@ const GREETINGS_MAX: u32 = 20;
 pub(super) enum Input {
     Wish(Wish),
     Command(Command),
+    /// What the application says; nothing any more, once its last handle is dropped.
+    Asked(Option<Ask>),
+    /// The application takes its time to get ready.
+    StillStarting,
     /// The successor's process has been started, or could not be.
     Spawned(u64, Box<Spawned>),
     Successor(u64, FromNewer),
@@ -96,6 +101,20 @@ pub(super) async fn signals(signals: Arc<Signals>, inputs: Sender<Input>) {
 pub(super) async fn commands(commands: Receiver<Command>, inputs: Sender<Input>) {
     while let Ok(command) = commands.recv().await {
         let _ = inputs.send(Input::Command(command)).await;
+    }
+}
+
+pub(super) async fn asked(asked: Receiver<Ask>, inputs: Sender<Input>) {
+    while let Ok(ask) = asked.recv().await {
+        let _ = inputs.send(Input::Asked(Some(ask))).await;
+    }
+    let _ = inputs.send(Input::Asked(None)).await;
+}
+
+pub(super) async fn getting_ready(every: Duration, inputs: Sender<Input>) {
+    loop {
+        IoTimer::after(every).await;
+        let _ = inputs.send(Input::StillStarting).await;
     }
 }
 

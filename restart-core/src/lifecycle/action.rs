@@ -59,6 +59,8 @@ pub(crate) enum Action {
     TellOlder,
     /// Say Ready to the predecessor.
     SayReady,
+    /// Tell the predecessor that the application gives up, and why.
+    SayFailed,
     /// Say Committed to the predecessor.
     SayCommitted,
     /// Answer the predecessor's ping.
@@ -98,6 +100,8 @@ pub(crate) enum Refusal {
     Unsettled,
     /// The service stops.
     Stopping,
+    /// The application is not ready yet.
+    NotReady,
     /// This generation is not the main one.
     NotMain,
 }
@@ -111,6 +115,8 @@ pub(crate) enum Ending {
     Stopped,
     /// It was told to stop before it served.
     NeverServed,
+    /// Its application gave up before it was ready.
+    GaveUp,
     /// Its predecessor lives, and has given it up.
     GivenUp,
     /// Its successor vanished, and the service manager is to start anew.

@@ -42,6 +42,8 @@ pub(crate) enum Trigger {
 pub(crate) enum Event {
     /// The application is ready to serve.
     AppReady,
+    /// The application gives up, and has not said that it is ready.
+    AppFailed,
     /// Somebody wants a new generation.
     Reload(Trigger),
     /// Somebody wants the service to end.

@@ -9,8 +9,16 @@ impl Lifecycle {
         match (event, predecessor) {
             (Event::AppReady, PredecessorStatus::Alive) => (State::Standby, vec![Action::Accept, Action::SayReady]),
             (Event::AppReady, _) => {
-                (State::Serving { settled: true }, vec![Action::TakeOver, Action::Accept, Action::NotifyReady])
+                let (state, more) = self.serve_or_reload(true);
+                (state, [vec![Action::TakeOver, Action::Accept, Action::NotifyReady], more].concat())
             }
+            (Event::AppFailed, PredecessorStatus::Alive) => {
+                // It may not have read that the service is to stop.
+                let mut actions: Vec<Action> = self.stop_wanted.then_some(Action::SayStop).into_iter().collect();
+                actions.extend([Action::SayFailed, Action::Exit(Ending::GaveUp)]);
+                (State::Exited, actions)
+            }
+            (Event::AppFailed, _) => (State::Exited, vec![Action::Exit(Ending::GaveUp)]),
             (Event::OlderClosed { predecessor: true } | Event::PredecessorDied, PredecessorStatus::Alive)
                 if self.predecessor.is_gone() =>
             {
@@ -23,14 +31,25 @@ impl Lifecycle {
                 (same, vec![Action::Start(Timer::Orphaned)])
             }
             (Event::Deadline(Timer::Orphaned), PredecessorStatus::Alive) => given_up(),
-            (Event::Stop(_), PredecessorStatus::Alive) => {
+            (Event::Stop(trigger), PredecessorStatus::Alive) => {
                 self.stop_wanted = true;
-                (same, vec![Action::SayStop])
+                (same, passed_on(trigger, true))
             }
             (Event::Stop(trigger), PredecessorStatus::Gone) => take_over_and_stop(trigger),
-            (Event::Stop(_), PredecessorStatus::None) => (State::Exited, vec![Action::Exit(Ending::NeverServed)]),
+            (Event::Stop(trigger), PredecessorStatus::None) => {
+                let answer = (trigger == Trigger::Command).then_some(Action::AnswerStopping);
+                (State::Exited, answer.into_iter().chain([Action::Exit(Ending::NeverServed)]).collect())
+            }
             (Event::Ping, _) => (same, vec![Action::SayPong]),
-            (Event::Reload(Trigger::Command), _) => (same, vec![Action::Refuse(Refusal::NotMain)]),
+            (Event::Reload(Trigger::Command), PredecessorStatus::Alive) => {
+                (same, vec![Action::Refuse(Refusal::NotMain)])
+            }
+            (Event::Reload(Trigger::Command), _) => (same, vec![Action::Refuse(Refusal::NotReady)]),
+            // Nobody else hears it, so it counts as soon as this one serves.
+            (Event::Reload(Trigger::Signal), PredecessorStatus::None | PredecessorStatus::Gone) => {
+                self.queued = true;
+                (same, vec![])
+            }
             _ => (same, vec![]),
         }
     }
@@ -67,10 +86,9 @@ impl Lifecycle {
             }
             Event::Ping => (State::Standby, vec![Action::SayPong]),
             // The predecessor may have it from here, and would pass it on again.
-            Event::Stop(_) if self.stop_wanted => (State::Standby, vec![]),
-            Event::Stop(_) => {
-                self.stop_wanted = true;
-                (State::Standby, vec![Action::SayStop])
+            Event::Stop(trigger) => {
+                let first = !std::mem::replace(&mut self.stop_wanted, true);
+                (State::Standby, passed_on(trigger, first))
             }
             Event::Reload(Trigger::Command) => (State::Standby, vec![Action::Refuse(Refusal::NotMain)]),
             _ => (State::Standby, vec![]),
@@ -93,9 +111,9 @@ impl Lifecycle {
                 let actions = vec![Action::EndDrain, Action::TakeOver, Action::Accept, Action::NotifyReady];
                 (State::Serving { settled: true }, actions)
             }
-            Event::Stop(_) if !self.stop_wanted => {
-                self.stop_wanted = true;
-                (State::Withdrawing, vec![Action::SayStop])
+            Event::Stop(trigger) => {
+                let first = !std::mem::replace(&mut self.stop_wanted, true);
+                (State::Withdrawing, passed_on(trigger, first))
             }
             // Said again, or by now for another reason.
             Event::Withdraw { stop } => {
@@ -106,6 +124,13 @@ impl Lifecycle {
             _ => (State::Withdrawing, vec![]),
         }
     }
+}
+
+/// A stop that is the predecessor's to carry out, which is told where it is `news`. Whoever asked here does not learn of
+/// its end.
+fn passed_on(trigger: Trigger, news: bool) -> Vec<Action> {
+    let cut_off = (trigger == Trigger::Command).then_some(Action::CutOff);
+    news.then_some(Action::SayStop).into_iter().chain(cut_off).collect()
 }
 
 /// The predecessor lives, and has closed its line without a commit.

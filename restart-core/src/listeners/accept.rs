@@ -8,7 +8,7 @@ use std::io;
 use std::net::TcpStream;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -62,11 +62,27 @@ struct Gate {
     /// The place of the state in `GateState::ALL`: each accept reads it, and must not take a lock for that.
     state: AtomicU8,
     changed: Event,
+    /// Somebody has waited at it, or never will.
+    served: AtomicBool,
+    is_served: Event,
 }
 
 impl Gate {
     fn new() -> Gate {
-        Gate { state: AtomicU8::new(GateState::Closed as u8), changed: Event::new() }
+        Gate {
+            state: AtomicU8::new(GateState::Closed as u8),
+            changed: Event::new(),
+            served: AtomicBool::new(false),
+            is_served: Event::new(),
+        }
+    }
+
+    /// Notes that somebody waits here. A swap at each accept would cost more than a look.
+    fn note_served(&self) {
+        if !self.served.load(Ordering::Relaxed) {
+            self.served.store(true, Ordering::Release);
+            self.is_served.notify(usize::MAX);
+        }
     }
 
     fn set(&self, state: GateState) {
@@ -179,6 +195,29 @@ impl Listener {
         self.gate.set(GateState::Released);
     }
 
+    /// Whether somebody has waited for its clients, or it is left unserved.
+    pub(crate) fn is_served(&self) -> bool {
+        self.gate.served.load(Ordering::Acquire)
+    }
+
+    /// Waits until somebody waits for its clients.
+    pub(crate) async fn served(&self) {
+        loop {
+            let listener = self.gate.is_served.listen();
+            if self.is_served() {
+                return;
+            }
+            listener.await;
+        }
+    }
+
+    /// Says that this program does not serve this listener, such as one that a service manager gives and that it does not
+    /// know: [`Generation::ready`](crate::Generation::ready) then waits for no accept on it. The socket stays open, and is
+    /// handed on; its clients wait for a generation that serves it.
+    pub fn leave_unserved(&self) {
+        self.gate.note_served();
+    }
+
     /// The listener's name, the same in all generations.
     pub fn name(&self) -> &str {
         &self.name
@@ -208,6 +247,7 @@ impl Listener {
 
     /// `attempt` is what accepts, as tests have it fail.
     async fn accept_by(&self, attempt: impl Fn(GateState) -> rustix::io::Result<Accepted>) -> io::Result<Accepted> {
+        self.gate.note_served();
         loop {
             let state = self.gate.get();
             if state == GateState::Closed {
@@ -243,6 +283,7 @@ impl Listener {
     /// Waits until a client waits to be accepted by this generation, for an application that has to make room before it
     /// accepts one. Another generation may be faster: then [`accept`](Listener::accept) waits for the next one.
     pub async fn client_comes(&self) -> io::Result<()> {
+        self.gate.note_served();
         loop {
             let state = self.gate.get();
             if state == GateState::Closed {

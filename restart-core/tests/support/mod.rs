@@ -51,6 +51,7 @@ impl Service {
         command.env("FIXTURE_VERSION", folder.path().join("version"));
         command.env("FIXTURE_UNWELL", folder.path().join("unwell"));
         command.env("FIXTURE_WAITS", folder.path().join("waits"));
+        command.env("FIXTURE_GETS_READY", folder.path().join("gets ready"));
         if !command.get_envs().any(|(name, _)| name == "NOTIFY_SOCKET") {
             command.env_remove("NOTIFY_SOCKET");
         }
@@ -159,8 +160,13 @@ impl Drop for Service {
 
 /// One line asked, one line answered, on a connection of its own.
 pub(crate) fn ask(stream: impl std::io::Read + Write) -> std::io::Result<String> {
+    ask_for(stream, "hello")
+}
+
+/// The same, of a line that may mean something to whoever answers.
+pub(crate) fn ask_for(stream: impl std::io::Read + Write, what: &str) -> std::io::Result<String> {
     let mut stream = BufReader::new(stream);
-    stream.get_mut().write_all(b"hello\n")?;
+    stream.get_mut().write_all(format!("{what}\n").as_bytes())?;
     let mut line = String::new();
     stream.read_line(&mut line)?;
     Ok(line)

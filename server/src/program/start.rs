@@ -10,7 +10,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use restart_core::control::Place;
-use restart_core::{Builder, Endpoint, Generation, Listener, State};
+use restart_core::{Builder, Driver, Endpoint, Generation, Listener, State};
 
 use crate::config::{Config, DEFAULT_LISTEN, Given, ServeArgs, ValueSource};
 use crate::http::{Capacity, Handler, Handshakes, Moves};
@@ -65,9 +65,9 @@ pub(super) fn start<H: Handler + 'static>(
         None => builder,
     };
     let code = match builder.reopen_logs(move || reopening.reopen()).start() {
-        Ok(generation) => {
+        Ok(started) => {
             let made = (certificates, &metrics, &reopener, &*later);
-            start_application((package, config), generation, &logs, made, application)
+            start_application((package, config), started, &logs, made, application)
         }
         Err(error) => {
             log::error!("cannot serve: {error}");
@@ -162,7 +162,7 @@ fn supervise(package: &Package, logs: &Logs) -> u8 {
 
 fn start_application<H: Handler + 'static>(
     (package, config): (&Package, &Config),
-    mut generation: Generation,
+    (generation, driver): (Generation, Driver),
     logs: &Logs,
     (certificates, metrics, reopener, later): (Certificates, &Arc<Metrics>, &Reopener, &Later),
     application: impl FnOnce(&Config, &Generation, Option<State>) -> io::Result<Service<H>>,
@@ -186,7 +186,8 @@ fn start_application<H: Handler + 'static>(
                 reopener.leads_to(log);
             }
             service.observers.extend(access_log.iter().map(AccessLog::observer));
-            let exit = serve(config, generation, later.workers.get_or_init(|| Arc::new(workers)), service, metrics);
+            let exit =
+                serve(config, (generation, driver), later.workers.get_or_init(|| Arc::new(workers)), service, metrics);
             access_log.inspect(|log| log.flush(FLUSH_TIMEOUT));
             if exit.success { exit::OK } else { exit::FAILED }
         }

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use restart_core::Builder;
+use restart_core::{Builder, Listener};
 use rustix::{
     net::{AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType},
     process::{PidfdFlags, Signal, getpid, kill_process, pidfd_open},
@@ -48,16 +48,16 @@ fn main() -> io::Result<ExitCode> {
             Ok(ExitCode::FAILURE)
         }
         Mode::Fails(reason) => {
-            Builder::new().start().map_err(io::Error::other)?.fail(&reason);
+            Builder::new().start().map_err(io::Error::other)?.0.fail(&reason);
             Ok(ExitCode::FAILURE)
         }
         Mode::DiesReady { code, ms } => {
-            let generation = Builder::new().start().map_err(io::Error::other)?;
+            let (generation, driver) = Builder::new().start().map_err(io::Error::other)?;
+            generation.listeners().iter().for_each(Listener::leave_unserved);
             let die = async {
                 Timer::after(Duration::from_millis(ms)).await;
             };
-            // The generation is polled first, and says Ready at that.
-            smol::block_on(future::or(async { drop(Box::pin(generation.run()).await) }, die));
+            smol::block_on(future::or(async { drop(driver.run_with(generation.ready()).await) }, die));
             Ok(ExitCode::from(code))
         }
         Mode::Speaks(words) => {
@@ -65,7 +65,7 @@ fn main() -> io::Result<ExitCode> {
             hang()
         }
         Mode::StartsAChild => {
-            let _generation = Builder::new().start().map_err(io::Error::other)?;
+            let _started = Builder::new().start().map_err(io::Error::other)?;
             Command::new("sleep").arg("1000").spawn()?;
             hang()
         }

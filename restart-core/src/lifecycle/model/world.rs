@@ -183,8 +183,6 @@ pub(super) enum Step {
     Event { who: usize, event: Event, source: Source, fails: bool, killed_after: Option<usize> },
     /// A successor's process begins to exist.
     Spawned { who: usize },
-    /// The application in a successor cannot serve.
-    AppFails { who: usize },
     /// The next message on a line arrives as garbage.
     Garble { channel: usize, to_newer: bool },
     /// One side of a line cannot receive any more.
@@ -206,6 +204,7 @@ pub(super) enum Step {
 pub(super) enum Source {
     Immediate,
     App,
+    AppFails,
     Timer,
     Drained,
     DrainDeadline,
@@ -231,8 +230,7 @@ impl Step {
                 | Step::Hangs { .. }
                 | Step::Breaks { .. }
                 | Step::Garble { .. }
-                | Step::AppFails { .. }
-                | Step::Event { source: Source::Wish, .. }
+                | Step::Event { source: Source::Wish | Source::AppFails, .. }
                 | Step::Event { killed_after: Some(_), .. }
         )
     }
@@ -535,18 +533,18 @@ impl World {
         }
         if self.budget.reloads > 0 {
             events.push((Event::Reload(Trigger::Signal), Source::Wish));
-            if process.has_been_main && !self.budget.plain {
+            if !self.budget.plain {
                 events.push((Event::Reload(Trigger::Command), Source::Wish));
             }
         }
         if self.budget.stops > 0 {
             events.push((Event::Stop(Trigger::Signal), Source::Wish));
-            if process.has_been_main {
+            if process.has_been_main || !self.budget.plain {
                 events.push((Event::Stop(Trigger::Command), Source::Wish));
             }
         }
-        if process.starting && who > 0 {
-            steps.push(Step::AppFails { who });
+        if process.starting {
+            events.push((Event::AppFailed, Source::AppFails));
         }
         let unproven = matches!(process.lifecycle.state(), State::Starting { .. } | State::Standby)
             && self.get(who.wrapping_sub(1)).is_some_and(|predecessor| {
@@ -581,11 +579,6 @@ impl World {
                 self.event(who, event, source, fails, killed_after)?;
             }
             Step::Spawned { who } => self.spawned(who)?,
-            Step::AppFails { who } => {
-                self.say_to_older(who, Said::Failed);
-                self.die(who);
-                self.excuse_death();
-            }
             Step::Garble { channel, to_newer } => {
                 self.budget.garbage -= 1;
                 let line = &mut self.channels[channel];
@@ -632,7 +625,7 @@ impl World {
             Source::Immediate => {
                 self.at(who).immediate.remove(0);
             }
-            Source::App => self.at(who).starting = false,
+            Source::App | Source::AppFails => self.at(who).starting = false,
             Source::Timer => self.at(who).timer = None,
             Source::Drained => self.at(who).watch = if self.budget.plain { Watch::No } else { Watch::DeadlineOnly },
             Source::DrainDeadline => self.at(who).watch = Watch::No,
@@ -793,6 +786,7 @@ impl World {
                 }
             }
             Action::SayReady => self.say_to_older(who, Said::Ready),
+            Action::SayFailed => self.say_to_older(who, Said::Failed),
             Action::SayCommitted => self.say_to_older(who, Said::Committed),
             Action::SayPong => self.say_to_older(who, Said::Pong),
             Action::SayStop => self.say_to_older(who, Said::Stop),
@@ -863,6 +857,9 @@ impl World {
             self.say_to_newer(who, Said::LastReport);
         }
         self.die(who);
+        if ending == Ending::GaveUp {
+            self.excuse_death();
+        }
         // Where a newer one has been killed a moment ago, a draining one could not know.
         let heirs = self.live().next().is_some() && !(ending != Ending::Stopped && self.killed);
         // Nor can one be told over a broken line.
