@@ -156,8 +156,10 @@ fn what_is_known_of_a_connection_goes_along() {
             answer_to(&mut connection, "logged");
             let from = match target {
                 // The address that the kernel chooses for a client of loopback, whatever it connects to.
-                Target::Tcp(address) if address.is_ipv4() => format!("from 127.0.0.1:{}", port.unwrap()),
-                Target::Tcp(_) => format!("from [::1]:{}", port.unwrap()),
+                Target::Tcp(address) | Target::Tls(address) if address.is_ipv4() => {
+                    format!("from 127.0.0.1:{}", port.unwrap())
+                }
+                Target::Tcp(_) | Target::Tls(_) => format!("from [::1]:{}", port.unwrap()),
                 Target::Unix(_) | Target::Abstract(_) => "from a local client".to_owned(),
             };
             let line = format!("request start: GET /?delay=1 {from}, pid {new}");

@@ -323,11 +323,15 @@ async fn receive_answer(socket: &Socket, received: &mut Vec<u8>) -> Result<Answe
         match socket.receive(received).await {
             Ok(0) => ended = true,
             Ok(_) => {}
-            Err(error) if !received.is_empty() => {
+            Err(error) if !received.is_empty() && error.kind() != io::ErrorKind::InvalidData => {
                 let detail = format!("the answer ends in {error} after {}", excerpt(received));
                 return Err(Lost::new(Failure::Truncated, detail));
             }
             Err(error) if is_reset(&error) => return Err(Lost::new(Failure::ResetBeforeAnswer, error.to_string())),
+            // TLS that cannot be read.
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                return Err(Lost::new(Failure::WrongAnswer, error.to_string()));
+            }
             Err(error) => return Err(Lost::new(Failure::Local, error.to_string())),
         }
     }

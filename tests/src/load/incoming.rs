@@ -143,7 +143,9 @@ impl Incoming {
 }
 
 fn closed(error: &io::Error) -> Fault {
-    Fault::new(FaultKind::Closed, error.to_string())
+    // TLS that cannot be read is no close.
+    let kind = if error.kind() == io::ErrorKind::InvalidData { FaultKind::Wrong } else { FaultKind::Closed };
+    Fault::new(kind, error.to_string())
 }
 
 fn framing(answer: &Answer) -> Result<Framing, Fault> {

@@ -1,10 +1,11 @@
-//! One non-blocking client socket, TCP or Unix: connect, send, receive, and a look at what has arrived without taking
-//! it. It owns the fd and knows nothing of HTTP; every error of the kernel reaches the caller as it is.
+//! One non-blocking client socket, TCP or Unix, plain or with TLS: connect, send, receive, and a look at what has arrived
+//! without taking it. It owns the fd and knows nothing of HTTP; every error of the kernel reaches the caller as it is.
 
 use std::{
     io,
     net::{IpAddr, SocketAddr},
-    os::fd::OwnedFd,
+    os::fd::{AsFd, OwnedFd},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -18,7 +19,7 @@ use rustix::{
 };
 use smol::{Async, Timer};
 
-use super::Target;
+use super::{Target, secured::Secured};
 
 /// How much is taken from the kernel at once.
 const RECEIVE_BYTES: usize = 16 * 1024;
@@ -31,9 +32,9 @@ const UNIX_BACKLOG_PAUSE: Duration = Duration::from_millis(1);
 pub enum Look {
     /// Open, and nothing has arrived.
     Open,
-    /// The server sent FIN.
+    /// The server sent FIN; over TLS, its word that nothing more will come.
     Fin,
-    /// The server reset the connection.
+    /// The server reset the connection; over TLS, ended it without a word.
     Reset,
     /// This many bytes have arrived.
     Bytes(usize),
@@ -42,6 +43,8 @@ pub enum Look {
 /// A connected stream socket.
 pub(super) struct Socket {
     io: Async<OwnedFd>,
+    /// Locked for no longer than a call that does not block takes.
+    tls: Option<Mutex<Secured>>,
 }
 
 impl Socket {
@@ -57,8 +60,8 @@ impl Socket {
         receive_bytes: Option<usize>,
     ) -> io::Result<Self> {
         let family = match target {
-            Target::Tcp(SocketAddr::V4(_)) => AddressFamily::INET,
-            Target::Tcp(SocketAddr::V6(_)) => AddressFamily::INET6,
+            Target::Tcp(SocketAddr::V4(_)) | Target::Tls(SocketAddr::V4(_)) => AddressFamily::INET,
+            Target::Tcp(SocketAddr::V6(_)) | Target::Tls(SocketAddr::V6(_)) => AddressFamily::INET6,
             Target::Unix(_) | Target::Abstract(_) => AddressFamily::UNIX,
         };
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
@@ -67,7 +70,7 @@ impl Socket {
             sockopt::set_socket_recv_buffer_size(&fd, bytes)?;
         }
         let address: SocketAddrAny = match target {
-            Target::Tcp(address) => {
+            Target::Tcp(address) | Target::Tls(address) => {
                 sockopt::set_tcp_nodelay(&fd, true)?;
                 if let Some(source) = source {
                     bind(&fd, &SocketAddr::new(source, 0))?;
@@ -92,26 +95,53 @@ impl Socket {
                 Err(error) => return Err(error.into()),
             }
         }
-        Ok(Self { io })
+        let tls = matches!(target, Target::Tls(_)).then(|| Mutex::new(Secured::new()));
+        let socket = Self { io, tls };
+        socket.shake_hands().await?;
+        Ok(socket)
+    }
+
+    async fn shake_hands(&self) -> io::Result<()> {
+        let Some(tls) = &self.tls else { return Ok(()) };
+        while !lock(tls).is_established() {
+            self.io.write_with(|fd| lock(tls).flush(fd.as_fd())).await?;
+            if !lock(tls).is_established() {
+                self.io.read_with(|fd| lock(tls).pull(fd.as_fd())).await?;
+            }
+        }
+        Secured::count_handshake();
+        Ok(())
     }
 
     /// Sends all of it.
     pub(super) async fn send(&self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
-            let sent = self.io.write_with(|fd| Ok(send(fd, bytes, SendFlags::NOSIGNAL)?)).await?;
+            let sent = match &self.tls {
+                None => self.io.write_with(|fd| Ok(send(fd, bytes, SendFlags::NOSIGNAL)?)).await?,
+                Some(tls) => self.io.write_with(|fd| lock(tls).send(fd.as_fd(), bytes)).await?,
+            };
             bytes = &bytes[sent..];
         }
-        Ok(())
+        match &self.tls {
+            None => Ok(()),
+            Some(tls) => self.io.write_with(|fd| lock(tls).flush(fd.as_fd())).await,
+        }
     }
 
     /// Appends what has arrived, waiting for it; 0 is the end of the stream.
     pub(super) async fn receive(&self, buffer: &mut Vec<u8>) -> io::Result<usize> {
+        if let Some(tls) = &self.tls {
+            return self.io.read_with(|fd| lock(tls).receive(fd.as_fd(), buffer)).await;
+        }
         buffer.reserve(RECEIVE_BYTES);
         self.io.read_with(|fd| Ok(recv(fd, spare_capacity(buffer), RecvFlags::empty())?.1)).await
     }
 
     /// Says no more; what the server still sends can be received.
     pub(super) fn finish(&self) -> io::Result<()> {
+        if let Some(tls) = &self.tls {
+            lock(tls).finish(self.io.as_fd())?;
+        }
         Ok(rustix::net::shutdown(&self.io, rustix::net::Shutdown::Write)?)
     }
 
@@ -127,6 +157,9 @@ impl Socket {
 
     /// What has arrived, without taking it and without waiting.
     pub(super) fn look(&self) -> Look {
+        if let Some(tls) = &self.tls {
+            return lock(tls).look(self.io.as_fd());
+        }
         let mut bytes = [0; 4096];
         match recv(&self.io, &mut bytes[..], RecvFlags::PEEK | RecvFlags::DONTWAIT) {
             Ok((_, 0)) => Look::Fin,
@@ -143,6 +176,10 @@ impl Socket {
     }
 }
 
+fn lock(tls: &Mutex<Secured>) -> MutexGuard<'_, Secured> {
+    tls.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Whether an error of `connect` says that nobody listens.
 pub(super) fn is_refused(error: &io::Error) -> bool {
     matches!(
@@ -153,7 +190,11 @@ pub(super) fn is_refused(error: &io::Error) -> bool {
     )
 }
 
-/// Whether an error of a connected socket says that the peer reset it.
+/// Whether an error of a connected socket says that the peer reset it, or ended TLS without a word.
 pub(super) fn is_reset(error: &io::Error) -> bool {
-    matches!(Errno::from_io_error(error), Some(Errno::CONNRESET | Errno::PIPE | Errno::CONNABORTED | Errno::NOTCONN))
+    error.kind() == io::ErrorKind::UnexpectedEof
+        || matches!(
+            Errno::from_io_error(error),
+            Some(Errno::CONNRESET | Errno::PIPE | Errno::CONNABORTED | Errno::NOTCONN)
+        )
 }
