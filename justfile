@@ -42,6 +42,8 @@ package:
 cost *args:
     cargo build --release --locked --bin reborn
     cargo run --release --locked -- --version
+    # The account of sealed records is for tests of debug builds.
+    ! grep -q REBORN_TEST_SEALED_RECORDS target/release/reborn
     REBORN_TEST_BINARY=target/release/reborn cargo run --quiet --package tests --bin cost -- {{ args }}
 
 # Licences, bans and sources of the dependencies (cargo-deny; `.ci/run` installs it).

@@ -14,6 +14,7 @@ pub mod certificates;
 pub mod command;
 pub mod held;
 pub mod held_exec;
+pub mod https;
 pub mod lab;
 pub mod load;
 pub mod network;

@@ -6,6 +6,8 @@
 
 #[cfg(test)]
 pub(super) mod ledger;
+#[cfg(debug_assertions)]
+mod noted;
 
 use std::ops::Range;
 
@@ -350,6 +352,8 @@ impl Direction {
         self.material.sequence = sequence + 1;
         #[cfg(test)]
         ledger::sealed(&self.material, sequence);
+        #[cfg(debug_assertions)]
+        noted::sealed(self.material.root.expose(), &self.material.iv, sequence);
         Ok(sequence)
     }
 
