@@ -1,6 +1,8 @@
 //! Descriptions as released versions write them, in `golden`: one of each kind, read for ever, since the process on the other
 //! side may be of any release that has the format. A file is never changed; a new meaning is a new format, with files of its
-//! own.
+//! own. What those over TLS mean is in `tls`.
+
+mod tls;
 
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
@@ -12,12 +14,15 @@ use crate::http::plan::rest::Tail;
 use crate::http::{Piece, Reason, Start, Switching, UnderWay, Unfinished};
 
 /// What there is, each with its kind and the formats that it needs.
-const GOLDEN: [(&[u8], Kind, &[&str]); 5] = [
+const GOLDEN: [(&[u8], Kind, &[&str]); 8] = [
     (include_bytes!("golden/http-1"), Kind::Idle, &["http/1"]),
     (include_bytes!("golden/response-1-file"), Kind::Response, &["response/1"]),
     (include_bytes!("golden/response-1-memory"), Kind::Response, &["response/1"]),
     (include_bytes!("golden/response-1-stream"), Kind::Stream, &["response/1", "stream/demo-events/1"]),
     (include_bytes!("golden/upgraded-1"), Kind::Upgraded, &["upgraded/1", "protocol/demo-chat/1"]),
+    (include_bytes!("golden/tls-1-idle"), Kind::Idle, &["http/1", "tls/1"]),
+    (include_bytes!("golden/tls-1-response"), Kind::Response, &["response/1", "tls/1"]),
+    (include_bytes!("golden/tls-1-upgraded"), Kind::Upgraded, &["upgraded/1", "protocol/demo-chat/1", "tls/1"]),
 ];
 
 fn read(blob: &[u8]) -> (Start, Duration) {
