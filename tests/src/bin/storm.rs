@@ -14,7 +14,7 @@ use serde::Serialize;
 use serde_json::Value;
 use tests::{
     CommandOutput, DEADLINE, Process, Reborn, Server, Signal,
-    load::{Download, FaultKind, Load, Report, Running, Target, Upload, pattern, raise_fd_limit},
+    load::{Download, FaultKind, Load, Report, Running, Target, Upload, handshakes, pattern, raise_fd_limit},
 };
 
 /// How long the load runs before the first reload and after the last.
@@ -32,6 +32,7 @@ const EVENTS_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Reload the server under a storm of requests, and measure what the clients notice
 #[derive(Parser, Debug, Serialize)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a flag by itself")]
 struct Settings {
     /// Reloads
     #[arg(long, default_value_t = 100)]
@@ -93,8 +94,11 @@ struct Settings {
     /// Half of the clients come by a Unix socket
     #[arg(long)]
     unix: bool,
-    /// Fail also if a connection is closed or announced to be, a download, an event stream or a chat among them, or if an old process stays for 100 ms or more after its
-    /// last answer
+    /// Half of the clients come by TLS, with a certificate that changes before each reload
+    #[arg(long)]
+    tls: bool,
+    /// Fail also if a connection is closed or announced to be, a download, an event stream or a chat among them, if a
+    /// client has to open another one, or if an old process stays for 100 ms or more after its last answer
     #[arg(long)]
     strict: bool,
     /// Write all figures to this file
@@ -142,6 +146,8 @@ struct Storm {
     last: Resources,
     processes_left: usize,
     zombies: usize,
+    /// With `--tls`: the handshakes that the server has held, and those that clients have completed.
+    handshakes: Option<[u64; 2]>,
     load: Report,
     /// What the server wrote to its standard error, all generations together.
     log: String,
@@ -187,6 +193,9 @@ fn run(settings: Settings) -> Storm {
     if settings.unix {
         server = server.listen(&format!("local=unix:{}", socket.display()));
     }
+    if settings.tls {
+        server = server.https().tells_handshakes();
+    }
     let server = server.start();
     raise_fd_limit().expect("the limit of open files can be raised to its maximum");
     let load = describe(&settings, &server, socket.into()).start();
@@ -195,6 +204,9 @@ fn run(settings: Settings) -> Storm {
     let mut watched = Vec::new();
     for _ in 0..settings.reloads {
         let next = Instant::now() + settings.interval;
+        if settings.tls {
+            server.renew_certificate();
+        }
         watched.push(reload(&settings, &server, &load));
         thread::sleep(next.saturating_duration_since(Instant::now()));
     }
@@ -203,6 +215,7 @@ fn run(settings: Settings) -> Storm {
     let (load_started, report) = (load.started(), load.stop());
     let reloads = watched.into_iter().map(|watched| watched.finish(&report, load_started)).collect();
     Storm {
+        handshakes: settings.tls.then(|| [server.handshakes() as u64, handshakes()]),
         settings,
         reloads,
         first,
@@ -218,6 +231,9 @@ fn describe(settings: &Settings, server: &Server, socket: Target) -> Load {
     let mut load = server.load().at_most(Duration::from_secs(3600)).sources(settings.sources);
     if settings.unix {
         load = load.also(socket);
+    }
+    if settings.tls {
+        load = load.also(server.https_target());
     }
     load = load.paced(settings.paced, settings.rate).full_speed(settings.full_speed);
     load = match settings.new_rate {
@@ -308,7 +324,7 @@ impl Storm {
                 faults.push(text);
             }
         };
-        let Report { failed, went_back, .. } = self.load;
+        let Report { failed, went_back, reopened, .. } = self.load;
         let closed = self.load.closed_connections();
         let failed_reloads = self.reloads.iter().filter(|reload| reload.failure.is_some()).count();
         let staying = self.reloads.iter().filter(|reload| reload.gone_after_commit_us.is_none()).count();
@@ -332,6 +348,12 @@ impl Storm {
             check(self.settings.strict && count > 0, format!("{count} connections that last ended in: {kind}"));
         }
         check(self.settings.strict && closed > 0, format!("{closed} connections were closed"));
+        check(self.settings.strict && reopened > 0, format!("{reopened} connections were opened again"));
+        if let Some([held, completed]) = self.handshakes {
+            let unexpected = held.saturating_sub(completed);
+            // One that the load's end cut off may be over on the server's side alone.
+            check(unexpected > 1, format!("{unexpected} handshakes that no client completed"));
+        }
         check(self.settings.strict && late > 0, format!("{late} old processes stayed for 100 ms or more"));
         faults
     }
@@ -370,6 +392,15 @@ impl fmt::Display for Storm {
             if let Some(failure) = &reload.failure {
                 writeln!(f, "a reload failed: {failure}")?;
             }
+        }
+        if let Some([held, completed]) = self.handshakes {
+            let of_lasting: u64 = self.load.classes.values().map(|class| class.begun).sum();
+            writeln!(
+                f,
+                "TLS handshakes: {held} held by the server, {completed} completed by clients (which opened {} connections and \
+                 {of_lasting} that last, plain ones among them, {} again)",
+                self.load.opened, self.load.reopened
+            )?;
         }
         writeln!(f, "processes left: {}, zombies: {}", self.processes_left, self.zombies)
     }

@@ -115,6 +115,8 @@ pub(super) struct Client {
     asked: u64,
     due: Option<Instant>,
     connection: Option<Connection>,
+    /// Whether it has had a connection.
+    was_connected: bool,
 }
 
 impl Client {
@@ -132,6 +134,7 @@ impl Client {
             asked: 0,
             due: None,
             connection: None,
+            was_connected: false,
         }
     }
 
@@ -262,7 +265,9 @@ impl Client {
         drop(permit);
         match connection {
             Ok(connection) => {
-                self.shared.tally().opened(self.kind);
+                let is_again = self.was_connected && self.kind != Kind::New;
+                self.shared.tally().opened(self.kind, is_again);
+                self.was_connected = true;
                 Some(connection)
             }
             Err(lost) => {

@@ -25,6 +25,8 @@ pub struct Report {
     pub closed: BTreeMap<Close, u64>,
     /// Connections opened.
     pub opened: u64,
+    /// Those of them whose client had one before that it would have kept.
+    pub reopened: u64,
     /// Connections on which an older generation answered after a newer one.
     pub went_back: u64,
     /// Instants of reloads that were marked.
@@ -88,6 +90,8 @@ pub struct ClientReport {
     pub closed: BTreeMap<Close, u64>,
     /// Connections opened.
     pub opened: u64,
+    /// Those of them whose client had one before that it would have kept.
+    pub reopened: u64,
     /// Latency overall.
     pub latency: Latency,
     /// Latency around reloads.
@@ -231,10 +235,14 @@ fn write_latency(f: &mut fmt::Formatter<'_>, name: &str, latency: &Latency) -> f
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { requests, failed, opened, marks, went_back, .. } = self;
+        let Self { requests, failed, opened, reopened, marks, went_back, .. } = self;
         let closed = self.closed_connections();
         writeln!(f, "{requests} requests in {:.1?}, {failed} failed; {marks} instants of reloads marked", self.time)?;
-        writeln!(f, "{opened} connections opened, {closed} closed by the server, {went_back} went back a generation")?;
+        writeln!(
+            f,
+            "{opened} connections opened ({reopened} again), {closed} closed by the server, {went_back} went back a \
+             generation"
+        )?;
         writeln!(f, "longest time without an answer: {:.1?}", self.longest_silence)?;
         for (name, n) in self.failures.iter().map(|(k, n)| (k.name(), n)) {
             writeln!(f, "  failed: {name:<28}{n:>9}")?;

@@ -94,8 +94,11 @@ impl Tally {
         }
     }
 
-    pub(super) fn opened(&mut self, kind: Kind) {
-        self.of(kind).report.opened += 1;
+    /// Counts a connection that was opened, again if its client had one that it would have kept.
+    pub(super) fn opened(&mut self, kind: Kind, is_again: bool) {
+        let report = &mut self.of(kind).report;
+        report.opened += 1;
+        report.reopened += u64::from(is_again);
     }
 
     /// Counts an answered request; true if its process answers for the first time.
@@ -217,6 +220,7 @@ impl Tally {
             }
             report.answered += client.answered;
             report.opened += client.opened;
+            report.reopened += client.reopened;
             for (failure, n) in &client.failures {
                 *report.failures.entry(*failure).or_default() += n;
             }
