@@ -1,14 +1,21 @@
 """Python's http.client: fetches, uploads and asks for a range on one connection until the file `go-on` is gone.
 
-Argument: HOST:PORT. Prints each generation that answers. A connection that the server closes is an error: it is opened
-once, by hand.
+Argument: http://HOST:PORT, or https. Prints each generation that answers. A connection that the server closes is an error:
+it is opened once, by hand.
 """
 
 import http.client
+import ssl
 import sys
+from urllib.parse import urlsplit
 
-host, _, port = sys.argv[1].rpartition(":")
-connection = http.client.HTTPConnection(host, int(port), timeout=30)
+url = urlsplit(sys.argv[1])
+if url.scheme == "https":
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    connection = http.client.HTTPSConnection(url.hostname, url.port, timeout=30, context=context)
+else:
+    connection = http.client.HTTPConnection(url.hostname, url.port, timeout=30)
 connection.connect()
 connection.auto_open = 0
 

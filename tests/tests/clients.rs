@@ -1,5 +1,6 @@
 //! Real clients stay connected across reloads: each fetches, uploads and asks for ranges without a pause while the
-//! server is replaced twenty times, and neither sees an error nor opens a second connection.
+//! server is replaced twenty times, and neither sees an error nor opens a second connection. So it is over plain HTTP and
+//! over TLS, there with another certificate at each reload and without another handshake.
 //!
 //! A client goes on until the file `go-on` is taken away, and tells each generation that answers it; the next reload
 //! waits for that. That the client stayed connected is read from the server's ledger as well: no generation but the
@@ -20,15 +21,34 @@ use tests::{CommandOutput, DEADLINE, Ended, Process, Reborn, Server, Signal, ski
 
 const RELOADS: u64 = 20;
 
+/// What the clients speak.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Over {
+    Plain,
+    Tls,
+}
+
 /// A server of files and of the demonstration, with what clients fetch.
-fn serving() -> Server {
-    let reborn = Reborn::new().demo().probation_ms(0);
+fn serving(over: Over) -> Server {
+    let mut reborn = Reborn::new().demo().probation_ms(0);
     let site = reborn.folder().join("site");
     fs::create_dir(&site).unwrap();
     let data: Vec<u8> = (0..250_000_u32).flat_map(u32::to_le_bytes).collect();
     fs::write(site.join("data.bin"), data).unwrap();
     fs::write(site.join("go-on"), "go on\n").unwrap();
+    if over == Over::Tls {
+        reborn = reborn.https().tells_handshakes();
+    }
     reborn.arg("--root").arg(site).start()
+}
+
+/// Where the clients begin.
+fn base(server: &Server, over: Over) -> String {
+    match over {
+        Over::Plain => format!("http://{}", server.address()),
+        // The name that the certificate is for.
+        Over::Tls => format!("https://localhost:{}", server.https_address().port()),
+    }
 }
 
 /// Where the clients' programs are.
@@ -96,10 +116,15 @@ impl Drop for Client {
 
 /// Replaces the server twenty times while the clients are at work, and takes `go-on` away.
 #[track_caller]
-fn reload_under(server: &Server, clients: &[Client]) {
+fn reload_under(server: &Server, over: Over, clients: &[Client]) {
+    let mut handshakes = 0;
     for generation in 1..=RELOADS + 1 {
         for client in clients {
             client.wait_generation(server, generation);
+        }
+        if generation == 1 {
+            handshakes = server.handshakes();
+            assert_eq!(handshakes >= clients.len(), over == Over::Tls, "{handshakes} handshakes");
         }
         if generation > 1 {
             let books = &server.status()["application"];
@@ -108,48 +133,78 @@ fn reload_under(server: &Server, clients: &[Client]) {
             assert!(books["closed_by_us"].as_object().unwrap().is_empty(), "{books}");
         }
         if generation <= RELOADS {
+            if over == Over::Tls {
+                server.renew_certificate();
+            }
             server.reload_ok();
         }
     }
     fs::remove_file(server.folder().join("site/go-on")).unwrap();
+    assert_eq!(server.handshakes(), handshakes, "of the first generation alone");
     let log = server.log();
     assert!(!log.contains(" ERROR "), "{log}");
 }
 
 /// A client of our own making that ends by itself.
-fn stays_connected(name: &str, command: impl FnOnce(&Server) -> Command) {
-    let server = serving();
-    let client = Client::start(&server, name, command(&server).arg(server.address().to_string()));
-    reload_under(&server, std::slice::from_ref(&client));
+fn stays_connected(name: &str, over: Over, command: impl FnOnce(&Server) -> Command) {
+    let server = serving(over);
+    let client = Client::start(&server, name, command(&server).arg(base(&server, over)));
+    reload_under(&server, over, std::slice::from_ref(&client));
     let log = client.finish(Ended::Code(0));
     assert!(log.contains("done: "), "{log}");
 }
 
 #[test]
 fn python_http_client_stays_connected_across_twenty_reloads() {
-    if is_there(&["python3", "--version"]) {
-        stays_connected("http.client", |_| program("python3", &[source("http_client.py")]));
+    if is_there(&["python3", "-c", "import ssl"]) {
+        for over in [Over::Plain, Over::Tls] {
+            stays_connected("http.client", over, |_| program("python3", &[source("http_client.py")]));
+        }
     }
 }
 
 #[test]
 fn python_requests_stays_connected_across_twenty_reloads() {
     if is_there(&["python3", "-c", "import requests"]) {
-        stays_connected("requests", |_| program("python3", &[source("requests_client.py")]));
+        for over in [Over::Plain, Over::Tls] {
+            stays_connected("requests", over, |_| program("python3", &[source("requests_client.py")]));
+        }
+    }
+}
+
+/// Go's net/http, which is compiled first.
+fn go(server: &Server) -> Command {
+    let built = server.folder().join("client");
+    let mut build = Command::new("go");
+    build.args(["build", "-o"]).arg(&built).arg(source("client.go"));
+    build.env("GOCACHE", server.folder().join("go-cache")).env("GO111MODULE", "off").env("GOFLAGS", "");
+    CommandOutput::within(DEADLINE * 4, &mut build).assert_success();
+    Command::new(built)
+}
+
+#[test]
+fn a_pool_of_go_net_http_stays_connected_across_twenty_reloads() {
+    if is_there(&["go", "version"]) {
+        stays_connected("net.http", Over::Plain, go);
     }
 }
 
 #[test]
-fn go_net_http_stays_connected_across_twenty_reloads() {
+fn a_pool_of_go_net_http_over_tls_stays_connected_across_twenty_reloads() {
     if is_there(&["go", "version"]) {
-        stays_connected("net.http", |server| {
-            let built = server.folder().join("client");
-            let mut build = Command::new("go");
-            build.args(["build", "-o"]).arg(&built).arg(source("client.go"));
-            build.env("GOCACHE", server.folder().join("go-cache")).env("GO111MODULE", "off").env("GOFLAGS", "");
-            CommandOutput::within(DEADLINE * 4, &mut build).assert_success();
-            Command::new(built)
-        });
+        stays_connected("net.http", Over::Tls, go);
+    }
+}
+
+#[test]
+fn java_http_client_stays_connected_across_twenty_reloads() {
+    // It runs a source as it is from version 11 on; CI does without it, as it is large.
+    if !Command::new("java").arg("--version").output().is_ok_and(|output| output.status.success()) {
+        eprintln!("there is no Java; its HttpClient is not tried");
+        return;
+    }
+    for over in [Over::Plain, Over::Tls] {
+        stays_connected("HttpClient", over, |_| program("java", &[source("Client.java")]));
     }
 }
 
@@ -164,8 +219,14 @@ fn curl_stays_connected_across_twenty_reloads() {
     if !is_there(&["curl", "--version"]) {
         return;
     }
-    let server = serving();
-    let address = server.address();
+    for over in [Over::Plain, Over::Tls] {
+        curl_stays_connected(over);
+    }
+}
+
+fn curl_stays_connected(over: Over) {
+    let server = serving(over);
+    let base = base(&server, over);
     fs::write(server.folder().join("upload"), vec![b'u'; 300_000]).unwrap();
     let report = r"x-generation: %header{x-generation}\nanswer: %{num_connects} %{http_code} %{size_download}\n";
     // Errors by the way of all else: curl's buffer would end within a line when another stream has something to say.
@@ -180,14 +241,14 @@ fn curl_stays_connected_across_twenty_reloads() {
         ] {
             writeln!(
                 config,
-                "url = \"http://{address}/{path}\"\noutput = {output}\nfail\n{more}write-out = \"{report}\"\nnext"
+                "url = \"{base}/{path}\"\noutput = {output}\nfail\ninsecure\n{more}write-out = \"{report}\"\nnext"
             )
             .unwrap();
         }
     }
     fs::write(server.folder().join("config"), config.trim_end_matches("next\n")).unwrap();
     let client = Client::start(&server, "curl", &mut program("curl", &["--config", "config"]));
-    reload_under(&server, std::slice::from_ref(&client));
+    reload_under(&server, over, std::slice::from_ref(&client));
     let log = client.finish(Ended::Code(22));
     let answers: Vec<&str> = log.lines().filter_map(|line| line.strip_prefix("answer: ")).collect();
     let (last, good) = answers.split_last().unwrap();
@@ -205,8 +266,14 @@ fn wget_stays_connected_across_twenty_reloads() {
     if !is_there(&["wget", "--version"]) {
         return;
     }
-    let server = serving();
-    let address = server.address();
+    for over in [Over::Plain, Over::Tls] {
+        wget_stays_connected(over);
+    }
+}
+
+fn wget_stays_connected(over: Over) {
+    let server = serving(over);
+    let base = base(&server, over);
     fs::write(server.folder().join("upload"), vec![b'u'; 300_000]).unwrap();
     let clients: Vec<Client> = [
         ("wget.whole", "data.bin", vec![]),
@@ -216,13 +283,16 @@ fn wget_stays_connected_across_twenty_reloads() {
     .into_iter()
     .map(|(name, path, more)| {
         let urls = server.folder().join(format!("{name}.urls"));
-        fs::write(&urls, format!("http://{address}/{path}\n").repeat(50_000)).unwrap();
-        let mut command = program("wget", &["--tries=1", "--timeout=30", "--wait=0.005", "--server-response"]);
-        command.args(["--progress=dot:giga", "--output-document=/dev/null", "--input-file"]).arg(urls).args(more);
+        fs::write(&urls, format!("{base}/{path}\n").repeat(50_000)).unwrap();
+        let mut command = program("wget", &["--tries=1", "--timeout=30", "--wait=0.005", "--server-response", "-4"]);
+        command
+            .args(["--progress=dot:giga", "--output-document=/dev/null", "--no-check-certificate", "--input-file"])
+            .arg(urls)
+            .args(more);
         Client::start(&server, name, &mut command)
     })
     .collect();
-    reload_under(&server, &clients);
+    reload_under(&server, over, &clients);
     for client in &clients {
         // It has no other end than that of its list.
         assert!(client.process.signal(Signal::TERM));
@@ -241,7 +311,7 @@ fn nginx_as_a_proxy_keeps_its_connections_across_twenty_reloads() {
     if !is_there(&["nginx", "-v"]) || !is_there(&["python3", "--version"]) {
         return;
     }
-    let server = serving();
+    let server = serving(Over::Plain);
     let own = SocketAddr::new(server.address().ip(), 19_999);
     let config = format!(
         "daemon off; master_process off; pid nginx.pid; error_log stderr info;
@@ -274,13 +344,13 @@ fn nginx_as_a_proxy_keeps_its_connections_across_twenty_reloads() {
     let clients: Vec<Client> = (0..4)
         .map(|number| {
             let mut command = program("python3", &[source("http_client.py")]);
-            Client::start(&server, &format!("behind-nginx-{number}"), command.arg(own.to_string()))
+            Client::start(&server, &format!("behind-nginx-{number}"), command.arg(format!("http://{own}")))
         })
         .collect();
     server.wait_until("nginx has a connection for each client", |server| {
         server.status()["connections"].as_u64() >= Some(clients.len() as u64)
     });
-    reload_under(&server, &clients);
+    reload_under(&server, Over::Plain, &clients);
     for client in &clients {
         client.finish(Ended::Code(0));
     }
@@ -293,12 +363,25 @@ fn nginx_as_a_proxy_keeps_its_connections_across_twenty_reloads() {
 #[test]
 #[ignore = "Chromium is large: `just test-clients` runs it, with the others"]
 fn chromium_stays_connected_across_twenty_reloads() {
-    if !is_there(&["chromium", "--version"]) {
-        return;
+    if is_there(&["chromium", "--version"]) {
+        chromium_stays_connected(Over::Plain);
     }
-    let server = serving();
-    fs::copy(source("chromium.html"), server.folder().join("site/index.html")).unwrap();
-    fs::rename(server.folder().join("site/index.html"), server.folder().join("site/browser.html")).unwrap();
+}
+
+#[test]
+#[ignore = "Chromium is large: `just test-clients` runs it, with the others"]
+fn chromium_over_tls_stays_connected_across_twenty_reloads() {
+    if is_there(&["chromium", "--version"]) {
+        chromium_stays_connected(Over::Tls);
+    }
+}
+
+/// A page with an event stream, a WebSocket and downloads.
+fn chromium_stays_connected(over: Over) {
+    let server = serving(over);
+    fs::copy(source("chromium.html"), server.folder().join("site/browser.html")).unwrap();
+    let long: Vec<u8> = (0..8_000_000_u32).flat_map(u32::to_le_bytes).collect();
+    fs::write(server.folder().join("site/long.bin"), long).unwrap();
     let mut command = program(
         "chromium",
         &[
@@ -310,17 +393,19 @@ fn chromium_stays_connected_across_twenty_reloads() {
             "--disable-background-networking",
             "--disable-component-update",
             "--disable-sync",
+            "--ignore-certificate-errors",
             "--enable-logging=stderr",
             "--remote-debugging-port=0",
         ],
     );
     command.arg(format!("--user-data-dir={}", server.folder().join("profile").display()));
-    command.arg(format!("http://{}/browser.html", server.address()));
+    command.arg(format!("{}/browser.html", base(&server, over)));
     let client = Client::start(&server, "chromium", &mut command);
-    reload_under(&server, std::slice::from_ref(&client));
+    reload_under(&server, over, std::slice::from_ref(&client));
     server.wait_until("the page is done", |_| client.log().contains("done: "));
     let log = client.log();
     assert!(!log.contains("error: ") && !log.contains("net::ERR"), "{log}");
+    println!("{}", log.lines().find(|line| line.contains("done: ")).unwrap_or_default());
     client.process.signal(Signal::TERM);
     assert!(client.process.wait(DEADLINE), "{log}");
 }

@@ -10,37 +10,21 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
-use tests::certificates::Certificate;
 use tests::load::{Connection, Limits, Target};
 use tests::skip::skip;
 use tests::{Reborn, Server, Talking};
 
-const RELOADS: u64 = 5;
+const RELOADS: u64 = 20;
 
-/// A server that speaks TLS on a port of the kernel's choosing, and more arguments.
+/// A server that speaks TLS, and more arguments.
 fn serving(arguments: &[&str]) -> Server {
-    let reborn = Reborn::new().demo().probation_ms(0).listen("https=127.0.0.1:0");
-    renew(reborn.folder());
-    reborn.args(["--log", "debug"]).args(arguments).start()
+    Reborn::new().demo().probation_ms(0).https().tells_handshakes().args(arguments).start()
 }
 
-/// Puts another certificate in the place of the one that is there.
-fn renew(folder: &Path) {
-    let certificate = Certificate::new(&["localhost"]);
-    fs::write(folder.join("site.pem"), certificate.pem()).unwrap();
-    fs::write(folder.join("site.key"), certificate.key_pem()).unwrap();
-}
-
-fn address(server: &Server) -> String {
-    let status = server.status();
-    let listeners = status["listeners"].as_array().unwrap();
-    let https = listeners.iter().find(|listener| listener["name"] == "https").unwrap();
-    https["address"].as_str().unwrap().to_owned()
-}
-
-/// How many handshakes all generations have held.
-fn handshakes(server: &Server) -> usize {
-    server.log().matches("a TLS handshake is done").count()
+/// One with a certificate for development.
+fn self_signed(arguments: &[&str]) -> Server {
+    let reborn = Reborn::new().demo().probation_ms(0).listen("https=127.0.0.1:0").arg("--tls-self-signed");
+    reborn.args(arguments).start()
 }
 
 /// Whether there is such a client: a command that succeeds. Skips if not.
@@ -54,7 +38,7 @@ fn is_there(command: &[&str]) -> bool {
 
 fn python(server: &Server) -> Talking {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients/tls_client.py");
-    Talking::start(Command::new("python3").arg(source).arg(address(server)))
+    Talking::start(Command::new("python3").arg(source).arg(server.https_address().to_string()))
 }
 
 #[test]
@@ -62,16 +46,16 @@ fn connections_of_pythons_ssl_go_on_through_reloads_with_new_certificates() {
     if !is_there(&["python3", "-c", "import ssl"]) {
         return;
     }
-    let server = serving(&["--tls-certificate", "site.pem", "--tls-key", "site.key"]);
+    let server = serving(&[]);
     let mut client = python(&server);
     client.answers("ask", "generations 1");
     for generation in 2..=RELOADS + 1 {
         client.answers("begin", "begun");
-        renew(server.folder());
+        server.renew_certificate();
         server.reload_ok();
         client.answers("ask", &format!("generations {generation}"));
     }
-    assert_eq!(handshakes(&server), 20, "{}", server.log());
+    assert_eq!(server.handshakes(), 20, "{}", server.log());
     server.assert_no_error();
 }
 
@@ -80,7 +64,7 @@ fn sessions_are_resumed_with_tickets_of_the_process_before() {
     if !is_there(&["python3", "-c", "import ssl"]) {
         return;
     }
-    let server = serving(&["--tls-self-signed"]);
+    let server = self_signed(&[]);
     let mut client = python(&server);
     client.answers("ask", "generations 1");
     server.reload_ok();
@@ -94,9 +78,9 @@ fn keys_that_openssl_updates_before_and_after_moves_are_followed() {
     if !is_there(&["openssl", "version"]) {
         return;
     }
-    let server = serving(&["--tls-certificate", "site.pem", "--tls-key", "site.key"]);
+    let server = serving(&[]);
     let flags = ["s_client", "-crlf", "-tls1_3", "-servername", "localhost", "-connect"];
-    let mut client = Talking::start(Command::new("openssl").args(flags).arg(address(&server)).stderr(Stdio::null()));
+    let mut client = Talking::start(Command::new("openssl").args(flags).arg(server.https_address().to_string()).stderr(Stdio::null()));
     for generation in 1..=RELOADS + 1 {
         client.say("GET / HTTP/1.1");
         client.say("Host: localhost");
@@ -105,11 +89,11 @@ fn keys_that_openssl_updates_before_and_after_moves_are_followed() {
         // Its own alone, and one that asks for ours.
         client.say(if generation % 2 == 0 { "k" } else { "K" });
         if generation <= RELOADS {
-            renew(server.folder());
+            server.renew_certificate();
             server.reload_ok();
         }
     }
-    assert_eq!(handshakes(&server), 1, "{}", server.log());
+    assert_eq!(server.handshakes(), 1, "{}", server.log());
 }
 
 #[test]
@@ -117,14 +101,13 @@ fn curl_is_answered_and_sent_to_https_from_plain_http() {
     if !is_there(&["curl", "--version"]) {
         return;
     }
-    let server =
-        serving(&["--tls-certificate", "site.pem", "--tls-key", "site.key", "--redirect-https", "--hsts", "1h"]);
+    let server = serving(&["--redirect-https", "--hsts", "1h"]);
     let curl = |arguments: &[&str]| {
         let output = Command::new("curl").args(["-s", "-i", "--noproxy", "*", "-m", "20"]).args(arguments).output();
         String::from_utf8(output.unwrap().stdout).unwrap().to_ascii_lowercase()
     };
-    let address = address(&server);
-    let port = address.rsplit_once(':').unwrap().1;
+    let address = server.https_address();
+    let port = address.port();
     let to = format!("localhost:{port}:{address}");
     let answer = curl(&[
         "--cacert",
@@ -156,7 +139,7 @@ fn curl_is_answered_and_sent_to_https_from_plain_http() {
 
 #[test]
 fn clients_are_sent_to_the_port_that_leads_to_https_from_outside() {
-    let server = serving(&["--tls-self-signed", "--redirect-https=443"]);
+    let server = self_signed(&["--redirect-https=443"]);
     let mut connection = server.connect();
     smol::block_on(connection.send(b"GET /a?b=c HTTP/1.1\r\nHost: one.org:8080\r\n\r\n")).unwrap();
     let answer = smol::block_on(connection.answer()).unwrap();
@@ -195,9 +178,9 @@ fn handshakes_are_counted_by_their_outcome_through_reloads_and_shown_by_the_stat
     server.reload_ok();
     count("done", 20);
     client.answers("resume", "resumed True True");
-    let mut plain = TcpStream::connect(address(&server)).unwrap();
+    let mut plain = TcpStream::connect(server.https_address()).unwrap();
     plain.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
-    let mut neither = TcpStream::connect(address(&server)).unwrap();
+    let mut neither = TcpStream::connect(server.https_address()).unwrap();
     neither.write_all(b"\0").unwrap();
     for (outcome, expected) in [("done", 20), ("resumed", 2), ("failed", 1), ("plain HTTP", 1), ("timed out", 0)] {
         count(outcome, expected);
@@ -216,7 +199,7 @@ fn the_access_log_says_how_each_request_came_also_after_its_connection_has_moved
     if !is_there(&["python3", "-c", "import ssl"]) {
         return;
     }
-    let server = serving(&["--tls-self-signed", "--access-log", "access.log", "--access-log-format", "json"]);
+    let server = self_signed(&["--access-log", "access.log", "--access-log-format", "json"]);
     let mut client = python(&server);
     client.answers("ask", "generations 1");
     server.reload_ok();
