@@ -103,7 +103,7 @@ fn moves(old: &Server, new: &Server) -> &'static str {
 #[test]
 fn an_idle_connection_moves_again_and_again_in_both_versions() {
     for version in [TLS12, TLS13] {
-        let servers = servers(5);
+        let servers = servers(6);
         let mut client = Client::connect(servers[0].address, version);
         assert_eq!(client.get("/ignore"), "ignored");
         for pair in servers.windows(2) {
@@ -112,7 +112,7 @@ fn an_idle_connection_moves_again_and_again_in_both_versions() {
             assert_eq!(client.get("/large").len(), 100_000);
         }
         client.close();
-        assert!(matches!(servers[4].end(), End::Client { requests: 9 }));
+        assert!(matches!(servers[5].end(), End::Client { requests: 11 }));
     }
 }
 
@@ -137,11 +137,14 @@ fn half_a_head_moves() {
     assert_eq!(client.reply(), "/target");
 }
 
+/// Where records are cut: within the header and behind it, within what is sealed, and before the last byte.
+const CUTS: [usize; 6] = [1, 4, 5, 6, 20, usize::MAX];
+
 #[test]
 fn a_record_moves_cut_at_any_byte() {
     for version in [TLS12, TLS13] {
-        for cut in [1, 4, 5, 6, 20, usize::MAX] {
-            let servers = servers(3);
+        for cut in CUTS {
+            let servers = servers(6);
             let mut client = Client::connect(servers[0].address, version);
             let mut sealed = client.seal("GET /ignore HTTP/1.1\r\nHost: test\r\n\r\n");
             let record = client.seal("GET /target HTTP/1.1\r\nHost: test\r\n\r\n");
@@ -232,6 +235,51 @@ fn a_protocol_moves_and_loses_no_byte() {
         assert_eq!(moves(&pair[0], &pair[1]), "a protocol");
         client.tls.sock.write_all(&record[10..]).expect("room");
         assert_eq!(client.take(13), b"half a record");
+    }
+}
+
+#[test]
+fn a_record_that_was_cut_and_taken_back_goes_on_where_it_was_and_moves_again() {
+    for version in [TLS12, TLS13] {
+        for cut in CUTS {
+            let servers = servers(2);
+            let mut client = Client::connect(servers[0].address, version);
+            let mut sealed = client.seal("GET /ignore HTTP/1.1\r\nHost: test\r\n\r\n");
+            let record = client.seal("GET /target HTTP/1.1\r\nHost: test\r\n\r\n");
+            let (first, last) = record.split_at(cut.min(record.len() - 1));
+            sealed.extend_from_slice(first);
+            client.tls.sock.write_all(&sealed).expect("room");
+            assert_eq!(client.reply(), "ignored");
+            let drain = &servers[0].drain;
+            drain.set_phase(Phase::Draining);
+            let End::Parked(start) = servers[0].end() else { panic!("it does not park") };
+            servers[0].resume(Start { declined: Some(drain.changes()), ..start });
+            drain.set_phase(Phase::Serving);
+            assert_eq!(moves(&servers[0], &servers[1]), "nothing", "cut at {cut}");
+            client.tls.sock.write_all(last).expect("room");
+            assert_eq!(client.reply(), "/target", "cut at {cut}");
+        }
+    }
+}
+
+#[test]
+fn whole_records_that_nobody_has_opened_move() {
+    for version in [TLS12, TLS13] {
+        let servers = servers(6);
+        let mut client = Client::connect(servers[0].address, version);
+        // The first is not answered to its end before it is read: what is behind it stays sealed.
+        let mut sealed = client.seal("GET /memory HTTP/1.1\r\nHost: test\r\n\r\n");
+        for _ in 0..20 {
+            sealed.extend(client.seal("GET /target HTTP/1.1\r\n"));
+            sealed.extend(client.seal("Host: test\r\n\r\n"));
+        }
+        client.tls.sock.write_all(&sealed).expect("room");
+        client.until("\r\n\r\n");
+        servers.windows(2).for_each(|pair| assert_eq!(moves(&pair[0], &pair[1]), "a response"));
+        assert!(client.take(LARGE) == bytes(0..LARGE));
+        for _ in 0..20 {
+            assert_eq!(client.reply(), "/target");
+        }
     }
 }
 
