@@ -36,6 +36,7 @@ pub(crate) mod message;
 pub(crate) mod moves;
 pub(crate) mod observe;
 mod pace;
+mod places;
 pub(crate) mod plan;
 mod request_body;
 mod security;

@@ -2,8 +2,8 @@
 //! handshakes there are at a time.
 //!
 //! A handshake costs memory from its first byte on, and time of a processor at its second. So they are bounded from the
-//! first byte on; whoever waits for a place has those make room that have had theirs for long. A client that sends nothing
-//! takes no place here: it is a connection like others, and has to make room like them.
+//! first byte on; whoever waits for a place has those make room that have had theirs for long, and who came last comes
+//! first. A client that sends nothing takes no place here: it is a connection like others, and has to make room like them.
 
 use std::fmt;
 use std::pin::pin;
@@ -13,10 +13,11 @@ use std::time::Duration;
 
 use event_listener::{Event, EventListener};
 use futures_lite::FutureExt;
+use futures_lite::future::poll_once;
 use rustls::ServerConfig;
 use smol::Timer;
-use smol::lock::{Semaphore, SemaphoreGuard};
 
+use super::places::{Place, Places};
 use super::transport::secured::Sealed;
 
 /// How often those that have a place for long are asked for it while somebody waits.
@@ -95,7 +96,7 @@ impl Tls {
 #[derive(Debug)]
 pub struct Handshakes {
     timeout: Duration,
-    places: Semaphore,
+    places: Places,
     /// The call for those that have had a place for long.
     longest: Event,
     pub(super) done: AtomicU64,
@@ -119,7 +120,7 @@ impl Handshakes {
     pub fn new(most: usize, timeout: Duration) -> Handshakes {
         Handshakes {
             timeout,
-            places: Semaphore::new(most),
+            places: Places::new(most),
             longest: Event::new(),
             done: AtomicU64::new(0),
             resumed: AtomicU64::new(0),
@@ -135,12 +136,12 @@ impl Handshakes {
         self.timeout
     }
 
-    /// Waits for a place, in the order of coming.
-    pub(super) async fn enter(&self) -> SemaphoreGuard<'_> {
-        if let Some(place) = self.places.try_acquire() {
+    /// Waits for a place, which goes to whoever came last.
+    pub(super) async fn enter(&self) -> Place<'_> {
+        let mut place = pin!(self.places.enter());
+        if let Some(place) = poll_once(place.as_mut()).await {
             return place;
         }
-        let mut place = pin!(self.places.acquire());
         loop {
             self.longest.notify_additional(1);
             let pause = async {
