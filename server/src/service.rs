@@ -292,11 +292,11 @@ fn open<H: Handler + 'static>(
     held: (Option<SemaphoreGuardArc>, ClientPermit),
 ) {
     let owned = Arc::clone(shared);
-    let connection = async move {
+    shared.workers.spawn(|mut place| async move {
+        place.begin();
         connection(&owned, since, start, guard).await;
-        drop(held);
-    };
-    shared.workers.spawn(connection);
+        drop((held, place));
+    });
 }
 
 /// Serves a connection until it ends here, for good or by moving on. The guard lives until the end is booked, so that

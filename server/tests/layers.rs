@@ -9,9 +9,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each module at the top of the server, and the others of them that it may import.
-const LAYERS: [(&str, &[&str]); 14] = [
+const LAYERS: [(&str, &[&str]); 15] = [
     ("program", &["app", "config", "http", "logging", "moving", "service", "threads", "tls", "version"]),
-    ("service", &["config", "http", "lock", "logging", "moving", "threads", "tls", "waits"]),
+    ("service", &["config", "http", "lock", "logging", "moving", "per_team", "threads", "tls", "waits"]),
     ("app", &["config", "http", "lock"]),
     ("tls", &["config", "lock"]),
     ("config", &["http"]),
@@ -19,7 +19,8 @@ const LAYERS: [(&str, &[&str]); 14] = [
     ("lock", &[]),
     ("logging", &["lock"]),
     ("moving", &["http"]),
-    ("threads", &["lock"]),
+    ("per_team", &[]),
+    ("threads", &["lock", "per_team"]),
     ("version", &[]),
     ("waits", &["lock"]),
     ("fuzzing", &["config", "http", "moving", "program"]),

@@ -22,7 +22,7 @@ use crate::service::access::{AccessLog, Reopener};
 use crate::service::means;
 use crate::service::metrics::Metrics;
 use crate::service::{Service, serve};
-use crate::threads::workers::Workers;
+use crate::threads::workers::{self, Workers};
 use crate::tls::{Acceptors, Certificates};
 
 /// How long the last lines of the log may take to be written; a terminal may be stopped.
@@ -53,7 +53,7 @@ pub(super) fn start<H: Handler + 'static>(
     }
     let capacity = Capacity::new(config.limits.requests.unwrap_or(usize::MAX));
     let handshakes = Handshakes::new(config.tls.handshakes, config.tls.handshake_timeout);
-    let metrics = Arc::new(Metrics::new(capacity, handshakes));
+    let metrics = Arc::new(Metrics::new(workers::teams(config.threads), capacity, handshakes));
     let (reopener, later) = (Reopener::default(), Arc::<Later>::default());
     let reopening = reopener.clone();
     let sources = ListenSources::new(config, args);

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_task::{Builder, Runnable};
-use event_listener::Event;
+use event_listener::{Event, EventListener};
 
 use crate::lock::unpoisoned;
 use crate::threads::poller::Poller;
@@ -34,8 +34,11 @@ const FIRST_TURN: u64 = 1;
 
 const NOBODY: usize = usize::MAX;
 
+/// Its memory shares no cache line with anything else, nor with the count of those who refer to it.
 #[derive(Debug)]
+#[repr(align(128))]
 pub(crate) struct Team {
+    load: Load,
     poller: Arc<Poller>,
     /// Tasks that can go on.
     ready: Mutex<VecDeque<Runnable>>,
@@ -53,6 +56,23 @@ pub(crate) struct Team {
     probe_over: Event,
 }
 
+/// What a team has to do, for whoever deals out connections: nothing that serves looks at it between two of them.
+#[derive(Debug)]
+#[repr(align(128))]
+struct Load {
+    /// Connections that have not had their first turn.
+    waiting: AtomicUsize,
+    /// All connections.
+    live: AtomicUsize,
+}
+
+/// The place of a connection in its team, as long as this lives.
+#[derive(Debug)]
+pub(crate) struct Place {
+    team: Arc<Team>,
+    waits: bool,
+}
+
 /// One thread of a team.
 #[derive(Debug, Default)]
 struct Member {
@@ -64,6 +84,7 @@ impl Team {
     /// A team of so many threads, each of which has to [`serve`](Team::serve) in it.
     pub(crate) fn new(threads: usize) -> io::Result<Team> {
         Ok(Team {
+            load: Load { waiting: AtomicUsize::new(0), live: AtomicUsize::new(0) },
             poller: Poller::new()?,
             ready: Mutex::new(VecDeque::new()),
             members: (0..threads).map(|_| Member::default()).collect(),
@@ -85,8 +106,21 @@ impl Team {
         runnable.schedule();
     }
 
-    /// Waits until a thread takes a task, the next one of all. It never does where handlers block or compute on all threads.
-    pub(crate) async fn probe(self: &Arc<Self>) {
+    /// What it has to do: how many connections wait for their first turn, and how many there are.
+    pub(crate) fn load(&self) -> (usize, usize) {
+        (self.load.waiting.load(Ordering::Relaxed), self.load.live.load(Ordering::Relaxed))
+    }
+
+    /// A place for a connection that is about to be added.
+    pub(crate) fn place(self: &Arc<Self>) -> Place {
+        self.load.waiting.fetch_add(1, Ordering::Relaxed);
+        self.load.live.fetch_add(1, Ordering::Relaxed);
+        Place { team: Arc::clone(self), waits: true }
+    }
+
+    /// Asks for a task to be taken, the next one of all, and tells when it was. That is never where handlers block or compute
+    /// on all threads.
+    pub(crate) fn probe(self: &Arc<Self>) -> EventListener {
         let over = self.probe_over.listen();
         if !self.probed.swap(true, Ordering::SeqCst) {
             let (first, team) = (Arc::clone(self), Arc::clone(self));
@@ -98,7 +132,7 @@ impl Team {
             task.detach();
             runnable.schedule();
         }
-        over.await;
+        over
     }
 
     /// Whether a probe is among the tasks.
@@ -230,6 +264,22 @@ impl Team {
     fn ready(&self) -> MutexGuard<'_, VecDeque<Runnable>> {
         // Nothing panics while it is held.
         unpoisoned(self.ready.lock())
+    }
+}
+
+impl Place {
+    /// Says that the connection has its first turn.
+    pub(crate) fn begin(&mut self) {
+        if replace(&mut self.waits, false) {
+            self.team.load.waiting.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.begin();
+        self.team.load.live.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -1,8 +1,12 @@
-//! The threads that serve connections, and the main thread beside them.
+//! The threads that serve connections, in teams, and the main thread beside them.
+//!
+//! A connection is dealt to the team that has least to do, and stays there: its queue, its poller, and what is counted of
+//! it are that team's, and no other team's threads touch them. Up to four threads are one team, which share the work
+//! with the least waking; more would meet at its one queue.
 //!
 //! The main thread serves nobody but who asks for metrics. It waits in async-io for everything that is no connection,
-//! so that no reload is held up by requests. Whether the team still works it finds out by a probe: a task like any other,
-//! but the next one.
+//! so that no reload is held up by requests. Whether the teams still work it finds out by a probe: in each a task like any
+//! other, but the next one.
 
 use std::future::Future;
 use std::io;
@@ -13,7 +17,11 @@ use std::time::Duration;
 use smol::future::FutureExt;
 use smol::{Executor, Timer};
 
-use crate::threads::team::Team;
+use crate::per_team;
+use crate::threads::team::{Place, Team};
+
+/// The most threads that have one queue and one poller.
+const TEAM_THREADS_MAX: usize = 4;
 
 /// A team that works takes the next task within this time.
 pub(super) const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -21,25 +29,47 @@ pub(super) const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(crate) struct Workers {
     main: Executor<'static>,
-    pub(super) team: Arc<Team>,
+    /// At least one.
+    pub(super) teams: Vec<Arc<Team>>,
+}
+
+/// How many teams so many threads are.
+pub(crate) fn teams(threads: usize) -> usize {
+    threads.div_ceil(TEAM_THREADS_MAX).max(1)
+}
+
+/// How many threads each team has, as equal as can be.
+pub(super) fn sizes(threads: usize) -> impl Iterator<Item = usize> {
+    let teams = teams(threads);
+    (0..teams).map(move |team| threads / teams + usize::from(team < threads % teams))
 }
 
 impl Workers {
     /// Starts threads, which outlive the value, until the process ends. Fewer if there can be no more, but never none.
     pub(crate) fn start(threads: usize) -> io::Result<Workers> {
-        let team = Arc::new(Team::new(threads)?);
-        for number in 0..threads {
-            let own = Arc::clone(&team);
-            match thread::Builder::new().name(format!("reborn-{number}")).spawn(move || own.serve(number)) {
-                Ok(_) => {}
-                Err(error) if number == 0 => return Err(error),
+        let (mut teams, mut started) = (Vec::new(), 0);
+        for size in sizes(threads) {
+            let number = teams.len();
+            let begun = Team::new(size).map(Arc::new).and_then(|team| {
+                (0..size).try_for_each(|member| {
+                    start_thread(&team, (number, member), started)?;
+                    started += 1;
+                    if member == 0 {
+                        teams.push(Arc::clone(&team));
+                    }
+                    Ok(())
+                })
+            });
+            match begun {
+                Ok(()) => {}
+                Err(error) if started == 0 => return Err(error),
                 Err(error) => {
-                    log::warn!("only {number} threads serve: {error}");
+                    log::warn!("only {started} threads serve: {error}");
                     break;
                 }
             }
         }
-        Ok(Workers { main: Executor::new(), team })
+        Ok(Workers { main: Executor::new(), teams })
     }
 
     /// Runs a future, and what is no connection, on the main thread, until the future ends.
@@ -52,11 +82,14 @@ impl Workers {
         self.main.spawn(task).detach();
     }
 
-    /// Whether a thread takes a task within a second. None does where handlers block or compute on all of them. However
-    /// many tasks wait: a team that has much to do works.
+    /// Whether in each team a thread takes a task within a second. None does where handlers block or compute on all of them.
+    /// However many tasks wait: a team that has much to do works.
     pub(crate) async fn probe(&self) -> bool {
+        let asked: Vec<_> = self.teams.iter().map(Team::probe).collect();
         let ran = async {
-            self.team.probe().await;
+            for over in asked {
+                over.await;
+            }
             true
         };
         let late = async {
@@ -66,8 +99,21 @@ impl Workers {
         ran.or(late).await
     }
 
-    /// Adds a connection. If it panics while it runs, only it ends.
-    pub(crate) fn spawn(&self, connection: impl Future<Output = ()> + Send + 'static) {
-        self.team.spawn(connection);
+    /// Adds a connection, to the team that has least to do: of which the fewest connections wait for their first turn, as they
+    /// do where handlers hang, and then the one that has the fewest. It has to keep its place as long as it lives. If it
+    /// panics while it runs, only it ends.
+    pub(crate) fn spawn<F: Future<Output = ()> + Send + 'static>(&self, connection: impl FnOnce(Place) -> F) {
+        let team = self.teams.iter().min_by_key(|team| team.load()).expect("start has made one at least");
+        team.spawn(connection(team.place()));
     }
+}
+
+/// Starts a thread of a team, by their numbers, after so many others.
+fn start_thread(team: &Arc<Team>, (number, member): (usize, usize), before: usize) -> io::Result<()> {
+    let team = Arc::clone(team);
+    let serve = move || {
+        per_team::join(number);
+        team.serve(member)
+    };
+    thread::Builder::new().name(format!("reborn-{before}")).spawn(serve).map(drop)
 }

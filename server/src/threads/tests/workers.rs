@@ -13,7 +13,7 @@ use smol::future::yield_now;
 
 use crate::threads::poller::Registration;
 use crate::threads::team::{SHARE, WATCH};
-use crate::threads::workers::{PROBE_TIMEOUT, Workers};
+use crate::threads::workers::{PROBE_TIMEOUT, Workers, sizes};
 
 /// Longer than any of this takes.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -21,7 +21,7 @@ const DEADLINE: Duration = Duration::from_secs(20);
 /// Runs a task to its end.
 fn spawn<T: Send + 'static>(workers: &Workers, task: impl Future<Output = T> + Send + 'static) -> Receiver<T> {
     let (sender, receiver) = channel();
-    workers.spawn(async move {
+    workers.spawn(|_| async move {
         // Nobody may wait for it any more.
         let _ = sender.send(task.await);
     });
@@ -35,7 +35,7 @@ fn block_threads(workers: &Workers, count: usize) -> Sender<()> {
     let (begin, begun) = channel();
     for _ in 0..count {
         let (begin, ended) = (begin.clone(), Arc::clone(&ended));
-        workers.spawn(async move {
+        workers.spawn(|_| async move {
             begin.send(()).expect("somebody waits for it");
             // Whoever has the lock waits for the end, the others for the lock.
             let _ = ended.lock().expect("nobody panics").recv();
@@ -82,7 +82,7 @@ fn much_work_is_done_by_all_threads() {
         assert!(Instant::now() < end, "only by {seen:?}");
         for _ in 0..30 {
             let sender = sender.clone();
-            workers.spawn(async move {
+            workers.spawn(|_| async move {
                 thread::sleep(Duration::from_millis(1));
                 sender.send(thread::current().id()).expect("somebody listens");
             });
@@ -112,7 +112,7 @@ fn no_event_is_forgotten_however_the_lead_changes() {
         let (mut socket, mut peer) = UnixStream::pair().expect("a pair");
         socket.set_nonblocking(true).expect("a socket");
         peer.set_read_timeout(Some(DEADLINE)).expect("a socket");
-        workers.spawn(async move {
+        workers.spawn(|_| async move {
             let source = Registration::enter(&socket).expect("an entry");
             for round in 0..ROUNDS {
                 loop {
@@ -190,11 +190,11 @@ fn a_probe_passes_all_tasks_that_wait() {
     let workers = Workers::start(1).expect("threads");
     let blocked = block_threads(&workers, 1);
     for _ in 0..100 {
-        workers.spawn(async { thread::sleep(PROBE_TIMEOUT) });
+        workers.spawn(|_| async { thread::sleep(PROBE_TIMEOUT) });
     }
     let probed = thread::scope(|scope| {
         let probe = scope.spawn(|| smol::block_on(workers.probe()));
-        while !workers.team.is_probed() {
+        while !workers.teams[0].is_probed() {
             thread::yield_now();
         }
         drop(blocked);
@@ -209,4 +209,78 @@ fn a_task_that_panics_takes_no_thread_along() {
     let panics = spawn(&workers, async { panic!("on purpose") });
     assert_eq!(panics.recv_timeout(DEADLINE), Err(RecvTimeoutError::Disconnected));
     spawn(&workers, async {}).recv_timeout(DEADLINE).expect("others are run");
+}
+
+#[test]
+fn teams_are_as_equal_as_can_be_and_no_larger_than_four() {
+    let sizes = |threads| sizes(threads).collect::<Vec<_>>();
+    assert_eq!([1, 2, 4].map(sizes), [vec![1], vec![2], vec![4]], "few cores are one team");
+    assert_eq!([5, 6, 9].map(sizes), [vec![3, 2], vec![3, 3], vec![3, 3, 3]]);
+    for threads in 1..200 {
+        assert_eq!(sizes(threads).iter().sum::<usize>(), threads);
+    }
+}
+
+/// Deals out a connection that lives until the other end of `held` is dropped, and tells when it begins.
+fn deal(workers: &Workers, held: &smol::channel::Receiver<()>) -> Receiver<()> {
+    let (sender, receiver) = channel();
+    let held = held.clone();
+    workers.spawn(|mut place| async move {
+        place.begin();
+        // Nobody may wait for it any more.
+        let _ = sender.send(());
+        let _ = held.recv().await;
+        drop(place);
+    });
+    receiver
+}
+
+#[test]
+fn connections_are_dealt_to_who_has_the_fewest() {
+    let workers = Workers::start(10).expect("threads");
+    let many: Vec<_> = (0..3).map(|_| workers.teams[0].place()).collect();
+    let (hold, held) = smol::channel::bounded(1);
+    let begun: Vec<_> = (0..60).map(|_| deal(&workers, &held)).collect();
+    begun.iter().for_each(|begun| begun.recv_timeout(DEADLINE).expect("each begins"));
+    let mut counts: Vec<_> = workers.teams.iter().map(|team| team.load().1).collect();
+    counts.sort_unstable();
+    assert!(counts.iter().sum::<usize>() == 63 && counts[0] >= 15, "{counts:?}");
+    drop(hold);
+    drop(many);
+}
+
+#[test]
+fn a_team_whose_threads_all_hang_gets_hardly_any_more_connections() {
+    let workers = Workers::start(8).expect("threads");
+    let hung: Vec<_> = (0..4).map(|_| block_team(&workers, 0)).collect();
+    let (hold, held) = smol::channel::bounded(1);
+    for _ in 0..100 {
+        // One at a time, as they come to a server that has time for them.
+        let _ = deal(&workers, &held).recv_timeout(Duration::from_millis(20));
+    }
+    let (waiting, live) = workers.teams[0].load();
+    assert!(waiting <= 2 && live <= 2, "{waiting} of {live} wait");
+    assert!(workers.teams[1].load().1 >= 98);
+    drop((hold, hung));
+}
+
+/// Has a thread of this team block until what is returned is dropped.
+fn block_team(workers: &Workers, team: usize) -> Sender<()> {
+    let (end, ended) = channel();
+    let (begin, begun) = channel();
+    workers.teams[team].spawn(async move {
+        begin.send(()).expect("somebody waits for it");
+        let _ = ended.recv();
+    });
+    begun.recv_timeout(DEADLINE).expect("it is run");
+    end
+}
+
+#[test]
+fn a_probe_asks_each_team() {
+    let workers = Workers::start(8).expect("threads");
+    assert!(smol::block_on(workers.probe()));
+    let hung: Vec<_> = (0..4).map(|_| block_team(&workers, 1)).collect();
+    assert!(!smol::block_on(workers.probe()), "a team is left out");
+    drop(hung);
 }
