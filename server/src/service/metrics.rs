@@ -54,7 +54,7 @@ impl Metrics {
             ledger: Arc::new(Ledger::new(teams)),
             capacity: Arc::new(capacity),
             handshakes: Arc::new(handshakes),
-            waits: Arc::default(),
+            waits: Arc::new(Waits::new(teams)),
             requests: PerTeam::new(teams, Requests::default),
         }
     }

@@ -48,12 +48,12 @@ impl Poller {
 
     /// Makes it the present thread's: [`Registration::enter`] uses it from now on.
     pub(crate) fn adopt_thread(self: &Arc<Self>) {
-        CURRENT.set(Some(Arc::clone(self)));
+        CURRENT.with(|current| current.replace(Some(Arc::clone(self))));
     }
 
     /// The present thread's, else one with a thread of its own, which all such threads share.
     fn current() -> io::Result<Arc<Poller>> {
-        if let Some(own) = CURRENT.with_borrow(Clone::clone) {
+        if let Some(own) = CURRENT.with(|current| current.borrow().clone()) {
             return Ok(own);
         }
         let mut shared = unpoisoned(SHARED.lock());

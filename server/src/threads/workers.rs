@@ -72,6 +72,11 @@ impl Workers {
         Ok(Workers { main: Executor::new(), teams })
     }
 
+    /// How many teams there are.
+    pub(crate) fn teams(&self) -> usize {
+        self.teams.len()
+    }
+
     /// Runs a future, and what is no connection, on the main thread, until the future ends.
     pub(crate) fn run<T>(&self, future: impl Future<Output = T>) -> T {
         smol::block_on(self.main.run(future))

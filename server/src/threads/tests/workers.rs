@@ -241,7 +241,9 @@ fn connections_are_dealt_to_who_has_the_fewest() {
     let many: Vec<_> = (0..3).map(|_| workers.teams[0].place()).collect();
     let (hold, held) = smol::channel::bounded(1);
     let begun: Vec<_> = (0..60).map(|_| deal(&workers, &held)).collect();
-    begun.iter().for_each(|begun| begun.recv_timeout(DEADLINE).expect("each begins"));
+    for begun in begun {
+        begun.recv_timeout(DEADLINE).expect("each begins");
+    }
     let mut counts: Vec<_> = workers.teams.iter().map(|team| team.load().1).collect();
     counts.sort_unstable();
     assert!(counts.iter().sum::<usize>() == 63 && counts[0] >= 15, "{counts:?}");
