@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 const LAYERS: [(&str, &[&str]); 15] = [
     ("program", &["app", "config", "http", "logging", "moving", "service", "threads", "tls", "version"]),
     ("service", &["config", "http", "lock", "logging", "moving", "per_team", "threads", "tls", "waits"]),
-    ("app", &["config", "http", "lock"]),
+    ("app", &["config", "http", "lock", "per_team"]),
     ("tls", &["config", "lock"]),
     ("config", &["http"]),
     ("http", &["lock", "per_team", "threads", "waits"]),

@@ -24,8 +24,9 @@ thread_local! {
 /// The poller of threads that have none of their own.
 static SHARED: StaticMutex<Option<Arc<Poller>>> = StaticMutex::new(None);
 
-/// An epoll, and what was entered in it.
+/// An epoll, and what was entered in it, on cache lines of its own.
 #[derive(Debug)]
+#[repr(align(128))]
 pub(crate) struct Poller {
     epoll: Epoll,
     /// Whether somebody sleeps, or is about to: waking them takes the bell.
