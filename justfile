@@ -115,6 +115,15 @@ test-clients:
 bench *args:
     tests/bench/run {{ args }}
 
+# The interleavings of a team's threads and of its poller, walked for minutes instead of seconds.
+model:
+    REBORN_TEST_MODEL=long cargo test --release --package server --test team_model
+
+# Moving, draining and stopping as two teams of four threads do it, whatever this machine has.
+test-teams:
+    REBORN_TEST_THREADS=8 cargo test --package tests --test teams --test moving --test reloads --test stops \
+        --test draining --test nothing_cut --test overload --test https
+
 # Clients that want all of a server's memory, at full size: what each of them took.
 abuse:
     REBORN_TEST_ABUSE=full cargo test --release --package tests --test abuse -- --nocapture --test-threads 1

@@ -49,9 +49,15 @@ const ENDING_SHARE: u32 = 3;
 const ENDING_MAX: Duration = Duration::from_secs(3);
 const GOODBYE_SHARE: u32 = 4;
 
+/// A value on cache lines of its own.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Apart<T>(T);
+
 #[derive(Debug, Default)]
 struct Shared {
-    state: AtomicUsize,
+    /// Connections look at it all the time, and nothing beside it may be written while it stays as it is.
+    state: Apart<AtomicUsize>,
     /// Notified at the next change, and then replaced: a listener that is dropped after it was notified passes its
     /// notification on, which must not reach one that waits for a later change.
     next: Mutex<Arc<Event>>,
@@ -79,7 +85,7 @@ impl Shared {
     }
 
     fn changes(&self) -> usize {
-        self.state.load(Ordering::Acquire) / (PHASE_BITS + 1)
+        self.state.0.load(Ordering::Acquire) / (PHASE_BITS + 1)
     }
 }
 
@@ -91,7 +97,7 @@ impl Drain {
 
     /// The phase at this moment.
     pub fn phase(&self) -> Phase {
-        Phase::from_bits(self.shared.state.load(Ordering::Acquire))
+        Phase::from_bits(self.shared.state.0.load(Ordering::Acquire))
     }
 
     /// Whether the service was told to stop. For the stop delay it still serves as ever, and then its phase is
@@ -155,9 +161,9 @@ impl Drain {
         let shared = Arc::clone(&self.shared);
         async move {
             loop {
-                let before = shared.state.load(Ordering::Acquire);
+                let before = shared.state.0.load(Ordering::Acquire);
                 let listener: EventListener = shared.next().listen();
-                let now = shared.state.load(Ordering::Acquire);
+                let now = shared.state.0.load(Ordering::Acquire);
                 if let Some(found) = look(now) {
                     return found;
                 }
@@ -208,7 +214,7 @@ impl Drain {
         }
         let next = |state: usize| Some((state | PHASE_BITS).wrapping_add(1) | phase as usize);
         // The function always gives a next state, so this cannot fail.
-        let _ = self.shared.state.fetch_update(Ordering::AcqRel, Ordering::Acquire, next);
+        let _ = self.shared.state.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, next);
         std::mem::take(&mut *lock(&self.shared.next))
     }
 

@@ -55,8 +55,13 @@ enum Resource {
 impl App {
     /// Opens the root directory. An error says why its files could not be served.
     pub fn new(config: AppConfig) -> io::Result<Self> {
+        App::of_teams(config, 0)
+    }
+
+    /// The same, for a server of so many teams of threads, which then share nothing that a request writes.
+    pub(crate) fn of_teams(config: AppConfig, teams: usize) -> io::Result<Self> {
         let AppConfig { files, demo, identity } = config;
-        let files = files.as_ref().map(files::Files::open).transpose()?;
+        let files = files.as_ref().map(|files| files::Files::open(files, teams)).transpose()?;
         let demo = demo.then(demo::Demo::default);
         Ok(Self(Arc::new(Inner { files, demo, identity })))
     }
@@ -78,7 +83,7 @@ impl App {
     pub async fn respond(&self, request: Request) -> Response {
         let method = request.method();
         let id = self.0.demo.as_ref().and_then(|_| demo::request_id(&request));
-        let mut response = self.answer(request, id.as_deref()).await;
+        let mut response = self.response(request, id.as_deref()).await;
         if method == Method::Head {
             let length = response.len();
             response.replace_body(Body::from_reader(futures_lite::io::empty(), length));
@@ -86,7 +91,7 @@ impl App {
         response
     }
 
-    async fn answer(&self, request: Request, id: Option<&str>) -> Response {
+    async fn response(&self, request: Request, id: Option<&str>) -> Response {
         let target = target(&request);
         let Some(resource) = self.resource(&target.path) else {
             return not_found();
@@ -120,6 +125,12 @@ impl App {
             "/" if self.0.demo.is_none() => Some(Resource::Page),
             _ => None,
         })
+    }
+}
+
+impl http::Handler for App {
+    async fn answer(&self, request: Request) -> http_types::Result<Response> {
+        Ok(self.respond(request).await)
     }
 }
 

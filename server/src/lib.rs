@@ -14,6 +14,7 @@ pub mod http;
 mod lock;
 pub mod logging;
 mod moving;
+mod per_team;
 mod program;
 mod service;
 mod threads;

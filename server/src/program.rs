@@ -19,13 +19,13 @@ use std::process::ExitCode;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-use http_types::{Request, Response};
 use restart_core::{Drain, State};
 
 use crate::app::{App, AppConfig, Identity};
 use crate::config::{Config, ServeArgs};
 use crate::http::{Handler, Moves};
 use crate::service::Service;
+use crate::threads::workers;
 use crate::tls::Certificates;
 use cli::{Command, CommandLine};
 use package::Package;
@@ -65,12 +65,10 @@ pub fn run_default() -> ExitCode {
             started: Instant::now(),
         };
         let identity = answering.get_or_init(|| identity).clone();
-        let app = App::new(AppConfig { files: config.files.clone(), demo: config.demo, identity })?;
+        let teams = workers::teams(config.threads);
+        let app = App::of_teams(AppConfig { files: config.files.clone(), demo: config.demo, identity }, teams)?;
         let decorating = app.clone();
-        let mut service = Service::new(move |request: Request| {
-            let app = app.clone();
-            async move { http_types::Result::<Response>::Ok(app.respond(request).await) }
-        });
+        let mut service = Service::new(app);
         if config.demo {
             service.decorate = Some(Box::new(move |request| decorating.signature(request)));
         }

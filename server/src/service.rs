@@ -14,7 +14,7 @@ pub(crate) mod metrics;
 
 use std::io;
 use std::os::fd::AsFd;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use restart_core::{
@@ -29,6 +29,7 @@ use zeroize::Zeroizing;
 use crate::config::{Config, METRICS_NAME};
 use crate::http::{self, Context, Decorate, End, Handler, Moves, Observe, Security, Start};
 use crate::moving;
+use crate::per_team::PerTeam;
 use crate::threads::workers::Workers;
 use crate::tls::Acceptors;
 use admin::Admin;
@@ -75,7 +76,9 @@ impl<H: Handler> Service<H> {
     }
 }
 
-/// What all connections of this generation share.
+/// What all connections of this generation share, and only read. It stands apart from the count of those who refer to it,
+/// which each connection changes twice.
+#[repr(align(128))]
 struct Shared<H> {
     context: Context<H>,
     connections: Connections,
@@ -110,6 +113,7 @@ pub(crate) fn serve<H: Handler + 'static>(
             parks: true,
             screen: https::screen(&config.tls, service.tls.as_ref(), generation.listeners()),
             moves: service.moves,
+            drains: PerTeam::new(workers.teams(), OnceLock::new),
             waits: Some(Arc::clone(&metrics.waits)),
             decorate: service.decorate,
             secured: https::headers(&config.tls),
@@ -295,11 +299,11 @@ fn open<H: Handler + 'static>(
     held: (Option<SemaphoreGuardArc>, ClientPermit),
 ) {
     let owned = Arc::clone(shared);
-    let connection = async move {
+    shared.workers.spawn(|mut place| async move {
+        place.begin();
         connection(&owned, since, start, guard).await;
-        drop(held);
-    };
-    shared.workers.spawn(connection);
+        drop((held, place));
+    });
 }
 
 /// Serves a connection until it ends here, for good or by moving on. The guard lives until the end is booked, so that

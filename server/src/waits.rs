@@ -2,7 +2,7 @@
 //! path.
 //!
 //! Entering costs a request no lock and no allocation, and shares no memory with other threads while there is room: each
-//! takes one of a fixed number of slots, near the last one that its thread had. Further ones are counted only. Whoever
+//! takes one of its team's fixed number of slots, near the last one that it had. Further ones are counted only. Whoever
 //! asks reads all slots, and passes over one that changes that very moment.
 //!
 //! The hook for whoever serves connections is [`Waits::enter`]: it is called once for each request (or stream, or
@@ -18,7 +18,9 @@ use std::time::Instant;
 
 use restart_core::Waiting;
 
-/// So many entries can be told apart.
+use crate::per_team::PerTeam;
+
+/// So many entries of a team can be told apart.
 const SLOTS: usize = 512;
 /// So many slots are looked at for a free one.
 const LOOKED_AT: usize = 16;
@@ -87,12 +89,20 @@ struct Slot {
     /// Microseconds after the beginning.
     since_us: AtomicU64,
     path: [AtomicU64; PATH_WORDS],
+    /// Its place among its team's.
+    at: usize,
 }
 
 /// All that is under way.
 #[derive(Debug)]
 pub(crate) struct Waits {
     beginning: Instant,
+    parts: PerTeam<Part>,
+}
+
+/// What is under way in one team.
+#[derive(Debug, Default)]
+struct Part {
     slots: Box<[Slot]>,
     /// How many of each kind found no slot.
     beyond: [AtomicU64; Kind::ALL.len()],
@@ -102,8 +112,8 @@ pub(crate) struct Waits {
 #[derive(Debug)]
 #[must_use = "what is dropped at once is waited for by nobody"]
 pub(crate) struct Entry<'a> {
-    waits: &'a Waits,
-    slot: Option<usize>,
+    part: &'a Part,
+    slot: Option<&'a Slot>,
     kind: Kind,
 }
 
@@ -115,33 +125,44 @@ static THREADS: AtomicUsize = AtomicUsize::new(0);
 
 impl Default for Waits {
     fn default() -> Waits {
-        let slots = std::iter::repeat_with(Slot::default).take(SLOTS).collect();
-        Waits { beginning: Instant::now(), slots, beyond: Default::default() }
+        Waits::new(0)
     }
 }
 
 impl Waits {
+    /// Nothing under way in so many teams, nor in threads that are of none.
+    pub(crate) fn new(teams: usize) -> Waits {
+        let slots = || (0..SLOTS).map(|at| Slot { at, ..Slot::default() }).collect();
+        let parts = PerTeam::new(teams, || Part { slots: slots(), ..Part::default() });
+        Waits { beginning: Instant::now(), parts }
+    }
+
     /// Something of this kind is under way since then. Of the path what stands before its query is kept: that may hold
     /// what is nobody's business.
     pub(crate) fn enter(&self, kind: Kind, path: &str, since: Instant) -> Entry<'_> {
+        let part = self.parts.own();
         let near = NEAR.get();
-        let slot = (near..near + LOOKED_AT).map(|at| at % SLOTS).find(|at| self.slots[*at].take());
+        let slot = (near..near + LOOKED_AT).map(|at| &part.slots[at % SLOTS]).find(|slot| slot.take());
         match slot {
-            Some(at) => {
+            Some(slot) => {
                 let since = since.saturating_duration_since(self.beginning);
                 let since_us = since.as_secs().saturating_mul(1_000_000) + u64::from(since.subsec_micros());
-                self.slots[at].fill(kind, path, since_us);
-                NEAR.set((at + 1) % SLOTS);
+                slot.fill(kind, path, since_us);
+                NEAR.set((slot.at + 1) % SLOTS);
             }
-            None => _ = self.beyond[kind.index()].fetch_add(1, Ordering::Relaxed),
+            None => _ = part.beyond[kind.index()].fetch_add(1, Ordering::Relaxed),
         }
-        Entry { waits: self, slot, kind }
+        Entry { part, slot, kind }
+    }
+
+    fn slots(&self) -> impl Iterator<Item = &Slot> {
+        self.parts.iter().flat_map(|part| &part.slots)
     }
 
     /// All that is under way on `live` connections, an entry for each kind.
     pub(crate) fn list(&self, live: u64) -> Vec<Waiting> {
         let mut found: BTreeMap<Kind, (u64, Option<(u64, String)>)> = BTreeMap::new();
-        for (kind, since_us, path) in self.slots.iter().filter_map(Slot::read) {
+        for (kind, since_us, path) in self.slots().filter_map(Slot::read) {
             let (count, oldest) = found.entry(kind).or_default();
             *count += 1;
             if oldest.as_ref().is_none_or(|(since, _)| since_us < *since) {
@@ -149,7 +170,7 @@ impl Waits {
             }
         }
         for kind in Kind::ALL {
-            let beyond = self.beyond[kind.index()].load(Ordering::Relaxed);
+            let beyond: u64 = self.parts.iter().map(|part| part.beyond[kind.index()].load(Ordering::Relaxed)).sum();
             if beyond > 0 {
                 found.entry(kind).or_default().0 += beyond;
             }
@@ -176,11 +197,11 @@ impl Waits {
 impl Entry<'_> {
     /// It has come further; since when it is under way stays.
     pub(crate) fn becomes(&mut self, kind: Kind) {
-        if let Some(at) = self.slot {
-            self.waits.slots[at].set(kind as u64);
+        if let Some(slot) = self.slot {
+            slot.set(kind as u64);
         } else {
-            self.waits.beyond[self.kind.index()].fetch_sub(1, Ordering::Relaxed);
-            self.waits.beyond[kind.index()].fetch_add(1, Ordering::Relaxed);
+            self.part.beyond[self.kind.index()].fetch_sub(1, Ordering::Relaxed);
+            self.part.beyond[kind.index()].fetch_add(1, Ordering::Relaxed);
         }
         self.kind = kind;
     }
@@ -189,12 +210,12 @@ impl Entry<'_> {
 impl Drop for Entry<'_> {
     fn drop(&mut self) {
         match self.slot {
-            Some(at) => {
-                self.waits.slots[at].set(FREE);
+            Some(slot) => {
+                slot.set(FREE);
                 // A thread that is ending has nowhere to look any more.
-                let _ = NEAR.try_with(|near| near.set(at));
+                let _ = NEAR.try_with(|near| near.set(slot.at));
             }
-            None => _ = self.waits.beyond[self.kind.index()].fetch_sub(1, Ordering::Relaxed),
+            None => _ = self.part.beyond[self.kind.index()].fetch_sub(1, Ordering::Relaxed),
         }
     }
 }
@@ -299,6 +320,27 @@ mod tests {
     }
 
     #[test]
+    fn teams_have_slots_of_their_own_and_are_told_of_together() {
+        let waits = Waits::new(2);
+        let now = Instant::now();
+        let entries: Vec<_> = thread::scope(|scope| {
+            let enter = |team: usize| {
+                let waits = &waits;
+                let enter = move || {
+                    crate::per_team::join(team);
+                    (0..=SLOTS).map(|_| waits.enter(Kind::Request, "/", now)).collect::<Vec<_>>()
+                };
+                scope.spawn(enter)
+            };
+            [enter(0), enter(1)].into_iter().flat_map(|entered| entered.join().expect("it does not panic")).collect()
+        });
+        assert_eq!(shown(&waits, 0), [one("request", 2 * (SLOTS + 1) as u64, Some("/"))]);
+        assert_eq!(waits.parts.iter().map(|part| part.slots.iter().filter_map(Slot::read).count()).max(), Some(SLOTS));
+        drop(entries);
+        assert_eq!(shown(&waits, 0), []);
+    }
+
+    #[test]
     fn a_reader_sees_whole_entries_only_while_all_threads_come_and_go() {
         let (waits, over) = (Waits::default(), AtomicBool::new(false));
         thread::scope(|scope| {
@@ -314,7 +356,7 @@ mod tests {
             }
             let end = Instant::now() + Duration::from_millis(200);
             while Instant::now() < end {
-                for (_, _, path) in waits.slots.iter().filter_map(Slot::read) {
+                for (_, _, path) in waits.slots().filter_map(Slot::read) {
                     let first = path.chars().next();
                     assert!(path.chars().all(|letter| Some(letter) == first), "{path}");
                     assert!([1, 9, 30, 80].contains(&path.len()), "{path}");

@@ -9,19 +9,20 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each module at the top of the server, and the others of them that it may import.
-const LAYERS: [(&str, &[&str]); 14] = [
+const LAYERS: [(&str, &[&str]); 15] = [
     ("program", &["app", "config", "http", "logging", "moving", "service", "threads", "tls", "version"]),
-    ("service", &["config", "http", "lock", "logging", "moving", "threads", "tls", "waits"]),
-    ("app", &["config", "http", "lock"]),
+    ("service", &["config", "http", "lock", "logging", "moving", "per_team", "threads", "tls", "waits"]),
+    ("app", &["config", "http", "lock", "per_team"]),
     ("tls", &["config", "lock"]),
     ("config", &["http"]),
-    ("http", &["lock", "threads", "waits"]),
+    ("http", &["lock", "per_team", "threads", "waits"]),
     ("lock", &[]),
-    ("logging", &["lock"]),
+    ("logging", &["lock", "per_team"]),
     ("moving", &["http"]),
-    ("threads", &["lock"]),
+    ("per_team", &[]),
+    ("threads", &["lock", "per_team"]),
     ("version", &[]),
-    ("waits", &["lock"]),
+    ("waits", &["lock", "per_team"]),
     ("fuzzing", &["config", "http", "moving", "program"]),
     ("guide", &[]),
 ];

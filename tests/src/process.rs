@@ -652,6 +652,10 @@ fn clean(command: &mut Command, folder: &Path) {
             command.env(name, value);
         }
     }
+    // How many threads serve, where the test does not say it (`just test-teams`).
+    if let Some(threads) = std::env::var_os("REBORN_TEST_THREADS") {
+        command.env("REBORN_THREADS", threads);
+    }
     command.env("XDG_RUNTIME_DIR", folder.join("run"));
 }
 

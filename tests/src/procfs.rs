@@ -120,6 +120,16 @@ impl Process {
         entries.filter_map(|entry| Some((name(&entry)?, target(&entry)?))).collect()
     }
 
+    /// How many descriptors are entered in each of its epolls.
+    pub fn epolls(&self) -> Vec<usize> {
+        let epolls = self.fds().into_iter().filter(|(_, target)| target.contains("eventpoll"));
+        let entries = |(fd, _)| {
+            let text = fs::read_to_string(format!("/proc/{}/fdinfo/{fd}", self.pid)).unwrap_or_default();
+            text.lines().filter(|line| line.starts_with("tfd:")).count()
+        };
+        epolls.map(entries).collect()
+    }
+
     /// The sum of its user and system time, in clock ticks (100 a second).
     pub fn cpu_ticks(&self) -> u64 {
         stat(self.pid).map_or(0, |stat| stat.cpu_ticks)

@@ -45,9 +45,9 @@ pub(super) struct Files {
 }
 
 impl Files {
-    /// Opens the directory.
-    pub(super) fn open(config: &FilesConfig) -> io::Result<Self> {
-        let directory = Arc::new(Directory::open(config.root.clone(), config.follow_symlinks)?);
+    /// Opens the directory, for so many teams of threads.
+    pub(super) fn open(config: &FilesConfig, teams: usize) -> io::Result<Self> {
+        let directory = Arc::new(Directory::open(config.root.clone(), config.follow_symlinks, teams)?);
         Ok(Self { directory, etag: config.etag })
     }
 

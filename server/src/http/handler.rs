@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use http_types::headers::{HeaderName, HeaderValue};
 use http_types::{Request, Response};
@@ -13,6 +13,7 @@ use super::limits::Limits;
 use super::moves::Moves;
 use super::observe::Observe;
 use super::security::Handshakes;
+use crate::per_team::PerTeam;
 use crate::waits::Waits;
 
 /// Headers for a response, made from its request: what a [`Decorate`] returns.
@@ -49,6 +50,8 @@ pub struct Context<H> {
     pub secured: Decoration,
     /// Sees each request before the handler does. Its answer is decorated like any other.
     pub screen: Option<Screen>,
+    /// For each team a clone of `drain`, made when it is first wanted.
+    pub(crate) drains: PerTeam<OnceLock<Arc<Drain>>>,
     /// What is under way, for whoever asks what this process waits for.
     pub(crate) waits: Option<Arc<Waits>>,
     /// Each of these is told of every request that is over.
@@ -68,11 +71,17 @@ impl<H> Context<H> {
             parks: false,
             moves: Moves::new(),
             screen: None,
+            drains: PerTeam::default(),
             waits: None,
             decorate: None,
             secured: Decoration::new(),
             observers: Vec::new(),
         }
+    }
+
+    /// The drain, in a clone whose clones are counted where no other team looks.
+    pub(super) fn own_drain(&self) -> &Arc<Drain> {
+        self.drains.own().get_or_init(|| Arc::new(self.drain.clone()))
     }
 }
 

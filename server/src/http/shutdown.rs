@@ -1,6 +1,7 @@
 //! What a handler can learn of the end of its process.
 
 use std::future::pending;
+use std::sync::Arc;
 use std::time::Instant;
 
 use async_io::Timer;
@@ -18,13 +19,14 @@ use super::ending::Share;
 /// drain, 3 s at the most, so that not all clients come back at once.
 #[derive(Clone, Debug)]
 pub struct Shutdown {
-    drain: Drain,
+    /// The team's own: a clone of what all teams share would be counted where all of them look.
+    drain: Arc<Drain>,
     share: Share,
 }
 
 impl Shutdown {
-    pub(super) fn new(drain: &Drain) -> Shutdown {
-        Shutdown { drain: drain.clone(), share: Share::random() }
+    pub(super) fn new(drain: &Arc<Drain>) -> Shutdown {
+        Shutdown { drain: Arc::clone(drain), share: Share::random() }
     }
 
     /// Whether a newer process has taken over. It may die: then this one serves again.

@@ -102,7 +102,7 @@ fn protocols(line: &str) -> impl Iterator<Item = &str> {
 #[derive(Debug)]
 pub struct Upgraded {
     wire: Arc<Wire>,
-    drain: Drain,
+    drain: Arc<Drain>,
     peer: Option<String>,
     /// Whether it may move, but for the drain in which nobody took it.
     may_move: bool,
@@ -115,12 +115,12 @@ impl Upgraded {
     /// The connection as a stream. It may move, if at all, in any drain but the one in which nobody took it.
     pub(super) fn new(
         wire: &Arc<Wire>,
-        drain: &Drain,
+        drain: &Arc<Drain>,
         peer: Option<String>,
         (may_move, declined): (bool, Option<usize>),
         held: Option<Sender<()>>,
     ) -> Upgraded {
-        Upgraded { wire: Arc::clone(wire), drain: drain.clone(), peer, may_move, declined, _held: held }
+        Upgraded { wire: Arc::clone(wire), drain: Arc::clone(drain), peer, may_move, declined, _held: held }
     }
 
     /// The other end's address, as in the request's `peer_addr`.
@@ -136,7 +136,7 @@ impl Upgraded {
     /// Waits until the connection should go on in a newer process, by [`Leave::Move`]. It is never ready for a stream that
     /// was got by `recv_upgrade`.
     pub fn moves(&self) -> impl Future<Output = ()> + Send + use<> {
-        let (drain, may_move, declined) = (self.drain.clone(), self.may_move, self.declined);
+        let (drain, may_move, declined) = (Arc::clone(&self.drain), self.may_move, self.declined);
         async move {
             loop {
                 let changes = drain.changes();

@@ -2,7 +2,8 @@
 //!
 //! Nobody who has a line ever waits for the one who writes. What finds no room, or cannot be written, is counted and
 //! reported. Several processes may write to the same place at the same time: a write ends where a line ends, and is no
-//! longer than a pipe takes in one piece, so that their lines do not mix. What the lines say is not its matter.
+//! longer than a pipe takes in one piece, so that their lines do not mix. Where teams of threads have many lines, each has
+//! a part of the buffer, and meets the others only for the first line after a write. What the lines say is not its matter.
 
 use std::io::{self, Write};
 use std::os::fd::AsFd;
@@ -14,6 +15,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
 use crate::lock::unpoisoned;
+use crate::per_team::PerTeam;
 
 /// The longest line, and the longest write: `PIPE_BUF` on Linux, up to which a write to a pipe is atomic.
 pub(crate) const WRITE_BYTES_MAX: usize = 4096;
@@ -26,20 +28,40 @@ const BATCH_BYTES: usize = 64 * 1024;
 pub(crate) struct Queue(Arc<Shared>);
 
 struct Shared {
+    /// Locked before `state`, where both are.
+    parts: PerTeam<Mutex<Part>>,
     state: Mutex<State>,
     started: Mutex<bool>,
     /// Notified when there is something to write.
     filled: Condvar,
     /// Notified when all is written.
     drained: Condvar,
+    /// Of each part.
     bytes_max: usize,
     pause: Duration,
 }
 
+/// What one team has queued.
 #[derive(Default)]
-struct State {
+struct Part {
     lines: Vec<u8>,
     dropped: u64,
+}
+
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+enum Filled {
+    #[default]
+    Empty,
+    /// Lines, or the count of some that were dropped.
+    Some,
+    /// So many lines of one team that they are not to gather any longer.
+    Many,
+}
+
+#[derive(Default)]
+struct State {
+    /// What the parts have that the writer has not begun to take.
+    filled: Filled,
     /// The writer holds lines that are not written yet.
     writing: bool,
     /// Somebody waits for all to be written.
@@ -76,16 +98,24 @@ struct Work {
 
 impl State {
     fn has_work(&self) -> bool {
-        !self.lines.is_empty() || self.dropped > 0 || self.refresh || (self.hurried && self.unsaid.is_some())
+        self.filled > Filled::Empty || self.refresh || (self.hurried && self.unsaid.is_some())
     }
 }
 
 impl Queue {
     /// A buffer of so many bytes, whose writer lets lines gather for `pause` to write them together.
     pub(crate) fn new(bytes_max: usize, pause: Duration) -> Queue {
+        Queue::of_teams(1, bytes_max, pause)
+    }
+
+    /// The same, of which each of so many teams has its part.
+    pub(crate) fn of_teams(teams: usize, bytes_max: usize, pause: Duration) -> Queue {
+        // One team shares with threads that are of none.
+        let parts = PerTeam::new(if teams > 1 { teams } else { 0 }, Mutex::default);
+        let bytes_max = bytes_max / teams.max(1);
         let (state, filled, drained) = (Mutex::default(), Condvar::new(), Condvar::new());
         let started = Mutex::new(false);
-        Queue(Arc::new(Shared { state, started, filled, drained, bytes_max, pause }))
+        Queue(Arc::new(Shared { parts, state, started, filled, drained, bytes_max, pause }))
     }
 
     /// Starts the thread that writes to `sink`, once; what is lost is told to `report`, within that thread. Where that
@@ -108,15 +138,20 @@ impl Queue {
 
     /// Appends a line, with its line feed, or counts it as dropped. Never waits for the writer.
     pub(crate) fn push(&self, line: &[u8]) {
-        let mut state = self.lock();
-        let before = state.lines.len();
+        let mut part = unpoisoned(self.0.parts.own().lock());
+        let before = part.lines.len();
         if before + line.len() <= self.0.bytes_max {
-            state.lines.extend_from_slice(line);
+            part.lines.extend_from_slice(line);
         } else {
-            state.dropped += 1;
+            part.dropped += 1;
         }
-        // A notification is a system call, and only these find the writer waiting for one.
-        if before == 0 || (before < BATCH_BYTES && state.lines.len() >= BATCH_BYTES) {
+        let many = before < BATCH_BYTES && part.lines.len() >= BATCH_BYTES;
+        // A notification is a system call, and only these find the writer waiting for one. The part stays locked: whoever adds
+        // the next line to it counts on the writer's knowing of it.
+        if before == 0 || many {
+            let mut state = self.lock();
+            state.filled = state.filled.max(if many { Filled::Many } else { Filled::Some });
+            drop(state);
             self.0.filled.notify_one();
         }
     }
@@ -182,17 +217,24 @@ impl Queue {
             state = unpoisoned(self.0.filled.wait_timeout(state, left)).0;
         }
         if !self.0.pause.is_zero() {
-            let few = |state: &mut State| !state.hurried && !state.refresh && state.lines.len() < BATCH_BYTES;
+            let few = |state: &mut State| !state.hurried && !state.refresh && state.filled < Filled::Many;
             let waited = self.0.filled.wait_timeout_while(state, self.0.pause, few);
             state = unpoisoned(waited).0;
         }
-        state.writing = true;
-        Work {
-            lines: std::mem::take(&mut state.lines),
-            dropped: std::mem::take(&mut state.dropped),
-            hurried: state.hurried,
-            refresh: std::mem::take(&mut state.refresh),
+        (state.writing, state.filled) = (true, Filled::Empty);
+        let (hurried, refresh) = (state.hurried, std::mem::take(&mut state.refresh));
+        drop(state);
+        let mut work = Work { lines: Vec::new(), dropped: 0, hurried, refresh };
+        for part in self.0.parts.iter() {
+            let Part { lines, dropped } = std::mem::take(&mut *unpoisoned(part.lock()));
+            work.dropped += dropped;
+            if work.lines.is_empty() {
+                work.lines = lines;
+            } else {
+                work.lines.extend_from_slice(&lines);
+            }
         }
+        work
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -324,6 +366,32 @@ mod tests {
             .sum();
         assert!(dropped >= 3 * BYTES_MAX / line.len(), "{dropped}");
         assert_eq!(kept + dropped, pushed);
+    }
+
+    #[test]
+    fn teams_have_parts_of_their_own_and_all_that_they_have_is_flushed() {
+        const LINES: usize = 2_000;
+        let queue = Queue::of_teams(3, 3 * LINES * 16, Duration::from_millis(1));
+        let (opener, shown) = gated(&queue);
+        drop(opener);
+        thread::scope(|scope| {
+            for team in 0..5 {
+                let queue = &queue;
+                scope.spawn(move || {
+                    crate::per_team::join(team);
+                    for line in 0..LINES / 3 {
+                        queue.push(format!("{team} {line}\n").as_bytes());
+                    }
+                    assert!(queue.flush(LONG));
+                });
+            }
+        });
+        let written = String::from_utf8(shown.try_iter().collect::<Vec<_>>().concat()).unwrap();
+        for team in 0..5 {
+            let lines: Vec<_> = written.lines().filter_map(|line| line.strip_prefix(&format!("{team} "))).collect();
+            let expected: Vec<_> = (0..LINES / 3).map(|line| line.to_string()).collect();
+            assert_eq!(lines, expected, "each team's in their order");
+        }
     }
 
     #[test]

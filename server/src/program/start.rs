@@ -23,7 +23,7 @@ use crate::service::access::{AccessLog, Reopener};
 use crate::service::means;
 use crate::service::metrics::Metrics;
 use crate::service::{Service, serve};
-use crate::threads::workers::Workers;
+use crate::threads::workers::{self, Workers};
 use crate::tls::{Acceptors, Certificates};
 
 /// How long the last lines of the log may take to be written; a terminal may be stopped.
@@ -52,9 +52,10 @@ pub(super) fn start<H: Handler + 'static>(
         refuse(package, &format!("cannot serve: {reason}"));
         return exit::FAILED;
     }
-    let capacity = Capacity::new(config.limits.requests.unwrap_or(usize::MAX));
+    let teams = workers::teams(config.threads);
+    let capacity = Capacity::of_teams(teams, config.limits.requests.unwrap_or(usize::MAX));
     let handshakes = Handshakes::new(config.tls.handshakes, config.tls.handshake_timeout);
-    let metrics = Arc::new(Metrics::new(capacity, handshakes));
+    let metrics = Arc::new(Metrics::new(teams, capacity, handshakes));
     let (reopener, later) = (Reopener::default(), Arc::<Later>::default());
     let reopening = reopener.clone();
     let sources = ListenSources::new(config, args);
@@ -200,7 +201,8 @@ fn start_application<H: Handler + 'static>(
 }
 
 fn access_log(config: &Config, generation: &Generation) -> io::Result<Option<AccessLog>> {
-    config.access_log.as_ref().map(|config| AccessLog::open(config, generation.number())).transpose()
+    let teams = workers::teams(config.threads);
+    config.access_log.as_ref().map(|config| AccessLog::open(config, generation.number(), teams)).transpose()
 }
 
 /// What TLS needs, with the certificates as they are now. What should be looked at is in the log.

@@ -45,10 +45,10 @@ pub(crate) struct AccessLog {
 }
 
 impl AccessLog {
-    /// Opens what is configured and starts the thread that writes there. It never waits: not for the reader of a FIFO
-    /// either.
-    pub(crate) fn open(config: &AccessLogConfig, generation: u64) -> io::Result<AccessLog> {
-        let queue = Queue::new(QUEUE_BYTES_MAX, PAUSE);
+    /// Opens what is configured, for lines of so many teams, and starts the thread that writes there. It never waits: not
+    /// for the reader of a FIFO either.
+    pub(crate) fn open(config: &AccessLogConfig, generation: u64, teams: usize) -> io::Result<AccessLog> {
+        let queue = Queue::of_teams(teams, QUEUE_BYTES_MAX, PAUSE);
         match &config.path {
             None => start(&queue, Patient(io::stderr()), "standard error".to_owned())?,
             Some(path) => {
@@ -239,7 +239,7 @@ mod tests {
 
     fn open(path: &Path) -> io::Result<AccessLog> {
         let config = AccessLogConfig { path: Some(path.to_owned()), format: AccessLogFormat::Common };
-        AccessLog::open(&config, 1)
+        AccessLog::open(&config, 1, 1)
     }
 
     fn served(line: &[u8]) -> Served<'_> {

@@ -111,7 +111,9 @@ impl Handler for Admin {
             }
             "/metrics" => self.scrape(),
             "/healthz" if self.workers.probe().await => plain(StatusCode::Ok, "ok\n"),
-            "/healthz" => plain(StatusCode::ServiceUnavailable, "no serving thread has taken a task for a second\n"),
+            "/healthz" => {
+                plain(StatusCode::ServiceUnavailable, "in a team of threads none has taken a task for a second\n")
+            }
             "/readyz" if self.drain.stop_announced() => plain(StatusCode::ServiceUnavailable, "stopping\n"),
             "/readyz" => plain(StatusCode::Ok, "ready\n"),
             _ => plain(StatusCode::NotFound, "there are /metrics, /healthz and /readyz\n"),
@@ -301,7 +303,7 @@ mod tests {
         };
         assert_eq!(health(), StatusCode::Ok);
         let ((begin, begun), (end, ended)) = (channel(), channel::<()>());
-        workers.spawn(async move {
+        workers.spawn(|_| async move {
             begin.send(()).expect("somebody waits for it");
             let _ = ended.recv();
         });

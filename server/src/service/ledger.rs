@@ -13,10 +13,16 @@ use serde::Serialize;
 use crate::http::Reason;
 use crate::lock::unpoisoned;
 use crate::moving::Kind;
+use crate::per_team::PerTeam;
 
-/// The books of one generation.
+/// The books of one generation, of which each team of threads keeps its own.
 #[derive(Debug, Default)]
 pub(crate) struct Ledger {
+    books: PerTeam<Book>,
+}
+
+#[derive(Debug, Default)]
+struct Book {
     accepted: AtomicU64,
     received: AtomicU64,
     closed_by_client: AtomicU64,
@@ -64,40 +70,50 @@ impl Moved {
 }
 
 impl Ledger {
+    /// Nothing booked yet, by so many teams.
+    pub(crate) fn new(teams: usize) -> Ledger {
+        Ledger { books: PerTeam::new(teams, Book::default) }
+    }
+
     pub(crate) fn accepted(&self) {
-        self.accepted.fetch_add(1, Ordering::Relaxed);
+        self.books.own().accepted.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(crate) fn received(&self) {
-        self.received.fetch_add(1, Ordering::Relaxed);
+        self.books.own().received.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(crate) fn handed_over(&self, kind: Kind) {
-        self.handed_over[kind as usize].fetch_add(1, Ordering::Relaxed);
+        self.books.own().handed_over[kind as usize].fetch_add(1, Ordering::Relaxed);
     }
 
     pub(crate) fn closed_by_client(&self, requests: u64) {
-        self.closed_by_client.fetch_add(1, Ordering::Relaxed);
-        self.requests.fetch_add(requests, Ordering::Relaxed);
+        let own = self.books.own();
+        own.closed_by_client.fetch_add(1, Ordering::Relaxed);
+        own.requests.fetch_add(requests, Ordering::Relaxed);
     }
 
     pub(crate) fn closed_by_us(&self, reason: Reason, requests: u64) {
-        *self.reasons().entry(reason.to_string()).or_default() += 1;
-        self.requests.fetch_add(requests, Ordering::Relaxed);
+        let own = self.books.own();
+        *own.reasons().entry(reason.to_string()).or_default() += 1;
+        own.requests.fetch_add(requests, Ordering::Relaxed);
     }
 
-    fn reasons(&self) -> MutexGuard<'_, BTreeMap<String, u64>> {
-        unpoisoned(self.closed_by_us.lock())
+    /// One of the counters, of all teams.
+    fn sum(&self, counter: impl Fn(&Book) -> &AtomicU64) -> u64 {
+        self.books.iter().map(|own| counter(own).load(Ordering::Relaxed)).sum()
     }
 
     pub(crate) fn balance(&self) -> Balance {
         // What ends is read before what comes, so that a connection that ends meanwhile never makes it negative.
-        let closed_by_us = self.reasons().clone();
-        let closed_by_client = self.closed_by_client.load(Ordering::Relaxed);
-        let [idle, responses, streams, upgraded] =
-            std::array::from_fn(|kind| self.handed_over[kind].load(Ordering::Relaxed));
+        let mut closed_by_us = BTreeMap::<String, u64>::new();
+        for own in self.books.iter() {
+            own.reasons().iter().for_each(|(reason, count)| *closed_by_us.entry(reason.clone()).or_default() += count);
+        }
+        let closed_by_client = self.sum(|own| &own.closed_by_client);
+        let [idle, responses, streams, upgraded] = std::array::from_fn(|kind| self.sum(|own| &own.handed_over[kind]));
         let handed_over = idle + responses + streams + upgraded;
-        let (accepted, received) = (self.accepted.load(Ordering::Relaxed), self.received.load(Ordering::Relaxed));
+        let (accepted, received) = (self.sum(|own| &own.accepted), self.sum(|own| &own.received));
         let ended = closed_by_client + handed_over + closed_by_us.values().sum::<u64>();
         Balance {
             accepted,
@@ -107,8 +123,14 @@ impl Ledger {
             handed_over,
             moved: Moved { idle, responses, streams, upgraded },
             live: (accepted + received).saturating_sub(ended),
-            requests: self.requests.load(Ordering::Relaxed),
+            requests: self.sum(|own| &own.requests),
         }
+    }
+}
+
+impl Book {
+    fn reasons(&self) -> MutexGuard<'_, BTreeMap<String, u64>> {
+        unpoisoned(self.closed_by_us.lock())
     }
 }
 

@@ -1,6 +1,6 @@
 //! What this generation counts: requests, their latency, and connections, under names that every generation understands.
 //!
-//! Counting is a few atomic additions a request. What other generations have counted comes on top where metrics are
+//! Counting is a few atomic additions a request, to what its team has for itself; whoever shows them sums over the teams. What other generations have counted comes on top where metrics are
 //! shown: see `admin`.
 
 use std::fmt::Write as _;
@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use restart_core::Counts;
 
 use crate::http::{Capacity, Handshakes, Served};
+use crate::per_team::PerTeam;
 use crate::service::ledger::Ledger;
 use crate::waits::Waits;
 
@@ -36,17 +37,29 @@ pub(crate) struct Metrics {
     pub(crate) handshakes: Arc<Handshakes>,
     /// What is under way.
     pub(crate) waits: Arc<Waits>,
-    requests: [[AtomicU64; CLASSES.len()]; METHODS.len()],
+    requests: PerTeam<Requests>,
+}
+
+/// The requests of one team.
+#[derive(Debug, Default)]
+struct Requests {
+    over: [[AtomicU64; CLASSES.len()]; METHODS.len()],
     /// Those of them that a deadline cut.
-    requests_cut: AtomicU64,
+    cut: AtomicU64,
     latency: [AtomicU64; BUCKETS_US.len() + 1],
     latency_us: AtomicU64,
 }
 
 impl Metrics {
-    /// Nothing counted yet, by a server of this capacity, with these bounds on handshakes.
-    pub(crate) fn new(capacity: Capacity, handshakes: Handshakes) -> Metrics {
-        Metrics { capacity: Arc::new(capacity), handshakes: Arc::new(handshakes), ..Metrics::default() }
+    /// Nothing counted yet, by a server of so many teams and of this capacity, with these bounds on handshakes.
+    pub(crate) fn new(teams: usize, capacity: Capacity, handshakes: Handshakes) -> Metrics {
+        Metrics {
+            ledger: Arc::new(Ledger::new(teams)),
+            capacity: Arc::new(capacity),
+            handshakes: Arc::new(handshakes),
+            waits: Arc::new(Waits::new(teams)),
+            requests: PerTeam::new(teams, Requests::default),
+        }
     }
 
     /// Counts a request that is over.
@@ -55,12 +68,15 @@ impl Metrics {
         let method = METHODS.iter().position(|method| method.as_bytes() == name).unwrap_or(METHODS.len() - 1);
         let class = usize::from(served.status.unwrap_or(0) / 100);
         let class = if class < CLASSES.len() { class } else { 0 };
-        self.requests[method][class].fetch_add(1, Ordering::Relaxed);
-        self.requests_cut.fetch_add(u64::from(served.cut), Ordering::Relaxed);
+        let own = self.requests.own();
+        own.over[method][class].fetch_add(1, Ordering::Relaxed);
+        if served.cut {
+            own.cut.fetch_add(1, Ordering::Relaxed);
+        }
         let us = u64::try_from(served.duration.as_micros()).unwrap_or(u64::MAX);
         let bucket = BUCKETS_US.partition_point(|&bound| bound < us);
-        self.latency[bucket].fetch_add(1, Ordering::Relaxed);
-        self.latency_us.fetch_add(us, Ordering::Relaxed);
+        own.latency[bucket].fetch_add(1, Ordering::Relaxed);
+        own.latency_us.fetch_add(us, Ordering::Relaxed);
     }
 
     /// Requests that the handler has not answered yet.
@@ -76,16 +92,16 @@ impl Metrics {
                 counts.insert(name, count);
             }
         };
-        for (method, classes) in METHODS.iter().zip(&self.requests) {
-            for (class, count) in CLASSES.iter().zip(classes) {
-                put(format!("requests/{method}/{class}"), count.load(Ordering::Relaxed));
+        for (method, name) in METHODS.iter().enumerate() {
+            for (class, class_name) in CLASSES.iter().enumerate() {
+                put(format!("requests/{name}/{class_name}"), self.sum(|own| &own.over[method][class]));
             }
         }
-        for (index, count) in self.latency.iter().enumerate() {
-            put(bucket_name(index), count.load(Ordering::Relaxed));
+        for index in 0..=BUCKETS_US.len() {
+            put(bucket_name(index), self.sum(|own| &own.latency[index]));
         }
-        put("requests_cut".to_owned(), self.requests_cut.load(Ordering::Relaxed));
-        put("latency_us".to_owned(), self.latency_us.load(Ordering::Relaxed));
+        put("requests_cut".to_owned(), self.sum(|own| &own.cut));
+        put("latency_us".to_owned(), self.sum(|own| &own.latency_us));
         let books = self.ledger.balance();
         put("connections/accepted".to_owned(), books.accepted);
         put("connections/received".to_owned(), books.received);
@@ -101,6 +117,11 @@ impl Metrics {
             put(format!("{HANDSHAKES}{outcome}"), count);
         }
         counts
+    }
+
+    /// One of the counters, of all teams.
+    fn sum(&self, counter: impl Fn(&Requests) -> &AtomicU64) -> u64 {
+        self.requests.iter().map(|own| counter(own).load(Ordering::Relaxed)).sum()
     }
 }
 

@@ -6,40 +6,29 @@
 
 use std::cell::RefCell;
 use std::io;
-use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex as StaticMutex};
 use std::task::{Context, Poll, Waker};
 use std::thread;
 
-use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
-use rustix::event::{EventfdFlags, Timespec, eventfd};
+use rustix::event::epoll::EventFlags;
 use slab::Slab;
 
 use crate::lock::unpoisoned;
-
-/// How many events one wait brings at most. Others get their turn after these.
-const EVENTS_MAX: usize = 128;
-
-/// What wakes whoever waits, and no socket: no slot has this number.
-const BELL: u64 = u64::MAX;
-
-const BOTH_WAYS: EventFlags =
-    EventFlags::IN.union(EventFlags::OUT).union(EventFlags::PRI).union(EventFlags::RDHUP).union(EventFlags::ET);
+use crate::threads::epoll::{Epoll, Room, Source};
+use crate::threads::sync::{AtomicBool, Mutex, MutexGuard, Ordering, thread_local};
 
 thread_local! {
     static CURRENT: RefCell<Option<Arc<Poller>>> = const { RefCell::new(None) };
 }
 
 /// The poller of threads that have none of their own.
-static SHARED: Mutex<Option<Arc<Poller>>> = Mutex::new(None);
+static SHARED: StaticMutex<Option<Arc<Poller>>> = StaticMutex::new(None);
 
-/// An epoll, and what was entered in it.
+/// An epoll, and what was entered in it, on cache lines of its own.
 #[derive(Debug)]
+#[repr(align(128))]
 pub(crate) struct Poller {
-    epoll: OwnedFd,
-    bell: OwnedFd,
+    epoll: Epoll,
     /// Whether somebody sleeps, or is about to: waking them takes the bell.
     sleeps: AtomicBool,
     slots: Mutex<Slots>,
@@ -54,21 +43,18 @@ struct Slots {
 
 impl Poller {
     pub(crate) fn new() -> io::Result<Arc<Poller>> {
-        let epoll = epoll::create(CreateFlags::CLOEXEC)?;
-        let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        // Edge-triggered: each ring is an event, and nobody has to read the bell.
-        epoll::add(&epoll, &bell, EventData::new_u64(BELL), EventFlags::IN | EventFlags::ET)?;
-        Ok(Arc::new(Poller { epoll, bell, sleeps: AtomicBool::new(false), slots: Mutex::default() }))
+        let (epoll, sleeps, slots) = (Epoll::new()?, AtomicBool::new(false), Mutex::new(Slots::default()));
+        Ok(Arc::new(Poller { epoll, sleeps, slots }))
     }
 
     /// Makes it the present thread's: [`Registration::enter`] uses it from now on.
     pub(crate) fn adopt_thread(self: &Arc<Self>) {
-        CURRENT.set(Some(Arc::clone(self)));
+        CURRENT.with(|current| current.replace(Some(Arc::clone(self))));
     }
 
     /// The present thread's, else one with a thread of its own, which all such threads share.
     fn current() -> io::Result<Arc<Poller>> {
-        if let Some(own) = CURRENT.with_borrow(Clone::clone) {
+        if let Some(own) = CURRENT.with(|current| current.borrow().clone()) {
             return Ok(own);
         }
         let mut shared = unpoisoned(SHARED.lock());
@@ -92,18 +78,14 @@ impl Poller {
         if !sleeps {
             self.sleeps.store(false, Ordering::SeqCst);
         }
-        let mut room = [MaybeUninit::<Event>::uninit(); EVENTS_MAX];
-        let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
-        let waited = epoll::wait(&self.epoll, &mut room, if sleeps { None } else { Some(&at_once) });
+        let mut room = Room::new();
+        let events = self.epoll.wait(&mut room, sleeps);
         // What is woken below needs no bell.
         self.sleeps.store(false, Ordering::SeqCst);
-        // It fails only with EINTR: then there is nothing to report yet.
-        let Ok((events, _)) = waited else { return };
-        for event in &*events {
-            let key = event.data.u64();
-            let source = if key == BELL { None } else { self.slots().find(key) };
+        for (key, flags) in events {
+            let source = self.slots().find(key);
             if let Some(source) = source {
-                source.report(event.flags);
+                source.report(flags);
             }
         }
     }
@@ -111,9 +93,14 @@ impl Poller {
     /// Wakes whoever sleeps in [`wait`](Poller::wait). `idle` has to see by then what it is rung for.
     pub(crate) fn ring(&self) {
         if self.sleeps.swap(false, Ordering::SeqCst) {
-            // It fails only if the bell was rung 2^64 times.
-            let _ = rustix::io::write(&self.bell, &1_u64.to_ne_bytes());
+            self.epoll.ring();
         }
+    }
+
+    /// How many sockets are entered.
+    #[cfg(test)]
+    pub(crate) fn entries(&self) -> usize {
+        self.slots().sources.len()
     }
 
     fn slots(&self) -> MutexGuard<'_, Slots> {
@@ -179,7 +166,7 @@ pub(crate) struct Before(u64);
 
 impl Registration {
     /// Enters a socket in the present thread's poller, with nothing known of it yet.
-    pub(crate) fn enter(socket: impl AsFd) -> io::Result<Registration> {
+    pub(crate) fn enter(socket: impl Source) -> io::Result<Registration> {
         let poller = Poller::current()?;
         let (slot, readiness) = {
             let slots = &mut *poller.slots();
@@ -192,13 +179,13 @@ impl Registration {
         let key = u64::from(readiness.number) << 32 | slot as u64;
         // From here on its drop frees the slot.
         let source = Registration { poller, slot, readiness };
-        epoll::add(&source.poller.epoll, socket, EventData::new_u64(key), BOTH_WAYS)?;
+        source.poller.epoll.add(socket, key)?;
         Ok(source)
     }
 
     /// Takes the socket out, so that another process can go on with it.
-    pub(crate) fn leave(self, socket: impl AsFd) -> io::Result<()> {
-        Ok(epoll::delete(&self.poller.epoll, socket)?)
+    pub(crate) fn leave(self, socket: impl Source) -> io::Result<()> {
+        self.poller.epoll.delete(socket)
     }
 
     /// Waits until reading is worth a try.
@@ -295,165 +282,4 @@ fn wait(waiter: &mut Option<Waker>, context: &Context<'_>) -> Poll<()> {
         None => *waiter = Some(context.waker().clone()),
     }
     Poll::Pending
-}
-
-#[cfg(test)]
-mod tests {
-    use std::future::{Future, poll_fn};
-    use std::io::{Read, Write};
-    use std::os::unix::net::UnixStream;
-    use std::pin::pin;
-    use std::sync::mpsc;
-    use std::task::Wake;
-
-    use super::*;
-
-    struct Ringer(Arc<Poller>, AtomicBool);
-
-    impl Wake for Ringer {
-        fn wake(self: Arc<Self>) {
-            self.1.store(true, Ordering::SeqCst);
-            self.0.ring();
-        }
-    }
-
-    /// Runs a future to its end on the present thread.
-    fn block_on<T>(poller: &Arc<Poller>, future: impl Future<Output = T>) -> T {
-        let mut future = pin!(future);
-        let ringer = Arc::new(Ringer(Arc::clone(poller), AtomicBool::new(false)));
-        let waker = Waker::from(Arc::clone(&ringer));
-        loop {
-            if let Poll::Ready(done) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
-                return done;
-            }
-            poller.wait(|| !ringer.1.swap(false, Ordering::SeqCst));
-        }
-    }
-
-    /// A poller with a thread of its own, and what it is to do.
-    fn on_a_thread<T: Send + 'static>(work: impl FnOnce(Arc<Poller>) -> T + Send + 'static) -> T {
-        let (sender, receiver) = mpsc::channel();
-        thread::spawn(move || {
-            let poller = Poller::new().expect("a poller");
-            poller.adopt_thread();
-            sender.send(work(poller))
-        });
-        receiver.recv_timeout(std::time::Duration::from_secs(20)).expect("it ends")
-    }
-
-    fn pair() -> (UnixStream, UnixStream) {
-        let (ours, theirs) = UnixStream::pair().expect("a pair");
-        ours.set_nonblocking(true).expect("a socket");
-        (ours, theirs)
-    }
-
-    #[test]
-    fn every_byte_is_reported_once_and_reading_it_all_waits_for_the_next() {
-        let read = on_a_thread(|poller| {
-            let (mut ours, mut theirs) = pair();
-            let source = Registration::enter(&ours).expect("an entry");
-            let mut read = Vec::new();
-            let mut room = [0; 16];
-            for byte in 0..100_u8 {
-                let pending =
-                    block_on(&poller, poll_fn(|context| Poll::Ready(source.poll_readable(context).is_pending())));
-                assert!(pending, "{byte}");
-                theirs.write_all(&[byte]).expect("room");
-                block_on(&poller, poll_fn(|context| source.poll_readable(context)));
-                let before = source.before();
-                assert_eq!(ours.read(&mut room).expect("a byte"), 1);
-                source.emptied(before);
-                read.push(room[0]);
-            }
-            read
-        });
-        assert_eq!(read, (0..100).collect::<Vec<u8>>());
-    }
-
-    #[test]
-    fn what_is_reported_while_something_is_tried_is_not_forgotten() {
-        on_a_thread(|poller| {
-            let (ours, mut theirs) = pair();
-            let source = Registration::enter(&ours).expect("an entry");
-            let before = source.before();
-            theirs.write_all(b"a").expect("room");
-            poller.wait(|| true);
-            source.emptied(before);
-            source.filled(before);
-            block_on(&poller, poll_fn(|context| source.poll_readable(context)));
-            block_on(&poller, poll_fn(|context| source.poll_writable(context)));
-        });
-    }
-
-    #[test]
-    fn a_connection_that_has_ended_stays_readable() {
-        on_a_thread(|poller| {
-            let (mut ours, theirs) = pair();
-            let source = Registration::enter(&ours).expect("an entry");
-            drop(theirs);
-            block_on(&poller, poll_fn(|context| source.poll_readable(context)));
-            source.emptied(source.before());
-            block_on(&poller, poll_fn(|context| source.poll_readable(context)));
-            assert_eq!(ours.read(&mut [0; 1]).expect("the end"), 0);
-        });
-    }
-
-    #[test]
-    fn who_sends_no_more_is_still_there_and_who_has_closed_is_gone() {
-        on_a_thread(|poller| {
-            let (ours, theirs) = pair();
-            let source = Registration::enter(&ours).expect("an entry");
-            theirs.shutdown(std::net::Shutdown::Write).expect("a socket");
-            block_on(&poller, poll_fn(|context| source.poll_readable(context)));
-            let there = block_on(&poller, poll_fn(|context| Poll::Ready(source.poll_gone(context).is_pending())));
-            assert!(there);
-            drop(theirs);
-            block_on(&poller, poll_fn(|context| source.poll_gone(context)));
-        });
-    }
-
-    #[test]
-    fn an_entry_that_is_gone_leaves_nothing_to_its_heir() {
-        on_a_thread(|poller| {
-            let (ours, mut theirs) = pair();
-            let first = Registration::enter(&ours).expect("an entry");
-            theirs.write_all(b"a").expect("room");
-            drop(first);
-            let (other, _end) = pair();
-            let heir = Registration::enter(&other).expect("an entry");
-            assert_eq!(heir.slot, 0, "it has the slot of the first");
-            poller.wait(|| false);
-            let pending = block_on(&poller, poll_fn(|context| Poll::Ready(heir.poll_readable(context).is_pending())));
-            assert!(pending);
-            heir.leave(&other).expect("it was there");
-            assert!(poller.slots().sources.is_empty());
-        });
-    }
-
-    #[test]
-    fn a_sleeping_thread_is_woken_from_any_other() {
-        on_a_thread(|poller| {
-            let (ours, mut theirs) = pair();
-            let source = Registration::enter(&ours).expect("an entry");
-            let (bell, rung) = smol::channel::bounded(1);
-            let other = thread::spawn(move || {
-                bell.send_blocking(()).expect("it waits");
-                theirs.write_all(b"a").expect("room");
-                theirs
-            });
-            block_on(&poller, async {
-                rung.recv().await.expect("it rings");
-                poll_fn(|context| source.poll_readable(context)).await;
-            });
-            drop(other.join());
-        });
-    }
-
-    #[test]
-    fn a_thread_that_has_no_poller_has_one_all_the_same() {
-        let (ours, mut theirs) = pair();
-        let source = Registration::enter(&ours).expect("an entry");
-        theirs.write_all(b"a").expect("room");
-        smol::block_on(poll_fn(|context| source.poll_readable(context)));
-    }
 }

@@ -12,15 +12,20 @@ use std::time::{Duration, Instant};
 
 use super::root::Root;
 use crate::lock::unpoisoned;
+use crate::per_team::PerTeam;
 
 /// How often it is looked whether the directory is still there.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// The open directory, as one team counts who uses it.
+pub(super) type Opened = Arc<Arc<Root>>;
 
 #[derive(Debug)]
 pub(super) struct Directory {
     path: PathBuf,
     follows_symlinks: bool,
-    current: RwLock<Arc<Root>>,
+    /// One for all, with a lock and a count of its users for each team.
+    current: PerTeam<RwLock<Opened>>,
     /// When times begin.
     since: Instant,
     /// The next look may be taken then, in milliseconds.
@@ -30,16 +35,16 @@ pub(super) struct Directory {
 }
 
 impl Directory {
-    /// Opens the directory.
-    pub(super) fn open(path: PathBuf, follows_symlinks: bool) -> io::Result<Self> {
-        let current = RwLock::new(Arc::new(Root::open(&path, follows_symlinks)?));
+    /// Opens the directory, for so many teams.
+    pub(super) fn open(path: PathBuf, follows_symlinks: bool, teams: usize) -> io::Result<Self> {
+        let current = current(teams, &Arc::new(Root::open(&path, follows_symlinks)?));
         let (next_look_ms, is_gone) = (AtomicU64::new(0), AtomicBool::new(false));
         Ok(Self { path, follows_symlinks, current, since: Instant::now(), next_look_ms, is_gone })
     }
 
     /// The directory that is open.
-    pub(super) fn current(&self) -> Arc<Root> {
-        Arc::clone(&*unpoisoned(self.current.read()))
+    pub(super) fn current(&self) -> Opened {
+        Arc::clone(&*unpoisoned(self.current.own().read()))
     }
 
     /// Whether it is time to look whether the directory is still there; whoever is told so has to look.
@@ -60,7 +65,9 @@ impl Directory {
         match Root::open(&self.path, self.follows_symlinks) {
             Ok(root) => {
                 let root = Arc::new(root);
-                *unpoisoned(self.current.write()) = Arc::clone(&root);
+                for own in self.current.iter() {
+                    *unpoisoned(own.write()) = Arc::new(Arc::clone(&root));
+                }
                 self.is_gone.store(false, Ordering::Relaxed);
                 log::warn!("the root {path} was deleted and made anew; the new one is served");
                 Some(root)
@@ -78,6 +85,10 @@ impl Directory {
     pub(super) fn without_openat2(self) -> Self {
         let mut root = Root::open(&self.path, self.follows_symlinks).expect("it was opened before");
         root.has_openat2 = false;
-        Self { current: RwLock::new(Arc::new(root)), ..self }
+        Self { current: current(0, &Arc::new(root)), ..self }
     }
+}
+
+fn current(teams: usize, root: &Arc<Root>) -> PerTeam<RwLock<Opened>> {
+    PerTeam::new(teams, || RwLock::new(Arc::new(Arc::clone(root))))
 }

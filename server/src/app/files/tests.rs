@@ -63,14 +63,14 @@ impl Site {
         let pipe = root.join("fifo");
         rustix::fs::mknodat(rustix::fs::CWD, &pipe, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
         std::os::unix::net::UnixListener::bind(root.join("socket")).unwrap();
-        let files = Files::open(&FilesConfig { root, follow_symlinks, etag: Etag::State }).unwrap();
+        let files = Files::open(&FilesConfig { root, follow_symlinks, etag: Etag::State }, 0).unwrap();
         Self { directory, files }
     }
 
     /// One whose paths the kernel resolves, and one where it does not.
     fn both() -> [Self; 2] {
         let walked = Self::new();
-        let directory = Arc::new(Directory::open(walked.root(), false).unwrap().without_openat2());
+        let directory = Arc::new(Directory::open(walked.root(), false, 0).unwrap().without_openat2());
         [Self::new(), Self { files: Files { directory, etag: Etag::State }, ..walked }]
     }
 

@@ -47,7 +47,7 @@ impl<H: Handler> Connection<'_, H> {
     pub(super) async fn request(&mut self, message: Message) -> Option<Answer> {
         let Message { mut request, keep_alive, framing, expects_continue, manner, offer } = message;
         request.set_peer_addr(self.peer.as_deref());
-        request.ext_mut().insert(Shutdown::new(&self.context.drain));
+        request.ext_mut().insert(Shutdown::new(self.context.own_drain()));
         if let Some(tls) = &self.tls {
             decode::over_tls(&mut request);
             request.ext_mut().insert(tls.clone());
