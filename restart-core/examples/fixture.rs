@@ -126,7 +126,7 @@ fn serve(generation: &Generation, endpoints: &[Endpoint], greeting: &str) -> Res
     for listener in generation.listeners().to_vec() {
         let (drain, greeting, own) = (generation.drain(), greeting.to_owned(), generation.clone());
         smol::spawn(async move {
-            while let Ok(accepted) = listener.accept().await {
+            while let Some(accepted) = listener.accept().await {
                 let drained = drain.changed(Phase::Serving);
                 let echo = echo(accepted, greeting.clone(), own.clone());
                 smol::spawn(future::or(echo, async move {

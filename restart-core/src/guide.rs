@@ -254,8 +254,9 @@
 //!   `O_NONBLOCK` belongs to the socket, which both processes have open.
 //! - **Do not block the executor** that polls the driver: the watchdog, the ping at the end of the probation and everything
 //!   that a reload waits for are answered there.
-//! - **An accept loop that ends is not started again.** [`Listener::accept`](crate::Listener::accept) waits by itself
-//!   where there is no descriptor left or the network fails; its error says that the socket itself is gone.
+//! - **An accept loop need not look after errors.** [`Listener::accept`](crate::Listener::accept) waits by itself where
+//!   there is no descriptor left or the network fails. It ends with `None`, when the listener is given up; an adapter for a
+//!   server that knows no end of its listener waits for ever then.
 //!
 //! # Versions
 //!

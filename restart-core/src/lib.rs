@@ -14,7 +14,7 @@
 //!     let (listener, drain) = (generation.listener("hello")?, generation.drain());
 //!     let number = generation.number();
 //!     smol::spawn(async move {
-//!         while let Ok(accepted) = listener.accept().await {
+//!         while let Some(accepted) = listener.accept().await {
 //!             let drained = drain.changed(Phase::Serving);
 //!             let serve = async move {
 //!                 let (stream, _guard) = accepted.into_tcp()?; // the guard counts the connection until it ends
