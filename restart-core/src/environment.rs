@@ -22,6 +22,8 @@ pub(crate) const HANDOVER_FLAG: &str = "-g";
 pub(crate) const SUPERVISOR_VARIABLE: &str = "RESTART_CORE_SUPERVISOR";
 /// The path of the directory in which the service was started, as it was typed, for all its generations.
 const DIRECTORY_VARIABLE: &str = "RESTART_CORE_DIRECTORY";
+/// So many threads are named in an error.
+const THREADS_NAMED_MAX: usize = 4;
 /// What must not reach a successor: it is about this process, and a stale one misleads (`sd_listen_fds(3)`).
 pub(crate) const NOT_PASSED_ON: [&str; 6] =
     ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PIDFDID", "WATCHDOG_PID", "SYSTEMD_EXEC_PID"];
@@ -182,6 +184,25 @@ pub(crate) fn has_handover_flag(args: &[OsString]) -> bool {
     args.iter().skip(1).take_while(|arg| *arg != "--").any(|arg| arg == HANDOVER_FLAG)
 }
 
+/// Fails where this process has other threads: what they have opened would be marked close-on-exec between two of their
+/// calls, and signals would reach handlers of theirs. Where nobody tells (no /proc), there are none.
+pub(crate) fn refuse_threads() -> Result<(), Error> {
+    let own = std::process::id().to_string();
+    let Ok(tasks) = std::fs::read_dir("/proc/self/task") else { return Ok(()) };
+    let others = tasks.flatten().filter(|task| task.file_name() != *own);
+    let names = others.filter_map(|task| std::fs::read_to_string(task.path().join("comm")).ok());
+    let names: Vec<String> = names.map(|name| name.trim().to_owned()).take(THREADS_NAMED_MAX).collect();
+    if names.is_empty() {
+        return Ok(());
+    }
+    Err(Error::refused(format!(
+        "start() has to come before any thread, and this process has some already ({}): call it first thing in main, and \
+         make the runtime afterwards (tokio::runtime::Runtime::new()), or let main be a \
+         #[tokio::main(flavor = \"current_thread\")]",
+        names.join(", ")
+    )))
+}
+
 /// Makes each generation start in the directory in which the service was started, by the path that was typed: one that
 /// leads through a link to a release leads to the next release once the link is switched.
 ///
@@ -275,6 +296,13 @@ mod tests {
         assert_eq!(danger(7, false, Some("6"), true, true), None, "a child of the main process");
         assert_eq!(danger(7, false, None, true, false), None, "started from a shell within a service");
         assert_eq!(danger(7, false, None, false, true), None, "a daemon, adopted by PID 1");
+    }
+
+    #[test]
+    fn a_thread_that_exists_already_is_named() {
+        // The test runner's own is one.
+        let error = refuse_threads().unwrap_err().to_string();
+        assert!(error.contains("start() has to come before any thread"), "{error}");
     }
 
     #[test]

@@ -26,11 +26,19 @@ const GIVEN_DEADLINE: Duration = Duration::from_secs(60);
 
 /// The application's state, as the generation before it saved it.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct State {
     /// The format number that the saving version gave it.
     pub format: u32,
     /// The state.
     pub bytes: Vec<u8>,
+}
+
+impl State {
+    /// A state in a format, for tests of what reads it.
+    pub fn new(format: u32, bytes: Vec<u8>) -> State {
+        State { format, bytes }
+    }
 }
 
 /// A predecessor, and what it gave.

@@ -203,7 +203,7 @@ async fn accept<H: Handler + 'static>(shared: Arc<Shared<H>>, listener: Listener
     for accepted in 1_u64.. {
         match client(&shared, &listener).await {
             Next::Another => {}
-            Next::Client(Accepted { fd, peer, guard }, permit) => {
+            Next::Client(Accepted { fd, peer, guard, .. }, permit) => {
                 shared.ledger.accepted();
                 let peer = if let Address::Tcp(address) = peer { Some(address) } else { None };
                 if let Some(place) = shared.clients.enter(peer) {

@@ -125,6 +125,7 @@ pub struct Listener {
 
 /// An accepted connection: non-blocking and close-on-exec.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct Accepted {
     /// The connection.
     pub fd: OwnedFd,
@@ -276,7 +277,7 @@ impl Listener {
         }
     }
 
-    async fn pause_after(&self, error: &dyn fmt::Display) {
+    async fn pause_after(&self, error: &(dyn fmt::Display + Sync)) {
         if self.begins_burst() {
             log::warn!("cannot accept on {}: {error}; trying again", self.address);
         }
