@@ -3,7 +3,6 @@
 //! Inherited descriptors come first, then signals, then the predecessor, then sockets. What happens after that is the
 //! driver's.
 
-use std::ffi::OsString;
 use std::future::Future;
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -20,7 +19,7 @@ use crate::control::{self, Place};
 use crate::counters::{Counts, Inherited};
 use crate::drain::Drain;
 use crate::driver::{Driver, MainParts, Parts};
-use crate::environment::{Environment, has_handover_flag, must_supervise, refuse_threads};
+use crate::environment::{Environment, forget_handed, is_successor, must_supervise, refuse_threads};
 use crate::error::Error;
 use crate::formats::Formats;
 use crate::generation::{Ask, Generation, Shared, asking};
@@ -115,6 +114,16 @@ impl Builder {
     /// A file that names the main process.
     pub fn pid_file(mut self, path: impl Into<PathBuf>) -> Builder {
         self.pid_file = Some(path.into());
+        self
+    }
+
+    /// The word that the next generation gets in front of its arguments; `-g` by default, and none where it is empty. A
+    /// successor does not need it to know what it is: it looks at its standard input, and its environment names that. What
+    /// it is good for is for people to see, in a list of processes, and for versions of this library up to 0.1, which know
+    /// nothing else: going back to one by a reload takes `-g`. The program has to take the word, or to get its arguments
+    /// from [`arguments`](crate::arguments).
+    pub fn handover_word(mut self, word: impl Into<String>) -> Builder {
+        self.settings.handover_word = Some(word.into()).filter(|word| !word.is_empty());
         self
     }
 
@@ -286,8 +295,7 @@ impl Builder {
     /// service that was told to stop. No destructor of the application runs then. A thread of this library waits for it;
     /// dropping the driver ends that, too.
     pub fn start(mut self) -> Result<(Generation, Driver), Error> {
-        let args: Vec<OsString> = std::env::args_os().collect();
-        let stdin = if has_handover_flag(&args) { predecessor::take_channel()? } else { None };
+        let stdin = if is_successor() { predecessor::take_channel()? } else { None };
         let (environment, signals, there) = match self.adopt(stdin.is_some()) {
             Ok(adopted) => adopted,
             Err(error) => {
@@ -317,6 +325,7 @@ impl Builder {
     /// predecessor it gives them later), and the signals.
     fn adopt(&mut self, succeeds: bool) -> Result<(Environment, Signals, Vec<Socket>), Error> {
         refuse_threads()?;
+        forget_handed();
         let environment = Environment::read()?;
         let mut names = spare_names(&self.wanted, self.default.as_ref());
         let there = match (succeeds, environment.handover_flag) {

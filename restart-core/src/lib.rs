@@ -117,7 +117,7 @@ pub use connections::{BLOB_BYTES_MAX, COMPANIONS_MAX, Connection, Connections};
 pub use counters::{Counts, Inherited};
 pub use drain::{Drain, Guard, ManualDrain, Phase, Phases};
 pub use driver::{Driver, Exit};
-pub use environment::{follow_directory, must_supervise};
+pub use environment::{arguments, follow_directory, must_supervise};
 pub use error::Error;
 pub use formats::Formats;
 pub use generation::Generation;

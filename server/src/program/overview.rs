@@ -21,7 +21,8 @@ impl fmt::Display for Overview<'_> {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Status { id, state, managed, reloading, .. } = self.status;
         let managed = if *managed { ", under a service manager" } else { "" };
-        writeln!(out, "{id}, version {}: {state}{managed}", id.version)?;
+        let version = if id.version.is_empty() { String::new() } else { format!(", version {}", id.version) };
+        writeln!(out, "{id}{version}: {state}{managed}")?;
         if let Some(reloading) = reloading {
             writeln!(out, "a reload is under way: {}", stage(self.status).unwrap_or(reloading.stage.clone()))?;
         }
