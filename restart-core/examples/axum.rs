@@ -35,7 +35,7 @@ impl axum::serve::Listener for Front {
     type Addr = ();
 
     async fn accept(&mut self) -> (TcpStream, ()) {
-        while let Ok(accepted) = self.0.accept().await {
+        while let Some(accepted) = self.0.accept().await {
             if let Ok(stream) = accepted.into_tcp().and_then(|(stream, _)| TcpStream::from_std(stream)) {
                 return (stream, ());
             }

@@ -23,7 +23,7 @@ fn main() -> Result<Exit, Error> {
     let server = Server { number: generation.number(), drain: generation.drain(), way: generation.connections() };
     let (accepting, taking) = (server.clone(), server);
     smol::spawn(async move {
-        while let Ok(accepted) = listener.accept().await {
+        while let Some(accepted) = listener.accept().await {
             smol::spawn(accepting.clone().serve(accepted.fd, Client::default(), accepted.guard)).detach();
         }
     })

@@ -39,7 +39,7 @@ fn say_hello() -> Result<(), Box<dyn std::error::Error>> {
 }
 
 fn main() -> Result<Exit, Box<dyn std::error::Error>> {
-    let fails = note("FIXTURE_FAIL").filter(|_| std::env::args().any(|arg| arg == "-g"));
+    let fails = note("FIXTURE_FAIL").filter(|_| std::env::var_os("RESTART_CORE_HANDOVER").is_some());
     if fails.as_deref() == Some("after its hello") {
         say_hello()?;
         std::process::exit(3);
@@ -47,12 +47,15 @@ fn main() -> Result<Exit, Box<dyn std::error::Error>> {
     let version = note("FIXTURE_VERSION").unwrap_or_else(|| "fixture".to_owned());
     let mut builder = Builder::new().probation(Duration::ZERO).version(&version);
     let endpoints: Vec<Endpoint> =
-        std::env::args().skip(1).filter(|arg| arg != "-g").map(|arg| arg.parse()).collect::<Result<_, _>>()?;
+        restart_core::arguments().iter().map(|arg| arg.to_string_lossy().parse()).collect::<Result<_, _>>()?;
     for endpoint in &endpoints {
         builder = builder.listen(endpoint.clone());
     }
     if let Some(path) = std::env::var_os("FIXTURE_CONTROL") {
         builder = builder.control(Place::Path(PathBuf::from(path)));
+    }
+    if let Some(word) = note("FIXTURE_WORD") {
+        builder = builder.handover_word(word);
     }
     if let Some(path) = std::env::var_os("FIXTURE_PID_FILE") {
         builder = builder.pid_file(path);
@@ -126,7 +129,7 @@ fn serve(generation: &Generation, endpoints: &[Endpoint], greeting: &str) -> Res
     for listener in generation.listeners().to_vec() {
         let (drain, greeting, own) = (generation.drain(), greeting.to_owned(), generation.clone());
         smol::spawn(async move {
-            while let Ok(accepted) = listener.accept().await {
+            while let Some(accepted) = listener.accept().await {
                 let drained = drain.changed(Phase::Serving);
                 let echo = echo(accepted, greeting.clone(), own.clone());
                 smol::spawn(future::or(echo, async move {

@@ -37,7 +37,7 @@ fn main() -> Result<Exit, Box<dyn std::error::Error>> {
     Ok(tokio::runtime::Runtime::new()?.block_on(async move {
         let (accepting, taking) = (server.clone(), server);
         tokio::spawn(async move {
-            while let Ok(accepted) = listener.accept().await {
+            while let Some(accepted) = listener.accept().await {
                 let connection = Connection::new([FORMAT], accepted.fd, vec![], accepted.guard);
                 tokio::spawn(accepting.clone().serve(connection));
             }

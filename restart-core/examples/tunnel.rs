@@ -36,7 +36,7 @@ fn main() -> Result<Exit, Box<dyn std::error::Error>> {
     let forwarder = Forwarder { target, drain: generation.drain(), way: generation.connections() };
     let (accepting, taking) = (forwarder.clone(), forwarder);
     smol::spawn(async move {
-        while let Ok(accepted) = listener.accept().await {
+        while let Some(accepted) = listener.accept().await {
             smol::spawn(accepting.clone().begin(accepted)).detach();
         }
     })

@@ -139,6 +139,7 @@ fn abstract_name(whole: &str, name: &str) -> Result<String, Error> {
 /// `FileDescriptorName=` (without one the unit's name, such as `app@80.socket`), and what stays the same over all
 /// generations.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub struct Endpoint {
     /// The name.
     pub name: String,
@@ -158,6 +159,12 @@ impl Endpoint {
         let name = name.into();
         check_name(&name)?;
         Ok(Endpoint { name, address, mode: None })
+    }
+
+    /// The same, with the permissions of its path, which only a Unix socket has.
+    #[must_use]
+    pub fn with_mode(self, mode: u16) -> Endpoint {
+        Endpoint { mode: Some(mode), ..self }
     }
 
     /// Reads `[NAME=]ADDR`; one without a name gets `name`.

@@ -3,8 +3,9 @@
 //! Inherited descriptors come first, then signals, then the predecessor, then sockets. What happens after that is the
 //! driver's.
 
-use std::ffi::OsString;
 use std::future::Future;
+use std::io;
+use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -18,13 +19,14 @@ use crate::control::{self, Place};
 use crate::counters::{Counts, Inherited};
 use crate::drain::Drain;
 use crate::driver::{Driver, MainParts, Parts};
-use crate::environment::{Environment, has_handover_flag, must_supervise};
+use crate::environment::{Environment, forget_handed, is_successor, must_supervise, refuse_threads};
 use crate::error::Error;
 use crate::formats::Formats;
 use crate::generation::{Ask, Generation, Shared, asking};
 use crate::handover::{Channel, Message};
 use crate::listeners::{
-    self, Listener, Resolved, Socket, bind_control, from_fd_3, from_listen_fds, has_lost_its_path, spare_names,
+    self, BindStage, Binding, Listener, Resolved, Socket, bind_control, from_fd_3, from_listen_fds, has_lost_its_path,
+    spare_names,
 };
 use crate::notify::Notifier;
 use crate::pid_file::PidFile;
@@ -54,6 +56,7 @@ pub struct Builder {
     reload_signal: Option<i32>,
     reopen_logs: Option<Reopen>,
     explain: Option<Explain>,
+    binding: Binding,
     settings: Settings,
 }
 
@@ -75,6 +78,7 @@ impl Builder {
             reload_signal: None,
             reopen_logs: None,
             explain: None,
+            binding: Binding::default(),
             settings: Settings::default(),
         }
     }
@@ -113,6 +117,16 @@ impl Builder {
         self
     }
 
+    /// The word that the next generation gets in front of its arguments; `-g` by default, and none where it is empty. A
+    /// successor does not need it to know what it is: it looks at its standard input, and its environment names that. What
+    /// it is good for is for people to see, in a list of processes, and for versions of this library up to 0.1, which know
+    /// nothing else: going back to one by a reload takes `-g`. The program has to take the word, or to get its arguments
+    /// from [`arguments`](crate::arguments).
+    pub fn handover_word(mut self, word: impl Into<String>) -> Builder {
+        self.settings.handover_word = Some(word.into()).filter(|word| !word.is_empty());
+        self
+    }
+
     /// A signal that asks for a reload, beside SIGHUP and SIGUSR2. It may be SIGINT, which otherwise asks for a stop.
     /// [`start`](Builder::start) fails where there is no such signal, or it cannot be handled.
     pub fn reload_signal(mut self, number: i32) -> Builder {
@@ -131,6 +145,33 @@ impl Builder {
     /// cannot be bound: it stands behind the error, also where a predecessor is told of it.
     pub fn explain(mut self, explain: impl Fn(&Error) -> Option<String> + Send + 'static) -> Builder {
         self.explain = Some(Box::new(explain));
+        self
+    }
+
+    /// What the application does to each socket that is bound for it, but the control socket: set options, or give a Unix
+    /// socket's path to another owner. It is called at each [`BindStage`] of each socket, from [`start`](Builder::start);
+    /// an error of it fails the start, and names the socket. What is handed over or given by a service manager was bound
+    /// before, and stays as it is.
+    ///
+    /// ```no_run
+    /// # use restart_core::{BindStage, Builder};
+    /// let builder = Builder::new().on_bind(|stage, _fd, endpoint| match endpoint.address.path() {
+    ///     Some(path) if stage == BindStage::Bound => std::os::unix::fs::chown(path, None, Some(33)),
+    ///     _ => Ok(()),
+    /// });
+    /// ```
+    pub fn on_bind(
+        mut self,
+        prepare: impl Fn(BindStage, BorrowedFd<'_>, &Endpoint) -> io::Result<()> + Send + 'static,
+    ) -> Builder {
+        self.binding.hook = Some(Box::new(prepare));
+        self
+    }
+
+    /// How many connections may wait for being accepted on each listener that is bound; 4096 by default, and no more than
+    /// `net.core.somaxconn`.
+    pub fn backlog(mut self, connections: u16) -> Builder {
+        self.binding.backlog = connections.into();
         self
     }
 
@@ -242,7 +283,8 @@ impl Builder {
     /// Takes this process's place: adopts what it was started with, installs signal handlers, takes over from a
     /// predecessor, binds what is missing.
     ///
-    /// Call it first thing in `main`, before any thread exists. It blocks, for at most 65 s where a predecessor is slow.
+    /// Call it first thing in `main`, before any thread exists; it fails where one does, so a runtime is made afterwards, or
+    /// has no threads of its own (`#[tokio::main(flavor = "current_thread")]`). It blocks, for at most 65 s where a predecessor is slow.
     /// Every descriptor but 0, 1 and 2 is close-on-exec afterwards. Fails where what was inherited is not what it
     /// claims to be, where a socket cannot be bound, or where another server has the control socket; a predecessor is
     /// then told why, and goes on serving. Sockets bound meanwhile are closed again.
@@ -253,8 +295,7 @@ impl Builder {
     /// service that was told to stop. No destructor of the application runs then. A thread of this library waits for it;
     /// dropping the driver ends that, too.
     pub fn start(mut self) -> Result<(Generation, Driver), Error> {
-        let args: Vec<OsString> = std::env::args_os().collect();
-        let stdin = if has_handover_flag(&args) { predecessor::take_channel()? } else { None };
+        let stdin = if is_successor() { predecessor::take_channel()? } else { None };
         let (environment, signals, there) = match self.adopt(stdin.is_some()) {
             Ok(adopted) => adopted,
             Err(error) => {
@@ -283,6 +324,8 @@ impl Builder {
     /// What comes before any thread: the environment, the sockets that this process was started with (where there is a
     /// predecessor it gives them later), and the signals.
     fn adopt(&mut self, succeeds: bool) -> Result<(Environment, Signals, Vec<Socket>), Error> {
+        refuse_threads()?;
+        forget_handed();
         let environment = Environment::read()?;
         let mut names = spare_names(&self.wanted, self.default.as_ref());
         let there = match (succeeds, environment.handover_flag) {
@@ -376,9 +419,9 @@ impl Builder {
             return Err(Error::address(format!("two listeners are called {:?}: choose another name", twice.name)));
         }
         let (there_as_main, there) = there.into_iter().partition(|socket| wanted_as_main(&socket.name));
-        let as_main = listeners::resolve(there_as_main, &self.wanted_as_main, None, &self.wanted)?;
+        let as_main = listeners::resolve(there_as_main, &self.wanted_as_main, None, &self.wanted, &self.binding)?;
         let Resolved { kept: sockets, released } =
-            listeners::resolve(there, &self.wanted, self.default.as_ref(), &self.wanted_as_main)?;
+            listeners::resolve(there, &self.wanted, self.default.as_ref(), &self.wanted_as_main, &self.binding)?;
         let released = released.into_iter().chain(as_main.released);
         let mut released: Vec<String> = released.map(|socket| socket.name).collect();
         if handed_inode.is_some() && handed_inode != control.as_ref().map(|socket| socket.inode) {

@@ -5,7 +5,7 @@
 //! path.
 
 use std::future::Future;
-use std::ops::Range;
+use std::ops::{Deref, Range};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -72,8 +72,8 @@ struct Shared {
 
 /// A handle on the phase and the count of live connections; clones share both.
 ///
-/// A process gets its handle from `Generation::drain`. One made by [`Drain::new`] belongs to no process; it is for
-/// tests of code that serves connections.
+/// A process gets its handle from `Generation::drain`. One made by [`Drain::new`] belongs to no process, and serves for
+/// ever; for tests of code that serves connections there is [`Drain::manual`].
 #[derive(Clone, Debug, Default)]
 pub struct Drain {
     shared: Arc<Shared>,
@@ -93,6 +93,11 @@ impl Drain {
     /// Makes a handle of its own: phase [`Phase::Serving`], nothing live.
     pub fn new() -> Drain {
         Drain::default()
+    }
+
+    /// Makes one whose phases the caller sets, for tests of code that serves connections.
+    pub fn manual() -> ManualDrain {
+        ManualDrain { drain: Drain::new() }
     }
 
     /// The phase at this moment.
@@ -120,9 +125,7 @@ impl Drain {
 
     /// Says that the drain or the stop that begins now ends `timeout` from now, at the latest. It has to be said before
     /// the phase is set, which tells those who wait; [`Phase::Serving`] forgets it.
-    ///
-    /// Within a process the library does this; call it only on a handle of [`Drain::new`].
-    pub fn set_deadline(&self, timeout: Duration) {
+    pub(crate) fn set_deadline(&self, timeout: Duration) {
         let last_part = (timeout / ENDING_SHARE).min(ENDING_MAX);
         let begun = Instant::now();
         let at = |before_end: Duration| begun.checked_add(timeout.saturating_sub(before_end));
@@ -187,9 +190,7 @@ impl Drain {
     }
 
     /// Sets the phase and wakes everyone who waits for a change.
-    ///
-    /// Within a process the library does this; call it only on a handle of [`Drain::new`].
-    pub fn set_phase(&self, phase: Phase) {
+    pub(crate) fn set_phase(&self, phase: Phase) {
         let passed = self.change(phase);
         self.wake_in_turn(usize::MAX);
         passed.notify(usize::MAX);
@@ -227,6 +228,33 @@ impl Drain {
             }
             listener.await;
         }
+    }
+}
+
+/// A [`Drain`] of no process, whose phases a test sets: what serves connections gets a clone of the drain.
+#[derive(Debug, Default)]
+pub struct ManualDrain {
+    drain: Drain,
+}
+
+impl ManualDrain {
+    /// Sets the phase and wakes everyone who waits for a change, as the driver of a process does.
+    pub fn set_phase(&self, phase: Phase) {
+        self.drain.set_phase(phase);
+    }
+
+    /// Says that the drain or the stop that begins now ends `timeout` from now, at the latest ([`Drain::ending`]). It has
+    /// to be said before the phase is set; [`Phase::Serving`] forgets it.
+    pub fn set_deadline(&self, timeout: Duration) {
+        self.drain.set_deadline(timeout);
+    }
+}
+
+impl Deref for ManualDrain {
+    type Target = Drain;
+
+    fn deref(&self) -> &Drain {
+        &self.drain
     }
 }
 

@@ -6,22 +6,30 @@
 use std::env;
 use std::ffi::{OsStr, OsString};
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use rustix::process::Pid;
 
 use crate::error::Error;
+use crate::handover::is_handover_socket;
 use crate::sys;
 use crate::terminal;
 
-/// The flag that a predecessor puts in front of its successor's arguments.
+/// The word that a predecessor puts in front of its successor's arguments, unless the application has chosen otherwise.
 pub(crate) const HANDOVER_FLAG: &str = "-g";
+/// Tells a successor which socket its standard input is, as device and inode, and which word it was given: `8:1234 -g`. So
+/// no other process takes its own standard input for a handover socket, whatever that is and whoever its parents were.
+pub(crate) const HANDOVER_VARIABLE: &str = "RESTART_CORE_HANDOVER";
 /// Names the supervisor, for as long as it lives, to all its generations.
 pub(crate) const SUPERVISOR_VARIABLE: &str = "RESTART_CORE_SUPERVISOR";
 /// The path of the directory in which the service was started, as it was typed, for all its generations.
 const DIRECTORY_VARIABLE: &str = "RESTART_CORE_DIRECTORY";
+/// So many threads are named in an error.
+const THREADS_NAMED_MAX: usize = 4;
 /// What must not reach a successor: it is about this process, and a stale one misleads (`sd_listen_fds(3)`).
 pub(crate) const NOT_PASSED_ON: [&str; 6] =
     ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PIDFDID", "WATCHDOG_PID", "SYSTEMD_EXEC_PID"];
@@ -35,6 +43,8 @@ pub(crate) struct Environment {
     pub(crate) args: Vec<OsString>,
     /// Whether `-g` is among them.
     pub(crate) handover_flag: bool,
+    /// The word that a predecessor has put in front of them, where one has said so.
+    pub(crate) handed_word: Option<OsString>,
     /// LISTEN_FDNAMES.
     pub(crate) listen_fdnames: Option<String>,
     /// LISTEN_FDS.
@@ -68,6 +78,7 @@ impl Environment {
         Ok(Environment {
             program: program()?,
             handover_flag: has_handover_flag(&args),
+            handed_word: handed().map(|handed| handed.word.clone()),
             args,
             listen_fdnames: text("LISTEN_FDNAMES"),
             listen_fds: text("LISTEN_FDS"),
@@ -83,10 +94,20 @@ impl Environment {
         })
     }
 
-    /// The arguments of the next generation, without the program's name: the same ones, `-g` first.
-    pub(crate) fn successor_args(&self) -> Vec<OsString> {
-        let given = self.args.iter().skip(1).cloned();
-        if self.handover_flag { given.collect() } else { [HANDOVER_FLAG.into()].into_iter().chain(given).collect() }
+    /// The arguments of the next generation, without the program's name: the same ones, `word` in front, unless it stands
+    /// among them already. That of the predecessor goes, where it was another one.
+    pub(crate) fn successor_args(&self, word: Option<&str>) -> Vec<OsString> {
+        let given = &self.args.get(1..).unwrap_or_default();
+        if word.is_some_and(|word| given.iter().take_while(|arg| *arg != "--").any(|arg| arg == word)) {
+            return given.to_vec();
+        }
+        let own = without_word(given, self.handed_word.as_deref());
+        word.map(OsString::from).into_iter().chain(own.iter().cloned()).collect()
+    }
+
+    /// Whether a predecessor has started this process.
+    pub(crate) fn succeeds(&self) -> bool {
+        self.handover_flag || self.handed_word.is_some()
     }
 
     /// Whether somebody may hold the listeners that this service has bound, once it has ended: systemd, in its descriptor
@@ -116,14 +137,13 @@ pub(crate) fn runtime_directory() -> Option<PathBuf> {
 
 /// Why whoever follows this process would take the end of this one for the end of its service, as it comes with the
 /// first reload: there is nobody who can be told of the next one. `None` where that is no danger. A process that is told
-/// why has to [`supervise`](crate::supervise); one that a predecessor started (`-g`) is never told.
+/// why has to [`supervise`](crate::supervise); one that a predecessor started is never told.
 ///
 /// It is PID 1 of its pid namespace, with which everything else ends; or it leads the session of a terminal, which hangs up
 /// with its end (`ssh -t`, `xterm -e`); or systemd waits for this very process, and has
 /// given it no NOTIFY_SOCKET (`Type=simple` or `exec`). Under `Type=forking` with `PIDFile=` systemd follows the pid file.
 pub fn must_supervise() -> Option<&'static str> {
-    let args: Vec<OsString> = env::args_os().collect();
-    if has_handover_flag(&args) {
+    if is_successor() {
         return None;
     }
     let set = |name: &str| env::var(name).ok().filter(|value| !value.is_empty());
@@ -177,9 +197,92 @@ fn parent_is_systemd() -> bool {
     parent.as_raw_nonzero().get() == 1 || name == b"systemd\n"
 }
 
+/// The arguments of this process, without the program's name and without the word that a predecessor has put in front of
+/// them ([`Builder::handover_word`](crate::Builder::handover_word)): the same in all generations.
+pub fn arguments() -> Vec<OsString> {
+    let given: Vec<OsString> = env::args_os().skip(1).collect();
+    without_word(&given, handed().map(|handed| handed.word.as_os_str())).to_vec()
+}
+
+/// `handed`: the word that a predecessor has put there; where none has said so, one of an older version has put `-g`.
+fn without_word<'a>(given: &'a [OsString], handed: Option<&OsStr>) -> &'a [OsString] {
+    let word = handed.unwrap_or(OsStr::new(HANDOVER_FLAG));
+    match given.split_first() {
+        Some((first, rest)) if first == word => rest,
+        _ => given,
+    }
+}
+
+/// What a predecessor has said of the start of this process.
+struct Handed {
+    /// Empty where there is none.
+    word: OsString,
+}
+
+/// What the predecessor has said, if there is one: it names the socket that is the standard input. Looked at once, before
+/// that socket is taken away from there.
+fn handed() -> Option<&'static Handed> {
+    static HANDED: OnceLock<Option<Handed>> = OnceLock::new();
+    let look = || {
+        let value = env::var_os(HANDOVER_VARIABLE)?;
+        let (socket, word) = read_handed(&value)?;
+        let stdin = rustix::stdio::stdin();
+        let found = rustix::fs::fstat(stdin).ok().map(|stat| (stat.st_dev, stat.st_ino));
+        (found == Some(socket) && is_handover_socket(stdin)).then_some(Handed { word })
+    };
+    HANDED.get_or_init(look).as_ref()
+}
+
+/// Reads `DEVICE:INODE WORD`, the word empty where there is none.
+fn read_handed(value: &OsStr) -> Option<((u64, u64), OsString)> {
+    let (socket, word) = value.to_str()?.split_once(' ')?;
+    let (device, inode) = socket.split_once(':')?;
+    Some(((device.parse().ok()?, inode.parse().ok()?), word.into()))
+}
+
+/// What a successor is told of its start ([`HANDOVER_VARIABLE`]).
+pub(crate) fn handed_value(stdin: BorrowedFd<'_>, word: Option<&str>) -> io::Result<String> {
+    let stat = rustix::fs::fstat(stdin)?;
+    Ok(format!("{}:{} {}", stat.st_dev, stat.st_ino, word.unwrap_or_default()))
+}
+
+/// Whether a predecessor has started this process: its arguments say so, or its environment and its standard input.
+pub(crate) fn is_successor() -> bool {
+    let args: Vec<OsString> = env::args_os().collect();
+    handed().is_some() || has_handover_flag(&args)
+}
+
+/// What is about this process alone does not reach those that the application starts. It needs to be without threads.
+pub(crate) fn forget_handed() {
+    if env::var_os(HANDOVER_VARIABLE).is_some() {
+        // Once it has been read.
+        let _ = handed();
+        sys::set_variable(HANDOVER_VARIABLE, None);
+    }
+}
+
 /// Whether `-g` stands among the arguments, before any `--`.
 pub(crate) fn has_handover_flag(args: &[OsString]) -> bool {
     args.iter().skip(1).take_while(|arg| *arg != "--").any(|arg| arg == HANDOVER_FLAG)
+}
+
+/// Fails where this process has other threads: what they have opened would be marked close-on-exec between two of their
+/// calls, and signals would reach handlers of theirs. Where nobody tells (no /proc), there are none.
+pub(crate) fn refuse_threads() -> Result<(), Error> {
+    let own = std::process::id().to_string();
+    let Ok(tasks) = std::fs::read_dir("/proc/self/task") else { return Ok(()) };
+    let others = tasks.flatten().filter(|task| task.file_name() != *own);
+    let names = others.filter_map(|task| std::fs::read_to_string(task.path().join("comm")).ok());
+    let names: Vec<String> = names.map(|name| name.trim().to_owned()).take(THREADS_NAMED_MAX).collect();
+    if names.is_empty() {
+        return Ok(());
+    }
+    Err(Error::refused(format!(
+        "start() has to come before any thread, and this process has some already ({}): call it first thing in main, and \
+         make the runtime afterwards (tokio::runtime::Runtime::new()), or let main be a \
+         #[tokio::main(flavor = \"current_thread\")]",
+        names.join(", ")
+    )))
 }
 
 /// Makes each generation start in the directory in which the service was started, by the path that was typed: one that
@@ -190,8 +293,7 @@ pub(crate) fn has_handover_flag(args: &[OsString]) -> bool {
 /// threads already, nothing happens. Where the path leads to no directory any more, a generation stays in that of the one
 /// before.
 pub fn follow_directory() {
-    let args: Vec<OsString> = env::args_os().collect();
-    if has_handover_flag(&args) {
+    if is_successor() {
         if let Some(path) = env::var_os(DIRECTORY_VARIABLE) {
             // What is relative is looked for where it was, then.
             _ = env::set_current_dir(path);
@@ -235,11 +337,34 @@ mod tests {
 
     #[test]
     fn the_flag_is_put_first_once_and_nothing_else_changes() {
-        assert_eq!(with_args(&["app", "serve", "", "--x"]).successor_args(), ["-g", "serve", "", "--x"]);
-        assert_eq!(with_args(&["app", "-g", "serve"]).successor_args(), ["-g", "serve"]);
-        assert_eq!(with_args(&["app", "serve", "-g"]).successor_args(), ["serve", "-g"]);
-        assert_eq!(with_args(&["app", "--", "-g"]).successor_args(), ["-g", "--", "-g"]);
+        let next = |args: &[&str]| with_args(args).successor_args(Some(HANDOVER_FLAG));
+        assert_eq!(next(&["app", "serve", "", "--x"]), ["-g", "serve", "", "--x"]);
+        assert_eq!(next(&["app", "-g", "serve"]), ["-g", "serve"]);
+        assert_eq!(next(&["app", "serve", "-g"]), ["serve", "-g"]);
+        assert_eq!(next(&["app", "--", "-g"]), ["-g", "--", "-g"]);
         assert_eq!(with_args(&["app"]).arg0(), "app");
+    }
+
+    #[test]
+    fn another_word_takes_the_place_of_the_predecessors() {
+        let next = |args: &[&str], handed: Option<&str>, word| {
+            let handed_word = handed.map(OsString::from);
+            Environment { handed_word, ..with_args(args) }.successor_args(word)
+        };
+        assert_eq!(next(&["app", "-g", "a"], None, None), ["a"], "of an older version");
+        assert_eq!(next(&["app", "-g", "a"], Some("-g"), Some("--next")), ["--next", "a"]);
+        assert_eq!(next(&["app", "--next", "a"], Some("--next"), Some("-g")), ["-g", "a"]);
+        assert_eq!(next(&["app", "a"], Some(""), Some("-g")), ["-g", "a"]);
+        assert_eq!(next(&["app", "a", "-g"], Some(""), None), ["a", "-g"], "the application's own");
+    }
+
+    #[test]
+    fn what_a_predecessor_says_is_read_or_is_nothing() {
+        assert_eq!(read_handed(OsStr::new("8:12 -g")), Some(((8, 12), "-g".into())));
+        assert_eq!(read_handed(OsStr::new("8:12 ")), Some(((8, 12), "".into())));
+        for nothing in ["", "8:12", "8 12", "a:b c", "8: "] {
+            assert_eq!(read_handed(OsStr::new(nothing)), None, "{nothing}");
+        }
     }
 
     #[test]
@@ -275,6 +400,13 @@ mod tests {
         assert_eq!(danger(7, false, Some("6"), true, true), None, "a child of the main process");
         assert_eq!(danger(7, false, None, true, false), None, "started from a shell within a service");
         assert_eq!(danger(7, false, None, false, true), None, "a daemon, adopted by PID 1");
+    }
+
+    #[test]
+    fn a_thread_that_exists_already_is_named() {
+        // The test runner's own is one.
+        let error = refuse_threads().unwrap_err().to_string();
+        assert!(error.contains("start() has to come before any thread"), "{error}");
     }
 
     #[test]

@@ -5,7 +5,8 @@ use std::io;
 
 /// What went wrong, with the thing that it concerns and its cause in the text.
 ///
-/// The kind is private; ask with the predicates. `source()` gives the operating system's error where there is one.
+/// The kind is private; ask with the predicates. The text says the cause, so that `source()` gives none;
+/// [`io_error`](Error::io_error) is the operating system's error, where there is one.
 #[derive(Debug)]
 pub struct Error {
     kind: Kind,
@@ -84,6 +85,11 @@ impl Error {
         Error { note, ..self }
     }
 
+    /// The operating system's error behind it, where there is one.
+    pub fn io_error(&self) -> Option<&io::Error> {
+        self.source.as_ref()
+    }
+
     /// An address or a listener's name that cannot be understood, or one that is asked for twice.
     pub fn is_address(&self) -> bool {
         self.kind == Kind::Address
@@ -139,8 +145,19 @@ impl fmt::Display for Error {
     }
 }
 
-impl std::error::Error for Error {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        self.source.as_ref().map(|source| source as _)
+impl std::error::Error for Error {}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error as _;
+
+    use super::*;
+
+    #[test]
+    fn a_cause_is_told_once_and_is_to_be_had() {
+        let error = Error::socket("cannot bind 127.0.0.1:80", io::ErrorKind::PermissionDenied);
+        assert_eq!(error.to_string(), "cannot bind 127.0.0.1:80: permission denied");
+        assert!(error.source().is_none(), "whoever prints a chain of causes would say it twice");
+        assert_eq!(error.io_error().map(io::Error::kind), Some(io::ErrorKind::PermissionDenied));
     }
 }

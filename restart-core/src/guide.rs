@@ -5,8 +5,9 @@
 //!
 //! # The order in `main`
 //!
-//! 1. Read the command line. A reload starts the same program with the same arguments and `-g` in front of them: accept
-//!    `-g` as a flag that means nothing to you. What is wrong with the configuration goes to [`decline`](crate::decline).
+//! 1. Read the command line. A reload starts the same program with the same arguments and `-g` in front of them:
+//!    [`arguments`](crate::arguments) are those without it, and [`Builder::handover_word`](crate::Builder::handover_word)
+//!    chooses another word, or none. What is wrong with the configuration goes to [`decline`](crate::decline).
 //! 2. [`Builder::start`](crate::Builder::start), before any thread exists, so before a runtime is made: it adopts what was
 //!    inherited, and signals must reach handlers that stand.
 //! 3. Poll the [`Driver`](crate::Driver) that it gives, from the start: it serves signals, commands and the service
@@ -254,8 +255,9 @@
 //!   `O_NONBLOCK` belongs to the socket, which both processes have open.
 //! - **Do not block the executor** that polls the driver: the watchdog, the ping at the end of the probation and everything
 //!   that a reload waits for are answered there.
-//! - **An accept loop that ends is not started again.** [`Listener::accept`](crate::Listener::accept) waits by itself
-//!   where there is no descriptor left or the network fails; its error says that the socket itself is gone.
+//! - **An accept loop need not look after errors.** [`Listener::accept`](crate::Listener::accept) waits by itself where
+//!   there is no descriptor left or the network fails. It ends with `None`, when the listener is given up; an adapter for a
+//!   server that knows no end of its listener waits for ever then.
 //!
 //! # Versions
 //!

@@ -14,7 +14,7 @@
 //!     let (listener, drain) = (generation.listener("hello")?, generation.drain());
 //!     let number = generation.number();
 //!     smol::spawn(async move {
-//!         while let Ok(accepted) = listener.accept().await {
+//!         while let Some(accepted) = listener.accept().await {
 //!             let drained = drain.changed(Phase::Serving);
 //!             let serve = async move {
 //!                 let (stream, _guard) = accepted.into_tcp()?; // the guard counts the connection until it ends
@@ -115,13 +115,13 @@ pub use address::{Address, Endpoint};
 pub use builder::Builder;
 pub use connections::{BLOB_BYTES_MAX, COMPANIONS_MAX, Connection, Connections};
 pub use counters::{Counts, Inherited};
-pub use drain::{Drain, Guard, Phase, Phases};
+pub use drain::{Drain, Guard, ManualDrain, Phase, Phases};
 pub use driver::{Driver, Exit};
-pub use environment::{follow_directory, must_supervise};
+pub use environment::{arguments, follow_directory, must_supervise};
 pub use error::Error;
 pub use formats::Formats;
 pub use generation::Generation;
-pub use listeners::{Accepted, Listener, Origin};
+pub use listeners::{Accepted, BindStage, Listener, Origin};
 pub use memory::resident_memory;
 pub use predecessor::{State, decline};
 pub use settings::{

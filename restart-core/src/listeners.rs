@@ -12,7 +12,8 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 pub use accept::{Accepted, Listener};
-pub(crate) use bind::{bind_control, has_lost_its_path, unlink_if_ours};
+pub use bind::BindStage;
+pub(crate) use bind::{Binding, bind_control, has_lost_its_path, unlink_if_ours};
 pub(crate) use inherited::{from_fd_3, from_listen_fds};
 pub use socket::Origin;
 pub(crate) use socket::Socket;
@@ -32,12 +33,13 @@ pub(crate) struct Resolved {
 ///
 /// Sockets given by a service manager are all kept; those handed over are kept where they are wanted, be it under
 /// another name; what is wanted and not there is bound, also in place of one whose path somebody has removed. `default`
-/// is bound only where there is nothing else at all. `beside`: what else the service listens on.
+/// is bound only where there is nothing else at all. `beside`: what else the service listens on. `how`: how it is bound.
 pub(crate) fn resolve(
     there: Vec<Socket>,
     wanted: &[Endpoint],
     default: Option<&Endpoint>,
     beside: &[Endpoint],
+    how: &Binding,
 ) -> Result<Resolved, Error> {
     let mut names = BTreeSet::new();
     for endpoint in wanted {
@@ -63,7 +65,7 @@ pub(crate) fn resolve(
         if !superfluous && !kept.iter().any(|socket| socket.serves(endpoint)) {
             let others = wanted.iter().copied().chain(beside).map(|other| &other.address);
             let ipv6_only = others.chain(kept.iter().map(|socket| &socket.address)).any(is_ipv4_of(&endpoint.address));
-            let bound = bind::bind(endpoint, ipv6_only);
+            let bound = bind::bind(endpoint, ipv6_only, how);
             kept.push(bound.map_err(|error| explain(error, endpoint, &kept, &released))?);
         }
     }
@@ -136,7 +138,7 @@ mod tests {
     use super::*;
 
     fn resolve(there: Vec<Socket>, wanted: &[Endpoint], default: Option<&Endpoint>) -> Result<Resolved, Error> {
-        super::resolve(there, wanted, default, &[])
+        super::resolve(there, wanted, default, &[], &Binding::default())
     }
 
     fn activated(name: &str) -> Socket {
@@ -258,7 +260,10 @@ mod tests {
         }
         let port = free_port();
         let beside = endpoints(&[&format!("m=127.0.0.1:{port}")]);
-        let kept = super::resolve(vec![], &endpoints(&[&format!("six=[::]:{port}")]), None, &beside).unwrap().kept;
+        let kept =
+            super::resolve(vec![], &endpoints(&[&format!("six=[::]:{port}")]), None, &beside, &Binding::default())
+                .unwrap()
+                .kept;
         assert!(is_ipv6_only(&kept[0]));
         // Alone it stays as the system has it, and cannot be changed any more.
         let port = free_port();

@@ -1,9 +1,8 @@
-//! Taking over from a predecessor: what a process that was started with `-g` finds on its standard input.
+//! Taking over from a predecessor: what a process that was started by one finds on its standard input.
 //!
 //! Runs before any thread exists, and so blocks, with a deadline. What came is checked here; whether it is wanted is
 //! the application's configuration.
 
-use std::ffi::OsString;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +10,7 @@ use std::time::Duration;
 use async_io::{Async, Timer, block_on};
 use futures_lite::future;
 
-use crate::environment::has_handover_flag;
+use crate::environment::is_successor;
 use crate::error::Error;
 use crate::handover::{
     Channel, Hello, Line, ListenersPart, Message, Peer, ProcessId, Received, ReloadMark, StateBlob, adopt_stdin,
@@ -26,11 +25,19 @@ const GIVEN_DEADLINE: Duration = Duration::from_secs(60);
 
 /// The application's state, as the generation before it saved it.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct State {
     /// The format number that the saving version gave it.
     pub format: u32,
     /// The state.
     pub bytes: Vec<u8>,
+}
+
+impl State {
+    /// A state in a format, for tests of what reads it.
+    pub fn new(format: u32, bytes: Vec<u8>) -> State {
+        State { format, bytes }
+    }
 }
 
 /// A predecessor, and what it gave.
@@ -52,8 +59,7 @@ pub(crate) struct Predecessor {
 /// For what goes wrong before [`Builder::start`](crate::Builder::start), such as a configuration that is refused; end
 /// the process afterwards. Never blocks.
 pub fn decline(reason: &str) -> bool {
-    let args: Vec<OsString> = std::env::args_os().collect();
-    if !has_handover_flag(&args) {
+    if !is_successor() {
         return false;
     }
     let Ok(Some(socket)) = take_channel() else { return false };

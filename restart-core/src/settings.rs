@@ -12,6 +12,7 @@ use async_io::Timer;
 use futures_lite::future;
 
 use crate::counters::Counts;
+use crate::environment::HANDOVER_FLAG;
 use crate::formats::Formats;
 use crate::handover::Hello;
 use crate::waiting::{self, Waiting};
@@ -51,6 +52,8 @@ pub(crate) struct Settings {
     pub(crate) stop_delay: Duration,
     pub(crate) max_draining: u8,
     pub(crate) version: String,
+    /// What stands in front of a successor's arguments.
+    pub(crate) handover_word: Option<String>,
     pub(crate) save_state: Option<(u32, SaveState)>,
     pub(crate) formats: Formats,
     pub(crate) report: Option<Describe>,
@@ -69,6 +72,7 @@ impl Default for Settings {
             stop_delay: Duration::ZERO,
             max_draining: MAX_DRAINING_DEFAULT,
             version: String::new(),
+            handover_word: Some(HANDOVER_FLAG.to_owned()),
             save_state: None,
             formats: Formats::default(),
             report: None,

@@ -172,7 +172,7 @@ impl Signals {
                 signals.flags.push((meaning, flag));
                 signals.numbers.push(number);
             }
-            if environment.handover_flag {
+            if environment.succeeds() {
                 sys::unblock_all_signals()?;
             } else {
                 sys::unblock_signals(&signals.numbers)?;

@@ -16,7 +16,7 @@ use async_channel::Receiver;
 use async_io::Async;
 use rustix::process::{PidfdFlags, Signal};
 
-use crate::environment::{Environment, NOT_PASSED_ON};
+use crate::environment::{Environment, HANDOVER_VARIABLE, NOT_PASSED_ON, handed_value};
 use crate::error::Error;
 use crate::handover::{
     Channel, FDS_PER_MESSAGE_MAX, Given, Hello, Line, ListenersPart, Message, Peer, ProcessId, Received, ReloadMark,
@@ -44,11 +44,11 @@ pub(crate) type Spawned = Result<(Successor, Channel), Error>;
 impl Successor {
     /// Starts the program anew on a thread of its own: the call returns when the exec is done, and whatever looks at a
     /// program before it runs, or fetches it over a network, holds that up for as long as it likes.
-    pub(crate) fn spawn_aside(environment: Environment, signals: Vec<i32>) -> Receiver<Spawned> {
+    pub(crate) fn spawn_aside(environment: Environment, word: Option<String>, signals: Vec<i32>) -> Receiver<Spawned> {
         let (spawned, receiver) = async_channel::bounded(1);
         let failed = spawned.clone();
         let run = move || {
-            let _ = spawned.try_send(Successor::spawn(&environment, &signals));
+            let _ = spawned.try_send(Successor::spawn(&environment, word.as_deref(), &signals));
         };
         if let Err(error) = thread::Builder::new().name("spawn".to_owned()).spawn(run) {
             let _ = failed.try_send(Err(Error::system("cannot start a thread that starts the successor", error)));
@@ -57,12 +57,13 @@ impl Successor {
     }
 
     /// Starts the program anew, and returns our end of the handover socket with it. On failure nothing is left behind.
-    fn spawn(environment: &Environment, signals: &[i32]) -> Spawned {
+    fn spawn(environment: &Environment, word: Option<&str>, signals: &[i32]) -> Spawned {
         let program = environment.program.display();
         let failed = |error: io::Error| Error::system(format!("cannot start {program}"), error);
         let (channel, stdin) = Channel::pair().map_err(failed)?;
         let mut command = Command::new(&environment.program);
-        command.arg0(environment.arg0()).args(environment.successor_args()).stdin(Stdio::from(stdin));
+        command.env(HANDOVER_VARIABLE, handed_value(stdin.as_fd(), word).map_err(failed)?);
+        command.arg0(environment.arg0()).args(environment.successor_args(word)).stdin(Stdio::from(stdin));
         for name in NOT_PASSED_ON {
             command.env_remove(name);
         }

@@ -30,7 +30,7 @@ use sd_notify::NotifyState;
 use signal_hook::consts::signal::{SIGCHLD, SIGHUP, SIGINT, SIGIO, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH};
 use signal_hook::low_level::pipe;
 
-use crate::environment::{Environment, HANDOVER_FLAG, SUPERVISOR_VARIABLE};
+use crate::environment::{Environment, HANDOVER_FLAG, HANDOVER_VARIABLE, SUPERVISOR_VARIABLE};
 use crate::error::Error;
 use crate::signals::{self, HangUps, Wish};
 use crate::sys;
@@ -316,7 +316,7 @@ fn end_generations() {
     }
 }
 
-/// The children that a generation has started to take over (`-g`), and whether each is stopped.
+/// The children that a generation has started to take over, and whether each is stopped.
 fn successors() -> Vec<(Pid, bool)> {
     let this = std::process::id().to_string();
     let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
@@ -326,10 +326,15 @@ fn successors() -> Vec<(Pid, bool)> {
         // The name before it may hold anything.
         let mut fields = stat.rsplit_once(") ")?.1.split(' ');
         let (state, parent) = (fields.next()?, fields.next()?);
+        // An older version says it by its first argument alone, behind an interpreter where the program is a script.
         let command_line = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-        // It is the first argument, behind an interpreter where the program is a script.
         let mut words = command_line.split(|byte| *byte == 0).skip(1).take(2);
-        let is_successor = words.any(|word| word == HANDOVER_FLAG.as_bytes());
+        // A generation takes the variable out of the environment of what it starts.
+        let environment = std::fs::read(format!("/proc/{pid}/environ")).ok()?;
+        let named = format!("{HANDOVER_VARIABLE}=");
+        let mut variables = environment.split(|byte| *byte == 0);
+        let is_successor = variables.any(|variable| variable.starts_with(named.as_bytes()))
+            || words.any(|word| word == HANDOVER_FLAG.as_bytes());
         (parent == this && is_successor).then_some((pid, ["T", "t"].contains(&state)))
     };
     pids.filter_map(successor).collect()

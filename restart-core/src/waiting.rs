@@ -15,6 +15,7 @@ const WHAT_CHARS_MAX: usize = 96;
 
 /// What a generation still has to finish, of one kind: for [`Builder::waits`](crate::Builder::waits).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Waiting {
     /// What they are, in one word: `request`, `upload`.
     pub kind: String,
@@ -27,6 +28,19 @@ pub struct Waiting {
     /// cut.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub what: Option<String>,
+}
+
+impl Waiting {
+    /// So many of a kind, of which nothing else is known.
+    pub fn new(kind: impl Into<String>, count: u64) -> Waiting {
+        Waiting { kind: kind.into(), count, oldest_ms: 0, what: None }
+    }
+
+    /// The same, where it is known how long the oldest has been under way, in milliseconds, and maybe what it is.
+    #[must_use]
+    pub fn with_oldest(self, oldest_ms: u64, what: Option<String>) -> Waiting {
+        Waiting { oldest_ms, what, ..self }
+    }
 }
 
 impl fmt::Display for Waiting {

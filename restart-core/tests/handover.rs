@@ -298,3 +298,39 @@ fn a_successor_is_started_without_fork() {
     assert!(starts.iter().any(|line| line.contains("CLONE_VFORK") && line.contains("CLONE_VM")), "{text}");
     assert!(starts.iter().all(|line| line.contains("CLONE_VM") || line.contains("resumed")), "{text}");
 }
+
+/// The first argument of a process.
+fn first_argument(pid: u32) -> String {
+    let line = std::fs::read(format!("/proc/{pid}/cmdline")).expect("it lives");
+    String::from_utf8_lossy(line.split(|byte| *byte == 0).nth(1).unwrap_or_default()).into_owned()
+}
+
+#[test]
+fn generations_follow_one_another_with_any_word_and_with_none() {
+    let service = fixture(&["echo=127.0.0.1:0"], &[]);
+    let address = service.address("echo");
+    // What each generation puts in front of the arguments of the next one, and what stands there then.
+    for (word, expected) in
+        [("-g", "-g"), ("", "echo=127.0.0.1:0"), ("--next", "--next"), ("", "echo=127.0.0.1:0"), ("-g", "-g")]
+    {
+        std::fs::write(service.folder.path().join("word"), word).unwrap();
+        // It says it from its next generation on.
+        service.reload_well();
+        let outcome = service.reload_well();
+        assert_eq!(first_argument(outcome.to.unwrap().pid), expected, "{word:?}");
+        assert_eq!(service.address("echo"), address);
+    }
+}
+
+#[test]
+fn nothing_but_a_predecessors_socket_is_taken_off_standard_input() {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+    let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
+    let mut command = std::process::Command::new(support::example("fixture"));
+    // It names another socket, as where it is inherited from somebody else's start.
+    command.arg("echo=127.0.0.1:0").env("RESTART_CORE_HANDOVER", "8:1 -g").stdin(theirs);
+    let service = support::Service::start_with_stdin(command);
+    assert_eq!(service.status().id.generation, 1);
+    drop(ours);
+    service.reload_well();
+}

@@ -12,7 +12,6 @@ pub(crate) mod ledger;
 pub(crate) mod means;
 pub(crate) mod metrics;
 
-use std::io;
 use std::os::fd::AsFd;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
@@ -208,8 +207,8 @@ async fn accept<H: Handler + 'static>(shared: Arc<Shared<H>>, listener: Listener
     let tls = shared.tls.as_ref().and_then(|acceptors| acceptors.for_listener(listener.name()));
     for accepted in 1_u64.. {
         match client(&shared, &listener).await {
-            Ok(None) => {}
-            Ok(Some((Accepted { fd, peer, guard }, permit))) => {
+            Next::Another => {}
+            Next::Client(Accepted { fd, peer, guard, .. }, permit) => {
                 shared.ledger.accepted();
                 let peer = if let Address::Tcp(address) = peer { Some(address) } else { None };
                 if let Some(place) = shared.clients.enter(peer) {
@@ -225,24 +224,36 @@ async fn accept<H: Handler + 'static>(shared: Arc<Shared<H>>, listener: Listener
                     yield_now().await;
                 }
             }
-            Err(error) => {
-                log::error!("the listener {:?} cannot accept any more: {error}", listener.name());
-                return;
-            }
+            Next::Nobody => return,
         }
     }
 }
 
+/// What becomes of the wait for a client.
+enum Next {
+    /// It has come, and has its place.
+    Client(Accepted, SemaphoreGuardArc),
+    /// It is another generation's.
+    Another,
+    /// None comes any more.
+    Nobody,
+}
+
 /// The next client, and its place. No place is kept for one that may never come: another listener's may need it.
-async fn client<H>(shared: &Shared<H>, listener: &Listener) -> io::Result<Option<(Accepted, SemaphoreGuardArc)>> {
-    listener.client_comes().await?;
+async fn client<H>(shared: &Shared<H>, listener: &Listener) -> Next {
+    if !listener.client_comes().await {
+        return Next::Nobody;
+    }
     let permit = permit(shared, listener).await;
     let lost = async {
         Timer::after(ANOTHER_ACCEPTED).await;
-        Ok(None)
+        None
     };
-    let accepted = async { listener.accept().await.map(Some) }.or(lost).await?;
-    Ok(accepted.map(|accepted| (accepted, permit)))
+    match async { Some(listener.accept().await) }.or(lost).await {
+        Some(Some(accepted)) => Next::Client(accepted, permit),
+        Some(None) => Next::Nobody,
+        None => Next::Another,
+    }
 }
 
 /// Waits for room for another connection. While a client waits for it, too, idle connections are asked to make room.

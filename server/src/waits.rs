@@ -182,13 +182,13 @@ impl Waits {
             .map(|(kind, (count, oldest))| {
                 let oldest_ms = oldest.as_ref().map_or(0, |(since, _)| now_us.saturating_sub(*since) / 1000);
                 let what = oldest.map(|(_, path)| path).filter(|path| !path.is_empty());
-                Waiting { kind: kind.to_string(), count, oldest_ms, what }
+                Waiting::new(kind.to_string(), count).with_oldest(oldest_ms, what)
             })
             .collect();
         // They send a response, are upgraded, or idle.
         let others = live.saturating_sub(busy);
         if others > 0 {
-            list.push(Waiting { kind: "connection".to_owned(), count: others, oldest_ms: 0, what: None });
+            list.push(Waiting::new("connection", others));
         }
         list
     }

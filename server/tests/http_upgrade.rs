@@ -94,14 +94,13 @@ fn an_upgraded_connection_outlasts_a_drain_up_to_its_deadline_and_ends_in_order(
 
 #[test]
 fn every_request_can_learn_of_the_end_of_the_process() {
-    let drain = restart_core::Drain::new();
     let server = Server::start(server::http::Context::new(
         |request: Request| async move {
             let shutdown = request.ext().get::<server::http::Shutdown>().expect("each has one");
             let text = format!("draining: {}, stopping: {}", shutdown.is_draining(), shutdown.is_stopping());
             Ok(http_types::Response::from(text))
         },
-        drain.clone(),
+        restart_core::Drain::new(),
     ));
     let mut client = server.connect();
     assert_eq!(client.get("/").body, "draining: false, stopping: false");
@@ -110,7 +109,7 @@ fn every_request_can_learn_of_the_end_of_the_process() {
     for (phase, expected) in
         [(Phase::Draining, "draining: true, stopping: false"), (Phase::Stopping, "draining: false, stopping: true")]
     {
-        drain.set_phase(phase);
+        server.drain.set_phase(phase);
         let mut client = server.connect_after("GET / HTTP/1.1\r\nHost: test\r\n\r\n");
         assert_eq!(client.reply().body, expected);
     }
@@ -118,7 +117,6 @@ fn every_request_can_learn_of_the_end_of_the_process() {
 
 #[test]
 fn every_request_can_learn_that_the_deadline_of_the_drain_is_near() {
-    let drain = restart_core::Drain::new();
     let server = Server::start(server::http::Context::new(
         |request: Request| async move {
             let shutdown = request.ext().get::<server::http::Shutdown>().expect("each has one");
@@ -126,11 +124,11 @@ fn every_request_can_learn_that_the_deadline_of_the_drain_is_near() {
             let text = format!("draining: {}, stopping: {}", shutdown.is_draining(), shutdown.is_stopping());
             Ok(http_types::Response::from(text))
         },
-        drain.clone(),
+        restart_core::Drain::new(),
     ));
     let mut client = server.connect_with("GET / HTTP/1.1\r\nHost: test\r\n\r\n");
-    drain.set_deadline(std::time::Duration::from_millis(300));
-    drain.set_phase(Phase::Draining);
+    server.drain.set_deadline(std::time::Duration::from_millis(300));
+    server.drain.set_phase(Phase::Draining);
     assert_eq!(client.reply().body, "draining: true, stopping: true");
 }
 

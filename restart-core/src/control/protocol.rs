@@ -60,6 +60,7 @@ pub(crate) enum Reply {
 
 /// One generation of a service.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct GenerationId {
     /// Its number, from 1.
     pub generation: u64,
@@ -77,6 +78,7 @@ impl fmt::Display for GenerationId {
 
 /// How long each stage of a reload took, in microseconds.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Stages {
     /// Starting the successor's process, until its program was loaded.
     pub spawn_us: u64,
@@ -92,6 +94,7 @@ pub struct Stages {
 
 /// How a reload ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Outcome {
     /// The id under which it was asked for.
     pub id: String,
@@ -143,6 +146,7 @@ impl fmt::Display for Outcome {
 
 /// How a running service is doing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Status {
     /// The generation that answers: the main one.
     #[serde(flatten)]
@@ -183,6 +187,7 @@ pub struct Status {
 
 /// A listener of a running service.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct ListenerStatus {
     /// Its name.
     pub name: String,
@@ -194,6 +199,7 @@ pub struct ListenerStatus {
 
 /// A reload that is under way.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Reloading {
     /// What it waits for: `ready`, `probation`, `pong`, `commit` or `rollback`.
     pub stage: String,
@@ -206,6 +212,7 @@ pub struct Reloading {
 /// A generation that drains. What it says of itself comes twice a second; nothing has come from one that was replaced
 /// just now, or by an older version.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct DrainingGeneration {
     /// Its number.
     pub generation: u64,
@@ -218,6 +225,7 @@ pub struct DrainingGeneration {
 
 /// What a draining generation says of itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct DrainingReport {
     /// The program's version.
     pub version: String,

@@ -45,14 +45,7 @@ pub(crate) async fn serve(
     clients: Clients,
 ) {
     let mut silent = Silent::default();
-    loop {
-        let accepted = match listener.accept().await {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                log::error!("the control socket cannot accept any more: {error}");
-                return;
-            }
-        };
+    while let Some(accepted) = listener.accept().await {
         while clients.load(Ordering::Acquire) >= CLIENTS_MAX {
             if silent.make_room() {
                 future::yield_now().await;

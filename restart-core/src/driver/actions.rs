@@ -142,8 +142,9 @@ impl Driver {
     fn spawn(&mut self) {
         let id = self.requested_id.take().unwrap_or_else(signal_id);
         let (environment, signals) = (self.parts.environment.clone(), self.parts.signals.numbers());
+        let word = self.parts.settings.handover_word.clone();
         let cut = self.cut_for(&id);
-        self.reload.begin(Record::new(id, self.requester.take(), cut), environment, signals);
+        self.reload.begin(Record::new(id, self.requester.take(), cut), (environment, word), signals);
     }
 
     pub(super) fn take_spawned(&mut self, number: u64, spawned: Spawned) -> Option<Event> {

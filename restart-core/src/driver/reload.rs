@@ -53,11 +53,16 @@ impl Reload {
         Reload { tasks, successor: None, record: None, history: Outcomes::default(), own: None }
     }
 
-    /// Starts the successor's process, for the reload that `record` is of.
-    pub(super) fn begin(&mut self, record: Record, environment: Environment, signals: Vec<i32>) {
+    /// Starts the successor's process, for the reload that `record` is of; `word` stands in front of its arguments.
+    pub(super) fn begin(
+        &mut self,
+        record: Record,
+        (environment, word): (Environment, Option<String>),
+        signals: Vec<i32>,
+    ) {
         self.record = Some(record);
         let number = self.tasks.next_number();
-        let spawned = Successor::spawn_aside(environment, signals);
+        let spawned = Successor::spawn_aside(environment, word, signals);
         let sources = vec![self.tasks.spawn(sources::spawned(number, spawned, self.tasks.inputs()))];
         self.successor =
             Some(ActiveSuccessor { number, process: None, doomed: false, released: BTreeSet::new(), sources });

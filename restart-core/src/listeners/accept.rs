@@ -3,7 +3,7 @@
 //! A listener waits on its own descriptor only while its gate is open, so that a paused or draining process is not
 //! woken by connections that are its successor's. A listener that no successor wants stays open until it is released.
 
-use std::future::Future;
+use std::fmt;
 use std::io;
 use std::net::TcpStream;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -27,7 +27,7 @@ use crate::lock::lock;
 /// How long to wait after an error before the next attempt.
 const ERROR_PAUSE: Duration = Duration::from_millis(100);
 /// Errors that follow one another more closely are one burst, of which the log tells once.
-const BURST_GAP: Duration = Duration::from_secs(1);
+const BURST_GAP: Duration = Duration::from_secs(5);
 
 /// Whoever shuts a listening socket down tells the others that have it within this time.
 const SHUT_DOWN_PAUSE: Duration = Duration::from_secs(1);
@@ -125,6 +125,7 @@ pub struct Listener {
 
 /// An accepted connection: non-blocking and close-on-exec.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct Accepted {
     /// The connection.
     pub fd: OwnedFd,
@@ -233,20 +234,20 @@ impl Listener {
         self.origin
     }
 
-    /// Waits for the next connection.
+    /// Waits for the next connection. `None` where the listener is given up, and none will come any more: the service
+    /// stops, or no later generation wants the listener, and those that waited have been accepted.
     ///
     /// While this generation must not accept (before it is ready, during its successor's probation, while it drains)
     /// the call just waits, and goes on where a failed reload makes this generation serve again. Connections that end
-    /// before they are accepted are passed over. After any other error of a connection, the network or the system
-    /// (`accept(2)`: a firewall's refusal, no descriptor left) it tries again in 100 ms; the log tells once of errors
-    /// that come in a burst. So the only errors are those that say that there is no listening socket any more (EBADF,
-    /// ENOTSOCK, EFAULT, and EINVAL, for one that was shut down): an accept loop may end at them.
-    pub async fn accept(&self) -> io::Result<Accepted> {
+    /// before they are accepted are passed over. After any other error (`accept(2)`: a firewall's refusal, no descriptor
+    /// left, a socket that somebody has shut down) it tries again in 100 ms; the log tells once of errors that come in a
+    /// burst.
+    pub async fn accept(&self) -> Option<Accepted> {
         self.accept_by(|state| self.try_accept(state)).await
     }
 
     /// `attempt` is what accepts, as tests have it fail.
-    async fn accept_by(&self, attempt: impl Fn(GateState) -> rustix::io::Result<Accepted>) -> io::Result<Accepted> {
+    async fn accept_by(&self, attempt: impl Fn(GateState) -> rustix::io::Result<Accepted>) -> Option<Accepted> {
         self.gate.note_served();
         loop {
             let state = self.gate.get();
@@ -257,49 +258,49 @@ impl Listener {
             match attempt(state) {
                 Ok(accepted) => {
                     self.renew_spare();
-                    return Ok(accepted);
+                    return Some(accepted);
                 }
                 Err(Errno::MFILE) if self.give_up_spare() => {}
                 // Another clone may have shut the socket down.
                 Err(Errno::AGAIN | Errno::INVAL) if state.ends() => {
                     self.refuse_from_now_on(state);
-                    future::pending::<()>().await;
+                    return None;
                 }
-                Err(Errno::AGAIN) => future::or(self.readable(), self.gate_changed(state)).await?,
+                Err(Errno::AGAIN) => {
+                    self.readable_or_changed(state).await;
+                }
                 Err(Errno::CONNABORTED | Errno::INTR | Errno::PROTO) => {}
                 // The predecessor of this generation may have, as the service stops: the gate closes in a moment then.
                 Err(Errno::INVAL) if self.gate_changes_soon(state).await => {}
-                Err(error @ (Errno::BADF | Errno::INVAL | Errno::NOTSOCK | Errno::FAULT)) => return Err(error.into()),
-                Err(error) => {
-                    if self.begins_burst() {
-                        log::warn!("cannot accept on {}: {error}; trying again", self.address);
-                    }
-                    Timer::after(ERROR_PAUSE).await;
-                }
+                Err(error) => self.pause_after(&error).await,
             }
         }
     }
 
+    async fn pause_after(&self, error: &(dyn fmt::Display + Sync)) {
+        if self.begins_burst() {
+            log::warn!("cannot accept on {}: {error}; trying again", self.address);
+        }
+        Timer::after(ERROR_PAUSE).await;
+    }
+
     /// Waits until a client waits to be accepted by this generation, for an application that has to make room before it
-    /// accepts one. Another generation may be faster: then [`accept`](Listener::accept) waits for the next one.
-    pub async fn client_comes(&self) -> io::Result<()> {
+    /// accepts one. Another generation may be faster: then [`accept`](Listener::accept) waits for the next one. `false`
+    /// where none will come any more, as [`accept`](Listener::accept) has it.
+    pub async fn client_comes(&self) -> bool {
         self.gate.note_served();
         loop {
             let state = self.gate.get();
             if state == GateState::Closed {
                 self.gate.changed(state).await;
             } else if self.client_waits() {
-                return Ok(());
+                return true;
             } else if state.ends() {
                 self.refuse_from_now_on(state);
-                future::pending::<()>().await;
-            } else {
-                let comes = async { self.readable().await.map(|()| true) };
-                let changed = async { self.gate_changed(state).await.map(|()| false) };
+                return false;
+            } else if self.readable_or_changed(state).await {
                 // A socket that has failed is readable as well: accepting tells.
-                if future::or(comes, changed).await? {
-                    return Ok(());
-                }
+                return true;
             }
         }
     }
@@ -342,13 +343,20 @@ impl Listener {
         rustix::event::poll(&mut polled, Some(&now)).is_ok_and(|_| polled[0].revents() == PollFlags::IN)
     }
 
-    fn readable(&self) -> impl Future<Output = io::Result<()>> + '_ {
-        self.socket.readable()
-    }
-
-    async fn gate_changed(&self, seen: GateState) -> io::Result<()> {
-        self.gate.changed(seen).await;
-        Ok(())
+    /// Waits until the socket is readable, or the gate in another state than `seen`. Says whether it is readable.
+    async fn readable_or_changed(&self, seen: GateState) -> bool {
+        let changed = async {
+            self.gate.changed(seen).await;
+            Ok(false)
+        };
+        let readable = async { self.socket.readable().await.map(|()| true) };
+        match future::or(readable, changed).await {
+            Ok(readable) => readable,
+            Err(error) => {
+                self.pause_after(&error).await;
+                false
+            }
+        }
     }
 
     fn try_accept(&self, state: GateState) -> rustix::io::Result<Accepted> {
@@ -469,7 +477,7 @@ mod tests {
             let _client = connect(&listener);
             assert!(poll_once(&mut comes).await.is_none(), "the gate is closed");
             listener.open();
-            comes.await.unwrap();
+            assert!(comes.await);
             assert!(listener.client_waits());
             listener.accept().await.unwrap();
             assert!(poll_once(Box::pin(listener.client_comes())).await.is_none());
@@ -484,14 +492,14 @@ mod tests {
         block_on(async {
             listener.accept().await.unwrap();
             listener.accept().await.unwrap();
-            assert!(poll_once(Box::pin(listener.accept())).await.is_none());
+            assert!(listener.accept().await.is_none() && !listener.client_comes().await);
         });
         let Address::Tcp(address) = listener.address() else { panic!("{:?}", listener.address()) };
         assert_eq!(TcpStream::connect(address).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
     }
 
     #[test]
-    fn no_error_but_the_loss_of_the_socket_ends_an_accept_loop() {
+    fn no_error_ends_an_accept_loop() {
         let listener = listener();
         listener.open();
         let passing = [
@@ -506,6 +514,10 @@ mod tests {
             Errno::NETUNREACH,
             Errno::NFILE,
             Errno::NOMEM,
+            Errno::BADF,
+            Errno::NOTSOCK,
+            Errno::FAULT,
+            Errno::INVAL,
         ];
         for error in passing {
             let _client = connect(&listener);
@@ -513,10 +525,6 @@ mod tests {
             let attempt = |state| if fails.replace(false) { Err(error) } else { listener.try_accept(state) };
             block_on(listener.accept_by(attempt)).unwrap();
             assert!(!fails.get());
-        }
-        for error in [Errno::BADF, Errno::INVAL, Errno::NOTSOCK, Errno::FAULT] {
-            let failure = block_on(listener.accept_by(|_| Err(error))).unwrap_err();
-            assert_eq!(Errno::from_io_error(&failure), Some(error));
         }
     }
 
@@ -532,14 +540,14 @@ mod tests {
     }
 
     #[test]
-    fn at_a_stop_no_clone_takes_the_shutdown_by_another_for_an_error() {
+    fn at_a_stop_every_clone_comes_to_an_end() {
         let socket = Socket::check("test", "test", TcpListener::bind("127.0.0.1:0").unwrap().into()).unwrap();
         let listener = Listener { lasting: false, ..Listener::new(&socket, &Drain::new(), false).unwrap() };
         let clone = listener.clone();
         listener.last_call();
         block_on(async {
-            assert!(poll_once(Box::pin(listener.accept())).await.is_none());
-            assert!(poll_once(Box::pin(clone.accept())).await.is_none());
+            assert!(listener.accept().await.is_none());
+            assert!(clone.accept().await.is_none());
         });
     }
 

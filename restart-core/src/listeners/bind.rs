@@ -6,7 +6,7 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -28,28 +28,65 @@ const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long to wait before the lock is tried again.
 const LOCK_PAUSE: Duration = Duration::from_millis(2);
 
+/// How far a socket is that the application prepares ([`Builder::on_bind`](crate::Builder::on_bind)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum BindStage {
+    /// It is made, and has our options: those that have to be set before it is bound, such as `IPV6_V6ONLY`, `SO_REUSEPORT`
+    /// or `IP_FREEBIND`.
+    Made,
+    /// It has its address, and does not listen yet: nobody can connect, and a Unix socket's path can be given to another
+    /// owner.
+    Bound,
+}
+
+/// What the application does to each socket that is bound.
+pub(crate) type OnBind = Box<dyn Fn(BindStage, BorrowedFd<'_>, &Endpoint) -> io::Result<()> + Send>;
+
+/// How sockets are bound.
+pub(crate) struct Binding {
+    pub(crate) backlog: i32,
+    pub(crate) hook: Option<OnBind>,
+}
+
+impl Default for Binding {
+    fn default() -> Binding {
+        Binding { backlog: BACKLOG, hook: None }
+    }
+}
+
+impl Binding {
+    fn prepare(&self, stage: BindStage, fd: &OwnedFd, endpoint: &Endpoint) -> Result<(), Error> {
+        let Some(hook) = &self.hook else { return Ok(()) };
+        hook(stage, fd.as_fd(), endpoint).map_err(|error| {
+            let Endpoint { name, address, .. } = endpoint;
+            Error::socket(format!("cannot bind {address}: the application cannot prepare the socket {name:?}"), error)
+        })
+    }
+}
+
 /// Binds an endpoint, and listens where it is a stream's. `ipv6_only`: where it is for all addresses, IPv4's are left to
 /// others; without it the system's default holds.
-pub(super) fn bind(endpoint: &Endpoint, ipv6_only: bool) -> Result<Socket, Error> {
-    bind_with(endpoint, endpoint.mode.map(|mode| Mode::from_raw_mode(mode.into())), ipv6_only)
+pub(super) fn bind(endpoint: &Endpoint, ipv6_only: bool, how: &Binding) -> Result<Socket, Error> {
+    bind_with(endpoint, endpoint.mode.map(|mode| Mode::from_raw_mode(mode.into())), ipv6_only, how)
 }
 
 /// Binds the control socket: only its owner may connect, from the moment on at which it exists.
 pub(crate) fn bind_control(endpoint: &Endpoint) -> Result<Socket, Error> {
-    bind_with(endpoint, Some(Mode::RUSR | Mode::WUSR), false)
+    bind_with(endpoint, Some(Mode::RUSR | Mode::WUSR), false, &Binding::default())
 }
 
-fn bind_with(endpoint: &Endpoint, mode: Option<Mode>, ipv6_only: bool) -> Result<Socket, Error> {
+fn bind_with(endpoint: &Endpoint, mode: Option<Mode>, ipv6_only: bool, how: &Binding) -> Result<Socket, Error> {
     // What is asked for is not the umask's to change. No other thread of ours makes a file meanwhile.
     let _umask = mode.map(|_| Umask::none());
-    let fd = open(endpoint, mode, ipv6_only)?;
+    let fd = open(endpoint, mode, ipv6_only, how)?;
     let address = checked_address(&format!("the listener {:?}", endpoint.name), &fd)?;
     let inode = endpoint.address.path().and_then(inode_of);
     let asked = endpoint.address.clone();
     Ok(Socket { name: endpoint.name.clone(), address, asked, origin: Origin::Bound, inode, fd: Arc::new(fd) })
 }
 
-fn open(endpoint: &Endpoint, mode: Option<Mode>, ipv6_only: bool) -> Result<OwnedFd, Error> {
+fn open(endpoint: &Endpoint, mode: Option<Mode>, ipv6_only: bool, how: &Binding) -> Result<OwnedFd, Error> {
     let address = &endpoint.address;
     let failed = |error: Errno| Error::socket(format!("cannot bind {address}"), error);
     let kind = address.socket_type();
@@ -66,21 +103,28 @@ fn open(endpoint: &Endpoint, mode: Option<Mode>, ipv6_only: bool) -> Result<Owne
             if ip.is_ipv6() && ipv6_only {
                 rustix::net::sockopt::set_ipv6_v6only(&fd, true).map_err(failed)?;
             }
+            how.prepare(BindStage::Made, &fd, endpoint)?;
             rustix::net::bind(&fd, ip).map_err(failed)?;
             fd
         }
         Address::UnixAbstract(name) => {
             let fd = socket(AddressFamily::UNIX, kind).map_err(failed)?;
             let name = SocketAddrUnix::new_abstract_name(name.as_bytes()).map_err(failed)?;
+            how.prepare(BindStage::Made, &fd, endpoint)?;
             rustix::net::bind(&fd, &name).map_err(failed)?;
             fd
         }
-        Address::Unix(path) | Address::UnixDatagram(path) => bind_path(address, path, kind, mode)?,
+        Address::Unix(path) | Address::UnixDatagram(path) => bind_path(endpoint, path, kind, mode, how)?,
         Address::UnixUnnamed => return Err(failed(Errno::INVAL)),
     };
-    if kind == SocketType::STREAM {
-        rustix::net::listen(&fd, BACKLOG).map_err(failed)?;
-    }
+    let listen = || match kind {
+        SocketType::STREAM => rustix::net::listen(&fd, how.backlog).map_err(failed),
+        _ => Ok(()),
+    };
+    // Nobody finds a path that leads to no listener.
+    how.prepare(BindStage::Bound, &fd, endpoint).and_then(|()| listen()).inspect_err(|_| {
+        _ = address.path().map(fs::remove_file);
+    })?;
     Ok(fd)
 }
 
@@ -88,26 +132,37 @@ fn socket(family: AddressFamily, kind: SocketType) -> rustix::io::Result<OwnedFd
     rustix::net::socket_with(family, kind, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)
 }
 
-fn bind_path(address: &Address, path: &Path, kind: SocketType, mode: Option<Mode>) -> Result<OwnedFd, Error> {
+fn bind_path(
+    endpoint: &Endpoint,
+    path: &Path,
+    kind: SocketType,
+    mode: Option<Mode>,
+    how: &Binding,
+) -> Result<OwnedFd, Error> {
+    let address = &endpoint.address;
     let failed = |error: Errno| Error::socket(format!("cannot bind {address}"), error);
     let name = SocketAddrUnix::new(path).map_err(failed)?;
-    let try_bind = || {
+    let make = || {
         let fd = socket(AddressFamily::UNIX, kind)?;
         if let Some(mode) = mode {
             // The socket file is born with the socket's own mode (less the umask), so no moment is left open.
             rustix::fs::fchmod(&fd, mode)?;
         }
-        rustix::net::bind(&fd, &name).map(|()| fd)
+        Ok(fd)
     };
+    let fd = make().map_err(failed)?;
+    how.prepare(BindStage::Made, &fd, endpoint)?;
+    let try_bind = || rustix::net::bind(&fd, &name);
     match try_bind() {
         Err(Errno::ADDRINUSE) => {
             refuse_unless_dead(path, &name, kind)?;
             fs::remove_file(path)
                 .map_err(|error| Error::socket(format!("cannot replace the dead {address}"), error))?;
-            try_bind().map_err(failed)
+            try_bind().map_err(failed)?;
         }
-        result => result.map_err(failed),
+        result => result.map_err(failed)?,
     }
+    Ok(fd)
 }
 
 /// The process's umask, until it is dropped.
@@ -226,7 +281,7 @@ mod tests {
     use super::*;
 
     fn bind(endpoint: &Endpoint) -> Result<Socket, Error> {
-        super::bind(endpoint, false)
+        super::bind(endpoint, false, &Binding::default())
     }
 
     fn endpoint(path: &Path) -> Endpoint {
@@ -322,6 +377,39 @@ mod tests {
             let path = folder.path().join(format!("{mode:o}"));
             bind(&Endpoint { mode: Some(mode), ..endpoint(&path) }).unwrap();
             assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, u32::from(mode));
+        }
+    }
+
+    #[test]
+    fn what_the_application_does_to_a_socket_comes_before_it_is_bound_and_before_it_listens() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        let watched = path.clone();
+        let hook = move |stage, fd: BorrowedFd<'_>, endpoint: &Endpoint| {
+            assert_eq!((endpoint.name.as_str(), watched.exists()), ("test", stage == BindStage::Bound));
+            assert!(!rustix::net::sockopt::socket_acceptconn(fd)?);
+            rustix::net::sockopt::set_socket_keepalive(fd, true)?;
+            if stage == BindStage::Bound { rustix::fs::chmod(&watched, Mode::RWXU).map_err(Into::into) } else { Ok(()) }
+        };
+        let how = Binding { hook: Some(Box::new(hook)), backlog: 7 };
+        let socket = super::bind(&endpoint(&path), false, &how).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o700);
+        assert!(rustix::net::sockopt::socket_keepalive(&socket.fd).unwrap());
+        UnixStream::connect(&path).unwrap();
+    }
+
+    #[test]
+    fn a_socket_that_the_application_cannot_prepare_is_named_and_leaves_no_path() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        for failing in [BindStage::Made, BindStage::Bound] {
+            let hook = move |stage, _: BorrowedFd<'_>, _: &Endpoint| {
+                if stage == failing { Err(io::ErrorKind::PermissionDenied.into()) } else { Ok(()) }
+            };
+            let how = Binding { hook: Some(Box::new(hook)), ..Binding::default() };
+            let error = super::bind(&endpoint(&path), false, &how).unwrap_err();
+            assert!(error.is_socket() && error.to_string().contains("prepare the socket \"test\""), "{error}");
+            assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
         }
     }
 

@@ -13,6 +13,7 @@ use crate::error::Error;
 
 /// Where a socket comes from in the first place; it stays the same over all generations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Origin {
     /// Bound by a generation of this service.
     Bound,

@@ -49,6 +49,7 @@ impl Service {
         command.env("FIXTURE_CONTROL", folder.path().join("control"));
         command.env("FIXTURE_FAIL", folder.path().join("fail"));
         command.env("FIXTURE_VERSION", folder.path().join("version"));
+        command.env("FIXTURE_WORD", folder.path().join("word"));
         command.env("FIXTURE_UNWELL", folder.path().join("unwell"));
         command.env("FIXTURE_WAITS", folder.path().join("waits"));
         command.env("FIXTURE_GETS_READY", folder.path().join("gets ready"));

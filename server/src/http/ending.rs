@@ -83,7 +83,7 @@ mod tests {
 
     #[test]
     fn turns_are_within_the_last_part_of_the_drain_and_not_all_the_same() {
-        let drain = Drain::new();
+        let drain = Drain::manual();
         assert_eq!(Share(0.5).due(&drain), None);
         let begun = Instant::now();
         drain.set_deadline(Duration::from_secs(60));
@@ -99,7 +99,7 @@ mod tests {
 
     #[test]
     fn a_stop_of_less_time_spreads_endings_over_less() {
-        let drain = Drain::new();
+        let drain = Drain::manual();
         drain.set_deadline(Duration::from_millis(900));
         drain.set_phase(Phase::Stopping);
         let mut ending = Ending { share: Some(Share(1.0)), ..Ending::new(&drain) };

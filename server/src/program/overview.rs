@@ -23,7 +23,8 @@ impl fmt::Display for Overview<'_> {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Status { id, state, managed, reloading, .. } = self.status;
         let managed = if *managed { ", under a service manager" } else { "" };
-        writeln!(out, "{id}, version {}: {state}{managed}", id.version)?;
+        let version = if id.version.is_empty() { String::new() } else { format!(", version {}", id.version) };
+        writeln!(out, "{id}{version}: {state}{managed}")?;
         if let Some(reloading) = reloading {
             writeln!(out, "a reload is under way: {}", stage(self.status).unwrap_or(reloading.stage.clone()))?;
         }
@@ -78,7 +79,7 @@ impl Overview<'_> {
         let words = |ms: u64| age(Duration::from_millis(ms));
         let mut rows = vec![];
         for (generation, waits, left_ms) in stopping.into_iter().chain(older) {
-            rows.extend(waits.iter().map(|Waiting { kind, count, oldest_ms, what }| {
+            rows.extend(waits.iter().map(|Waiting { kind, count, oldest_ms, what, .. }| {
                 let oldest = if *oldest_ms == 0 { String::new() } else { words(*oldest_ms) };
                 let what = what.clone().unwrap_or_default();
                 let left = left_ms.map(words).unwrap_or_default();
@@ -174,7 +175,7 @@ fn moved(application: &Value) -> String {
 
 fn durations(stages: &Stages) -> String {
     let ms = |us: u64| us.div_ceil(1000);
-    let Stages { spawn_us, ready_us, probation_us, commit_us, total_us } = *stages;
+    let Stages { spawn_us, ready_us, probation_us, commit_us, total_us, .. } = *stages;
     format!(
         "{} ms (spawn {}, ready {}, probation {}, commit {})",
         ms(total_us),

@@ -72,8 +72,7 @@ pub(super) fn start<H: Handler + 'static>(
         }
         Err(error) => {
             log::error!("cannot serve: {error}");
-            let cause = std::error::Error::source(&error).and_then(|cause| cause.downcast_ref::<io::Error>());
-            let is_refused = error.is_address() || error.is_inherited() || cause.is_some_and(is_lasting);
+            let is_refused = error.is_address() || error.is_inherited() || error.io_error().is_some_and(is_lasting);
             if is_refused { exit::USAGE } else { exit::FAILED }
         }
     };

@@ -55,7 +55,7 @@ mod tests {
     use super::*;
 
     fn split(bytes: &[u8]) -> (Option<Vec<u8>>, Option<Vec<u8>>) {
-        let (application, tls) = super::split(State { format: 7, bytes: bytes.to_vec() });
+        let (application, tls) = super::split(State::new(7, bytes.to_vec()));
         assert!(application.as_ref().is_none_or(|state| state.format == 7));
         (application.map(|state| state.bytes), tls.map(|tls| tls.to_vec()))
     }

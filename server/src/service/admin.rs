@@ -59,29 +59,21 @@ pub(crate) async fn serve(listener: Listener, admin: Admin) {
     // The drain is of its own: that of the service neither waits for these connections nor moves them.
     let context = Arc::new(Context { limits, ..Context::new(admin, Drain::new()) });
     let mut guests = Guests::default();
-    loop {
-        match listener.accept().await {
-            Ok(Accepted { fd, guard, .. }) => {
-                let (context, leave) = (Arc::clone(&context), guests.enter());
-                let connection = async move {
-                    let _held = guard;
-                    let serve = async {
-                        http::serve(&context, Start::new(fd, None)).await;
-                    };
-                    // Nothing is ever sent: it ends when this one has to make room.
-                    let evicted = async {
-                        let _ = leave.recv().await;
-                    };
-                    serve.or(evicted).await;
-                };
-                workers.spawn_on_main(connection);
-                yield_now().await;
-            }
-            Err(error) => {
-                log::error!("the listener {:?} cannot accept any more: {error}", listener.name());
-                return;
-            }
-        }
+    while let Some(Accepted { fd, guard, .. }) = listener.accept().await {
+        let (context, leave) = (Arc::clone(&context), guests.enter());
+        let connection = async move {
+            let _held = guard;
+            let serve = async {
+                http::serve(&context, Start::new(fd, None)).await;
+            };
+            // Nothing is ever sent: it ends when this one has to make room.
+            let evicted = async {
+                let _ = leave.recv().await;
+            };
+            serve.or(evicted).await;
+        };
+        workers.spawn_on_main(connection);
+        yield_now().await;
     }
 }
 

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use async_io::Async;
 use http_types::{Body, Request, Response, StatusCode};
-use restart_core::Drain;
+use restart_core::{Drain, ManualDrain};
 use rustls::ServerConfig;
 use server::http::{Context, End, Handler, Security, Start, Target, serve};
 
@@ -23,7 +23,7 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 /// A server of a test's own.
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
-    pub(crate) drain: Drain,
+    pub(crate) drain: ManualDrain,
     ends: Receiver<End>,
     starts: Sender<Start>,
 }
@@ -31,8 +31,7 @@ pub(crate) struct Server {
 impl Server {
     /// Starts a server with the handler [`answer`] and a context that `change` has changed.
     pub(crate) fn with(change: impl FnOnce(&mut Context<fn(Request) -> Answering>)) -> Server {
-        let drain = Drain::new();
-        let mut context = Context::new(answer as fn(Request) -> Answering, drain.clone());
+        let mut context = Context::new(answer as fn(Request) -> Answering, Drain::new());
         change(&mut context);
         Server::start(context)
     }
@@ -52,9 +51,11 @@ impl Server {
         Server::begin(context, Some(config))
     }
 
-    fn begin<H: Handler + 'static>(context: Context<H>, tls: Option<Arc<ServerConfig>>) -> Server {
+    fn begin<H: Handler + 'static>(mut context: Context<H>, tls: Option<Arc<ServerConfig>>) -> Server {
         let (listener, address) = listen();
-        let drain = context.drain.clone();
+        // One that the test can set.
+        let drain = Drain::manual();
+        context.drain = drain.clone();
         let (ended, ends) = channel();
         let (starts, started) = channel::<Start>();
         let context = Arc::new(context);

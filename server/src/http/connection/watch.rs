@@ -96,7 +96,7 @@ mod tests {
 
     #[test]
     fn a_phase_that_came_and_went_unseen_hides_no_later_one() {
-        let drain = Drain::new();
+        let drain = Drain::manual();
         let mut watch = Watch::new(&drain);
         let woken = Arc::new(AtomicUsize::new(0));
         let waker = {
