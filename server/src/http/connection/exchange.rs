@@ -17,7 +17,6 @@ use super::state::{Answer, Closed, Connection, Message, State};
 use crate::http::ending::Ending;
 use crate::http::handler::{Decoration, Handler};
 use crate::http::lifetime::{Reason, UnderWay, Unfinished};
-use crate::http::message::decode;
 use crate::http::message::encode::{self, Manner};
 use crate::http::message::framing::Framing;
 use crate::http::message::refusal::plain;
@@ -49,7 +48,6 @@ impl<H: Handler> Connection<'_, H> {
         request.set_peer_addr(self.peer.as_deref());
         request.ext_mut().insert(Shutdown::new(&self.context.drain));
         if let Some(tls) = &self.tls {
-            decode::over_tls(&mut request);
             request.ext_mut().insert(tls.clone());
         }
         let decoration = self.decoration(Some(&request));
