@@ -228,6 +228,12 @@ async fn accept<H: Handler + 'static>(shared: Arc<Shared<H>>, listener: Listener
 
 /// The next client, and its place. No place is kept for one that may never come: another listener's may need it.
 async fn client<H>(shared: &Shared<H>, listener: &Listener) -> io::Result<Option<(Accepted, SemaphoreGuardArc)>> {
+    // Where there is room, as nearly always, whoever waits is not asked about first.
+    if let Some(permit) = shared.room.try_acquire_arc()
+        && let Some(accepted) = listener.accept_waiting()
+    {
+        return Ok(Some((accepted, permit)));
+    }
     listener.client_comes().await?;
     let permit = permit(shared, listener).await;
     let lost = async {
