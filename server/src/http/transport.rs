@@ -79,6 +79,13 @@ impl Transport {
         unpoisoned(self.received.lock())
     }
 
+    /// Gives back the memory that only what comes next needs: nothing has for long.
+    pub(crate) fn rest(&self) {
+        if let Some(mut secured) = self.secured() {
+            secured.rest();
+        }
+    }
+
     /// Waits until a receive is worth a try.
     pub(crate) fn poll_readable(&self, context: &mut Context<'_>) -> Poll<()> {
         match self.secured() {

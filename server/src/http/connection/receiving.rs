@@ -82,6 +82,7 @@ impl<H: Handler> Connection<'_, H> {
                 Wake::Late if stopping => return State::Closed(Closed::AtOnce(Reason::Stopping)),
                 Wake::Late if call.is_none() && timeout > capacity::IDLE_MIN => {
                     call = Some(self.may_be_called(timeout));
+                    self.wire.transport.rest();
                 }
                 Wake::Late => return State::Closed(Closed::AtOnce(Reason::IdleTimeout)),
                 Wake::Crowded => crowded = true,
