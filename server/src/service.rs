@@ -241,6 +241,12 @@ enum Next {
 
 /// The next client, and its place. No place is kept for one that may never come: another listener's may need it.
 async fn client<H>(shared: &Shared<H>, listener: &Listener) -> Next {
+    // Where there is room, as nearly always, whoever waits is not asked about first.
+    if let Some(permit) = shared.room.try_acquire_arc()
+        && let Some(accepted) = listener.accept_waiting()
+    {
+        return Next::Client(accepted, permit);
+    }
     if !listener.client_comes().await {
         return Next::Nobody;
     }

@@ -23,6 +23,7 @@ pub mod process;
 pub mod procfs;
 pub mod relay;
 pub mod release;
+pub mod secured;
 pub mod skip;
 pub mod talking;
 pub mod terminal;

@@ -284,6 +284,15 @@ impl Listener {
         Timer::after(ERROR_PAUSE).await;
     }
 
+    /// Accepts a client that waits, if one does and this generation accepts; it never blocks. Nothing is returned where it
+    /// fails as well: [`accept`](Listener::accept) is for whatever is more than that.
+    pub fn accept_waiting(&self) -> Option<Accepted> {
+        match self.gate.get() {
+            GateState::Closed => None,
+            state => self.try_accept(state).ok().inspect(|_| self.renew_spare()),
+        }
+    }
+
     /// Waits until a client waits to be accepted by this generation, for an application that has to make room before it
     /// accepts one. Another generation may be faster: then [`accept`](Listener::accept) waits for the next one. `false`
     /// where none will come any more, as [`accept`](Listener::accept) has it.
@@ -293,9 +302,10 @@ impl Listener {
             let state = self.gate.get();
             if state == GateState::Closed {
                 self.gate.changed(state).await;
-            } else if self.client_waits() {
-                return true;
             } else if state.ends() {
+                if self.client_waits() {
+                    return true;
+                }
                 self.refuse_from_now_on(state);
                 return false;
             } else if self.readable_or_changed(state).await {

@@ -13,7 +13,7 @@ pub(crate) mod tls;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::{Mutex, MutexGuard};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use rustix::net::Shutdown;
 
@@ -79,6 +79,13 @@ impl Transport {
         unpoisoned(self.received.lock())
     }
 
+    /// Gives back the memory that only what comes next needs: nothing has for long.
+    pub(crate) fn rest(&self) {
+        if let Some(mut secured) = self.secured() {
+            secured.rest();
+        }
+    }
+
     /// Waits until a receive is worth a try.
     pub(crate) fn poll_readable(&self, context: &mut Context<'_>) -> Poll<()> {
         match self.secured() {
@@ -95,6 +102,12 @@ impl Transport {
     /// Waits until nobody is at the other end.
     pub(crate) fn poll_gone(&self, context: &mut Context<'_>) -> Poll<()> {
         self.socket.poll_gone(context)
+    }
+
+    /// Whether nothing is here, and nothing is known to wait in the socket, that was not used yet. For whoever waits for
+    /// nothing.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.received().is_empty() && self.poll_readable(&mut Context::from_waker(Waker::noop())).is_pending()
     }
 
     /// Receives once, without waiting, behind the bytes not used yet. Returns the number of bytes, 0 at the end of the

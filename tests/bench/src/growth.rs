@@ -19,6 +19,7 @@ use rustix::net::{
 use tests::{
     DEADLINE, Process, Reborn, Server, Version,
     load::{Load, raise_fd_limit},
+    secured,
 };
 
 use crate::{
@@ -35,13 +36,17 @@ const MEMORY_ROUNDS: usize = 9;
 /// The descriptors in one message, as the handover sends them.
 const BATCH: usize = 253;
 
+/// What is asked on a connection that moves.
+const REQUEST: &[u8] = b"GET /fast HTTP/1.1\r\nhost: localhost\r\n\r\n";
+
 type Measure = fn() -> Vec<Series>;
 
 /// Everything, each to the limit that is asked for or that the machine has.
 pub fn growth(results: &mut Results, only: Option<&str>) {
-    let all: [(&str, Measure); 5] = [
+    let all: [(&str, Measure); 6] = [
         ("memory", memory),
         ("connections", connections),
+        ("tls", secured_connections),
         ("listeners", listeners),
         ("requests", requests),
         ("generations", generations),
@@ -133,6 +138,26 @@ fn connections() -> Vec<Series> {
         series("From the command to the end of the old process", "growth-connections", x, "ms", moved),
         series("The bare SCM_RIGHTS loop", "growth-connections-bare", x, "ms", bare),
     ]
+}
+
+/// Connections that move with TLS on them.
+fn secured_connections() -> Vec<Series> {
+    raise_fd_limit().expect("the limit of open files can be raised to its maximum");
+    let mut points = Vec::new();
+    for count in [0_u32, 1000, 2500, 5000, 10_000] {
+        let reborn = Reborn::new().demo().probation_ms(0).args(["--connections", "20000"]);
+        let (reborn, certificate) = secured::speaking(reborn);
+        let server = reborn.start();
+        let (address, config) = (secured::address(&server), secured::trusting(&certificate, false));
+        let connect = |_| secured::Secured::connect(address, &config).expect("a connection");
+        let mut clients: Vec<_> = (0..count).map(connect).collect();
+        let mut ask = || clients.iter_mut().all(|client| client.ask(REQUEST).is_ok_and(|status| status == 200));
+        assert!(ask());
+        points.push((count.into(), median((0..REPEATS).map(|_| reload(&server).gone))));
+        assert!(ask(), "every one of them has moved");
+    }
+    let y = "command to the end of the old process, ms";
+    vec![series("The reload, as idle TLS connections grow", "growth-connections-tls", "idle TLS connections", y, points)]
 }
 
 /// So many descriptors through a socket pair, sent by one thread and taken by another.

@@ -16,5 +16,6 @@ pub mod peer;
 pub mod plot;
 pub mod reload;
 pub mod results;
+pub mod secured;
 pub mod steady;
 pub mod wrk;

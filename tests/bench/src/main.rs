@@ -14,6 +14,7 @@ use bench::{
     plot,
     reload::{Clients, reload},
     results::Results,
+    secured::secured,
     steady,
 };
 use clap::{Parser, ValueEnum};
@@ -36,7 +37,7 @@ struct Settings {
     /// Only these peers, by name
     #[arg(long, value_delimiter = ',')]
     peers: Vec<String>,
-    /// Of `growth`, only this series: memory, connections, listeners, requests or generations
+    /// Of `growth`, only this series: memory, connections, tls, listeners, requests or generations
     #[arg(long)]
     series: Option<String>,
     /// Where the page, the figures and the drawings go: a folder as `tests`
@@ -53,6 +54,7 @@ enum Scenario {
     Start,
     Reload,
     ReloadFull,
+    Tls,
     Growth,
     /// Nothing: writes the page from the figures that there are
     Page,
@@ -97,6 +99,7 @@ fn measure(settings: &Settings, scenario: Scenario, results: &mut Results, peers
         Scenario::Start => steady::start(results, peers, STARTS),
         Scenario::Reload => reload(results, peers, Clients::Paced),
         Scenario::ReloadFull => reload(results, peers, Clients::Full),
+        Scenario::Tls => secured(results, peers, settings.seconds),
         Scenario::Growth => growth(results, settings.series.as_deref()),
         Scenario::Page => {}
     }

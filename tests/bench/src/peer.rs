@@ -13,6 +13,7 @@ use std::{
 
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use tempfile::TempDir;
+use tests::secured::write_certificate;
 
 use crate::{
     answer::{Fixed, fixed},
@@ -71,7 +72,12 @@ impl Peer {
         }
     }
 
-    fn command(self, folder: &Path, address: SocketAddr) -> Command {
+    /// Whether it speaks TLS here.
+    pub fn speaks_tls(self) -> bool {
+        matches!(self, Self::Reborn | Self::Hyper | Self::Nginx)
+    }
+
+    fn command(self, folder: &Path, address: SocketAddr, tls: Option<&Tls>) -> Command {
         let address = address.to_string();
         let own = |name: &str| {
             let exe = std::env::current_exe().expect("a process knows its program");
@@ -79,7 +85,12 @@ impl Peer {
         };
         let configured = |template: &str| {
             let path = folder.join("configuration");
-            let text = template.replace("FOLDER", &folder.display().to_string()).replace("ADDRESS", &address);
+            let tls = tls.map_or_else(String::new, |Tls { address, .. }| {
+                let files = "ssl_certificate site.pem; ssl_certificate_key site.key;";
+                format!("listen {address} ssl backlog=4096; ssl_protocols TLSv1.2 TLSv1.3; {files}")
+            });
+            let text = template.replace("SECURED", &tls);
+            let text = text.replace("FOLDER", &folder.display().to_string()).replace("ADDRESS", &address);
             fs::write(&path, text).expect("the peer's folder is ours");
             path
         };
@@ -88,11 +99,18 @@ impl Peer {
                 let mut command = Command::new(own("peer-reborn"));
                 command.args(["--threads", "2", "--probation", "0s", "--listen", &address, "--control"]);
                 command.arg(folder.join("control"));
+                if let Some(Tls { address, certificate, key }) = tls {
+                    command.args(["--listen", &format!("https={address}")]);
+                    command.arg("--tls-certificate").arg(certificate).arg("--tls-key").arg(key);
+                }
                 command
             }
             Self::Hyper => {
                 let mut command = Command::new(own("peer-hyper"));
                 command.arg(address);
+                if let Some(Tls { address, certificate, key }) = tls {
+                    command.args(["--tls", &address.to_string()]).arg(certificate).arg(key);
+                }
                 command
             }
             Self::Ecdysis => {
@@ -125,6 +143,15 @@ impl Peer {
 
     /// The same, with more variables in its environment.
     pub fn start_with(self, environment: &[(&str, &str)]) -> Running {
+        self.start_as(environment, false)
+    }
+
+    /// The same, and speaking TLS on another address.
+    pub fn start_secured(self) -> Running {
+        self.start_as(&[], true)
+    }
+
+    fn start_as(self, environment: &[(&str, &str)], secured: bool) -> Running {
         let folder = tempfile::Builder::new().prefix("reborn-bench-").tempdir().expect("a temporary folder");
         let files = folder.path().join("files");
         fs::create_dir(&files).expect("the peer's folder is ours");
@@ -137,14 +164,18 @@ impl Peer {
         let readable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         fs::set_permissions(folder.path(), readable).expect("the peer's folder is ours");
         let address = next_address();
+        let tls = secured.then(|| {
+            let [certificate, key] = write_certificate(folder.path());
+            Tls { address: next_address(), certificate, key }
+        });
         let log = fs::File::create(folder.path().join("log")).expect("the peer's folder is ours");
-        let mut command = self.command(folder.path(), address);
+        let mut command = self.command(folder.path(), address, tls.as_ref());
         command.envs(environment.iter().copied()).env_remove("NOTIFY_SOCKET").current_dir(folder.path());
         command.process_group(0).stdin(Stdio::null());
         command.stdout(log.try_clone().expect("a second handle")).stderr(log);
         let started = Instant::now();
         let child = command.spawn().unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
-        let mut running = Running { peer: self, address, child, folder, first_answer: Duration::ZERO };
+        let mut running = Running { peer: self, address, tls, child, folder, first_answer: Duration::ZERO };
         running.first_answer = running.wait_first_answer(started);
         running
     }
@@ -159,6 +190,16 @@ pub enum Leader {
     Newest,
 }
 
+/// Where a peer speaks TLS, and with what.
+#[derive(Debug)]
+pub struct Tls {
+    /// The address.
+    pub address: SocketAddr,
+    /// The certificate's file, which is what clients trust.
+    pub certificate: PathBuf,
+    key: PathBuf,
+}
+
 /// A peer that serves. Dropped, its processes are killed.
 #[derive(Debug)]
 pub struct Running {
@@ -166,6 +207,8 @@ pub struct Running {
     pub peer: Peer,
     /// Where it serves.
     pub address: SocketAddr,
+    /// Where it speaks TLS, if it does.
+    pub tls: Option<Tls>,
     child: Child,
     folder: TempDir,
     /// From the start of its program to its first answer.
@@ -181,6 +224,11 @@ impl Running {
     /// The process that was started.
     pub fn first_pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Its folder.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
     }
 
     /// The path of its control socket, if it is reborn.

@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// The connections of a load at full speed.
-const CONNECTIONS: u32 = 64;
+pub(crate) const CONNECTIONS: u32 = 64;
 
 /// The pace of the clients whose latency is measured, in requests a second of all together.
 const PACE: u32 = 2000;
@@ -110,7 +110,7 @@ pub fn memory(results: &mut Results, peers: &[Peer]) {
 }
 
 /// The memory once it stays the same for a moment: allocators and collectors give back late.
-fn settled(running: &Running) -> u64 {
+pub(crate) fn settled(running: &Running) -> u64 {
     let mut before = 0;
     for _ in 0..30 {
         let now = running.group().memory_bytes();

@@ -1,6 +1,8 @@
 //! Runs wrk, and reads what it found. Any error that it reports ends the benchmark: its figures would be of errors.
 
-use std::{net::SocketAddr, process::Command};
+use std::{fs, net::SocketAddr, path::Path, process::Command};
+
+use tests::secured::SUITE;
 
 /// How wrk asks.
 #[derive(Clone, Copy, Debug)]
@@ -26,12 +28,27 @@ pub struct Asked {
 
 /// Loads a server with one thread.
 pub fn wrk(address: SocketAddr, asking: Asking<'_>) -> Asked {
+    ask(Command::new("wrk"), &format!("http://{address}"), asking)
+}
+
+/// The same over TLS 1.3 with one suite, so that all servers have the same to do. Files go into `folder`.
+pub fn wrk_secured(address: SocketAddr, folder: &Path, asking: Asking<'_>) -> Asked {
+    let configuration = folder.join("openssl.cnf");
+    let text = format!(
+        "openssl_conf=a\n[a]\nssl_conf=b\n[b]\nsystem_default=c\n[c]\nMinProtocol=TLSv1.3\nCiphersuites={SUITE}\n"
+    );
+    fs::write(&configuration, text).expect("the folder is ours");
     let mut command = Command::new("wrk");
+    command.env("OPENSSL_CONF", configuration);
+    ask(command, &format!("https://{address}"), asking)
+}
+
+fn ask(mut command: Command, server: &str, asking: Asking<'_>) -> Asked {
     command.args(["-t1", &format!("-c{}", asking.connections), &format!("-d{}s", asking.seconds)]);
     for header in asking.headers {
         command.args(["-H", header]);
     }
-    command.arg(format!("http://{address}{}", asking.path));
+    command.arg(format!("{server}{}", asking.path));
     let output = command.output().unwrap_or_else(|error| panic!("wrk (Debian's package of that name): {error}"));
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let is_clean = output.status.success() && !text.contains("Socket errors") && !text.contains("Non-2xx");

@@ -2,7 +2,8 @@
 //! against the figures in `tests/cost.json`.
 //!
 //! The server runs with one thread. It is stopped while requests are sent on all connections, and goes on when all have
-//! arrived: so it finds the same each time, whatever else the machine does. Two runs of different length are subtracted:
+//! arrived: so it finds the same each time, whatever else the machine does. So it is with the first words of handshakes,
+//! and then with the last ones, which come with the first request. Two runs of different length are subtracted:
 //! what start and stop take is in neither. System calls are those on sockets: accept, receive, send, close. How often the
 //! runtime waits and wakes threads depends on time; `just bench syscalls` counts that. Compilers count differently, so
 //! figures of another rustc are shown, not judged.
@@ -18,6 +19,8 @@ use std::{
 
 use clap::Parser;
 use serde::{Deserialize, Serialize};
+use tests::load::Connection;
+use tests::secured::{self, Secured};
 use tests::{DEADLINE, Process, Reborn, Server, Signal};
 
 /// By how many percent a figure may grow.
@@ -96,12 +99,16 @@ struct Script {
     head: &'static str,
     /// Each request opens a connection of its own.
     reconnects: bool,
+    /// It is sent over TLS.
+    secured: bool,
 }
 
-const SCRIPTS: [Script; 3] = [
-    Script { name: "keep-alive, small head", head: SMALL, reconnects: false },
-    Script { name: "keep-alive, browser's head", head: BROWSER, reconnects: false },
-    Script { name: "new connection", head: SMALL, reconnects: true },
+const SCRIPTS: [Script; 5] = [
+    Script { name: "keep-alive, small head", head: SMALL, reconnects: false, secured: false },
+    Script { name: "keep-alive, browser's head", head: BROWSER, reconnects: false, secured: false },
+    Script { name: "new connection", head: SMALL, reconnects: true, secured: false },
+    Script { name: "TLS: keep-alive, small head", head: SMALL, reconnects: false, secured: true },
+    Script { name: "TLS: new connection", head: SMALL, reconnects: true, secured: true },
 ];
 
 fn main() -> ExitCode {
@@ -216,25 +223,42 @@ fn total_of_strace(text: &str) -> Option<Vec<f64>> {
 /// Runs the script on a server under a tool, and reads what the tool wrote at the server's end.
 fn run(script: Script, rounds: u32, (tool, read): (&str, Read)) -> Vec<f64> {
     let prelude = format!("set -- \"$0\" \"$@\"; exec {tool} \"$@\"");
-    let server = Reborn::new().demo().args(["--threads", "1"]).prelude(&prelude).start();
+    let reborn = Reborn::new().demo().args(["--threads", "1"]).prelude(&prelude);
+    let (server, tls) = if script.secured {
+        let (reborn, certificate) = secured::speaking(reborn);
+        let server = reborn.start();
+        let address = secured::address(&server);
+        (server, Some((address, secured::trusting(&certificate, false))))
+    } else {
+        (reborn.start(), None)
+    };
     let process = Process::open(server.pid()).expect("the server is alive");
-    let mut connections = Vec::new();
-    for _ in 0..rounds {
+    let stop = || {
         wait_threads(&server, &process, "S");
         process.signal(Signal::STOP);
         wait_threads(&server, &process, "Tt");
+    };
+    let connect = || match &tls {
+        None => Client::Plain(server.connect()),
+        Some((address, config)) => Client::Secured(Secured::begin(*address, config).expect("a connection").into()),
+    };
+    let mut connections: Vec<Client> = Vec::new();
+    for round in 0..rounds {
+        stop();
         if script.reconnects {
             connections.clear();
         }
-        connections.resize_with(CONNECTIONS as usize, || server.connect());
-        for connection in &connections {
-            smol::block_on(connection.send(script.head.as_bytes())).expect("the kernel takes it");
+        connections.resize_with(CONNECTIONS as usize, connect);
+        if script.secured && (round == 0 || script.reconnects) {
+            process.signal(Signal::CONT);
+            connections.iter().for_each(Client::wait_bytes);
+            stop();
+        }
+        for connection in &mut connections {
+            connection.send(script.head);
         }
         process.signal(Signal::CONT);
-        for connection in &mut connections {
-            let answer = smol::block_on(connection.answer());
-            assert_eq!(answer.map(|answer| answer.status), Ok(200));
-        }
+        assert!(connections.iter_mut().all(|connection| connection.status() == 200));
     }
     wait_threads(&server, &process, "S");
     drop(connections);
@@ -243,6 +267,36 @@ fn run(script: Script, rounds: u32, (tool, read): (&str, Read)) -> Vec<f64> {
     let text =
         fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}\n{}", path.display(), server.log()));
     read(&text).unwrap_or_else(|| panic!("{} is not what {tool} writes", path.display()))
+}
+
+/// A client's connection.
+enum Client {
+    Plain(Connection),
+    Secured(Box<Secured>),
+}
+
+impl Client {
+    fn send(&mut self, head: &str) {
+        match self {
+            Client::Plain(connection) => {
+                smol::block_on(connection.send(head.as_bytes())).expect("the kernel takes it");
+            }
+            Client::Secured(connection) => connection.send(head.as_bytes()).expect("the kernel takes it"),
+        }
+    }
+
+    fn wait_bytes(&self) {
+        if let Client::Secured(connection) = self {
+            connection.wait_bytes().expect("the server's part of the handshake");
+        }
+    }
+
+    fn status(&mut self) -> u16 {
+        match self {
+            Client::Plain(connection) => smol::block_on(connection.answer()).expect("an answer").status,
+            Client::Secured(connection) => connection.status().expect("an answer"),
+        }
+    }
 }
 
 /// Waits until every thread of the server is in one of these states: S for sleeping, T and t for stopped.

@@ -5,7 +5,7 @@
 //!
 //! The connections are held by processes of their own (this program again), half of them over TCP from several
 //! addresses of loopback, half over a Unix socket. Downloads from memory all come over the Unix socket: the kernel takes
-//! little there, and a body that it has taken whole is nothing to move.
+//! little there, and a body that it has taken whole is nothing to move. Those of TLS all come over TCP.
 
 use std::{
     fmt, fs,
@@ -30,6 +30,7 @@ use serde_json::Value;
 use tests::{
     DEADLINE, Process, Reborn, Server, binary,
     load::{Class, Download, Latency, Limits, Load, Report, pattern, raise_fd_limit},
+    secured::{self, Secured},
 };
 
 /// A process that holds connections has at most so many.
@@ -54,6 +55,9 @@ const FILE_BYTES: u64 = 16_000_000;
 const MEMORY_BYTES: u64 = 1_000_000;
 const MEMORY_EACH: u32 = 250;
 
+/// A connection that has done nothing for a second gives back what it needs only for its next request.
+const RESTED: Duration = Duration::from_millis(1200);
+
 /// A server in which nothing is going on takes less of the processor within this time than this, in hundredths of a second.
 const QUIET: Duration = Duration::from_millis(300);
 const QUIET_TICKS: u64 = 4;
@@ -67,6 +71,8 @@ const LOOK: Duration = Duration::from_millis(2);
 enum Kind {
     /// Nothing.
     Idle,
+    /// Nothing, and TLS is spoken on them.
+    Tls,
     /// A download of a file at 16 KB/s.
     File,
     /// A download from the server's memory at 16 KB/s.
@@ -77,7 +83,7 @@ impl Kind {
     /// How much each client downloads.
     fn bytes(self) -> u64 {
         match self {
-            Self::Idle => 0,
+            Self::Idle | Self::Tls => 0,
             Self::File => FILE_BYTES,
             Self::Memory => MEMORY_BYTES,
         }
@@ -118,6 +124,8 @@ struct Settings {
 struct Row {
     kind: Kind,
     connections: u32,
+    /// What the server had resident for each connection when all were held, and when all had moved once: more than before.
+    held_bytes_each: [u64; 2],
     reloads: Vec<Reload>,
     /// The other clients' requests.
     other: Latency,
@@ -214,10 +222,20 @@ fn run(kind: Kind, count: u32, rounds: usize, settings: &Settings) -> Row {
     if kind == Kind::File {
         pattern::write_file(&reborn.folder().join("pattern"), FILE_BYTES).expect("a file in the server's own folder");
     }
-    let path = reborn.folder().join("run/http");
-    let local = format!("local=unix:{}", path.display());
-    let server = reborn.listen(&local).args(["--connections", "1000000", "--idle-timeout", "1h"]).start();
+    let reborn = reborn.args(["--connections", "1000000", "--idle-timeout", "1h"]);
+    let (server, path) = if kind == Kind::Tls {
+        let (reborn, certificate) = secured::speaking(reborn);
+        (reborn.start(), certificate)
+    } else {
+        let path = reborn.folder().join("run/http");
+        (reborn.listen(&format!("local=unix:{}", path.display())).start(), path)
+    };
+    let resident = || Process::open(server.pid()).expect("the newest process is alive").resident_bytes();
+    let at_rest = resident();
+    let each = || resident().saturating_sub(at_rest) / u64::from(count.max(1));
     let holders = hold_all(&server, &path, kind, count);
+    thread::sleep(RESTED);
+    let mut held_bytes_each = [each(), 0];
     let load = server.load().paced(16, settings.rate).start();
     thread::sleep(CALM);
     let (mut faults, mut reloads) = (Vec::new(), Vec::new());
@@ -225,6 +243,10 @@ fn run(kind: Kind, count: u32, rounds: usize, settings: &Settings) -> Row {
         let bare = bare_loop(count as usize).expect("descriptors can be sent");
         load.mark_reload();
         reloads.push(Reload { bare, ..reload(&server) });
+        if reloads.len() == 1 {
+            thread::sleep(RESTED);
+            held_bytes_each[1] = each();
+        }
         thread::sleep(CALM);
         let received = server.status()["application"]["received"].as_u64().unwrap_or(0);
         if received < u64::from(count) {
@@ -241,12 +263,13 @@ fn run(kind: Kind, count: u32, rounds: usize, settings: &Settings) -> Row {
         faults.extend(described("a holder", failed, sum(&held["closed"]) + cut));
     }
     let Report { latency: other, latency_near_reloads: other_around_reloads, .. } = report;
-    Row { kind, connections: count, reloads, other, other_around_reloads, faults }
+    Row { kind, connections: count, held_bytes_each, reloads, other, other_around_reloads, faults }
 }
 
 /// Has so many connections held, and waits until nothing is going on but that.
 fn hold_all(server: &Server, path: &Path, kind: Kind, count: u32) -> Vec<Holder> {
     let most = if kind == Kind::Memory { MEMORY_EACH } else { HELD_EACH };
+    let address = if kind == Kind::Tls { secured::address(server) } else { server.address() };
     let mut holders: Vec<Holder> = Vec::new();
     let mut held = 0;
     while held < count {
@@ -255,7 +278,7 @@ fn hold_all(server: &Server, path: &Path, kind: Kind, count: u32) -> Vec<Holder>
         }
         let part = most.min(count - held);
         held += part;
-        let holder = Holder::start(server.address(), path, kind, part);
+        let holder = Holder::start(address, path, kind, part);
         holder.wait();
         holders.push(holder);
         server.wait_until("all are accepted", |server| {
@@ -376,6 +399,7 @@ fn hold(words: &[String]) {
     let over = Duration::from_secs(bytes / SLOW_BYTES);
     let path = PathBuf::from(path);
     let load = match kind {
+        Kind::Tls => return hold_secured(address, &path, count),
         Kind::Idle => Load::new(address).also(path).sources(8).idle(count),
         Kind::File => Load::new(address).also(path).downloads(count, Download::file("/pattern", bytes, over)),
         Kind::Memory => Load::new(path).downloads(count, Download::bytes(bytes, over)),
@@ -393,6 +417,20 @@ fn hold(words: &[String]) {
     // Its end is what is waited for.
     let _end = io::stdin().read_line(&mut String::new());
     println!("{}", serde_json::to_string(&load.stop()).expect("a report is plain data"));
+}
+
+/// Holds connections on which TLS is spoken, after a request on each, asks once more on each, and reports.
+fn hold_secured(address: SocketAddr, certificate: &Path, count: u32) {
+    const REQUEST: &[u8] = b"GET /fast HTTP/1.1\r\nhost: localhost\r\nx-id: a\r\n\r\n";
+    let config = secured::trusting(certificate, false);
+    let connect = |_| Secured::connect(address, &config).expect("it is accepted");
+    let mut clients: Vec<Secured> = (0..count).map(connect).collect();
+    let mut ask = || clients.iter_mut().filter_map(|client| client.ask(REQUEST).ok()).filter(|s| *s == 200).count();
+    assert_eq!(ask(), count as usize);
+    println!("held");
+    // Its end is what is waited for.
+    let _end = io::stdin().read_line(&mut String::new());
+    println!("{}", serde_json::json!({ "failed": count as usize - ask() }));
 }
 
 /// Sends so many descriptors to another process in batches, of which so many wait for their acknowledgement.
@@ -494,7 +532,8 @@ impl Row {
         let new = mebibytes(|reload| reload.new_resident_bytes);
         let memfd = mebibytes(|reload| reload.memfd_bytes);
         let files = self.reloads.iter().map(|reload| reload.responses).min().unwrap_or(0);
-        writeln!(f, " {old:>8} {new:>8} {memfd:>8} {files:>7}")
+        let held = self.held_bytes_each.map(|bytes| format!("{:.2}", bytes as f64 / 1024.0));
+        writeln!(f, " {old:>8} {new:>8} {memfd:>8} {files:>7} {:>9} {:>9}", held[0], held[1])
     }
 }
 
@@ -502,11 +541,12 @@ impl fmt::Display for Figures {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "hard limit of open files: {}; medians of {} reloads", self.hard_limit, self.settings.rounds)?;
         write!(f, "{:>18} {:>26} {:>9} {:>9} {:>6}", "", "", "each, us", "bare, us", "ratio")?;
-        writeln!(f, "   {:<38}   most memory, MiB", "other clients, ms")?;
-        let titles = ["p50", "p99", "p99 around", "max around", "old", "new", "memfds", "files"];
+        writeln!(f, "   {:<38}   {:<33} each, KiB", "other clients, ms", "most memory, MiB")?;
+        let titles = ["p50", "p99", "p99 around", "max around", "old", "new", "memfds", "files", "held", "moved"];
         write!(f, "{:>18} {:>26} {:>9} {:>9} {:>6}", "connections", "moved in, ms", "", "", "")?;
         write!(f, " {:>7} {:>7} {:>11} {:>11}", titles[0], titles[1], titles[2], titles[3])?;
-        writeln!(f, " {:>8} {:>8} {:>8} {:>7}", titles[4], titles[5], titles[6], titles[7])?;
+        write!(f, " {:>8} {:>8} {:>8} {:>7}", titles[4], titles[5], titles[6], titles[7])?;
+        writeln!(f, " {:>9} {:>9}", titles[8], titles[9])?;
         self.rows.iter().try_for_each(|row| row.write(f))?;
         for rows in self.rows.chunk_by(|one, other| one.kind == other.kind) {
             if let [first, .., last] = rows {

@@ -17,7 +17,6 @@ use super::state::{Answer, Closed, Connection, Message, State};
 use crate::http::ending::Ending;
 use crate::http::handler::{Decoration, Handler};
 use crate::http::lifetime::{Reason, UnderWay, Unfinished};
-use crate::http::message::decode;
 use crate::http::message::encode::{self, Manner};
 use crate::http::message::framing::Framing;
 use crate::http::message::refusal::plain;
@@ -49,7 +48,6 @@ impl<H: Handler> Connection<'_, H> {
         request.set_peer_addr(self.peer.as_deref());
         request.ext_mut().insert(Shutdown::new(self.context.own_drain()));
         if let Some(tls) = &self.tls {
-            decode::over_tls(&mut request);
             request.ext_mut().insert(tls.clone());
         }
         let decoration = self.decoration(Some(&request));
@@ -294,6 +292,11 @@ impl<H: Handler> Connection<'_, H> {
         }
         let (phase, may_park, body) = (self.drain_phase(), self.may_park(), self.wire.body_state());
         match follows(Facts { close, is_sent: true, phase, may_park, body, more: None }) {
+            // The client has said that it sends nothing more (RFC 9112 section 9.6), and nothing more has come: no reset
+            // can follow that would take from it what it has not read.
+            Follows::Close(Reason::Asked) if body == BodyState::None && self.wire.transport.is_quiet() => {
+                State::Closed(Closed::AtOnce(Reason::Asked))
+            }
             Follows::Close(reason) => State::Closed(Closed::Lingering(reason)),
             Follows::Request | Follows::Look => {
                 if body != BodyState::None {

@@ -102,7 +102,8 @@ impl<H: Handler> Connection<'_, H> {
 
 /// Exchanges what has to be exchanged, once the client has begun and there is a place for it.
 async fn shake_hands(transport: &Transport, handshakes: &Handshakes, config: &ServerConfig) -> Ended {
-    if !receive(transport).await {
+    // The first bytes are asked for on trust; what answers us has to make its way first.
+    if !receive(transport, true).await {
         return Ended::Gone;
     }
     let _place = handshakes.enter().await;
@@ -142,7 +143,7 @@ async fn shake_hands(transport: &Transport, handshakes: &Handshakes, config: &Se
             }
             // It may have taken a signature.
             yield_now().await;
-            if !receive(transport).await {
+            if !receive(transport, false).await {
                 return Ended::Gone;
             }
         }
@@ -150,13 +151,14 @@ async fn shake_hands(transport: &Transport, handshakes: &Handshakes, config: &Se
     exchange.or(wanted).await
 }
 
-/// Waits for bytes. Returns whether some came.
-async fn receive(transport: &Transport) -> bool {
+/// Waits for bytes, which may be there already without a report of it. Returns whether some came.
+async fn receive(transport: &Transport, mut at_once: bool) -> bool {
     loop {
+        if !std::mem::take(&mut at_once) {
+            poll_fn(|task| transport.poll_readable(task)).await;
+        }
         match transport.receive() {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                poll_fn(|task| transport.poll_readable(task)).await;
-            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             received => return received.is_ok_and(|count| count > 0),
         }
     }

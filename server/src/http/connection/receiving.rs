@@ -82,6 +82,7 @@ impl<H: Handler> Connection<'_, H> {
                 Wake::Late if stopping => return State::Closed(Closed::AtOnce(Reason::Stopping)),
                 Wake::Late if call.is_none() && timeout > capacity::IDLE_MIN => {
                     call = Some(self.may_be_called(timeout));
+                    self.wire.transport.rest();
                 }
                 Wake::Late => return State::Closed(Closed::AtOnce(Reason::IdleTimeout)),
                 Wake::Crowded => crowded = true,
@@ -148,10 +149,11 @@ impl<H: Handler> Connection<'_, H> {
         if let Some(account) = &mut self.account {
             account.take_head(&head);
         }
-        let mut request = decode::request(&head, bytes)?;
-        let offer = if head.upgrade { upgrade::offer(&mut request, head.may_upgrade()) } else { None };
         let manner = Manner { method: head.method, old: head.old, close: false };
         let (keep_alive, framing, expects_continue) = (head.keep_alive, head.framing, head.expects_continue);
+        let (asks_for_upgrade, may_upgrade) = (head.upgrade, head.may_upgrade());
+        let mut request = decode::request(head, self.tls.is_some())?;
+        let offer = if asks_for_upgrade { upgrade::offer(&mut request, may_upgrade) } else { None };
         buffer.consume(length);
         Ok(Examined::Passed(Box::new(Message { request, framing, expects_continue, keep_alive, manner, offer })))
     }

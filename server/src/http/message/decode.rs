@@ -1,9 +1,10 @@
 //! From a checked head to a request: the one place where async-h1 reads.
 //!
-//! `async_h1::server::decode` gets one checked head from memory, never a connection. A head that would mean something
-//! else to it than to us is written anew: framing and Expect are left out (bodies are read by this crate, and its own
-//! 100-continue would start a second runtime), the version is 1.1, the target is in origin form, values are ASCII. What
-//! was left out is put into the request afterwards, so that the application sees all header lines.
+//! `async_h1::server::decode` gets one head from memory, never a connection, and no more of it than makes the request:
+//! method, URL and host, in absolute form, which says the scheme as well. All other header lines were checked before and
+//! go into the request right away. So it never sees what it would act on (framing and Expect: bodies are read by this
+//! crate, and its own 100-continue would start a second runtime), nothing is parsed twice, and its bounds on heads are
+//! not ours.
 
 use std::borrow::Cow;
 use std::fmt::Write;
@@ -13,18 +14,13 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use futures_lite::{AsyncRead, AsyncWrite};
+use http_types::headers::{self, HeaderName};
 use http_types::{Request, Version};
 
 use super::head::Head;
 use super::refusal::Refusal;
 
-/// async-h1 takes heads of less than 8 KiB; longer ones are split here.
-const DECODED_BYTES_MAX: usize = 8 * 1024 - 256;
-
-/// async-h1 takes 128 header lines.
-const DECODED_FIELDS_MAX: usize = 120;
-
-/// The longest target that travels through async-h1; a longer one is set afterwards.
+/// The longest target that travels through async-h1, whose heads have less than 8 KiB; a longer one is set afterwards.
 const DECODED_TARGET_BYTES_MAX: usize = 4 * 1024;
 
 /// What stands in the URL instead of a host that its library does not take. It is nobody's name (RFC 6761, section 6.4).
@@ -32,62 +28,80 @@ const UNKNOWN_HOST: &str = "host.invalid";
 
 const REFUSED: Refusal = Refusal::bad("a Host or target that makes no URL");
 
-/// Makes the request of a checked head. `bytes` are the head as received. The body is not set.
-pub(crate) fn request(head: &Head<'_>, bytes: &[u8]) -> Result<Request, Refusal> {
-    let refused = match request_for(head, bytes, None) {
-        Ok(request) => return Ok(request),
-        Err(refused) => refused,
-    };
-    // A name may be one without being one of the internet's, whose rules the library of URLs goes by: `web.1`, `xn--a`.
-    let host = head.host.filter(|host| !host.starts_with('[')).ok_or(refused)?;
-    let port = host.find(':').map_or("", |at| &host[at..]);
-    let mut request = request_for(head, bytes, Some(&format!("{UNKNOWN_HOST}{port}")))?;
-    request.insert_header("host", host);
-    Ok(request)
-}
-
-/// Says that a request came over TLS.
-pub(crate) fn over_tls(request: &mut Request) {
-    // Port 80 is no scheme's own any more, and was left out as that of http.
-    let is_port_80 = request.header("host").is_some_and(|host| host.last().as_str().ends_with(":80"));
-    let url = request.url_mut();
-    // Both are schemes of the web, between which a URL can change.
-    let _ = url.set_scheme("https");
-    if is_port_80 && url.port().is_none() {
-        let _ = url.set_port(Some(80));
-    }
-}
-
-/// Makes the request as one for another host, if there is to be another.
-fn request_for(head: &Head<'_>, bytes: &[u8], other: Option<&str>) -> Result<Request, Refusal> {
-    let mut rest = &head.fields[head.fields.len()..];
-    let is_taken_as_it_is = head.plain && bytes.len() < DECODED_BYTES_MAX && head.fields.len() <= DECODED_FIELDS_MAX;
-    let mut request = if is_taken_as_it_is && other.is_none() {
-        decode(bytes)?
-    } else {
-        let (rewritten, taken) = rewrite(head, other.or(head.host).unwrap_or("localhost"));
-        rest = &head.fields[taken..];
-        let mut request = decode(rewritten.as_bytes())?;
-        if long(head) {
-            request.url_mut().set_path(head.target.path());
-            request.url_mut().set_query(head.target.query());
+/// Makes the request of a checked head, which came over TLS if it is `secured`. The body is not set.
+pub(crate) fn request(head: Head<'_>, secured: bool) -> Result<Request, Refusal> {
+    let host = head.host.unwrap_or("localhost");
+    let mut request = match request_for(&head, host, secured) {
+        Ok(request) => request,
+        Err(refused) => {
+            // A name may be one without being one of the internet's, whose rules the library of URLs goes by: `web.1`,
+            // `xn--a`.
+            let host = head.host.filter(|host| !host.starts_with('[')).ok_or(refused)?;
+            let port = host.find(':').map_or("", |at| &host[at..]);
+            let mut request = request_for(&head, &format!("{UNKNOWN_HOST}{port}"), secured)?;
+            request.insert_header(headers::HOST, host);
+            request
         }
-        for (name, value) in head.fields[..taken].iter().filter(|(name, _)| withheld(name)) {
-            request.append_header(*name, ascii(value).as_ref());
-        }
-        request
     };
-    for (name, value) in rest.iter().filter(|(name, _)| !name.eq_ignore_ascii_case("host")) {
-        request.append_header(*name, ascii(value).as_ref());
+    if head.host.is_none() {
+        request.remove_header(headers::HOST);
     }
+    take_fields(&mut request, &head.fields);
     if head.old {
         request.set_version(Some(Version::Http1_0));
-        if head.host.is_none() {
-            request.remove_header("host");
+    }
+    request.ext_mut().insert(head.target);
+    Ok(request)
+}
+
+/// Makes the request for a host, without other header lines.
+fn request_for(head: &Head<'_>, host: &str, secured: bool) -> Result<Request, Refusal> {
+    let scheme = if secured { "https://" } else { "http://" };
+    let is_long = head.target.as_str().len() > DECODED_TARGET_BYTES_MAX;
+    let target = if head.target.path() == "*" || is_long { "/" } else { head.target.as_str() };
+    let parts =
+        [head.method.as_ref(), " ", scheme, host, target, " HTTP/1.1\r\nhost: ", host, "\r\n\r\n"].map(str::as_bytes);
+    let mut request = decode(parts.concat().into())?;
+    if is_long {
+        request.url_mut().set_path(head.target.path());
+        request.url_mut().set_query(head.target.query());
+    }
+    Ok(request)
+}
+
+/// Puts all header lines but Host into the request, in their order.
+fn take_fields(request: &mut Request, fields: &[(&str, &[u8])]) {
+    let mut fields = fields.iter().filter(|(name, _)| !name.eq_ignore_ascii_case("host"));
+    for (name, value) in fields.by_ref() {
+        if let Some(before) = request.insert_header(header_name(name), ascii(value).as_ref()) {
+            // A name has come again. Nearly no request has such lines, and to insert is half the work.
+            request.insert_header(*name, &before);
+            request.append_header(*name, ascii(value).as_ref());
+            break;
         }
     }
-    request.ext_mut().insert(head.target.clone());
-    Ok(request)
+    for (name, value) in fields {
+        request.append_header(header_name(name), ascii(value).as_ref());
+    }
+}
+
+/// A header's name, without memory of its own if it is one that clients send often.
+fn header_name(name: &str) -> HeaderName {
+    let is = |other: &str| name.eq_ignore_ascii_case(other);
+    match name.len() {
+        6 if is("accept") => headers::ACCEPT,
+        6 if is("cookie") => headers::COOKIE,
+        6 if is("origin") => headers::ORIGIN,
+        7 if is("referer") => headers::REFERER,
+        10 if is("user-agent") => headers::USER_AGENT,
+        10 if is("connection") => headers::CONNECTION,
+        12 if is("content-type") => headers::CONTENT_TYPE,
+        13 if is("cache-control") => headers::CACHE_CONTROL,
+        14 if is("content-length") => headers::CONTENT_LENGTH,
+        15 if is("accept-encoding") => headers::ACCEPT_ENCODING,
+        15 if is("accept-language") => headers::ACCEPT_LANGUAGE,
+        _ => name.into(),
+    }
 }
 
 /// A header value as `http_types` takes it: bytes beyond ASCII percent-encoded, since it panics on them.
@@ -108,39 +122,9 @@ pub(crate) fn ascii(value: &[u8]) -> Cow<'_, str> {
     }
 }
 
-/// The header lines that async-h1 must not see, because it would act on them.
-fn withheld(name: &str) -> bool {
-    ["content-length", "transfer-encoding", "expect"].iter().any(|other| name.eq_ignore_ascii_case(other))
-}
-
-fn long(head: &Head<'_>) -> bool {
-    head.target.as_str().len() > DECODED_TARGET_BYTES_MAX
-}
-
-/// Writes the head anew. Returns it, and how many of the header lines it accounts for.
-fn rewrite(head: &Head<'_>, host: &str) -> (String, usize) {
-    let target = if head.target.path() == "*" || long(head) { "/" } else { head.target.as_str() };
-    let mut text = format!("{} {target} HTTP/1.1\r\nhost: {host}\r\n", head.method);
-    let mut taken = 0;
-    for (name, value) in &head.fields {
-        if !withheld(name) && !name.eq_ignore_ascii_case("host") {
-            let value = ascii(value);
-            if text.len() + name.len() + value.len() > DECODED_BYTES_MAX || taken == DECODED_FIELDS_MAX {
-                break;
-            }
-            for part in [name, ": ", value.as_ref(), "\r\n"] {
-                text.push_str(part);
-            }
-        }
-        taken += 1;
-    }
-    text.push_str("\r\n");
-    (text, taken)
-}
-
 /// Runs async-h1's decoder over a head in memory. It never waits, so that none of its state outlives this call.
-fn decode(head: &[u8]) -> Result<Request, Refusal> {
-    let decoding = pin!(async_h1::server::decode(Memory { bytes: Arc::from(head), at: 0 }));
+fn decode(head: Arc<[u8]>) -> Result<Request, Refusal> {
+    let decoding = pin!(async_h1::server::decode(Memory { bytes: head, at: 0 }));
     match decoding.poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(Ok(Some((request, _)))) => Ok(request),
         Poll::Ready(Ok(None) | Err(_)) | Poll::Pending => Err(REFUSED),
@@ -187,7 +171,7 @@ mod tests {
 
     fn decoded(bytes: &[u8]) -> Request {
         let head = head::check(bytes, &Limits::default()).expect("a valid head");
-        request(&head, bytes).expect("a request")
+        request(head, false).expect("a request")
     }
 
     fn values(request: &Request, name: &str) -> Vec<String> {
@@ -240,13 +224,13 @@ mod tests {
         let head = format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", many.concat());
         let limits = Limits { headers: 256, ..Limits::default() };
         let checked = head::check(head.as_bytes(), &limits).expect("a valid head");
-        let request = super::request(&checked, head.as_bytes()).expect("a request");
+        let request = super::request(checked, false).expect("a request");
         assert_eq!(request.header_names().count(), 201);
     }
 
     #[test]
     fn a_host_that_the_library_of_urls_does_not_know_is_served_all_the_same() {
-        let long = "v".repeat(DECODED_BYTES_MAX);
+        let long = "v".repeat(8 * 1024);
         for host in ["web.1", "node-1.2:8080", "xn--a", "1.2.3.4.5", "256.1.1.1:80", "a%20b", "%7f"] {
             for (target, lines) in [("/p?q", ""), ("http://HOST/p?q", ""), ("/p?q", long.as_str())] {
                 let target = target.replace("HOST", host);
@@ -268,7 +252,7 @@ mod tests {
         for host in ["a:99999", "web.1:99999", "[:::]"] {
             let bytes = format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n");
             let head = head::check(bytes.as_bytes(), &Limits::default()).expect("a valid head");
-            assert!(request(&head, bytes.as_bytes()).is_err(), "{host}");
+            assert!(request(head, false).is_err(), "{host}");
         }
     }
 }

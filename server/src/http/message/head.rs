@@ -45,8 +45,6 @@ pub(crate) struct Head<'a> {
     pub(crate) upgrade: bool,
     /// Whether Connection names it, without which it concerns somebody else.
     pub(crate) names_upgrade: bool,
-    /// Whether the bytes as received mean the same to async-h1 as they do to us.
-    pub(crate) plain: bool,
     /// The header lines, in order.
     pub(crate) fields: Vec<(&'a str, &'a [u8])>,
 }
@@ -131,7 +129,6 @@ pub(crate) fn check<'a>(bytes: &'a [u8], limits: &Limits) -> Result<Head<'a>, Re
     }
     let host = fields.host()?;
     let old = fields.old;
-    let plain = !fields.withheld && authority.is_none() && !old && target.path() != "*" && bytes.is_ascii();
     Ok(Head {
         method,
         target,
@@ -143,7 +140,6 @@ pub(crate) fn check<'a>(bytes: &'a [u8], limits: &Limits) -> Result<Head<'a>, Re
         expects_continue: fields.expects_continue && !old,
         upgrade: fields.upgrade,
         names_upgrade: fields.names_upgrade,
-        plain,
         fields: parsed.headers.iter().map(|line| (line.name, line.value)).collect(),
     })
 }
@@ -198,7 +194,6 @@ struct Fields<'a> {
     expects_continue: bool,
     upgrade: bool,
     names_upgrade: bool,
-    withheld: bool,
 }
 
 impl<'a> Fields<'a> {
@@ -211,21 +206,14 @@ impl<'a> Fields<'a> {
             6 if name.eq_ignore_ascii_case("expect") => self.expect(value)?,
             7 if name.eq_ignore_ascii_case("upgrade") => self.upgrade = true,
             10 if name.eq_ignore_ascii_case("connection") => self.connection(value),
-            14 if name.eq_ignore_ascii_case("content-length") => {
-                self.withheld = true;
-                self.framing.content_length(value);
-            }
-            17 if name.eq_ignore_ascii_case("transfer-encoding") => {
-                self.withheld = true;
-                self.framing.transfer_encoding(value);
-            }
+            14 if name.eq_ignore_ascii_case("content-length") => self.framing.content_length(value),
+            17 if name.eq_ignore_ascii_case("transfer-encoding") => self.framing.transfer_encoding(value),
             _ => {}
         }
         Ok(())
     }
 
     fn expect(&mut self, value: &[u8]) -> Result<(), Refusal> {
-        self.withheld = true;
         for expectation in value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
             if expectation.eq_ignore_ascii_case(b"100-continue") {
                 self.expects_continue = true;
@@ -257,7 +245,21 @@ impl<'a> Fields<'a> {
 
 /// The characters of a token (RFC 9110 section 5.6.2).
 pub(crate) fn is_token(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+    const TOKEN: [bool; 256] = {
+        let (mut table, others) = ([false; 256], b"!#$%&'*+-.^_`|~");
+        let mut byte = 0_u8;
+        while byte < u8::MAX {
+            table[byte as usize] = byte.is_ascii_alphanumeric();
+            byte += 1;
+        }
+        let mut at = 0;
+        while at < others.len() {
+            table[others[at] as usize] = true;
+            at += 1;
+        }
+        table
+    };
+    TOKEN[usize::from(byte)]
 }
 
 #[cfg(test)]
@@ -375,9 +377,6 @@ mod tests {
     fn an_absolute_target_decides_the_host() {
         let head = passes("GET http://real/x?y HTTP/1.1\r\nHost: other\r\n\r\n");
         assert_eq!((head.host, head.target.as_str()), (Some("real"), "/x?y"));
-        assert!(!head.plain);
-        assert!(passes("GET / HTTP/1.1\r\nHost: a\r\n\r\n").plain);
-        assert!(!passes("GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nA: b\r\n\r\n").plain);
     }
 
     #[test]

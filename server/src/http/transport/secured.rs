@@ -81,6 +81,11 @@ impl Secured {
         (data, Sealed { frozen: self.records.freeze(), received, unsent })
     }
 
+    /// Gives back the memory that only the next records need.
+    pub(super) fn rest(&mut self) {
+        self.records.rest();
+    }
+
     /// How many bytes wait here, to be taken or to be sent.
     pub(super) fn waiting_bytes(&self) -> usize {
         self.raw.filled().len() + self.unsent.filled().len()
@@ -96,6 +101,8 @@ impl Secured {
         if !matches!(self.next(socket), Ok(Next::More)) {
             return Poll::Ready(());
         }
+        // Whatever is waited for, it may be long.
+        self.raw.settle();
         while !self.is_flushed() && socket.poll_writable(context).is_ready() {
             // Where nothing can be sent any more, nothing waits for it.
             let _ = self.flush(socket);

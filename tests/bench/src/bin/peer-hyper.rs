@@ -1,7 +1,7 @@
-//! hyper on tokio with two threads. With `--ecdysis` it restarts itself on SIGHUP through that crate, and ends when the
+//! hyper on tokio with two threads, and with `--tls ADDRESS CERTIFICATE KEY` also with rustls there. With `--ecdysis` it restarts itself on SIGHUP through that crate, and ends when the
 //! requests in flight are answered; without it, it does not restart.
 
-use std::{convert::Infallible, error::Error, net::SocketAddr, time::Duration};
+use std::{convert::Infallible, error::Error, net::SocketAddr, sync::Arc, time::Duration};
 
 use bench::answer::{Fixed, TEXT, fixed, tagged};
 use ecdysis::tokio_ecdysis::{SignalKind, StopOnShutdown, TokioEcdysisBuilder};
@@ -16,6 +16,14 @@ use hyper::{
 };
 use hyper_util::{rt::TokioIo, server::graceful::GracefulShutdown};
 use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::{
+    TlsAcceptor,
+    rustls::{
+        ServerConfig,
+        crypto::ring,
+        pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    },
+};
 
 /// How long requests in flight may take at a restart: reborn's own default.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(20);
@@ -24,6 +32,13 @@ fn main() -> Result<(), Box<dyn Error>> {
     let address: SocketAddr = std::env::args().nth(1).ok_or("usage: peer-hyper ADDRESS [--ecdysis]")?.parse()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let restarts = std::env::args().any(|argument| argument == "--ecdysis");
+    let words: Vec<String> = std::env::args().skip(2).collect();
+    if let [tls, address, certificate, key] = &words[..]
+        && tls == "--tls"
+    {
+        let (address, acceptor) = (address.parse()?, acceptor(certificate, key)?);
+        runtime.spawn(async move { secured(address, acceptor).await.map_err(|error| eprintln!("{error}")) });
+    }
     runtime.block_on(async { if restarts { restarting(address).await } else { plain(address).await } })
 }
 
@@ -33,6 +48,31 @@ async fn plain(address: SocketAddr) -> Result<(), Box<dyn Error>> {
         let (stream, _) = listener.accept().await?;
         stream.set_nodelay(true)?;
         tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), service_fn(answer)));
+    }
+}
+
+/// With rustls's own tickets, which cost the least; there is no other setting that would make it faster.
+fn acceptor(certificate: &str, key: &str) -> Result<TlsAcceptor, Box<dyn Error>> {
+    let chain = vec![CertificateDer::from_pem_file(certificate)?];
+    let builder = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()));
+    let builder = builder.with_safe_default_protocol_versions()?.with_no_client_auth();
+    let mut config = builder.with_single_cert(chain, PrivateKeyDer::from_pem_file(key)?)?;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.ticketer = ring::Ticketer::new()?;
+    Ok(TlsAcceptor::from(Arc::new(config)))
+}
+
+async fn secured(address: SocketAddr, acceptor: TlsAcceptor) -> std::io::Result<()> {
+    let listener = TcpListener::bind(address).await?;
+    loop {
+        let (stream, _) = listener.accept().await?;
+        stream.set_nodelay(true)?;
+        let acceptor = acceptor.clone();
+        tokio::spawn(async move {
+            if let Ok(stream) = acceptor.accept(stream).await {
+                let _ended = http1::Builder::new().serve_connection(TokioIo::new(stream), service_fn(answer)).await;
+            }
+        });
     }
 }
 

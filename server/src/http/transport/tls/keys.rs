@@ -232,16 +232,29 @@ fn expand_label(cipher: Cipher, secret: &Secret, label: &[u8], out: &mut [u8]) {
 pub(super) struct Direction {
     suite: Suite,
     material: Material,
-    key: aead::LessSafeKey,
+    /// What is made of it for the work itself: half a kilobyte, which is there from the first record on until the
+    /// direction [rests](Direction::rest).
+    key: Option<Box<aead::LessSafeKey>>,
     /// At this sequence number the key is used up. Tests have it lower.
     limit: u64,
 }
 
 impl Direction {
     pub(super) fn new(suite: Suite, material: Material) -> Direction {
-        let key = aead::UnboundKey::new(suite.cipher.algorithm(), material.key(suite).expose());
-        let key = aead::LessSafeKey::new(key.expect("a key has its cipher's length, checked where it came from"));
-        Direction { suite, material, key, limit: suite.cipher.records_max() }
+        Direction { suite, material, key: None, limit: suite.cipher.records_max() }
+    }
+
+    /// Gives back the memory that only a next record needs, which takes a microsecond longer then.
+    pub(super) fn rest(&mut self) {
+        self.key = None;
+    }
+
+    fn key(&mut self) -> &aead::LessSafeKey {
+        let Direction { suite, material, key, .. } = self;
+        key.get_or_insert_with(|| {
+            let key = aead::UnboundKey::new(suite.cipher.algorithm(), material.key(*suite).expose());
+            Box::new(aead::LessSafeKey::new(key.expect("a key has its cipher's length, checked where it came from")))
+        })
     }
 
     /// What it was made of, as far as it has come.
@@ -284,10 +297,10 @@ impl Direction {
         }
         let nonce = aead::Nonce::assume_unique_for_key(nonce);
         let sealed = match self.suite.version {
-            Version::Tls13 => self.key.seal_in_place_separate_tag(nonce, aead::Aad::from(header), content),
+            Version::Tls13 => self.key().seal_in_place_separate_tag(nonce, aead::Aad::from(header), content),
             Version::Tls12 => {
                 let about = about_1_2(sequence, kind.code(), data_bytes);
-                self.key.seal_in_place_separate_tag(nonce, aead::Aad::from(about), content)
+                self.key().seal_in_place_separate_tag(nonce, aead::Aad::from(about), content)
             }
         };
         let sealed =
@@ -309,10 +322,10 @@ impl Direction {
         nonce[IV_BYTES - explicit.len()..].copy_from_slice(explicit);
         let nonce = aead::Nonce::assume_unique_for_key(nonce);
         let opened = match self.suite.version {
-            Version::Tls13 => self.key.open_in_place(nonce, aead::Aad::from(*header), sealed),
+            Version::Tls13 => self.key().open_in_place(nonce, aead::Aad::from(*header), sealed),
             Version::Tls12 => {
                 let about = about_1_2(sequence, header[0], sealed.len() - TAG_BYTES);
-                self.key.open_in_place(nonce, aead::Aad::from(about), sealed)
+                self.key().open_in_place(nonce, aead::Aad::from(about), sealed)
             }
         };
         let opened =
@@ -391,7 +404,7 @@ impl Direction {
         let length = length_bytes(inner.len() + TAG_BYTES);
         let header = [Kind::Data.code(), 3, 3, length[0], length[1]];
         let (mut sealed, nonce) = (inner.to_vec(), aead::Nonce::assume_unique_for_key(self.nonce(sequence)));
-        self.key.seal_in_place_append_tag(nonce, aead::Aad::from(header), &mut sealed).expect("sealed");
+        self.key().seal_in_place_append_tag(nonce, aead::Aad::from(header), &mut sealed).expect("sealed");
         [&header[..], &sealed].concat()
     }
 }

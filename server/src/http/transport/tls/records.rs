@@ -116,6 +116,12 @@ impl Records {
         self.suite.overhead_bytes()
     }
 
+    /// Gives back the memory that only the next records need.
+    pub(crate) fn rest(&mut self) {
+        self.receiving.rest();
+        self.sending.rest();
+    }
+
     /// Takes it apart: the client's keys, ours, and the rest. It can seal no more.
     pub(super) fn into_parts(self) -> (Suite, Material, Material, State) {
         (self.suite, self.receiving.into_material(), self.sending.into_material(), self.state)
