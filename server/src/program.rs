@@ -65,7 +65,7 @@ pub fn run_default() -> ExitCode {
             started: Instant::now(),
         };
         let identity = answering.get_or_init(|| identity).clone();
-        let app = App::new(AppConfig { files: config.files.clone(), demo: config.demo, identity })?;
+        let app = App::new(AppConfig { sites: config.sites.clone(), demo: config.demo, identity })?;
         let decorating = app.clone();
         let mut service = Service::new(move |request: Request| {
             let app = app.clone();
@@ -298,7 +298,7 @@ impl<F: clap::Args> Program<F> {
     fn configuration(&self, args: &ServeArgs, flags: &F) -> Result<(Config, Certificates), String> {
         let config = configuration::checked(args).map_err(|error| error.to_string())?;
         let certificates = configuration::certificates(args, &config).map_err(|error| error.to_string())?;
-        let has_app = config.files.is_some() || config.demo;
+        let has_app = !config.sites.is_empty() || config.demo;
         if has_app && !self.package.has_default_app {
             return Err("root and demo: this program has an application of its own; leave them out".to_owned());
         }

@@ -240,6 +240,7 @@ impl Place {
     fn new() -> Place {
         let place = Place(tempfile::tempdir().expect("a temporary folder"));
         fs::create_dir(place.0.path().join("www")).expect("the test's own folder");
+        fs::write(place.0.path().join("www/index.html"), "a page").expect("the test's own folder");
         place
     }
 
@@ -271,7 +272,7 @@ impl Place {
 #[test]
 fn reborn_understands_its_command_lines_and_configurations_in_the_pages() {
     let place = Place::new();
-    assert_eq!(place.check_configurations(), 2);
+    assert_eq!(place.check_configurations(), 3);
     let server = Reborn::new().demo().probation_ms(0).start();
     let (mut asked, mut checked) = (0, 0);
     let commands: BTreeSet<_> = pages().iter().flat_map(Page::commands).collect();

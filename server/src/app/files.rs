@@ -7,7 +7,7 @@
 //! disk happen on the blocking pool. A reload opens the directory afresh, and `directory` finds it again where it was deleted.
 
 use std::borrow::Cow;
-use std::io;
+use std::io::{self, Read};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -19,11 +19,13 @@ use http_types::headers::{
 use http_types::{Method, Request, Response, StatusCode};
 use rustix::io::Errno;
 
-use super::answer::{PathAndQuery, not_found, text};
+use super::answer::{PathAndQuery, text};
 use crate::config::{Etag, FilesConfig};
 use crate::http::{Content, Piece};
+use coding::Coding;
 use conditions::{Conditions, Validators, Verdict};
 use directory::Directory;
+use kind::Types;
 use location::{Location, Malformed};
 use ranges::Selected;
 use root::{Found, INDEX, Opened, Wanted};
@@ -42,47 +44,75 @@ mod root;
 pub(super) struct Files {
     directory: Arc<Directory>,
     etag: Etag,
+    types: Types,
 }
 
 impl Files {
     /// Opens the directory.
     pub(super) fn open(config: &FilesConfig) -> io::Result<Self> {
         let directory = Arc::new(Directory::open(config.root.clone(), config.follow_symlinks)?);
-        Ok(Self { directory, etag: config.etag })
+        Ok(Self { directory, etag: config.etag, types: Types::new(&config.types) })
     }
 
-    /// Answers a GET or HEAD of this target, which is as the client wrote it.
-    pub(super) async fn answer(&self, request: &Request, target: &PathAndQuery) -> Response {
+    /// Answers a GET or HEAD of this target, which is as the client wrote it; nothing where there is no such file.
+    pub(super) async fn answer(&self, request: &Request, target: &PathAndQuery) -> Option<Response> {
         let location = match Location::parse(&target.path) {
             Ok(location) => location,
             Err(Malformed::Encoding) => {
-                return text(StatusCode::BadRequest, "the path is malformed: % needs two hexadecimal digits behind it");
+                let cause = "the path is malformed: % needs two hexadecimal digits behind it";
+                return Some(text(StatusCode::BadRequest, cause));
             }
-            Err(Malformed::Name) => return not_found(),
+            Err(Malformed::Name) => return None,
         };
-        let file = if location.is_directory { Path::new(INDEX) } else { &location.path };
-        let (kind, own_coding) = (kind::kind_of(file), kind::coding_of(file));
-        let accepted = match own_coding {
-            // It is sent as it lies there, to whomever.
-            Some(_) => coding::accepted(None),
-            None => coding::accepted(list(request, ACCEPT_ENCODING).as_deref()),
-        };
-        let wanted = Wanted { location, accepted };
+        let (wanted, own_coding) = wanted(request, location);
         match self.find(&wanted).await {
-            Ok(Found::File(mut opened)) => {
-                opened.coding = opened.coding.or(own_coding);
-                let validators = Validators::of(&opened.facts, self.etag, SystemTime::now());
-                let outcome = respond(request, kind, opened, &validators);
-                outcome.unwrap_or_else(|cause| refuse(&target.path, Errno::from_io_error(&cause).unwrap_or(Errno::IO)))
-            }
-            Ok(Found::Directory) => redirect(&wanted.location.as_directory(), target.query.as_deref()),
-            Ok(Found::Unacceptable) => {
-                let mut response =
-                    text(StatusCode::NotAcceptable, "this file is in no content coding that is accepted");
-                response.insert_header(VARY, "accept-encoding");
-                response
-            }
+            Ok(Found::File(opened)) => self.respond(request, &wanted, with_coding(opened, own_coding)),
+            Ok(Found::Directory) => Some(redirect(&wanted.location.as_directory(), target.query.as_deref())),
+            Ok(Found::Unacceptable) => Some(unacceptable()),
             Err(cause) => refuse(&target.path, cause),
+        }
+    }
+
+    /// Answers a GET or HEAD with the file at this path of names, as if it had been asked for; nothing where there is none.
+    pub(super) async fn answer_with(&self, request: &Request, path: &Path) -> Option<Response> {
+        let (wanted, own_coding) = wanted(request, Location { path: path.to_owned(), is_directory: false });
+        match self.find(&wanted).await {
+            Ok(Found::File(opened)) => self.respond(request, &wanted, with_coding(opened, own_coding)),
+            Ok(Found::Unacceptable) => Some(unacceptable()),
+            Ok(Found::Directory) => None,
+            Err(cause) => refuse(&path.display().to_string(), cause),
+        }
+    }
+
+    /// The file at this path of names, whole and with this status, in place of what was asked for: no condition and no
+    /// range applies to it. Nothing where there is none that can be sent.
+    pub(super) async fn page(&self, request: &Request, path: &Path, status: StatusCode) -> Option<Response> {
+        let (wanted, own_coding) = wanted(request, Location { path: path.to_owned(), is_directory: false });
+        let Ok(Found::File(opened)) = self.find(&wanted).await else { return None };
+        let Opened { file, facts, coding } = with_coding(opened, own_coding);
+        let mut response = Response::new(status);
+        Content::new(Some(file), vec![Piece::File(0..facts.length)]).attach(&mut response).ok()?;
+        describe(&mut response, &self.types.kind_of(path), coding);
+        response.insert_header(VARY, "accept-encoding");
+        Some(response)
+    }
+
+    /// Reads the file at this path of names, if it is no longer than this. Blocks while the disk is asked.
+    pub(super) fn read(&self, path: &Path, bytes_max: u64) -> Option<Vec<u8>> {
+        let location = Location { path: path.to_owned(), is_directory: false };
+        let found = self.directory.current().find(&Wanted { location, accepted: coding::accepted(None) });
+        let Ok(Found::File(opened)) = found else { return None };
+        let mut bytes = vec![];
+        opened.file.take(bytes_max + 1).read_to_end(&mut bytes).ok()?;
+        (bytes.len() as u64 <= bytes_max).then_some(bytes)
+    }
+
+    fn respond(&self, request: &Request, wanted: &Wanted, opened: Opened) -> Option<Response> {
+        let path = wanted.path();
+        let validators = Validators::of(&opened.facts, self.etag, SystemTime::now());
+        match respond(request, self.types.kind_of(&path), opened, &validators) {
+            Ok(response) => Some(response),
+            Err(cause) => refuse(&path.display().to_string(), Errno::from_io_error(&cause).unwrap_or(Errno::IO)),
         }
     }
 
@@ -104,13 +134,39 @@ impl Files {
     }
 }
 
+/// What a request asks for at this location, and the coding that the file there is in by its name.
+fn wanted(request: &Request, location: Location) -> (Wanted, Option<Coding>) {
+    let own_coding = kind::coding_of(if location.is_directory { Path::new(INDEX) } else { &location.path });
+    let accepted = match own_coding {
+        // It is sent as it lies there, to whomever.
+        Some(_) => coding::accepted(None),
+        None => coding::accepted(list(request, ACCEPT_ENCODING).as_deref()),
+    };
+    (Wanted { location, accepted }, own_coding)
+}
+
+fn with_coding(opened: Opened, own: Option<Coding>) -> Opened {
+    Opened { coding: opened.coding.or(own), ..opened }
+}
+
+fn unacceptable() -> Response {
+    let mut response = text(StatusCode::NotAcceptable, "this file is in no content coding that is accepted");
+    response.insert_header(VARY, "accept-encoding");
+    response
+}
+
+/// What a file is.
+fn describe(response: &mut Response, kind: &str, coding: Option<Coding>) {
+    response.insert_header(CONTENT_TYPE, kind);
+    // The type is known from the name: a browser that guesses another one from the content opens a hole.
+    response.insert_header("x-content-type-options", "nosniff");
+    if let Some(coding) = coding {
+        response.insert_header(CONTENT_ENCODING, coding.name());
+    }
+}
+
 /// What of a file a request gets.
-fn respond(
-    request: &Request,
-    kind: Cow<'static, str>,
-    opened: Opened,
-    validators: &Validators,
-) -> io::Result<Response> {
+fn respond(request: &Request, kind: Cow<'_, str>, opened: Opened, validators: &Validators) -> io::Result<Response> {
     let Opened { file, facts, coding } = opened;
     let range = Some(request).filter(|request| request.method() == Method::Get).and_then(|get| only(get, "range"));
     let selected = match (verdict(request, validators), range) {
@@ -146,13 +202,8 @@ fn respond(
         }
     };
     Content::new(Some(file), pieces).attach(&mut response)?;
-    response.insert_header(CONTENT_TYPE, &*kind);
-    // The type is known from the name: a browser that guesses another one from the content opens a hole.
-    response.insert_header("x-content-type-options", "nosniff");
+    describe(&mut response, &kind, coding);
     response.insert_header(ACCEPT_RANGES, "bytes");
-    if let Some(coding) = coding {
-        response.insert_header(CONTENT_ENCODING, coding.name());
-    }
     Ok(with_validators(response, validators))
 }
 
@@ -201,11 +252,11 @@ fn redirect(path: &str, query: Option<&str>) -> Response {
     response
 }
 
-/// What a client learns of an error. What leaves the root does not exist for it.
-fn refuse(path: &str, cause: Errno) -> Response {
-    match cause {
+/// What a client learns of an error; nothing where there is no such file. What leaves the root does not exist for it.
+fn refuse(path: &str, cause: Errno) -> Option<Response> {
+    Some(match cause {
         Errno::NOENT | Errno::NOTDIR | Errno::XDEV | Errno::LOOP | Errno::NAMETOOLONG | Errno::NXIO | Errno::NODEV => {
-            not_found()
+            return None;
         }
         Errno::ACCESS | Errno::PERM => text(StatusCode::Forbidden, "forbidden"),
         _ if root::is_exhaustion(cause) => {
@@ -216,7 +267,7 @@ fn refuse(path: &str, cause: Errno) -> Response {
             log::error!("cannot open the file for {path}: {cause}");
             text(StatusCode::InternalServerError, "internal error")
         }
-    }
+    })
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@
 //! by name without following any link, which comes to the same. What is there is looked at before it is opened, and
 //! only regular files are files: to open a FIFO wakes whoever waits to write to it, and a device may do anything.
 
+use std::borrow::Cow;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -64,6 +65,16 @@ enum Patience {
 pub(super) struct Wanted {
     pub(super) location: Location,
     pub(super) accepted: Accepted,
+}
+
+impl Wanted {
+    /// The path of the file below the root.
+    pub(super) fn path(&self) -> Cow<'_, Path> {
+        match &self.location {
+            Location { path, is_directory: true } => path.join(INDEX).into(),
+            Location { path, is_directory: false } => path.into(),
+        }
+    }
 }
 
 /// What is at a location.
@@ -132,7 +143,7 @@ impl Root {
 
     fn look(&self, wanted: &Wanted, patience: Patience) -> Result<Found, Errno> {
         let Wanted { location, accepted } = wanted;
-        let path = if location.is_directory { location.path.join(INDEX) } else { location.path.clone() };
+        let path = wanted.path();
         let (file, stat) = match self.open_file(&path, patience)? {
             Ok(opened) => opened,
             Err(FileType::Directory) if !location.is_directory => return Ok(Found::Directory),
