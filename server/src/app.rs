@@ -14,6 +14,7 @@ use crate::http;
 
 pub use crate::config::{Etag, FilesConfig, SiteConfig};
 
+mod accept;
 mod answer;
 mod demo;
 mod files;

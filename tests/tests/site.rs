@@ -224,7 +224,17 @@ fn flags_and_variables_say_what_the_tables_say() {
     fs::create_dir(reborn.folder().join("www")).unwrap();
     fs::write(reborn.folder().join("www/app.html"), "the application").unwrap();
     let server = reborn
-        .args(["--root", "www", "--fallback", "app.html", "--redirect", "/a /b", "--types", "html=text/x-html"])
+        .args([
+            "--root",
+            "www",
+            "--fallback",
+            "app.html",
+            "--redirect",
+            "/a /b",
+            "--types",
+            "html=text/x-html",
+            "--list",
+        ])
         .env("REBORN_HEADERS", "/* A: one, two\n/b* ! X-Content-Type-Options\n")
         .start();
     let mut connection = connect(&server);
@@ -234,6 +244,8 @@ fn flags_and_variables_say_what_the_tables_say() {
     assert_eq!(answer.header("content-type"), Some("text/x-html; charset=utf-8"));
     let answer = ask(&mut connection, "GET /a", "any", &[]);
     assert_eq!((answer.status, answer.header("location")), (301, Some("/b")));
+    let answer = ask(&mut connection, "GET /", "any", &["accept: */*"]);
+    assert!(answer.status == 200 && answer.text().contains("<a href=\"app.html\">app.html</a>"), "{}", answer.text());
 }
 
 #[test]

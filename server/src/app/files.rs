@@ -19,6 +19,7 @@ use http_types::headers::{
 use http_types::{Method, Request, Response, StatusCode};
 use rustix::io::Errno;
 
+use super::accept;
 use super::answer::{PathAndQuery, text};
 use crate::config::{Etag, FilesConfig};
 use crate::http::{Content, Piece};
@@ -26,6 +27,7 @@ use coding::Coding;
 use conditions::{Conditions, Validators, Verdict};
 use directory::Directory;
 use kind::Types;
+use listing::Order;
 use location::{Location, Malformed};
 use ranges::Selected;
 use root::{Found, INDEX, Opened, Wanted};
@@ -35,9 +37,13 @@ mod coding;
 mod conditions;
 mod directory;
 mod kind;
+mod listing;
 mod location;
 mod ranges;
 mod root;
+
+/// So many entries of a directory are listed, and no more.
+const LISTED_MAX: usize = 10_000;
 
 /// A directory whose files are served.
 #[derive(Clone, Debug)]
@@ -45,13 +51,15 @@ pub(super) struct Files {
     directory: Arc<Directory>,
     etag: Etag,
     types: Types,
+    /// Whether clients may see what is in a directory without an index.
+    lists: bool,
 }
 
 impl Files {
     /// Opens the directory.
     pub(super) fn open(config: &FilesConfig) -> io::Result<Self> {
         let directory = Arc::new(Directory::open(config.root.clone(), config.follow_symlinks)?);
-        Ok(Self { directory, etag: config.etag, types: Types::new(&config.types) })
+        Ok(Self { directory, etag: config.etag, types: Types::new(&config.types), lists: config.list })
     }
 
     /// Answers a GET or HEAD of this target, which is as the client wrote it; nothing where there is no such file.
@@ -69,8 +77,23 @@ impl Files {
             Ok(Found::File(opened)) => self.respond(request, &wanted, with_coding(opened, own_coding)),
             Ok(Found::Directory) => Some(redirect(&wanted.location.as_directory(), target.query.as_deref())),
             Ok(Found::Unacceptable) => Some(unacceptable()),
+            Err(Errno::NOENT) if self.lists && wanted.location.is_directory => {
+                self.listing(request, target, wanted.location).await
+            }
             Err(cause) => refuse(&target.path, cause),
         }
+    }
+
+    /// What is in a directory that has no index; nothing where there is no such directory.
+    async fn listing(&self, request: &Request, target: &PathAndQuery, location: Location) -> Option<Response> {
+        let (root, path, order) =
+            (self.directory.current(), target.path.clone(), Order::parse(target.query.as_deref()));
+        let as_json = accept::names(request, "application/json") && !accept::names(request, "text/html");
+        let listed = smol::unblock(move || {
+            let listed = root.list(&location.path, LISTED_MAX)?;
+            Ok(listing::answer(listed, &path, order, as_json))
+        });
+        listed.await.map_or_else(|cause| refuse(&target.path, cause), Some)
     }
 
     /// Answers a GET or HEAD with the file at this path of names, as if it had been asked for; nothing where there is none.

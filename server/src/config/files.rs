@@ -1,5 +1,5 @@
-//! Which plain files are served, and how they are told apart: what `--root`, `--follow-symlinks`, `--etag`, `--fallback` and
-//! `--types` come to.
+//! Which plain files are served, and how they are told apart: what `--root`, `--follow-symlinks`, `--etag`, `--list`,
+//! `--fallback` and `--types` come to.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
@@ -16,6 +16,8 @@ pub struct FilesConfig {
     pub follow_symlinks: bool,
     /// What their entity tags are made of.
     pub etag: Etag,
+    /// Whether clients may see what is in a directory without an index.
+    pub list: bool,
     /// The file below the directory that navigations to what is not there get.
     pub fallback: Option<PathBuf>,
     /// Media types by the extension in lower case, without its dot. Of several for one extension the last one holds.

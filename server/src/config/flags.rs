@@ -237,6 +237,11 @@ pub struct SiteArgs {
     #[arg(default_value = "state")]
     pub etag: Given,
 
+    /// Show what is in a directory that has no index.html, to people as a page, to programs as JSON
+    #[arg(long, env = "REBORN_LIST", value_name = "BOOL", help_heading = "What is served")]
+    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub list: Option<Given>,
+
     /// Set a header of the answers for a path, or with ! NAME remove it; repeat it, in the variable a line each
     #[arg(long, env = "REBORN_HEADERS", value_name = "PATH NAME: VALUE", help_heading = "What is served")]
     pub headers: Vec<Given>,

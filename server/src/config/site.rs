@@ -80,9 +80,12 @@ impl SiteConfig {
             before.iter().chain(list(own))
         };
         let etag = if *own.etag.source() == ValueSource::Default { &common.etag } else { &own.etag };
-        let follow = non_empty(own.follow_symlinks.as_ref()).or(common.follow_symlinks.as_ref());
+        let is_on = |flag: fn(&SiteArgs) -> Option<&Given>| {
+            non_empty(flag(own)).or(flag(common)).map_or(Ok(false), Given::boolean)
+        };
         let files = FilesConfig {
-            follow_symlinks: follow.map_or(Ok(false), Given::boolean)?,
+            follow_symlinks: is_on(|args| args.follow_symlinks.as_ref())?,
+            list: is_on(|args| args.list.as_ref())?,
             etag: files::etag(etag)?,
             fallback: optional(own.fallback.as_ref(), files::fallback)?,
             types: inherited(|args| &args.types).map(files::media_type).collect::<Result<_, _>>()?,

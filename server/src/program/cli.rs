@@ -194,6 +194,7 @@ mod tests {
                 "config",
                 "root",
                 "follow_symlinks",
+                "list",
                 "headers",
                 "redirect",
                 "fallback",

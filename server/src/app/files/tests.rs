@@ -586,3 +586,64 @@ fn errors_tell_the_client_no_more_than_it_needs() {
         assert_eq!(refuse("/x", cause).unwrap_or_else(not_found).status(), status, "{cause}");
     }
 }
+
+/// What programs are told of a directory.
+fn listed(site: &Site, target: &str) -> Vec<(String, String)> {
+    let answer = site.get(target, &[("accept", "application/json")]);
+    assert_eq!((answer.status, answer.header("content-type")), (200, Some("application/json")), "{target}");
+    let rows: serde_json::Value = serde_json::from_slice(&answer.body).unwrap();
+    let text = |row: &serde_json::Value, key: &str| row[key].as_str().unwrap().to_owned();
+    rows.as_array().unwrap().iter().map(|row| (text(row, "url"), text(row, "type"))).collect()
+}
+
+#[test]
+fn a_directory_shows_what_clients_can_ask_for_where_that_is_wanted() {
+    for mut site in Site::both() {
+        assert_eq!(site.get("/dir/deep/", &[]).status, 404, "only where it is wanted");
+        site.files.lists = true;
+        fs::remove_file(site.root().join("index.html")).unwrap();
+        fs::create_dir(site.root().join("dir/deep/.well-known")).unwrap();
+        fs::write(site.root().join(OsStr::from_bytes(b"\xff<b>:")), "odd").unwrap();
+        let all: Vec<_> = listed(&site, "/").into_iter().map(|(url, _)| url).collect();
+        let expected = [
+            ".well-known/",
+            "%5Cevil.example/",
+            "dir/",
+            "empty/",
+            "odd/",
+            "100%25.txt",
+            "a.txt",
+            "no-bytes",
+            "page.html",
+        ];
+        assert_eq!(all[..9], expected, "links, pipes and what is hidden are not there");
+        assert_eq!(all[9..], ["with%20space%20%C3%A9.bin", "%FF%3Cb%3E%3A"]);
+        for url in &all {
+            let answer = site.get(&format!("/{url}"), &[]);
+            assert_eq!(answer.status, 200, "{url}");
+        }
+        assert_eq!(listed(&site, "/dir/deep/"), [("b.svg".to_owned(), "file".to_owned())]);
+        assert_eq!(listed(&site, "/empty/"), []);
+        let page = site.get("/dir/deep/?sort=size", &[]);
+        assert_eq!((page.status, page.header("content-type")), (200, Some("text/html; charset=utf-8")));
+        assert!(page.text().contains("<a href=\"b.svg\">b.svg</a>"), "{}", page.text());
+        assert_eq!(site.get("/dir/", &[]).text(), "a directory's index");
+        assert_eq!(site.get("/dir/deep", &[]).header("location"), Some("/dir/deep/"));
+        for path in ["/missing/", "/a.txt/", "/.git/", "/linked/deep/", "/up/", "/fifo/"] {
+            assert_eq!(site.get(path, &[]).status, 404, "{path}");
+        }
+    }
+}
+
+#[test]
+fn what_is_behind_links_is_listed_where_they_are_followed() {
+    let mut site = Site::with(true);
+    site.files.lists = true;
+    assert_eq!(listed(&site, "/linked/deep/"), [("b.svg".to_owned(), "file".to_owned())]);
+    fs::remove_file(site.root().join("index.html")).unwrap();
+    let all = listed(&site, "/");
+    for (url, kind) in [("inside", "file"), ("linked/", "directory"), ("outside", "file")] {
+        assert!(all.contains(&(url.to_owned(), kind.to_owned())), "{url} in {all:?}");
+    }
+    assert!(!all.iter().any(|(url, _)| ["dangling", "loop", "device", "socket"].contains(&url.as_str())), "{all:?}");
+}

@@ -7,9 +7,10 @@
 
 use std::path::{Path, PathBuf};
 
-use http_types::headers::{ACCEPT, CONTENT_TYPE, HeaderValue, VARY};
+use http_types::headers::{CONTENT_TYPE, VARY};
 use http_types::{Body, Request, Response, StatusCode};
 
+use crate::app::accept;
 use crate::app::answer::not_found;
 use crate::app::files::Files;
 
@@ -36,7 +37,8 @@ impl Errors {
     /// The answer to a GET or HEAD of what is not there.
     pub(super) async fn missing(&self, files: &Files, request: &Request) -> Response {
         let mut response = match &self.fallback {
-            Some(path) if is_navigation(request) => files.answer_with(request, path).await,
+            // A browser that goes to a page names it.
+            Some(path) if accept::names(request, "text/html") => files.answer_with(request, path).await,
             _ => None,
         };
         if response.is_none() {
@@ -56,47 +58,5 @@ impl Errors {
             response.insert_header(CONTENT_TYPE, "text/html");
         }
         response
-    }
-}
-
-/// Whether a browser goes to a page, and names HTML first of all that it takes: scripts and pictures take anything.
-fn is_navigation(request: &Request) -> bool {
-    let lines = request.header(ACCEPT).into_iter().flat_map(|lines| lines.iter().map(HeaderValue::as_str));
-    lines.flat_map(|line| line.split(',')).any(accepts_html)
-}
-
-/// Whether it is HTML that a member of an Accept header speaks of, with any weight but zero.
-fn accepts_html(member: &str) -> bool {
-    let mut parts = member.split(';').map(str::trim);
-    let is_html = parts.next().is_some_and(|kind| kind.eq_ignore_ascii_case("text/html"));
-    let is_nothing = |weight: &str| weight.trim_start_matches(['0', '.']).is_empty() && weight.starts_with('0');
-    is_html && !parts.filter_map(|part| part.strip_prefix("q=").or(part.strip_prefix("Q="))).any(is_nothing)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_navigation_is_what_takes_html_by_name() {
-        let chromium = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,*/*;q=0.8";
-        for (accept, expected) in [
-            (chromium, true),
-            ("TEXT/HTML", true),
-            ("application/json, text/html;q=0.1", true),
-            ("text/html;level=1;q=0.5", true),
-            ("text/html;q=0", false),
-            ("text/html; q=0.000, */*", false),
-            ("*/*", false),
-            ("text/*", false),
-            ("application/json", false),
-            ("text/htmlx", false),
-            ("", false),
-        ] {
-            let mut request = Request::get("http://localhost/");
-            request.insert_header(ACCEPT, accept);
-            assert_eq!(is_navigation(&request), expected, "{accept}");
-        }
-        assert!(!is_navigation(&Request::get("http://localhost/")));
     }
 }
