@@ -116,9 +116,9 @@ const TABLES: [(&str, &str); 5] = [
     (
         "[[site]]",
         "A site for the hosts in host = [\"example.org\", \"*.example.org\"], an exact one before those with an asterisk. Its keys \
-         are root, redirect, fallback, headers, types, list, etag and follow-symlinks, and its tables [[site.headers]], \
+         are root, redirect, fallback, headers, types, list, compress, etag and follow-symlinks, and its tables [[site.headers]], \
          [[site.redirect]] and [site.types]. Headers and types outside of sites hold for all of them, and so do list, \
-         etag and follow-symlinks where a site does not have its own. A root or a redirect outside is a site of its own, for all hosts \
+         compress, etag and follow-symlinks where a site does not have its own. A root or a redirect outside is a site of its own, for all hosts \
          that no table names; without it these get the first table's.",
     ),
     ("[[tls]]", "A certificate and its key: certificate = FILE, key = FILE."),

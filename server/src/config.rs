@@ -23,7 +23,7 @@ mod site;
 mod tls;
 mod values;
 
-pub use files::{Etag, FilesConfig};
+pub use files::{Compression, Etag, FilesConfig};
 pub use flags::{AppArgs, HostedArgs, ServeArgs, SiteArgs, TlsArgs};
 pub use given::{Error, FilePosition, Given, ValueSource};
 pub(crate) use given::{is_given, items, non_empty, separator, with_file_value};

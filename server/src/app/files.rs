@@ -24,6 +24,7 @@ use super::answer::{PathAndQuery, text};
 use crate::config::{Etag, FilesConfig};
 use crate::http::{Content, Piece};
 use coding::Coding;
+use compressed::Compressed;
 use conditions::{Conditions, Validators, Verdict};
 use directory::Directory;
 use kind::Types;
@@ -34,6 +35,7 @@ use root::{Found, INDEX, Opened, Wanted};
 
 mod byteranges;
 mod coding;
+mod compressed;
 mod conditions;
 mod directory;
 mod kind;
@@ -53,13 +55,21 @@ pub(super) struct Files {
     types: Types,
     /// Whether clients may see what is in a directory without an index.
     lists: bool,
+    /// What is compressed as it is asked for, if anything is.
+    compressed: Option<Arc<Compressed>>,
 }
 
 impl Files {
     /// Opens the directory.
     pub(super) fn open(config: &FilesConfig) -> io::Result<Self> {
         let directory = Arc::new(Directory::open(config.root.clone(), config.follow_symlinks)?);
-        Ok(Self { directory, etag: config.etag, types: Types::new(&config.types), lists: config.list })
+        Ok(Self {
+            directory,
+            etag: config.etag,
+            types: Types::new(&config.types),
+            lists: config.list,
+            compressed: Compressed::new(&config.compress).map(Arc::new),
+        })
     }
 
     /// Answers a GET or HEAD of this target, which is as the client wrote it; nothing where there is no such file.
@@ -74,7 +84,7 @@ impl Files {
         };
         let (wanted, own_coding) = wanted(request, location);
         match self.find(&wanted).await {
-            Ok(Found::File(opened)) => self.respond(request, &wanted, with_coding(opened, own_coding)),
+            Ok(Found::File(opened)) => self.respond(request, &wanted, with_coding(opened, own_coding)).await,
             Ok(Found::Directory) => Some(redirect(&wanted.location.as_directory(), target.query.as_deref())),
             Ok(Found::Unacceptable) => Some(unacceptable()),
             Err(Errno::NOENT) if self.lists && wanted.location.is_directory => {
@@ -100,7 +110,7 @@ impl Files {
     pub(super) async fn answer_with(&self, request: &Request, path: &Path) -> Option<Response> {
         let (wanted, own_coding) = wanted(request, Location { path: path.to_owned(), is_directory: false });
         match self.find(&wanted).await {
-            Ok(Found::File(opened)) => self.respond(request, &wanted, with_coding(opened, own_coding)),
+            Ok(Found::File(opened)) => self.respond(request, &wanted, with_coding(opened, own_coding)).await,
             Ok(Found::Unacceptable) => Some(unacceptable()),
             Ok(Found::Directory) => None,
             Err(cause) => refuse(&path.display().to_string(), cause),
@@ -130,10 +140,17 @@ impl Files {
         (bytes.len() as u64 <= bytes_max).then_some(bytes)
     }
 
-    fn respond(&self, request: &Request, wanted: &Wanted, opened: Opened) -> Option<Response> {
+    async fn respond(&self, request: &Request, wanted: &Wanted, opened: Opened) -> Option<Response> {
         let path = wanted.path();
+        let kind = self.types.kind_of(&path);
         let validators = Validators::of(&opened.facts, self.etag, SystemTime::now());
-        match respond(request, self.types.kind_of(&path), opened, &validators) {
+        if let Some(compressed) = &self.compressed
+            && let Some(response) =
+                compress(compressed, request, (&wanted.accepted.codings, &kind), &opened, &validators).await
+        {
+            return Some(response);
+        }
+        match respond(request, kind, opened, &validators) {
             Ok(response) => Some(response),
             Err(cause) => refuse(&path.display().to_string(), Errno::from_io_error(&cause).unwrap_or(Errno::IO)),
         }
@@ -188,19 +205,53 @@ fn describe(response: &mut Response, kind: &str, coding: Option<Coding>) {
     }
 }
 
+/// What a request gets of a file that is compressed for it; nothing where it gets the file as it is. A part of it would be one
+/// of bytes that nobody has seen: who asks for one is sent that of the file.
+async fn compress(
+    compressed: &Compressed,
+    request: &Request,
+    (accepted, kind): (&[Coding], &str),
+    opened: &Opened,
+    validators: &Validators,
+) -> Option<Response> {
+    if opened.coding.is_some() || request.header("range").is_some() {
+        return None;
+    }
+    let coding = compressed.choose(accepted, kind, opened.facts.length)?;
+    let validators = validators.clone().coded(coding.name());
+    if let Some(response) = without_body(verdict(request, &validators), &validators) {
+        return Some(response);
+    }
+    let bytes = compressed.get(&opened.file, &opened.facts, coding).await?;
+    let mut response = Response::new(StatusCode::Ok);
+    Content::new(None, vec![Piece::Memory(bytes.to_vec())]).attach(&mut response).ok()?;
+    describe(&mut response, kind, Some(coding));
+    Some(with_validators(response, &validators))
+}
+
+/// The answer that conditions alone come to, if they do.
+fn without_body(verdict: Verdict, validators: &Validators) -> Option<Response> {
+    let response = match verdict {
+        Verdict::NotModified => Response::new(StatusCode::NotModified),
+        Verdict::Failed => {
+            text(StatusCode::PreconditionFailed, "the file is in another state than this request expects")
+        }
+        Verdict::Send | Verdict::SendWhole => return None,
+    };
+    Some(with_validators(response, validators))
+}
+
 /// What of a file a request gets.
 fn respond(request: &Request, kind: Cow<'_, str>, opened: Opened, validators: &Validators) -> io::Result<Response> {
     let Opened { file, facts, coding } = opened;
     let range = Some(request).filter(|request| request.method() == Method::Get).and_then(|get| only(get, "range"));
-    let selected = match (verdict(request, validators), range) {
-        (Verdict::NotModified, _) => return Ok(with_validators(Response::new(StatusCode::NotModified), validators)),
-        (Verdict::Failed, _) => {
-            let response =
-                text(StatusCode::PreconditionFailed, "the file is in another state than this request expects");
-            return Ok(with_validators(response, validators));
-        }
-        (Verdict::Send, Some(range)) => ranges::select(range, facts.length),
-        (Verdict::Send, None) | (Verdict::SendWhole, _) => Selected::Whole,
+    let verdict = verdict(request, validators);
+    if let Some(response) = without_body(verdict, validators) {
+        return Ok(response);
+    }
+    let selected = match range {
+        Some(range) if verdict == Verdict::Send => ranges::select(range, facts.length),
+        _ => Selected::Whole,
     };
     let ranges = match selected {
         Selected::Whole => None,

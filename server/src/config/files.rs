@@ -1,5 +1,5 @@
 //! Which plain files are served, and how they are told apart: what `--root`, `--follow-symlinks`, `--etag`, `--list`,
-//! `--fallback` and `--types` come to.
+//! `--compress`, `--fallback` and `--types` come to.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
@@ -18,6 +18,8 @@ pub struct FilesConfig {
     pub etag: Etag,
     /// Whether clients may see what is in a directory without an index.
     pub list: bool,
+    /// The codings in which texts are compressed as they are asked for.
+    pub compress: Vec<Compression>,
     /// The file below the directory that navigations to what is not there get.
     pub fallback: Option<PathBuf>,
     /// Media types by the extension in lower case, without its dot. Of several for one extension the last one holds.
@@ -34,6 +36,29 @@ pub enum Etag {
     /// The size, and the date of the content, as nginx writes them: replicas with copies that kept their dates have the
     /// same. Two states may have the same, so that the tag is weak: good for a 304, and not for ranges.
     SizeMtime,
+}
+
+/// A coding in which texts are compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Compression {
+    /// gzip, which every client takes.
+    Gzip,
+    /// Zstandard.
+    Zstd,
+    /// Brotli, the smallest.
+    Brotli,
+}
+
+/// Reads names of codings, with commas between them.
+pub(super) fn compress(given: &[Given]) -> Result<Vec<Compression>, Error> {
+    let one = |given: &Given, name: &str| match name {
+        "gzip" => Ok(Compression::Gzip),
+        "zstd" => Ok(Compression::Zstd),
+        "br" => Ok(Compression::Brotli),
+        _ => Err(given.refuse(format!("{name:?} is no coding"), "write gzip, zstd, br, or several with commas")),
+    };
+    let names = given.iter().flat_map(|given| given.text().split(',').map(move |name| (given, name.trim())));
+    names.filter(|(_, name)| !name.is_empty()).map(|(given, name)| one(given, name)).collect()
 }
 
 pub(super) fn etag(given: &Given) -> Result<Etag, Error> {
@@ -87,8 +112,23 @@ pub(super) fn is_token(text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use Compression::{Brotli, Gzip, Zstd};
+
     use super::*;
     use crate::config::given::{ValueSource, given};
+
+    #[test]
+    fn codings_are_named_with_commas_or_one_by_one() {
+        let read = |texts: &[&str]| {
+            let given: Vec<_> = texts.iter().map(|text| given(ValueSource::Flag, "compress", text)).collect();
+            compress(&given).map_err(|error| error.to_string())
+        };
+        assert_eq!(read(&["gzip, zstd,br"]), Ok(vec![Gzip, Zstd, Brotli]));
+        assert_eq!(read(&["br", "gzip"]), Ok(vec![Brotli, Gzip]));
+        assert_eq!(read(&[""]), Ok(vec![]));
+        let error = read(&["gzip,deflate"]).unwrap_err();
+        assert!(error.contains("\"deflate\" is no coding; write gzip, zstd, br"), "{error}");
+    }
 
     #[test]
     fn a_type_is_known_by_its_extension_in_any_case_with_a_dot_or_without() {

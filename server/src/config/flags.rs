@@ -242,6 +242,10 @@ pub struct SiteArgs {
     #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub list: Option<Given>,
 
+    /// Compress texts as they are asked for, where no compressed sibling is there: gzip, zstd, br, or several with commas
+    #[arg(long, env = "REBORN_COMPRESS", value_name = "CODINGS", help_heading = "What is served")]
+    pub compress: Vec<Given>,
+
     /// Set a header of the answers for a path, or with ! NAME remove it; repeat it, in the variable a line each
     #[arg(long, env = "REBORN_HEADERS", value_name = "PATH NAME: VALUE", help_heading = "What is served")]
     pub headers: Vec<Given>,

@@ -85,6 +85,7 @@ impl SiteConfig {
         };
         let files = FilesConfig {
             follow_symlinks: is_on(|args| args.follow_symlinks.as_ref())?,
+            compress: files::compress(if own.compress.is_empty() { &common.compress } else { &own.compress })?,
             list: is_on(|args| args.list.as_ref())?,
             etag: files::etag(etag)?,
             fallback: optional(own.fallback.as_ref(), files::fallback)?,

@@ -195,6 +195,7 @@ mod tests {
                 "root",
                 "follow_symlinks",
                 "list",
+                "compress",
                 "headers",
                 "redirect",
                 "fallback",

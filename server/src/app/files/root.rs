@@ -283,6 +283,11 @@ pub(super) fn is_exhaustion(cause: Errno) -> bool {
     matches!(cause, Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::AGAIN)
 }
 
+/// What is known of a file that is open.
+pub(super) fn facts_of(file: &File) -> Result<Facts, Errno> {
+    facts(&rustix::fs::fstat(file)?)
+}
+
 fn facts(stat: &Stat) -> Result<Facts, Errno> {
     let time = |seconds: i64, nanoseconds: u64| {
         let whole = Duration::from_secs(seconds.unsigned_abs());

@@ -14,6 +14,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::app::answer::not_found;
+use crate::config::Compression;
 
 /// A root with files of each kind, beside a secret that must stay one.
 struct Site {
@@ -646,4 +647,50 @@ fn what_is_behind_links_is_listed_where_they_are_followed() {
         assert!(all.contains(&(url.to_owned(), kind.to_owned())), "{url} in {all:?}");
     }
     assert!(!all.iter().any(|(url, _)| ["dangling", "loop", "device", "socket"].contains(&url.as_str())), "{all:?}");
+}
+
+#[test]
+fn a_text_is_compressed_where_that_is_wanted_and_its_tag_is_another_one() {
+    let mut site = Site::new();
+    let all = [Compression::Gzip, Compression::Zstd, Compression::Brotli];
+    let text = "body { color: black }\n".repeat(500);
+    site.write("long.css", text.as_bytes());
+    site.write("long.png", text.as_bytes());
+    site.write("long.js", text.as_bytes());
+    site.write("long.js.gz", b"packed before");
+    let any = [("accept-encoding", "gzip, br, zstd")];
+    assert_eq!(site.get("/long.css", &any).header("content-encoding"), None, "only where it is wanted");
+    site.files.compressed = Compressed::new(&all).map(Arc::new);
+    let strong = site.strong_tag("/long.css");
+    for (accepted, coding) in [("gzip", "gzip"), ("zstd", "zstd"), ("br", "br"), ("gzip;q=1, br;q=0.5", "gzip")] {
+        let answer = site.get("/long.css", &[("accept-encoding", accepted)]);
+        assert_eq!((answer.status, answer.header("content-encoding")), (200, Some(coding)));
+        assert!(
+            answer.body.len() < text.len() / 10 && answer.header("content-type") == Some("text/css; charset=utf-8")
+        );
+        let tag = format!("W/{}-{coding}\"", strong.trim_end_matches('"'));
+        assert_eq!((answer.header("etag"), answer.header("vary")), (Some(&*tag), Some("accept-encoding")));
+        assert_eq!(answer.header("accept-ranges"), None);
+        let again = site.get("/long.css", &[("accept-encoding", accepted)]);
+        assert_eq!(again.body, answer.body);
+        assert_eq!(site.get("/long.css", &[("accept-encoding", accepted), ("if-none-match", &tag)]).status, 304);
+        assert_eq!(site.get("/long.css", &[("if-none-match", &tag)]).text(), text, "it is of no other coding");
+        let head = site.ask(Method::Head, "/long.css", &[("accept-encoding", accepted)]);
+        assert_eq!(head.len(), Some(answer.body.len()));
+    }
+    let part = site.get("/long.css", &[any[0], ("range", "bytes=0-3")]);
+    assert_eq!((part.status, part.text(), part.header("etag")), (206, "body", Some(&*strong)));
+    assert_eq!(site.get("/long.js", &any).text(), "packed before", "what lies there comes before what has to be made");
+    assert_eq!(site.get("/long.js", &[("accept-encoding", "br")]).header("content-encoding"), Some("br"));
+    for (path, accepted) in
+        [("/long.png", "gzip"), ("/a.txt", "gzip"), ("/long.css", "gzip;q=0"), ("/long.css", "identity")]
+    {
+        let answer = site.get(path, &[("accept-encoding", accepted)]);
+        assert_eq!((answer.status, answer.header("content-encoding")), (200, None), "{path} {accepted}");
+    }
+    site.write("long.css", text.replace("black", "white").as_bytes());
+    let answer = site.get("/long.css", &[("accept-encoding", "gzip")]);
+    let mut decoded = String::new();
+    flate2::read::GzDecoder::new(&*answer.body).read_to_string(&mut decoded).unwrap();
+    assert!(decoded.contains("white") && !decoded.contains("black"), "another state of the file is compressed anew");
 }
