@@ -104,7 +104,7 @@ const TABLES: [(&str, &str); 5] = [
         "[[headers]]",
         "The same as headers: the answers for path (an asterisk stands for any characters, ** as well; {a,b} for either) get what \
          set = { NAME = \"VALUE\" } says, and lose what remove = [\"NAME\"] names. Tables are obeyed from the first to the last. What \
-         is said of a file (Cache-Control, Expires, Content-Type and the like) is not said of an error or a redirect.",
+         is said of a file (Cache-Control, Expires, Content-Type and the like) is not said of an error.",
     ),
     (
         "[[redirect]]",

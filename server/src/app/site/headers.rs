@@ -1,7 +1,7 @@
 //! The headers that a site gives to its answers, or takes from them: by the path of the request, decoded once.
 //!
-//! What describes a file and its lifetime belongs to answers that have one (2xx, and 304 in their place): an error or a
-//! redirect that was kept for a year would be worse than none. All other headers go with every answer.
+//! What describes a file belongs to answers that have one (2xx, and 304 in their place), and how long an answer may be kept to
+//! those and to redirects: an error that was kept for a year would be worse than none. All other headers go with every answer.
 
 use std::borrow::Cow;
 use std::ffi::OsStr;
@@ -16,20 +16,18 @@ use percent_encoding::percent_decode_str;
 use crate::config::HeaderRule;
 
 /// What is said of a file: it does not hold for an answer without one.
-const OF_FILES: [&str; 12] = [
-    "cache-control",
-    "cdn-cache-control",
+const OF_FILES: [&str; 7] = [
     "content-disposition",
     "content-encoding",
     "content-language",
     "content-location",
     "content-type",
     "etag",
-    "expires",
     "last-modified",
-    "pragma",
-    "surrogate-control",
 ];
+
+/// How long an answer may be kept.
+const LIFETIMES: [&str; 5] = ["cache-control", "cdn-cache-control", "expires", "pragma", "surrogate-control"];
 
 #[derive(Debug)]
 pub(super) struct Headers {
@@ -43,7 +41,33 @@ struct Rule {
     name: HeaderName,
     /// Without one the header goes.
     value: Option<HeaderValue>,
-    is_of_files: bool,
+    scope: Scope,
+}
+
+/// Which answers a header is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Scope {
+    Files,
+    FilesAndRedirects,
+    All,
+}
+
+impl Scope {
+    fn of(name: &str) -> Scope {
+        match name {
+            name if OF_FILES.contains(&name) => Scope::Files,
+            name if LIFETIMES.contains(&name) => Scope::FilesAndRedirects,
+            _ => Scope::All,
+        }
+    }
+
+    fn holds_for(self, status: StatusCode) -> bool {
+        match self {
+            Scope::Files => status.is_success() || status == StatusCode::NotModified,
+            Scope::FilesAndRedirects => status.is_success() || status.is_redirection(),
+            Scope::All => true,
+        }
+    }
 }
 
 impl Headers {
@@ -64,10 +88,10 @@ impl Headers {
             return;
         }
         let path: Cow<'_, [u8]> = percent_decode_str(path).into();
-        let has_file = response.status().is_success() || response.status() == StatusCode::NotModified;
+        let status = response.status();
         for index in self.paths.matches(OsStr::from_bytes(&path)) {
             let rule = &self.rules[index];
-            if has_file || !rule.is_of_files {
+            if rule.scope.holds_for(status) {
                 rule.apply(response);
             }
         }
@@ -79,8 +103,7 @@ impl Rule {
         let fails = |error: http_types::Error| io::Error::other(format!("headers: {}: {error}", rule.name));
         let name = HeaderName::from_bytes(rule.name.clone().into_bytes()).map_err(fails)?;
         let value = rule.value.as_ref().map(|value| HeaderValue::from_bytes(value.clone().into_bytes()));
-        let is_of_files = OF_FILES.contains(&rule.name.as_str());
-        Ok(Rule { name, value: value.transpose().map_err(fails)?, is_of_files })
+        Ok(Rule { name, value: value.transpose().map_err(fails)?, scope: Scope::of(&rule.name) })
     }
 
     fn apply(&self, response: &mut Response) {
@@ -160,11 +183,17 @@ mod tests {
 
     #[test]
     fn what_is_said_of_a_file_is_not_said_of_an_error_or_a_redirect() {
-        let rules = ["/* Cache-Control: immutable", "/* X-Frame-Options: deny"];
-        for (status, has_both) in [(200, true), (206, true), (304, true), (301, false), (404, false), (503, false)] {
-            let lines = applied(&rules, "/", status);
-            assert_eq!(lines.len() == 2, has_both, "{status}: {lines:?}");
-            assert!(lines.contains(&"x-frame-options: deny".to_owned()));
+        let rules = ["/* Cache-Control: immutable", "/* Content-Language: de", "/* X-Frame-Options: deny"];
+        let [lifetime, language, all] = ["cache-control: immutable", "content-language: de", "x-frame-options: deny"];
+        for (status, expected) in [
+            (200, &[lifetime, language, all][..]),
+            (206, &[lifetime, language, all]),
+            (304, &[lifetime, language, all]),
+            (301, &[lifetime, all]),
+            (404, &[all]),
+            (503, &[all]),
+        ] {
+            assert_eq!(applied(&rules, "/", status), expected, "{status}");
         }
     }
 }
