@@ -60,10 +60,16 @@ fn configuration_page() -> String {
         page.text([bold(key.get_long().unwrap_or_default()), roman(" = "), italic(value_of(key))]);
         page.text([roman(format!("{}{default}", help_of(key)))]);
     }
+    page.control("SH", ["TABLES"]);
+    for (head, about) in TABLES {
+        page.control("TP", []);
+        page.text([bold(head)]);
+        page.text([roman(about)]);
+    }
     page.control("SH", ["VALUES"]);
     page.text([roman(
         "Durations (\"300ms\", \"1m30s\"), sizes (\"16KiB\") and addresses (\"web=0.0.0.0:80\") are texts in quotes; numbers \
-         and true or false may stand without them; listen takes an array.",
+         and true or false may stand without them; keys that may be repeated take an array.",
     )]);
     page.control("SH", ["EXAMPLE"]);
     page.control("EX", []);
@@ -71,6 +77,18 @@ fn configuration_page() -> String {
         "root = \"/srv/www\"",
         "listen = [\"web=0.0.0.0:80\", \"local=unix:/run/reborn/web.sock\"]",
         "drain-timeout = \"1h\"",
+        "",
+        "[[headers]]",
+        "path = \"/assets/*\"",
+        "set = { Cache-Control = \"max-age=31536000, immutable\" }",
+        "",
+        "[[redirect]]",
+        "from = \"/old/*\"",
+        "to = \"/new/:splat\"",
+        "",
+        "[[site]]",
+        "host = [\"example.com\", \"*.example.com\"]",
+        "root = \"/srv/example.com\"",
     ] {
         page.text([roman(line)]);
     }
@@ -80,13 +98,71 @@ fn configuration_page() -> String {
     page.render()
 }
 
-/// What stands behind all keys, since TOML has tables there.
-const CERTIFICATES: &str = "
-# ---- Certificates: a table for each, in the place of tls-certificate and tls-key
+/// Tables that say some keys better, and sites, which only they can say.
+const TABLES: [(&str, &str); 5] = [
+    (
+        "[[headers]]",
+        "The same as headers: the answers for path (an asterisk stands for any characters, ** as well; {a,b} for either) get what \
+         set = { NAME = \"VALUE\" } says, and lose what remove = [\"NAME\"] names. Tables are obeyed from the first to the last. What \
+         is said of a file (Cache-Control, Expires, Content-Type and the like) is not said of an error.",
+    ),
+    (
+        "[[redirect]]",
+        "The same as redirect: a request for from is sent to to, a path of this site or a URL, with status (301; 302, 303, 307 \
+         or 308), whatever file may be there. A :name in from stands for one name, * at its end for the rest, which is called \
+         :splat in to. The query is kept. The first one that is about a path holds.",
+    ),
+    ("[types]", "The same as types: EXTENSION = \"TYPE/SUBTYPE\"."),
+    (
+        "[[site]]",
+        "A site for the hosts in host = [\"example.org\", \"*.example.org\"], an exact one before those with an asterisk. Its keys \
+         are root, redirect, fallback, headers, types, list, compress, etag and follow-symlinks, and its tables [[site.headers]], \
+         [[site.redirect]] and [site.types]. Headers and types outside of sites hold for all of them, and so do list, \
+         compress, etag and follow-symlinks where a site does not have its own. A root or a redirect outside is a site of its own, for all hosts \
+         that no table names; without it these get the first table's.",
+    ),
+    ("[[tls]]", "A certificate and its key: certificate = FILE, key = FILE."),
+];
+
+/// The same, ready to be used, with what caches are best told.
+const TABLES_COMMENT: &str = r#"
+# ---- Tables, below all keys
+
+# Headers by path, from the first to the last. What a browser may keep, and for how long, is the first that pays:
+# - files whose names have a hash of their content never change: a year, without a question
+# - pages change under their name: to be kept, and asked for again each time (304, a few hundred bytes)
+# - without a word, as by default, browsers guess, from a tenth of a file's age on
+#[[headers]]
+#path = "/*"
+#set = { Cache-Control = "no-cache" }
+#[[headers]]
+#path = "/assets/*"
+#set = { Cache-Control = "public, max-age=31536000, immutable" }
+#remove = []
+
+# What has moved. A :name stands for one name, * for the rest, which is called :splat.
+#[[redirect]]
+#from = "/old/*"
+#to = "/new/:splat"
+#status = 301
+
+# Media types by extension.
+#[types]
+#glb = "model/gltf-binary"
+
+# Further sites, by host. What stands above is for all hosts that no table names.
+#[[site]]
+#host = ["example.org", "*.example.org"]
+#root = "/srv/example.org"
+#[[site.redirect]]
+#from = "/a"
+#to = "/b"
+
+# Certificates: a table for each, in the place of tls-certificate and tls-key.
 #[[tls]]
-#certificate = \"/etc/letsencrypt/live/NAME/fullchain.pem\"
-#key = \"/etc/letsencrypt/live/NAME/privkey.pem\"
-";
+#certificate = "/etc/letsencrypt/live/NAME/fullchain.pem"
+#key = "/etc/letsencrypt/live/NAME/privkey.pem"
+"#;
 
 /// A configuration that changes nothing yet: each key as a comment, with its default, or what it would be given.
 fn configuration_file() -> String {
@@ -107,7 +183,7 @@ fn configuration_file() -> String {
         let value = default_of(key).unwrap_or_else(|| value_of(key));
         text += &format!("\n# {}\n#{} = {value:?}\n", help_of(key), key.get_long().unwrap_or_default());
     }
-    text + CERTIFICATES
+    text + TABLES_COMMENT
 }
 
 fn help_of(key: &Arg) -> String {

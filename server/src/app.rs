@@ -1,4 +1,4 @@
-//! The default application: a page about what runs, plain files (`--root`), and the demonstration (`--demo`).
+//! The default application: a page about what runs, sites of plain files (`--root`), and the demonstration (`--demo`).
 //!
 //! It turns a request into a response and knows nothing else: no sockets, no generations but the number in its
 //! identity, no framing. One place decides what a path means and which methods it takes; the modules below answer.
@@ -7,26 +7,29 @@
 use std::sync::{Arc, OnceLock};
 use std::{fmt, io};
 
-use http_types::headers::{ALLOW, HeaderName, HeaderValue};
-use http_types::{Body, Method, Request, Response, StatusCode};
+use http_types::headers::{HeaderName, HeaderValue};
+use http_types::{Body, Method, Request, Response};
 
 use crate::http;
 
-pub use crate::config::{Etag, FilesConfig};
+pub use crate::config::{Etag, FilesConfig, SiteConfig};
 
+mod accept;
 mod answer;
 mod demo;
 mod files;
 mod page;
+mod site;
 
 pub use answer::Identity;
-use answer::{READABLE, not_found, target, text};
+use answer::{READABLE, not_found, options, refuse_method, target};
+use site::Sites;
 
 /// What the application is to serve.
 #[derive(Clone, Debug)]
 pub struct AppConfig {
-    /// The plain files.
-    pub files: Option<FilesConfig>,
+    /// The sites, of which the first is for all hosts that no other names.
+    pub sites: Vec<SiteConfig>,
     /// Whether to serve the demonstration.
     pub demo: bool,
     /// Who answers.
@@ -38,7 +41,7 @@ pub struct AppConfig {
 pub struct App(Arc<Inner>);
 
 struct Inner {
-    files: Option<files::Files>,
+    sites: Sites,
     demo: Option<demo::Demo>,
     identity: Identity,
 }
@@ -47,23 +50,23 @@ struct Inner {
 enum Resource {
     Page,
     Demo(demo::Resource),
-    Files,
+    Site,
     /// `OPTIONS *`: the server as a whole.
     Server,
 }
 
 impl App {
-    /// Opens the root directory. An error says why its files could not be served.
+    /// Opens the root directories. An error says which one could not be served, and why.
     pub fn new(config: AppConfig) -> io::Result<Self> {
         App::of_teams(config, 0)
     }
 
     /// The same, for a server of so many teams of threads, which then share nothing that a request writes.
     pub(crate) fn of_teams(config: AppConfig, teams: usize) -> io::Result<Self> {
-        let AppConfig { files, demo, identity } = config;
-        let files = files.as_ref().map(|files| files::Files::open(files, teams)).transpose()?;
+        let AppConfig { sites, demo, identity } = config;
+        let sites = Sites::open(&sites, teams)?;
         let demo = demo.then(demo::Demo::default);
-        Ok(Self(Arc::new(Inner { files, demo, identity })))
+        Ok(Self(Arc::new(Inner { sites, demo, identity })))
     }
 
     /// What of the application goes on in another process. It is wanted before there is an application: who answers is set
@@ -96,24 +99,24 @@ impl App {
         let Some(resource) = self.resource(&target.path) else {
             return not_found();
         };
-        let allowed = resource.methods();
+        let Inner { sites, demo, identity } = &*self.0;
+        let allowed = match &resource {
+            // A site sends clients elsewhere with whatever method they come.
+            Resource::Site => return sites.answer(&request, &target).await,
+            Resource::Page => READABLE,
+            Resource::Demo(resource) => resource.methods(),
+            Resource::Server => &[Method::Options],
+        };
         if !allowed.contains(&request.method()) {
-            let names = allowed.iter().map(Method::to_string).collect::<Vec<_>>().join(", ");
-            let mut response = text(StatusCode::MethodNotAllowed, format_args!("this takes {names}"));
-            response.insert_header(ALLOW, names);
-            return response;
+            return refuse_method(allowed);
         }
         if request.method() == Method::Options {
-            let mut response = Response::new(StatusCode::NoContent);
-            response.insert_header(ALLOW, allowed.iter().map(Method::to_string).collect::<Vec<_>>().join(", "));
-            return response;
+            return options(allowed);
         }
-        let Inner { files, demo, identity } = &*self.0;
-        match (resource, files, demo) {
-            (Resource::Page, _, _) => page::about(identity),
-            (Resource::Demo(resource), _, Some(demo)) => demo.answer(resource, request, &target, id, identity).await,
-            (Resource::Files, Some(files), _) => files.answer(&request, &target).await,
-            (Resource::Files | Resource::Server | Resource::Demo(_), _, _) => not_found(),
+        match (resource, demo) {
+            (Resource::Page, _) => page::about(identity),
+            (Resource::Demo(resource), Some(demo)) => demo.answer(resource, request, &target, id, identity).await,
+            (Resource::Site | Resource::Server | Resource::Demo(_), _) => not_found(),
         }
     }
 
@@ -121,7 +124,7 @@ impl App {
         let demo = self.0.demo.as_ref().and_then(|_| demo::Resource::at(path)).map(Resource::Demo);
         demo.or_else(|| match path {
             "*" => Some(Resource::Server),
-            _ if self.0.files.is_some() => Some(Resource::Files),
+            _ if !self.0.sites.is_empty() => Some(Resource::Site),
             "/" if self.0.demo.is_none() => Some(Resource::Page),
             _ => None,
         })
@@ -136,18 +139,8 @@ impl http::Handler for App {
 
 impl fmt::Debug for App {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Inner { files, demo, identity } = &*self.0;
-        formatter.debug_struct("App").field("files", files).field("demo", demo).field("identity", identity).finish()
-    }
-}
-
-impl Resource {
-    fn methods(&self) -> &'static [Method] {
-        match self {
-            Self::Page | Self::Files => READABLE,
-            Self::Demo(resource) => resource.methods(),
-            Self::Server => &[Method::Options],
-        }
+        let Inner { sites, demo, identity } = &*self.0;
+        formatter.debug_struct("App").field("sites", sites).field("demo", demo).field("identity", identity).finish()
     }
 }
 
@@ -157,7 +150,7 @@ mod tests {
 
     use std::time::Instant;
 
-    use http_types::Url;
+    use http_types::{StatusCode, Url};
 
     use super::*;
 
@@ -165,9 +158,12 @@ mod tests {
         Identity { pid: 4121, generation: 7, version: "1.2.3".to_owned(), started: Instant::now() }
     }
 
+    fn site(root: PathBuf) -> SiteConfig {
+        SiteConfig { files: Some(FilesConfig { root, ..FilesConfig::default() }), ..SiteConfig::default() }
+    }
+
     fn app(root: Option<PathBuf>, demo: bool) -> App {
-        let files = root.map(|root| FilesConfig { root, follow_symlinks: false, etag: Etag::State });
-        App::new(AppConfig { files, demo, identity: identity() }).unwrap()
+        App::new(AppConfig { sites: root.map(site).into_iter().collect(), demo, identity: identity() }).unwrap()
     }
 
     pub(super) fn request(method: Method, target: &str) -> Request {
@@ -279,8 +275,8 @@ mod tests {
 
     #[test]
     fn a_root_that_is_missing_is_an_error_that_names_it() {
-        let files = Some(FilesConfig { root: "/nonexistent/root".into(), follow_symlinks: false, etag: Etag::State });
-        let config = AppConfig { files, demo: false, identity: identity() };
+        let sites = vec![site("/nonexistent/root".into())];
+        let config = AppConfig { sites, demo: false, identity: identity() };
         let error = App::new(config).unwrap_err().to_string();
         assert!(error.contains("/nonexistent/root"), "{error}");
     }

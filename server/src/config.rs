@@ -15,16 +15,26 @@ use crate::http;
 mod files;
 mod flags;
 mod given;
+mod headers;
 mod listen;
+mod redirect;
 mod signal;
+mod site;
 mod tls;
 mod values;
 
-pub use files::{Etag, FilesConfig};
-pub use flags::{AppArgs, ServeArgs, TlsArgs};
+pub use files::{Compression, Etag, FilesConfig};
+pub use flags::{AppArgs, HostedArgs, ServeArgs, SiteArgs, TlsArgs};
 pub use given::{Error, FilePosition, Given, ValueSource};
-pub(crate) use given::{is_given, items, non_empty, with_file_value};
+pub(crate) use given::{is_given, items, non_empty, separator, with_file_value};
+pub use headers::HeaderRule;
+#[cfg(test)]
+pub(crate) use headers::header_rule;
 pub use listen::{DEFAULT_LISTEN, METRICS_NAME};
+#[cfg(test)]
+pub(crate) use redirect::redirect_rule;
+pub use redirect::{Names, Redirect};
+pub use site::{Host, SiteConfig};
 pub use tls::{
     CertificateFiles, HTTPS_NAME, RedirectPort, TlsConfig, TlsVersion, inherited_without_certificate, speaks_tls,
 };
@@ -43,8 +53,8 @@ pub struct Machine {
 /// The configuration of one generation. Each field is what its flag says, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// The files that are served.
-    pub files: Option<FilesConfig>,
+    /// The sites that are served, of which the first is for all hosts that no other names.
+    pub sites: Vec<SiteConfig>,
     /// Whether the demonstration is served.
     pub demo: bool,
     /// The endpoints that were asked for; empty means [`DEFAULT_LISTEN`] where none was inherited.
@@ -128,7 +138,7 @@ impl Config {
     pub fn new(args: &ServeArgs, machine: Machine) -> Result<Self, Error> {
         let listen = listen::check(&args.listen)?;
         Ok(Self {
-            files: files(&args.app)?,
+            sites: site::sites(&args.app)?,
             demo: is_on(args.app.demo.as_ref())?,
             tls: TlsConfig::new(&args.tls, (&args.listen, &listen))?,
             listen,
@@ -198,18 +208,6 @@ impl Limits {
     }
 }
 
-/// Which files are served, if any are.
-fn files(args: &AppArgs) -> Result<Option<FilesConfig>, Error> {
-    let follow_symlinks = is_on(args.follow_symlinks.as_ref())?;
-    let root = optional(args.root.as_ref(), |given| Ok(PathBuf::from(given.text())))?;
-    let etag = match args.etag.text().as_str() {
-        "state" => Etag::State,
-        "size-mtime" => Etag::SizeMtime,
-        _ => return Err(args.etag.refuse("unknown", "write state or size-mtime")),
-    };
-    Ok(root.map(|root| FilesConfig { root, follow_symlinks, etag }))
-}
-
 fn is_on(given: Option<&Given>) -> Result<bool, Error> {
     given.map_or(Ok(false), Given::boolean)
 }
@@ -243,7 +241,7 @@ mod tests {
     fn the_defaults_are_those_of_the_help() {
         let seconds = Duration::from_secs;
         let config = config(&[]).unwrap();
-        assert_eq!((config.files, config.demo, config.graceful, config.log), (None, false, false, None));
+        assert_eq!((config.sites, config.demo, config.graceful, config.log), (vec![], false, false, None));
         assert_eq!((config.control, config.pid_file, config.access_log), (None, None, None));
         assert!(config.listen.is_empty());
         assert_eq!(config.threads, MACHINE.cores);
@@ -372,8 +370,9 @@ mod tests {
     #[test]
     fn entity_tags_are_of_one_of_two_kinds() {
         for (kind, expected) in [("state", Etag::State), ("size-mtime", Etag::SizeMtime)] {
-            assert_eq!(config(&["--root=/", "--etag", kind]).unwrap().files.unwrap().etag, expected);
+            let config = config(&["--root=/", "--etag", kind]).unwrap();
+            assert_eq!(config.sites[0].files.as_ref().unwrap().etag, expected);
         }
-        assert_refused(&["--etag", "md5"], "--etag \"md5\": unknown; write state or size-mtime");
+        assert_refused(&["--root=/", "--etag", "md5"], "--etag \"md5\": unknown; write state or size-mtime");
     }
 }

@@ -66,7 +66,7 @@ pub fn run_default() -> ExitCode {
         };
         let identity = answering.get_or_init(|| identity).clone();
         let teams = workers::teams(config.threads);
-        let app = App::of_teams(AppConfig { files: config.files.clone(), demo: config.demo, identity }, teams)?;
+        let app = App::of_teams(AppConfig { sites: config.sites.clone(), demo: config.demo, identity }, teams)?;
         let decorating = app.clone();
         let mut service = Service::new(app);
         if config.demo {
@@ -296,7 +296,7 @@ impl<F: clap::Args> Program<F> {
     fn configuration(&self, args: &ServeArgs, flags: &F) -> Result<(Config, Certificates), String> {
         let config = configuration::checked(args).map_err(|error| error.to_string())?;
         let certificates = configuration::certificates(args, &config).map_err(|error| error.to_string())?;
-        let has_app = config.files.is_some() || config.demo;
+        let has_app = !config.sites.is_empty() || config.demo;
         if has_app && !self.package.has_default_app {
             return Err("root and demo: this program has an application of its own; leave them out".to_owned());
         }

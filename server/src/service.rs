@@ -99,7 +99,7 @@ pub(crate) fn serve<H: Handler + 'static>(
 ) -> Exit {
     means::raise_file_limit();
     // A connection, and the file that it is sent.
-    let descriptors_each = if config.files.is_some() { 2 } else { 1 };
+    let descriptors_each = if config.sites.iter().any(|site| site.files.is_some()) { 2 } else { 1 };
     let room = means::room(config.limits.connections, descriptors_each);
     let drain = generation.drain();
     let shared = Arc::new(Shared {

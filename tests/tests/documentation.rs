@@ -252,6 +252,7 @@ impl Place {
         for (name, text) in [("fullchain.pem", certificate.pem()), ("privkey.pem", certificate.key_pem())] {
             fs::write(place.0.path().join(name), text).expect("the test's own folder");
         }
+        fs::write(place.0.path().join("www/index.html"), "a page").expect("the test's own folder");
         place
     }
 

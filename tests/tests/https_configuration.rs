@@ -114,7 +114,7 @@ fn tables_in_the_file_name_certificates_and_a_refusal_names_their_line() {
     server
         .command(["check", "--config", "sites.toml"])
         .assert_code(2)
-        .assert_stderr(r#"reborn: sites.toml:3: tls-key "two.key": No such file or directory"#);
+        .assert_stderr(r#"reborn: sites.toml:9: tls-key "two.key": No such file or directory"#);
 }
 
 #[test]

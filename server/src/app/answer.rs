@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Instant;
 
-use http_types::headers::CONTENT_TYPE;
+use http_types::headers::{ALLOW, CONTENT_TYPE};
 use http_types::{Body, Method, Request, Response, StatusCode};
 
 use crate::http;
@@ -49,4 +49,23 @@ pub(super) fn text(status: StatusCode, message: impl fmt::Display) -> Response {
 
 pub(super) fn not_found() -> Response {
     text(StatusCode::NotFound, "not found")
+}
+
+/// The answer to a method that is not taken.
+pub(super) fn refuse_method(allowed: &[Method]) -> Response {
+    let names = names(allowed);
+    let mut response = text(StatusCode::MethodNotAllowed, format_args!("this takes {names}"));
+    response.insert_header(ALLOW, names);
+    response
+}
+
+/// The answer to OPTIONS.
+pub(super) fn options(allowed: &[Method]) -> Response {
+    let mut response = Response::new(StatusCode::NoContent);
+    response.insert_header(ALLOW, names(allowed));
+    response
+}
+
+fn names(methods: &[Method]) -> String {
+    methods.iter().map(Method::to_string).collect::<Vec<_>>().join(", ")
 }

@@ -273,7 +273,7 @@ mod tests {
     use crate::app::{App, AppConfig};
 
     fn app() -> App {
-        App::new(AppConfig { files: None, demo: true, identity: identity() }).unwrap()
+        App::new(AppConfig { sites: vec![], demo: true, identity: identity() }).unwrap()
     }
 
     fn respond(request: Request) -> (Response, String) {

@@ -7,7 +7,7 @@
 //! disk happen on the blocking pool. A reload opens the directory afresh, and `directory` finds it again where it was deleted.
 
 use std::borrow::Cow;
-use std::io;
+use std::io::{self, Read};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -19,70 +19,140 @@ use http_types::headers::{
 use http_types::{Method, Request, Response, StatusCode};
 use rustix::io::Errno;
 
-use super::answer::{PathAndQuery, not_found, text};
+use super::accept;
+use super::answer::{PathAndQuery, text};
 use crate::config::{Etag, FilesConfig};
 use crate::http::{Content, Piece};
+use coding::Coding;
+use compressed::Compressed;
 use conditions::{Conditions, Validators, Verdict};
 use directory::Directory;
+use kind::Types;
+use listing::Order;
 use location::{Location, Malformed};
 use ranges::Selected;
 use root::{Found, INDEX, Opened, Wanted};
 
 mod byteranges;
 mod coding;
+mod compressed;
 mod conditions;
 mod directory;
 mod kind;
+mod listing;
 mod location;
 mod ranges;
 mod root;
+
+/// So many entries of a directory are listed, and no more.
+const LISTED_MAX: usize = 10_000;
 
 /// A directory whose files are served.
 #[derive(Clone, Debug)]
 pub(super) struct Files {
     directory: Arc<Directory>,
     etag: Etag,
+    types: Types,
+    /// Whether clients may see what is in a directory without an index.
+    lists: bool,
+    /// What is compressed as it is asked for, if anything is.
+    compressed: Option<Arc<Compressed>>,
 }
 
 impl Files {
     /// Opens the directory, for so many teams of threads.
     pub(super) fn open(config: &FilesConfig, teams: usize) -> io::Result<Self> {
         let directory = Arc::new(Directory::open(config.root.clone(), config.follow_symlinks, teams)?);
-        Ok(Self { directory, etag: config.etag })
+        Ok(Self {
+            directory,
+            etag: config.etag,
+            types: Types::new(&config.types),
+            lists: config.list,
+            compressed: Compressed::new(&config.compress).map(Arc::new),
+        })
     }
 
-    /// Answers a GET or HEAD of this target, which is as the client wrote it.
-    pub(super) async fn answer(&self, request: &Request, target: &PathAndQuery) -> Response {
+    /// Answers a GET or HEAD of this target, which is as the client wrote it; nothing where there is no such file.
+    pub(super) async fn answer(&self, request: &Request, target: &PathAndQuery) -> Option<Response> {
         let location = match Location::parse(&target.path) {
             Ok(location) => location,
             Err(Malformed::Encoding) => {
-                return text(StatusCode::BadRequest, "the path is malformed: % needs two hexadecimal digits behind it");
+                let cause = "the path is malformed: % needs two hexadecimal digits behind it";
+                return Some(text(StatusCode::BadRequest, cause));
             }
-            Err(Malformed::Name) => return not_found(),
+            Err(Malformed::Name) => return None,
         };
-        let file = if location.is_directory { Path::new(INDEX) } else { &location.path };
-        let (kind, own_coding) = (kind::kind_of(file), kind::coding_of(file));
-        let accepted = match own_coding {
-            // It is sent as it lies there, to whomever.
-            Some(_) => coding::accepted(None),
-            None => coding::accepted(list(request, ACCEPT_ENCODING).as_deref()),
-        };
-        let wanted = Wanted { location, accepted };
+        let (wanted, own_coding) = wanted(request, location);
         match self.find(&wanted).await {
-            Ok(Found::File(mut opened)) => {
-                opened.coding = opened.coding.or(own_coding);
-                let validators = Validators::of(&opened.facts, self.etag, SystemTime::now());
-                let outcome = respond(request, kind, opened, &validators);
-                outcome.unwrap_or_else(|cause| refuse(&target.path, Errno::from_io_error(&cause).unwrap_or(Errno::IO)))
-            }
-            Ok(Found::Directory) => redirect(&wanted.location.as_directory(), target.query.as_deref()),
-            Ok(Found::Unacceptable) => {
-                let mut response =
-                    text(StatusCode::NotAcceptable, "this file is in no content coding that is accepted");
-                response.insert_header(VARY, "accept-encoding");
-                response
+            Ok(Found::File(opened)) => self.respond(request, &wanted, with_coding(opened, own_coding)).await,
+            Ok(Found::Directory) => Some(redirect(&wanted.location.as_directory(), target.query.as_deref())),
+            Ok(Found::Unacceptable) => Some(unacceptable()),
+            Err(Errno::NOENT) if self.lists && wanted.location.is_directory => {
+                self.listing(request, target, wanted.location).await
             }
             Err(cause) => refuse(&target.path, cause),
+        }
+    }
+
+    /// What is in a directory that has no index; nothing where there is no such directory.
+    async fn listing(&self, request: &Request, target: &PathAndQuery, location: Location) -> Option<Response> {
+        let (root, path, order) =
+            (self.directory.current(), target.path.clone(), Order::parse(target.query.as_deref()));
+        let as_json = accept::names(request, "application/json") && !accept::names(request, "text/html");
+        let listed = smol::unblock(move || {
+            let listed = root.list(&location.path, LISTED_MAX)?;
+            Ok(listing::answer(listed, &path, order, as_json))
+        });
+        listed.await.map_or_else(|cause| refuse(&target.path, cause), Some)
+    }
+
+    /// Answers a GET or HEAD with the file at this path of names, as if it had been asked for; nothing where there is none.
+    pub(super) async fn answer_with(&self, request: &Request, path: &Path) -> Option<Response> {
+        let (wanted, own_coding) = wanted(request, Location { path: path.to_owned(), is_directory: false });
+        match self.find(&wanted).await {
+            Ok(Found::File(opened)) => self.respond(request, &wanted, with_coding(opened, own_coding)).await,
+            Ok(Found::Unacceptable) => Some(unacceptable()),
+            Ok(Found::Directory) => None,
+            Err(cause) => refuse(&path.display().to_string(), cause),
+        }
+    }
+
+    /// The file at this path of names, whole and with this status, in place of what was asked for: no condition and no
+    /// range applies to it. Nothing where there is none that can be sent.
+    pub(super) async fn page(&self, request: &Request, path: &Path, status: StatusCode) -> Option<Response> {
+        let (wanted, own_coding) = wanted(request, Location { path: path.to_owned(), is_directory: false });
+        let Ok(Found::File(opened)) = self.find(&wanted).await else { return None };
+        let Opened { file, facts, coding } = with_coding(opened, own_coding);
+        let mut response = Response::new(status);
+        Content::new(Some(file), vec![Piece::File(0..facts.length)]).attach(&mut response).ok()?;
+        describe(&mut response, &self.types.kind_of(path), coding);
+        response.insert_header(VARY, "accept-encoding");
+        Some(response)
+    }
+
+    /// Reads the file at this path of names, if it is no longer than this. Blocks while the disk is asked.
+    pub(super) fn read(&self, path: &Path, bytes_max: u64) -> Option<Vec<u8>> {
+        let location = Location { path: path.to_owned(), is_directory: false };
+        let found = self.directory.current().find(&Wanted { location, accepted: coding::accepted(None) });
+        let Ok(Found::File(opened)) = found else { return None };
+        let mut bytes = vec![];
+        opened.file.take(bytes_max + 1).read_to_end(&mut bytes).ok()?;
+        (bytes.len() as u64 <= bytes_max).then_some(bytes)
+    }
+
+    async fn respond(&self, request: &Request, wanted: &Wanted, opened: Opened) -> Option<Response> {
+        let path = wanted.path();
+        let kind = self.types.kind_of(&path);
+        let validators = Validators::of(&opened.facts, self.etag, SystemTime::now());
+        if let Some(compressed) = &self.compressed
+            && let Some(response) =
+                compress(compressed, request, (&wanted.accepted.codings, &kind), &opened, &validators).await
+        {
+            return Some(response);
+        }
+        match respond(request, kind, opened, &validators) {
+            Ok(response) => Some(response),
+            Err(cause) => refuse(&path.display().to_string(), Errno::from_io_error(&cause).unwrap_or(Errno::IO)),
         }
     }
 
@@ -104,24 +174,84 @@ impl Files {
     }
 }
 
-/// What of a file a request gets.
-fn respond(
+/// What a request asks for at this location, and the coding that the file there is in by its name.
+fn wanted(request: &Request, location: Location) -> (Wanted, Option<Coding>) {
+    let own_coding = kind::coding_of(if location.is_directory { Path::new(INDEX) } else { &location.path });
+    let accepted = match own_coding {
+        // It is sent as it lies there, to whomever.
+        Some(_) => coding::accepted(None),
+        None => coding::accepted(list(request, ACCEPT_ENCODING).as_deref()),
+    };
+    (Wanted { location, accepted }, own_coding)
+}
+
+fn with_coding(opened: Opened, own: Option<Coding>) -> Opened {
+    Opened { coding: opened.coding.or(own), ..opened }
+}
+
+fn unacceptable() -> Response {
+    let mut response = text(StatusCode::NotAcceptable, "this file is in no content coding that is accepted");
+    response.insert_header(VARY, "accept-encoding");
+    response
+}
+
+/// What a file is.
+fn describe(response: &mut Response, kind: &str, coding: Option<Coding>) {
+    response.insert_header(CONTENT_TYPE, kind);
+    // The type is known from the name: a browser that guesses another one from the content opens a hole.
+    response.insert_header("x-content-type-options", "nosniff");
+    if let Some(coding) = coding {
+        response.insert_header(CONTENT_ENCODING, coding.name());
+    }
+}
+
+/// What a request gets of a file that is compressed for it; nothing where it gets the file as it is. A part of it would be one
+/// of bytes that nobody has seen: who asks for one is sent that of the file.
+async fn compress(
+    compressed: &Compressed,
     request: &Request,
-    kind: Cow<'static, str>,
-    opened: Opened,
+    (accepted, kind): (&[Coding], &str),
+    opened: &Opened,
     validators: &Validators,
-) -> io::Result<Response> {
+) -> Option<Response> {
+    if opened.coding.is_some() || request.header("range").is_some() {
+        return None;
+    }
+    let coding = compressed.choose(accepted, kind, opened.facts.length)?;
+    let validators = validators.clone().coded(coding.name());
+    if let Some(response) = without_body(verdict(request, &validators), &validators) {
+        return Some(response);
+    }
+    let bytes = compressed.get(&opened.file, &opened.facts, coding).await?;
+    let mut response = Response::new(StatusCode::Ok);
+    Content::new(None, vec![Piece::Memory(bytes.to_vec())]).attach(&mut response).ok()?;
+    describe(&mut response, kind, Some(coding));
+    Some(with_validators(response, &validators))
+}
+
+/// The answer that conditions alone come to, if they do.
+fn without_body(verdict: Verdict, validators: &Validators) -> Option<Response> {
+    let response = match verdict {
+        Verdict::NotModified => Response::new(StatusCode::NotModified),
+        Verdict::Failed => {
+            text(StatusCode::PreconditionFailed, "the file is in another state than this request expects")
+        }
+        Verdict::Send | Verdict::SendWhole => return None,
+    };
+    Some(with_validators(response, validators))
+}
+
+/// What of a file a request gets.
+fn respond(request: &Request, kind: Cow<'_, str>, opened: Opened, validators: &Validators) -> io::Result<Response> {
     let Opened { file, facts, coding } = opened;
     let range = Some(request).filter(|request| request.method() == Method::Get).and_then(|get| only(get, "range"));
-    let selected = match (verdict(request, validators), range) {
-        (Verdict::NotModified, _) => return Ok(with_validators(Response::new(StatusCode::NotModified), validators)),
-        (Verdict::Failed, _) => {
-            let response =
-                text(StatusCode::PreconditionFailed, "the file is in another state than this request expects");
-            return Ok(with_validators(response, validators));
-        }
-        (Verdict::Send, Some(range)) => ranges::select(range, facts.length),
-        (Verdict::Send, None) | (Verdict::SendWhole, _) => Selected::Whole,
+    let verdict = verdict(request, validators);
+    if let Some(response) = without_body(verdict, validators) {
+        return Ok(response);
+    }
+    let selected = match range {
+        Some(range) if verdict == Verdict::Send => ranges::select(range, facts.length),
+        _ => Selected::Whole,
     };
     let ranges = match selected {
         Selected::Whole => None,
@@ -146,13 +276,8 @@ fn respond(
         }
     };
     Content::new(Some(file), pieces).attach(&mut response)?;
-    response.insert_header(CONTENT_TYPE, &*kind);
-    // The type is known from the name: a browser that guesses another one from the content opens a hole.
-    response.insert_header("x-content-type-options", "nosniff");
+    describe(&mut response, &kind, coding);
     response.insert_header(ACCEPT_RANGES, "bytes");
-    if let Some(coding) = coding {
-        response.insert_header(CONTENT_ENCODING, coding.name());
-    }
     Ok(with_validators(response, validators))
 }
 
@@ -201,11 +326,11 @@ fn redirect(path: &str, query: Option<&str>) -> Response {
     response
 }
 
-/// What a client learns of an error. What leaves the root does not exist for it.
-fn refuse(path: &str, cause: Errno) -> Response {
-    match cause {
+/// What a client learns of an error; nothing where there is no such file. What leaves the root does not exist for it.
+fn refuse(path: &str, cause: Errno) -> Option<Response> {
+    Some(match cause {
         Errno::NOENT | Errno::NOTDIR | Errno::XDEV | Errno::LOOP | Errno::NAMETOOLONG | Errno::NXIO | Errno::NODEV => {
-            not_found()
+            return None;
         }
         Errno::ACCESS | Errno::PERM => text(StatusCode::Forbidden, "forbidden"),
         _ if root::is_exhaustion(cause) => {
@@ -216,7 +341,7 @@ fn refuse(path: &str, cause: Errno) -> Response {
             log::error!("cannot open the file for {path}: {cause}");
             text(StatusCode::InternalServerError, "internal error")
         }
-    }
+    })
 }
 
 #[cfg(test)]

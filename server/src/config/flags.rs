@@ -194,6 +194,36 @@ pub struct TlsArgs {
 /// The flags of `serve` that are the default application's: a program with one of its own has none of them.
 #[derive(Args, Debug)]
 pub struct AppArgs {
+    /// The site that is served, or what all sites of the file have in common.
+    #[command(flatten)]
+    pub site: SiteArgs,
+
+    /// Serve /, /fast, /slow, /echo, /bytes, /events, /chat and /live to try reloads with; answers carry x-pid and
+    /// x-generation
+    #[arg(long, env = "REBORN_DEMO", value_name = "BOOL", help_heading = "What is served")]
+    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub demo: Option<Given>,
+
+    /// The sites that the file has tables for.
+    #[arg(skip)]
+    pub sites: Vec<HostedArgs>,
+}
+
+/// The keys of a `[[site]]` table, which have no flags.
+#[derive(Args, Debug)]
+pub struct HostedArgs {
+    /// The hosts that the site is for
+    #[arg(long, value_name = "HOST")]
+    pub host: Vec<Given>,
+
+    /// What is served there.
+    #[command(flatten)]
+    pub site: SiteArgs,
+}
+
+/// What is served as a site: flags of `serve`, and keys of each `[[site]]` table.
+#[derive(Args, Debug)]
+pub struct SiteArgs {
     /// Serve the plain files in DIR
     #[arg(long, env = "REBORN_ROOT", value_name = "DIR", help_heading = "What is served")]
     pub root: Option<Given<OsString>>,
@@ -208,9 +238,28 @@ pub struct AppArgs {
     #[arg(default_value = "state")]
     pub etag: Given,
 
-    /// Serve /, /fast, /slow, /echo, /bytes, /events, /chat and /live to try reloads with; answers carry x-pid and
-    /// x-generation
-    #[arg(long, env = "REBORN_DEMO", value_name = "BOOL", help_heading = "What is served")]
+    /// Show what is in a directory that has no index.html, to people as a page, to programs as JSON
+    #[arg(long, env = "REBORN_LIST", value_name = "BOOL", help_heading = "What is served")]
     #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
-    pub demo: Option<Given>,
+    pub list: Option<Given>,
+
+    /// Compress texts as they are asked for, where no compressed sibling is there: gzip, zstd, br, or several with commas
+    #[arg(long, env = "REBORN_COMPRESS", value_name = "CODINGS", help_heading = "What is served")]
+    pub compress: Vec<Given>,
+
+    /// Set a header of the answers for a path, or with ! NAME remove it; repeat it, in the variable a line each
+    #[arg(long, env = "REBORN_HEADERS", value_name = "PATH NAME: VALUE", help_heading = "What is served")]
+    pub headers: Vec<Given>,
+
+    /// Send clients elsewhere, as "/old/* /new/:splat 301"; repeat it, in the variable a line each
+    #[arg(long, env = "REBORN_REDIRECT", value_name = "FROM TO [STATUS]", help_heading = "What is served")]
+    pub redirect: Vec<Given>,
+
+    /// Answer a browser's navigation to what is not there with this file in DIR, for applications of one page
+    #[arg(long, env = "REBORN_FALLBACK", value_name = "FILE", help_heading = "What is served")]
+    pub fallback: Option<Given<OsString>>,
+
+    /// Serve files of this extension with this media type; repeat it, in the variable with commas
+    #[arg(long, env = "REBORN_TYPES", value_name = "EXTENSION=TYPE", help_heading = "What is served")]
+    pub types: Vec<Given>,
 }

@@ -47,6 +47,8 @@ pub struct GivenParser<P> {
     text: P,
     /// Of what stands in the place of the default.
     position: Option<FilePosition>,
+    /// Of each text there, if it has a place of its own.
+    positions: Arc<[(String, FilePosition)]>,
 }
 
 impl<T> Given<T> {
@@ -68,19 +70,25 @@ impl<T> Given<T> {
 
 impl Given {
     /// The values of a list, of which a variable holds several.
-    pub(crate) fn items(self) -> Vec<Given> {
+    pub(crate) fn items(self, separator: char) -> Vec<Given> {
         let Given { text, source, name } = &self;
         if *source != ValueSource::Variable {
             return vec![self];
         }
         let item = |text: String| Given { text, source: source.clone(), name: name.clone() };
-        items(text).into_iter().map(item).collect()
+        items(text, separator).into_iter().map(item).collect()
     }
 }
 
-/// The values of a list in one variable: there are commas between them.
-pub(crate) fn items(variable: &str) -> Vec<String> {
-    variable.split(',').map(|text| text.trim().to_owned()).collect()
+/// What stands between the values of this flag in its variable: a comma, unless they may have commas themselves.
+pub(crate) fn separator(id: &str) -> char {
+    if ["headers", "redirect"].contains(&id) { '\n' } else { ',' }
+}
+
+/// The values of a list in one variable.
+pub(crate) fn items(variable: &str, separator: char) -> Vec<String> {
+    let texts = variable.split(separator).map(|text| text.trim().to_owned());
+    texts.filter(|text| separator == ',' || !text.is_empty()).collect()
 }
 
 impl<T: AsRef<OsStr>> Given<T> {
@@ -145,7 +153,7 @@ impl ValueParserFactory for Given {
     type Parser = GivenParser<StringValueParser>;
 
     fn value_parser() -> Self::Parser {
-        GivenParser { text: StringValueParser::new(), position: None }
+        GivenParser { text: StringValueParser::new(), position: None, positions: Arc::default() }
     }
 }
 
@@ -153,7 +161,7 @@ impl ValueParserFactory for Given<OsString> {
     type Parser = GivenParser<OsStringValueParser>;
 
     fn value_parser() -> Self::Parser {
-        GivenParser { text: OsStringValueParser::new(), position: None }
+        GivenParser { text: OsStringValueParser::new(), position: None, positions: Arc::default() }
     }
 }
 
@@ -174,8 +182,9 @@ where
         text: &OsStr,
         found: ClapSource,
     ) -> Result<Self::Value, clap::Error> {
+        let own = self.positions.iter().find(|(of, _)| text == of.as_str()).map(|(_, position)| position);
+        let source = ValueSource::of(Some(found), own.or(self.position.as_ref()).cloned());
         let text = self.text.parse_ref_(command, flag, text, found)?;
-        let source = ValueSource::of(Some(found), self.position.clone());
         let name = flag.map(|flag| source.name(flag)).unwrap_or_default();
         Ok(Given { text, source, name })
     }
@@ -186,16 +195,16 @@ pub(crate) fn is_given(flag: &Arg) -> bool {
     flag.get_value_parser().type_id() == TypeId::of::<Given>()
 }
 
-/// The flag with what stands in the file at `position` in the place of its default: flags and variables win over that by
-/// themselves.
-pub(crate) fn with_file_value(flag: Arg, texts: Vec<String>, position: &FilePosition) -> Arg {
+/// The flag with what stands in the file at `position` in the place of its default, each text with its own position: flags
+/// and variables win over that by themselves.
+pub(crate) fn with_file_value(flag: Arg, texts: Vec<(String, FilePosition)>, position: &FilePosition) -> Arg {
     let kind = flag.get_value_parser().type_id();
-    let flag = flag.required(false).default_values(texts);
-    let position = Some(position.clone());
+    let flag = flag.required(false).default_values(texts.iter().map(|(text, _)| text.clone()).collect::<Vec<_>>());
+    let (position, positions) = (Some(position.clone()), texts.into());
     if kind == TypeId::of::<Given>() {
-        flag.value_parser(GivenParser { position, ..Given::<String>::value_parser() })
+        flag.value_parser(GivenParser { position, positions, ..Given::<String>::value_parser() })
     } else if kind == TypeId::of::<Given<OsString>>() {
-        flag.value_parser(GivenParser { position, ..Given::<OsString>::value_parser() })
+        flag.value_parser(GivenParser { position, positions, ..Given::<OsString>::value_parser() })
     } else {
         flag
     }

@@ -9,6 +9,7 @@ mod command;
 mod effective;
 mod file;
 mod parse;
+mod tables;
 
 pub(crate) use command::command_of;
 pub use command::{ClientArgs, Command, ReloadArgs, StatusArgs, command};
@@ -163,7 +164,7 @@ mod tests {
         let path = OsString::from_vec(vec![b'/', 0xff]);
         let arguments = ["reborn".into(), "--root".into(), path.clone()];
         let Command::Serve(serve) = parse(arguments).unwrap() else { panic!() };
-        assert_eq!(serve.app.root.unwrap().text(), &path);
+        assert_eq!(serve.app.site.root.unwrap().text(), &path);
         assert!(parse(["reborn".into(), OsString::from_vec(vec![0xff])]).is_err());
     }
 
@@ -193,6 +194,12 @@ mod tests {
                 "config",
                 "root",
                 "follow_symlinks",
+                "list",
+                "compress",
+                "headers",
+                "redirect",
+                "fallback",
+                "types",
                 "demo",
                 "metrics",
                 "pid_file",
@@ -252,7 +259,7 @@ mod tests {
         let bad = parse_with_environment("", &[("REBORN_DEMO", "maybe")]);
         assert!(bad.starts_with(r#"REBORN_DEMO "maybe": neither true nor false"#), "{bad}");
         let undone = parse_with_environment("--root=", &[("REBORN_ROOT", "/nonexistent")]);
-        assert!(undone.contains("files: None"), "{undone}");
+        assert!(undone.contains("sites: []"), "{undone}");
         let undone = parse_with_environment("--demo=false", &[("REBORN_DEMO", "true")]);
         assert!(undone.contains("demo: false"), "{undone}");
     }

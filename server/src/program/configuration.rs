@@ -14,7 +14,7 @@ use std::{env, thread};
 use rustix::fs::{Access, access};
 use rustix::io::Errno;
 
-use crate::config::{Config, Error, Given, IS_A_DIRECTORY, Machine, ServeArgs, non_empty};
+use crate::config::{Config, Error, FilesConfig, Given, IS_A_DIRECTORY, Machine, ServeArgs, non_empty};
 use crate::tls::{Certificates, Part};
 
 /// Checks what was typed. The first value that is refused is the error; paths come after everything else.
@@ -24,8 +24,11 @@ pub(crate) fn checked(args: &ServeArgs) -> Result<Config, Error> {
         has_listeners: env::var_os("LISTEN_FDS").is_some(),
     };
     let mut config = Config::new(args, machine)?;
-    if let (Some(files), Some(given)) = (&mut config.files, &args.app.root) {
-        files.root = directory(given)?;
+    for (site, (_, given)) in config.sites.iter_mut().zip(args.app.sites()) {
+        if let (Some(files), Some(root)) = (&mut site.files, &given.root) {
+            files.root = directory(root)?;
+            non_empty(given.fallback.as_ref()).map_or(Ok(()), |given| fallback(given, files))?;
+        }
     }
     let file = |given: Option<&Given<OsString>>, allows: fn(&Path) -> Result<(), String>| {
         non_empty(given).map_or(Ok(()), |given| file(given, allows))
@@ -58,6 +61,17 @@ fn directory(given: &Given<OsString>) -> Result<PathBuf, Error> {
         }
         Ok(_) => Err(given.refuse("not a directory", advice)),
         Err(error) => Err(given.refuse(cause(path, &error), advice)),
+    }
+}
+
+/// A file that navigations to what is not there get: without it there would be no answer for them.
+fn fallback(given: &Given<OsString>, files: &FilesConfig) -> Result<(), Error> {
+    let path = files.root.join(files.fallback.as_deref().unwrap_or(Path::new("")));
+    let refuse = |cause: String| Err(given.refuse(cause, "give the path of a file from the root on"));
+    match path.metadata() {
+        Ok(found) if found.is_file() => Ok(()),
+        Ok(_) => refuse(format!("no file in {}", files.root.display())),
+        Err(error) => refuse(format!("in {}: {}", files.root.display(), cause(&path, &error))),
     }
 }
 
@@ -126,7 +140,6 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::config::{Etag, FilesConfig};
     use crate::program::cli::{self, Command};
 
     fn config(arguments: &[&str]) -> Result<Config, String> {
@@ -167,7 +180,7 @@ mod tests {
         std::os::unix::fs::symlink(&release, &current).unwrap();
         let config = config(&["--root", current.to_str().unwrap()]).unwrap();
         let root = release.canonicalize().unwrap();
-        assert_eq!(config.files, Some(FilesConfig { root, follow_symlinks: false, etag: Etag::State }));
+        assert_eq!(config.sites[0].files, Some(FilesConfig { root, ..FilesConfig::default() }));
     }
 
     #[test]

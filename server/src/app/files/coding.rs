@@ -4,7 +4,7 @@
 //! itself because `http_types` takes no notice of weights of zero, by which clients refuse a coding.
 
 /// A coding in which a file may lie beside itself, in our order of preference where the client has none.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Coding {
     Brotli,
     Zstd,

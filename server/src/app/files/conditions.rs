@@ -23,7 +23,7 @@ const TOLD_AFTER: Duration = Duration::from_secs(2);
 const TAG_VERSION: u8 = 1;
 
 /// What tells one state of a file from another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Facts {
     /// The file's number in its file system: a file that was put in another's place has another.
     pub(super) inode: u64,
@@ -122,6 +122,11 @@ impl Validators {
             Etag::SizeMtime => (format!("{:x}-{:x}", seconds(facts.modified).unwrap_or(0), facts.length), false),
         };
         Self { tag, is_strong, dates: Dates::of(facts, now) }
+    }
+
+    /// Those of the same file in a coding that is made of it here: another tag, and a weak one.
+    pub(super) fn coded(self, coding: &str) -> Self {
+        Self { tag: format!("{}-{coding}", self.tag), is_strong: false, ..self }
     }
 
     /// The value of ETag.
@@ -282,6 +287,15 @@ mod tests {
         assert_eq!(fnv1a(b"a"), 0xd228_cb69_6f1a_8caf_7891_2b70_4e4a_8964);
         assert_eq!(fnv1a(b"foobar"), 0x343e_1662_793c_64bf_6f0d_3597_ba44_6f18);
         assert_eq!(settled().etag(), "\"9869facb3d6c1f93006ec3c8a4b82006\"");
+    }
+
+    #[test]
+    fn what_is_compressed_here_has_a_weak_tag_of_its_own() {
+        let coded = settled().coded("br");
+        assert_eq!(coded.etag(), format!("W/\"{}-br\"", settled().tag));
+        assert_verdict(&coded, &["if-none-match: TAG"], Verdict::NotModified);
+        assert_verdict(&coded, &["if-match: TAG"], Verdict::Failed);
+        assert_verdict(&settled(), &[&format!("if-none-match: {}", coded.etag())], Verdict::Send);
     }
 
     #[test]

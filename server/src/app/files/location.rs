@@ -15,7 +15,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, percent_e
 const WELL_KNOWN: &[u8] = b".well-known";
 
 /// What is encoded in a path that we write: all but the unreserved characters of RFC 3986, section 2.3.
-const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+pub(super) const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// Where a path leads below the root.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,8 +47,7 @@ impl Location {
         let mut path = PathBuf::new();
         for (position, name) in names.split('/').enumerate() {
             let name = decode(name).ok_or(Malformed::Encoding)?;
-            let is_hidden = name.starts_with(b".") && !(position == 0 && name == WELL_KNOWN);
-            if name.is_empty() || is_hidden || name.contains(&b'/') || name.contains(&0) {
+            if name.is_empty() || is_hidden(&name, position) || name.contains(&b'/') || name.contains(&0) {
                 return Err(Malformed::Name);
             }
             path.push(OsStr::from_bytes(&name));
@@ -69,6 +68,11 @@ impl Location {
             path
         })
     }
+}
+
+/// Whether a name, so many names below the root, does not exist for clients.
+pub(super) fn is_hidden(name: &[u8], position: usize) -> bool {
+    name.starts_with(b".") && !(position == 0 && name == WELL_KNOWN)
 }
 
 /// Percent-decodes one name; nothing where a `%` is not followed by two hexadecimal digits.

@@ -7,18 +7,22 @@
 //! by name without following any link, which comes to the same. What is there is looked at before it is opened, and
 //! only regular files are files: to open a FIFO wakes whoever waits to write to it, and a device may do anything.
 
+use std::borrow::Cow;
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, Stat};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
 use super::coding::{Accepted, Coding};
 use super::conditions::Facts;
-use super::location::Location;
+use super::listing::{Entry, Listed};
+use super::location::{Location, is_hidden};
 
 /// What a directory shows.
 pub(super) const INDEX: &str = "index.html";
@@ -64,6 +68,16 @@ enum Patience {
 pub(super) struct Wanted {
     pub(super) location: Location,
     pub(super) accepted: Accepted,
+}
+
+impl Wanted {
+    /// The path of the file below the root.
+    pub(super) fn path(&self) -> Cow<'_, Path> {
+        match &self.location {
+            Location { path, is_directory: true } => path.join(INDEX).into(),
+            Location { path, is_directory: false } => path.into(),
+        }
+    }
 }
 
 /// What is at a location.
@@ -132,7 +146,7 @@ impl Root {
 
     fn look(&self, wanted: &Wanted, patience: Patience) -> Result<Found, Errno> {
         let Wanted { location, accepted } = wanted;
-        let path = if location.is_directory { location.path.join(INDEX) } else { location.path.clone() };
+        let path = wanted.path();
         let (file, stat) = match self.open_file(&path, patience)? {
             Ok(opened) => opened,
             Err(FileType::Directory) if !location.is_directory => return Ok(Found::Directory),
@@ -145,6 +159,41 @@ impl Root {
             return Ok(Found::Unacceptable);
         }
         Ok(Found::File(Opened { file, facts: facts(&stat)?, coding: None }))
+    }
+
+    /// Reads what is in a directory: what a client could ask for, and no more than this many. Blocks while the disk is asked.
+    pub(super) fn list(&self, path: &Path, entries_max: usize) -> Result<Listed, Errno> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NONBLOCK;
+        let directory = if path == Path::new("") {
+            rustix::fs::openat(&self.directory, ".", flags | OFlags::CLOEXEC, Mode::empty())?
+        } else {
+            self.open_beneath(path, flags, Patience::Blocking)?
+        };
+        let depth = path.components().count();
+        let stat_flags = if self.follows_symlinks { AtFlags::empty() } else { AtFlags::SYMLINK_NOFOLLOW };
+        let mut listed = Listed { entries: vec![], is_cut: false };
+        for entry in Dir::read_from(&directory)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            if [&b"."[..], b".."].contains(&name.to_bytes()) || is_hidden(name.to_bytes(), depth) {
+                continue;
+            }
+            // It may be gone by now, or a link that leads nowhere.
+            let Ok(stat) = rustix::fs::statat(&directory, name, stat_flags) else { continue };
+            let is_directory = match FileType::from_raw_mode(stat.st_mode) {
+                FileType::Directory => true,
+                FileType::RegularFile => false,
+                _ => continue,
+            };
+            let Ok(Facts { length, modified, .. }) = facts(&stat) else { continue };
+            if listed.entries.len() == entries_max {
+                listed.is_cut = true;
+                break;
+            }
+            let name = OsStr::from_bytes(name.to_bytes()).to_owned();
+            listed.entries.push(Entry { name, is_directory, length, modified });
+        }
+        Ok(listed)
     }
 
     /// The best compressed sibling. One that is older than the file itself is of another state of it, and left alone; in
@@ -232,6 +281,11 @@ impl Root {
 /// Whether this machine is short of something, so that the same attempt may succeed later.
 pub(super) fn is_exhaustion(cause: Errno) -> bool {
     matches!(cause, Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::AGAIN)
+}
+
+/// What is known of a file that is open.
+pub(super) fn facts_of(file: &File) -> Result<Facts, Errno> {
+    facts(&rustix::fs::fstat(file)?)
 }
 
 fn facts(stat: &Stat) -> Result<Facts, Errno> {

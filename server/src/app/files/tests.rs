@@ -13,6 +13,8 @@ use rustix::fs::{FileType, Mode};
 use tempfile::TempDir;
 
 use super::*;
+use crate::app::answer::not_found;
+use crate::config::Compression;
 
 /// A root with files of each kind, beside a secret that must stay one.
 struct Site {
@@ -63,7 +65,7 @@ impl Site {
         let pipe = root.join("fifo");
         rustix::fs::mknodat(rustix::fs::CWD, &pipe, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
         std::os::unix::net::UnixListener::bind(root.join("socket")).unwrap();
-        let files = Files::open(&FilesConfig { root, follow_symlinks, etag: Etag::State }, 0).unwrap();
+        let files = Files::open(&FilesConfig { root, follow_symlinks, ..FilesConfig::default() }, 0).unwrap();
         Self { directory, files }
     }
 
@@ -71,7 +73,7 @@ impl Site {
     fn both() -> [Self; 2] {
         let walked = Self::new();
         let directory = Arc::new(Directory::open(walked.root(), false, 0).unwrap().without_openat2());
-        [Self::new(), Self { files: Files { directory, etag: Etag::State }, ..walked }]
+        [Self::new(), Self { files: Files { directory, ..walked.files }, directory: walked.directory }]
     }
 
     fn root(&self) -> PathBuf {
@@ -95,7 +97,7 @@ impl Site {
         }
         let (path, query) = target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query)));
         let target = PathAndQuery { path: path.to_owned(), query: query.map(str::to_owned) };
-        smol::block_on(self.files.answer(&request, &target))
+        smol::block_on(self.files.answer(&request, &target)).unwrap_or_else(not_found)
     }
 
     fn get(&self, target: &str, headers: &[(&str, &str)]) -> Answer {
@@ -582,6 +584,113 @@ fn errors_tell_the_client_no_more_than_it_needs() {
         (Errno::MFILE, StatusCode::ServiceUnavailable),
         (Errno::IO, StatusCode::InternalServerError),
     ] {
-        assert_eq!(refuse("/x", cause).status(), status, "{cause}");
+        assert_eq!(refuse("/x", cause).unwrap_or_else(not_found).status(), status, "{cause}");
     }
+}
+
+/// What programs are told of a directory.
+fn listed(site: &Site, target: &str) -> Vec<(String, String)> {
+    let answer = site.get(target, &[("accept", "application/json")]);
+    assert_eq!((answer.status, answer.header("content-type")), (200, Some("application/json")), "{target}");
+    let rows: serde_json::Value = serde_json::from_slice(&answer.body).unwrap();
+    let text = |row: &serde_json::Value, key: &str| row[key].as_str().unwrap().to_owned();
+    rows.as_array().unwrap().iter().map(|row| (text(row, "url"), text(row, "type"))).collect()
+}
+
+#[test]
+fn a_directory_shows_what_clients_can_ask_for_where_that_is_wanted() {
+    for mut site in Site::both() {
+        assert_eq!(site.get("/dir/deep/", &[]).status, 404, "only where it is wanted");
+        site.files.lists = true;
+        fs::remove_file(site.root().join("index.html")).unwrap();
+        fs::create_dir(site.root().join("dir/deep/.well-known")).unwrap();
+        fs::write(site.root().join(OsStr::from_bytes(b"\xff<b>:")), "odd").unwrap();
+        let all: Vec<_> = listed(&site, "/").into_iter().map(|(url, _)| url).collect();
+        let expected = [
+            ".well-known/",
+            "%5Cevil.example/",
+            "dir/",
+            "empty/",
+            "odd/",
+            "100%25.txt",
+            "a.txt",
+            "no-bytes",
+            "page.html",
+        ];
+        assert_eq!(all[..9], expected, "links, pipes and what is hidden are not there");
+        assert_eq!(all[9..], ["with%20space%20%C3%A9.bin", "%FF%3Cb%3E%3A"]);
+        for url in &all {
+            let answer = site.get(&format!("/{url}"), &[]);
+            assert_eq!(answer.status, 200, "{url}");
+        }
+        assert_eq!(listed(&site, "/dir/deep/"), [("b.svg".to_owned(), "file".to_owned())]);
+        assert_eq!(listed(&site, "/empty/"), []);
+        let page = site.get("/dir/deep/?sort=size", &[]);
+        assert_eq!((page.status, page.header("content-type")), (200, Some("text/html; charset=utf-8")));
+        assert!(page.text().contains("<a href=\"b.svg\">b.svg</a>"), "{}", page.text());
+        assert_eq!(site.get("/dir/", &[]).text(), "a directory's index");
+        assert_eq!(site.get("/dir/deep", &[]).header("location"), Some("/dir/deep/"));
+        for path in ["/missing/", "/a.txt/", "/.git/", "/linked/deep/", "/up/", "/fifo/"] {
+            assert_eq!(site.get(path, &[]).status, 404, "{path}");
+        }
+    }
+}
+
+#[test]
+fn what_is_behind_links_is_listed_where_they_are_followed() {
+    let mut site = Site::with(true);
+    site.files.lists = true;
+    assert_eq!(listed(&site, "/linked/deep/"), [("b.svg".to_owned(), "file".to_owned())]);
+    fs::remove_file(site.root().join("index.html")).unwrap();
+    let all = listed(&site, "/");
+    for (url, kind) in [("inside", "file"), ("linked/", "directory"), ("outside", "file")] {
+        assert!(all.contains(&(url.to_owned(), kind.to_owned())), "{url} in {all:?}");
+    }
+    assert!(!all.iter().any(|(url, _)| ["dangling", "loop", "device", "socket"].contains(&url.as_str())), "{all:?}");
+}
+
+#[test]
+fn a_text_is_compressed_where_that_is_wanted_and_its_tag_is_another_one() {
+    let mut site = Site::new();
+    let all = [Compression::Gzip, Compression::Zstd, Compression::Brotli];
+    let text = "body { color: black }\n".repeat(500);
+    site.write("long.css", text.as_bytes());
+    site.write("long.png", text.as_bytes());
+    site.write("long.js", text.as_bytes());
+    site.write("long.js.gz", b"packed before");
+    let any = [("accept-encoding", "gzip, br, zstd")];
+    assert_eq!(site.get("/long.css", &any).header("content-encoding"), None, "only where it is wanted");
+    site.files.compressed = Compressed::new(&all).map(Arc::new);
+    let strong = site.strong_tag("/long.css");
+    for (accepted, coding) in [("gzip", "gzip"), ("zstd", "zstd"), ("br", "br"), ("gzip;q=1, br;q=0.5", "gzip")] {
+        let answer = site.get("/long.css", &[("accept-encoding", accepted)]);
+        assert_eq!((answer.status, answer.header("content-encoding")), (200, Some(coding)));
+        assert!(
+            answer.body.len() < text.len() / 10 && answer.header("content-type") == Some("text/css; charset=utf-8")
+        );
+        let tag = format!("W/{}-{coding}\"", strong.trim_end_matches('"'));
+        assert_eq!((answer.header("etag"), answer.header("vary")), (Some(&*tag), Some("accept-encoding")));
+        assert_eq!(answer.header("accept-ranges"), None);
+        let again = site.get("/long.css", &[("accept-encoding", accepted)]);
+        assert_eq!(again.body, answer.body);
+        assert_eq!(site.get("/long.css", &[("accept-encoding", accepted), ("if-none-match", &tag)]).status, 304);
+        assert_eq!(site.get("/long.css", &[("if-none-match", &tag)]).text(), text, "it is of no other coding");
+        let head = site.ask(Method::Head, "/long.css", &[("accept-encoding", accepted)]);
+        assert_eq!(head.len(), Some(answer.body.len()));
+    }
+    let part = site.get("/long.css", &[any[0], ("range", "bytes=0-3")]);
+    assert_eq!((part.status, part.text(), part.header("etag")), (206, "body", Some(&*strong)));
+    assert_eq!(site.get("/long.js", &any).text(), "packed before", "what lies there comes before what has to be made");
+    assert_eq!(site.get("/long.js", &[("accept-encoding", "br")]).header("content-encoding"), Some("br"));
+    for (path, accepted) in
+        [("/long.png", "gzip"), ("/a.txt", "gzip"), ("/long.css", "gzip;q=0"), ("/long.css", "identity")]
+    {
+        let answer = site.get(path, &[("accept-encoding", accepted)]);
+        assert_eq!((answer.status, answer.header("content-encoding")), (200, None), "{path} {accepted}");
+    }
+    site.write("long.css", text.replace("black", "white").as_bytes());
+    let answer = site.get("/long.css", &[("accept-encoding", "gzip")]);
+    let mut decoded = String::new();
+    flate2::read::GzDecoder::new(&*answer.body).read_to_string(&mut decoded).unwrap();
+    assert!(decoded.contains("white") && !decoded.contains("black"), "another state of the file is compressed anew");
 }

@@ -6,8 +6,8 @@ use std::fmt::Write as _;
 
 use clap::{Arg, ArgAction, ArgMatches, Command as Clap};
 
-use super::file::{File, keys};
-use crate::config::{ValueSource, is_given, items};
+use super::file::{Entry, File, keys};
+use crate::config::{ValueSource, is_given, items, separator};
 
 /// Comments begin in this column, or behind what is longer.
 const COMMENT_COLUMN: usize = 40;
@@ -26,6 +26,22 @@ pub(super) fn effective(serve: &Clap, matches: &ArgMatches, file: Option<&File>)
         // Writing to a String cannot fail.
         _ = writeln!(text, "{line:<COMMENT_COLUMN$} # {}", shown(&source, flag));
     }
+    text + &sites(file)
+}
+
+/// The tables of the sites, which only the file can have.
+fn sites(file: Option<&File>) -> String {
+    let mut text = String::new();
+    for (position, entries) in file.into_iter().flat_map(File::site_tables) {
+        _ = writeln!(text, "\n{:<COMMENT_COLUMN$} # {position}", "[[site]]");
+        for (flag, Entry { position, texts }) in entries {
+            let texts: Vec<_> = texts.iter().map(|(text, _)| quoted(text)).collect();
+            let is_list = matches!(flag.get_action(), ArgAction::Append);
+            let value = if is_list { format!("[{}]", texts.join(", ")) } else { texts.concat() };
+            let line = format!("{} = {value}", key(&flag));
+            _ = writeln!(text, "{line:<COMMENT_COLUMN$} # {position}");
+        }
+    }
     text
 }
 
@@ -38,7 +54,8 @@ fn value(flag: &Arg, matches: &ArgMatches, source: &ValueSource) -> Option<Strin
     let mut texts = matches.get_raw(flag.get_id().as_str())?.map(|text| text.to_string_lossy().into_owned());
     if matches!(flag.get_action(), ArgAction::Append) {
         let is_split = *source == ValueSource::Variable && is_given(flag);
-        let items = texts.flat_map(|text| if is_split { items(&text) } else { vec![text] });
+        let separator = separator(flag.get_id().as_str());
+        let items = texts.flat_map(|text| if is_split { items(&text, separator) } else { vec![text] });
         return Some(format!("[{}]", items.map(|text| quoted(&text)).collect::<Vec<_>>().join(", ")));
     }
     Some(match texts.next().filter(|text| !text.is_empty())?.as_str() {

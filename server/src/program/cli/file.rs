@@ -1,8 +1,8 @@
 //! The configuration file: TOML, whose keys are the flags of `serve` without their dashes.
 //!
 //! It owns how the file is read and where each value stands in it. What clap knows as a flag is a key here, so that a
-//! flag cannot lack one; a value becomes the text that would have been typed, and is checked like one. Where two flags are
-//! lists that belong together, a table for each pair says it better: `[[tls]]`.
+//! flag cannot lack one; a value becomes the text that would have been typed, and is checked like one. A `[[site]]` table is a
+//! file within the file, whose keys are those flags that say what a site is.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,26 +10,45 @@ use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 
-use clap::{Arg, ArgAction, Command as Clap};
+use clap::{Arg, Args, Command as Clap, FromArgMatches};
 use toml::de::{DeTable, DeValue};
 
-use crate::config::{FilePosition, with_file_value};
+use super::tables::{self, Placed};
+use crate::config::{FilePosition, HostedArgs, with_file_value};
 use crate::program::configuration::cause;
 use crate::program::package::Package;
 
 /// A longer file is no configuration.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
 
-/// The tables that each give a certificate and its key, and the flags that their keys stand for.
-const PAIRS: &str = "tls";
-const PAIR: [(&str, &str); 2] = [("certificate", "tls_certificate"), ("key", "tls_key")];
+/// The tables that are a site each.
+const SITES: &str = "site";
 
 /// How alike an unknown key and a known one must be for a suggestion (`strsim::jaro_winkler`).
 const ALIKE: f64 = 0.8;
 
-/// What a configuration file says, by clap's id.
+/// What a configuration file says.
+#[derive(Clone, Debug, Default)]
+pub(super) struct File {
+    /// By clap's id.
+    values: BTreeMap<String, Entry>,
+    /// The tables of sites, each with where it begins and as a file of its own.
+    sites: Vec<(FilePosition, File)>,
+}
+
+/// What stands behind a key.
 #[derive(Clone, Debug)]
-pub(super) struct File(BTreeMap<String, (FilePosition, Vec<String>)>);
+pub(super) struct Entry {
+    pub(super) position: FilePosition,
+    pub(super) texts: Vec<Placed>,
+}
+
+/// A file that is being read: where it is, and its text.
+struct Source<'a> {
+    path: Arc<str>,
+    text: &'a str,
+    package: &'a Package,
+}
 
 impl File {
     /// Reads a file whose keys are the flags of `serve`. The error names the file, the line, the key, and what would be
@@ -41,59 +60,108 @@ impl File {
     }
 
     pub(super) fn parse(path: &str, text: &str, serve: &Clap, package: &Package) -> Result<File, String> {
-        let path: Arc<str> = path.into();
-        let position = |at: usize| FilePosition::new(Arc::clone(&path), 1 + text[..at].matches('\n').count());
+        let source = Source { path: path.into(), text, package };
         let table = DeTable::parse(text).map_err(|error| {
-            let position = position(error.span().map_or(0, |span| span.start));
+            let position = source.position(error.span().map_or(0, |span| span.start));
             format!("{position}: {}; write KEY = VALUE, texts in quotes", one_line(error.message()))
         })?;
-        let mut values = BTreeMap::new();
-        for (key, value) in table.get_ref() {
-            let position = position(key.span().start);
-            if key.get_ref() == PAIRS {
-                let pairs = pairs(value.get_ref()).map_err(|cause| format!("{position}: {PAIRS}: {cause}"))?;
-                for ((_, id), texts) in PAIR.into_iter().zip(pairs) {
-                    if values.insert(id.to_owned(), (position.clone(), texts)).is_some() {
-                        return Err(format!("{position}: {PAIRS}: {}", both_ways(id)));
-                    }
-                }
-                continue;
-            }
-            let Some(flag) = keys(serve).find(|flag| flag.get_long() == Some(key.get_ref())) else {
-                return Err(format!(
-                    "{position}: unknown key {:?}; {}",
-                    key.get_ref(),
-                    suggestion(key.get_ref(), serve, package)
-                ));
-            };
-            let texts =
-                texts(flag, value.get_ref()).map_err(|cause| format!("{position}: {}: {cause}", key.get_ref()))?;
-            let id = flag.get_id().to_string();
-            if values.contains_key(&id) {
-                return Err(format!("{position}: {}: {}", key.get_ref(), both_ways(&id)));
-            }
-            values.insert(id, (position, texts));
-        }
-        Ok(File(values))
+        source.file(table.get_ref(), serve)
     }
 
     /// Where the file gives the value with this id, if it does.
     pub(super) fn position(&self, id: &str) -> Option<FilePosition> {
-        self.0.get(id).map(|(position, _)| position.clone())
+        self.values.get(id).map(|entry| entry.position.clone())
     }
 
     /// Where the file gives this value for this id, if it does.
     pub(super) fn position_of(&self, id: &str, value: &str) -> Option<&FilePosition> {
-        let (position, texts) = self.0.get(id)?;
-        texts.iter().any(|text| text == value).then_some(position)
+        self.values.get(id)?.texts.iter().find(|(text, _)| text == value).map(|(_, position)| position)
     }
 
     /// `serve` with what the file says in the place of its defaults: flags and variables win over those by themselves.
     pub(super) fn applied(&self, serve: Clap) -> Clap {
-        self.0.iter().fold(serve, |serve, (id, (position, texts))| {
+        self.values.iter().fold(serve, |serve, (id, Entry { position, texts })| {
             serve.mut_arg(id, |flag| with_file_value(flag, texts.clone(), position))
         })
     }
+
+    /// The sites that it has tables for.
+    pub(super) fn sites(&self) -> Result<Vec<HostedArgs>, clap::Error> {
+        let site = |(_, file): &(FilePosition, File)| {
+            let matches = file.applied(site_command()).try_get_matches_from([SITES])?;
+            HostedArgs::from_arg_matches(&matches)
+        };
+        self.sites.iter().map(site).collect()
+    }
+
+    /// The tables of sites, each with where it begins, and the keys in it with what stands behind them.
+    pub(super) fn site_tables(&self) -> impl Iterator<Item = (&FilePosition, impl Iterator<Item = (Arg, &Entry)>)> {
+        self.sites.iter().map(|(position, file)| {
+            let keys: Vec<Arg> = keys(&site_command()).cloned().collect();
+            let entries = keys.into_iter().filter_map(|key| {
+                let entry = file.values.get(key.get_id().as_str())?;
+                Some((key, entry))
+            });
+            (position, entries)
+        })
+    }
+}
+
+impl Source<'_> {
+    fn position(&self, at: usize) -> FilePosition {
+        FilePosition::new(Arc::clone(&self.path), 1 + self.text[..at].matches('\n').count())
+    }
+
+    /// What the table of the file, or of a site, says: its keys are the flags of this command.
+    fn file(&self, table: &DeTable<'_>, command: &Clap) -> Result<File, String> {
+        let mut file = File::default();
+        for (key, value) in table {
+            let (name, position) = (key.get_ref(), self.position(key.span().start));
+            let refuse = |cause: String| format!("{position}: {name}: {cause}");
+            let placed = |at: usize| self.position(at);
+            if name == tables::PAIRS && command.get_name() != SITES {
+                for (id, texts) in tables::pairs(value.get_ref(), placed).map_err(refuse)? {
+                    let entry = Entry { position: position.clone(), texts };
+                    if file.values.insert(id.to_owned(), entry).is_some() {
+                        return Err(refuse(tables::both_ways(id)));
+                    }
+                }
+            } else if name == SITES && command.get_name() != SITES && self.package.has_default_app {
+                file.sites = self.sites(value.get_ref()).map_err(|error| error.unwrap_or_else(refuse))?;
+            } else if let Some(flag) = keys(command).find(|flag| flag.get_long() == Some(name)) {
+                let texts = tables::texts(flag, value, placed).map_err(refuse)?;
+                if file.values.insert(flag.get_id().to_string(), Entry { position: position.clone(), texts }).is_some()
+                {
+                    return Err(refuse(tables::both_ways(flag.get_id().as_str())));
+                }
+            } else {
+                return Err(format!("{position}: unknown key {name:?}; {}", suggestion(name, command, self.package)));
+            }
+        }
+        Ok(file)
+    }
+
+    /// The sites of an array of tables. An error says by itself where it is, or else why the array is none.
+    fn sites(&self, value: &DeValue<'_>) -> Result<Vec<(FilePosition, File)>, Result<String, String>> {
+        const ADVICE: &str = "write a [[site]] table for each, with host = [...] and root = DIR";
+        let none = || Err(format!("no array of tables; {ADVICE}"));
+        let DeValue::Array(tables) = value else { return Err(none()) };
+        let mut sites = vec![];
+        for table in tables {
+            let position = self.position(table.span().start);
+            let DeValue::Table(table) = table.get_ref() else { return Err(none()) };
+            if !table.keys().any(|key| key.get_ref() == "host") {
+                return Err(Ok(format!("{position}: {SITES}: a table has no host; {ADVICE}")));
+            }
+            sites.push((position, self.file(table, &site_command()).map_err(Ok)?));
+        }
+        Ok(sites)
+    }
+}
+
+/// The keys of a site's table, as the flags of a command that nobody can type: no variable speaks of them.
+fn site_command() -> Clap {
+    HostedArgs::augment_args(Clap::new(SITES)).mut_args(|flag| flag.env(None::<&'static str>))
 }
 
 /// The flags of `serve` that are keys of the file: all but the one that names the file, those without a value, and those
@@ -121,57 +189,14 @@ fn contents(path: &Path) -> Result<String, String> {
     String::from_utf8(bytes).map_err(|error| refuse(format!("it is no text ({})", error.utf8_error())))
 }
 
-/// A value as it would have been typed.
-fn texts(flag: &Arg, value: &DeValue<'_>) -> Result<Vec<String>, String> {
-    let is_list = matches!(flag.get_action(), ArgAction::Append);
-    match value {
-        DeValue::Array(values) if is_list => values.iter().map(|value| text(value.get_ref())).collect(),
-        value => text(value).map(|text| vec![text]),
-    }
-}
-
-fn text(value: &DeValue<'_>) -> Result<String, String> {
-    match value {
-        DeValue::String(text) => Ok(text.to_string()),
-        DeValue::Boolean(value) => Ok(value.to_string()),
-        DeValue::Integer(number) => Ok(number.to_string()),
-        other => {
-            Err(format!("no value of type {} fits; write a text in quotes, a number, true or false", other.type_str()))
-        }
-    }
-}
-
-/// What the tables give for each key of a pair.
-fn pairs(value: &DeValue<'_>) -> Result<[Vec<String>; 2], String> {
-    const ADVICE: &str = "write a [[tls]] table for each certificate, with certificate = FILE and key = FILE";
-    let DeValue::Array(tables) = value else { return Err(format!("no array of tables; {ADVICE}")) };
-    let mut pairs = [vec![], vec![]];
-    for table in tables {
-        let DeValue::Table(table) = table.get_ref() else { return Err(format!("no array of tables; {ADVICE}")) };
-        if let Some(key) = table.keys().find(|key| !PAIR.iter().any(|(name, _)| key.get_ref() == name)) {
-            return Err(format!("unknown key {:?}; {ADVICE}", key.get_ref()));
-        }
-        for ((name, _), texts) in PAIR.iter().zip(&mut pairs) {
-            let value = table.get(*name).ok_or_else(|| format!("a table has no {name}; {ADVICE}"))?;
-            texts.push(text(value.get_ref())?);
-        }
-    }
-    Ok(pairs)
-}
-
-/// Why a pair's flag is refused that has a key of its own as well.
-fn both_ways(id: &str) -> String {
-    format!(
-        "there is {:?} as well as a [[{PAIRS}]] table; write all certificates in one of the two ways",
-        id.replace('_', "-")
-    )
-}
-
 fn suggestion(unknown: &str, serve: &Clap, package: &Package) -> String {
     let alike = |key: &str| strsim::jaro_winkler(unknown, key);
     let nearest = keys(serve).filter_map(Arg::get_long).max_by(|one, other| alike(one).total_cmp(&alike(other)));
     match nearest.filter(|key| alike(key) >= ALIKE) {
         Some(key) => format!("did you mean {key:?}?"),
+        None if serve.get_name() == SITES => {
+            format!("the keys of a site are {}", keys(serve).filter_map(Arg::get_long).collect::<Vec<_>>().join(", "))
+        }
         None => package.named("the keys are the flags of `reborn help serve` without their dashes"),
     }
 }
@@ -193,6 +218,10 @@ mod tests {
         )
     }
 
+    fn joined(entry: &Entry) -> String {
+        entry.texts.iter().map(|(text, _)| text.as_str()).collect::<Vec<_>>().join(" ")
+    }
+
     #[track_caller]
     fn assert_refused(text: &str, expected: &str) {
         let error = parse(text).unwrap_err();
@@ -207,7 +236,7 @@ mod tests {
         )
         .unwrap();
         let found: Vec<_> =
-            file.0.iter().map(|(id, (position, texts))| (id.as_str(), position.to_string(), texts.join(" "))).collect();
+            file.values.iter().map(|(id, entry)| (id.as_str(), entry.position.to_string(), joined(entry))).collect();
         let expected = [
             ("connections", "reborn.toml:5", "1000"),
             ("demo", "reborn.toml:4", "true"),
@@ -221,7 +250,7 @@ mod tests {
     fn a_table_for_each_certificate_becomes_two_lists_in_their_order() {
         let file =
             parse("\n[[tls]]\ncertificate = \"a\"\nkey = \"b\"\n[[tls]]\nkey = \"d\"\ncertificate = \"c\"\n").unwrap();
-        let texts = |id: &str| file.0[id].1.join(" ");
+        let texts = |id: &str| joined(&file.values[id]);
         assert_eq!((texts("tls_certificate").as_str(), texts("tls_key").as_str()), ("a c", "b d"));
         assert_eq!(file.position("tls_key").unwrap().to_string(), "reborn.toml:2");
         assert_refused("[tls]\nkey = \"x\"", "reborn.toml:1: tls: no array of tables");

@@ -13,7 +13,7 @@ use super::blame::blamed;
 use super::command::{Cli, Command, command_of};
 use super::effective::effective;
 use super::file::File;
-use crate::config::{Given, non_empty};
+use crate::config::{Given, ServeArgs, SiteArgs, non_empty, separator};
 use crate::program::package::Package;
 
 /// A command line with all that stood in it.
@@ -122,8 +122,17 @@ fn without_requirements(package: &Package) -> Clap {
 fn understood(matches: ArgMatches, file: Option<File>) -> Result<CommandLine, clap::Error> {
     let mut command = Cli::from_arg_matches(&matches)?.command;
     if let Command::Serve(serve) | Command::Check(serve) = &mut command {
-        for list in [&mut serve.listen, &mut serve.tls.tls_certificate, &mut serve.tls.tls_key] {
-            *list = std::mem::take(list).into_iter().flat_map(Given::items).collect();
+        let ServeArgs { listen, tls, app, .. } = &mut **serve;
+        for list in [listen, &mut tls.tls_certificate, &mut tls.tls_key] {
+            *list = std::mem::take(list).into_iter().flat_map(|given| given.items(',')).collect();
+        }
+        let SiteArgs { headers, redirect, types, .. } = &mut app.site;
+        for (list, id) in [(headers, "headers"), (redirect, "redirect"), (types, "types")] {
+            let items = std::mem::take(list).into_iter().flat_map(|given| given.items(separator(id)));
+            *list = items.filter(|given| !given.text().is_empty()).collect();
+        }
+        if let Some(file) = &file {
+            app.sites = file.sites()?;
         }
     }
     Ok(CommandLine { command, matches, file })
