@@ -213,8 +213,7 @@ fn every_command_in_the_pages_is_run_or_said_not_to_be() {
             }
             let is_of = |name: &str| {
                 command == name
-                    || ["acme.sh", "curl", "podman", "systemctl --user"].contains(&name)
-                        && command.starts_with(name)
+                    || ["acme.sh", "curl", "podman", "systemctl --user"].contains(&name) && command.starts_with(name)
             };
             let Some((name, proof)) = PROOFS.iter().find(|(name, _)| is_of(name)) else {
                 panic!("nothing runs `{command}`: add a test and a line to PROOFS");

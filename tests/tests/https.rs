@@ -80,7 +80,9 @@ fn keys_that_openssl_updates_before_and_after_moves_are_followed() {
     }
     let server = serving(&[]);
     let flags = ["s_client", "-crlf", "-tls1_3", "-servername", "localhost", "-connect"];
-    let mut client = Talking::start(Command::new("openssl").args(flags).arg(server.https_address().to_string()).stderr(Stdio::null()));
+    let mut client = Talking::start(
+        Command::new("openssl").args(flags).arg(server.https_address().to_string()).stderr(Stdio::null()),
+    );
     for generation in 1..=RELOADS + 1 {
         client.say("GET / HTTP/1.1");
         client.say("Host: localhost");

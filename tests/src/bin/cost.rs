@@ -239,7 +239,7 @@ fn run(script: Script, rounds: u32, (tool, read): (&str, Read)) -> Vec<f64> {
         wait_threads(&server, &process, "Tt");
     };
     let connect = || match &tls {
-        None => Client::Plain(server.connect()),
+        None => Client::Plain(server.connect().into()),
         Some((address, config)) => Client::Secured(Secured::begin(*address, config).expect("a connection").into()),
     };
     let mut connections: Vec<Client> = Vec::new();
@@ -271,7 +271,7 @@ fn run(script: Script, rounds: u32, (tool, read): (&str, Read)) -> Vec<f64> {
 
 /// A client's connection.
 enum Client {
-    Plain(Connection),
+    Plain(Box<Connection>),
     Secured(Box<Secured>),
 }
 

@@ -532,7 +532,9 @@ impl Row {
         let new = mebibytes(|reload| reload.new_resident_bytes);
         let memfd = mebibytes(|reload| reload.memfd_bytes);
         let files = self.reloads.iter().map(|reload| reload.responses).min().unwrap_or(0);
-        let held = self.held_bytes_each.map(|bytes| format!("{:.2}", bytes as f64 / 1024.0));
+        let held = self
+            .held_bytes_each
+            .map(|bytes| format!("{:.2}", f64::from(u32::try_from(bytes).unwrap_or(u32::MAX)) / 1024.0));
         writeln!(f, " {old:>8} {new:>8} {memfd:>8} {files:>7} {:>9} {:>9}", held[0], held[1])
     }
 }
