@@ -81,6 +81,7 @@ struct Readme;
 mod address;
 mod begun;
 mod builder;
+pub mod cli;
 mod connections;
 pub mod control;
 mod counters;
