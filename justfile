@@ -8,7 +8,7 @@ default:
     @just --list --unsorted
 
 # All that a change must pass: format, lints, documentation, tests, package, licences and bans. The same as `.ci/run`.
-ci: fmt-check lint doc test package cost deny
+ci: fmt-check lint features doc test package cost deny
 
 # `ci` with what takes longer: the newer systemd, Chromium and the storm.
 ci-full: ci (test-systemd "trixie") test-clients storm
@@ -25,6 +25,14 @@ fmt-check:
 lint:
     cargo clippy --workspace --all-targets --locked -- -D warnings
     cargo clippy --manifest-path tests/bench/Cargo.toml --target-dir target --all-targets --locked -- -D warnings
+
+# The library with each set of its features: none, each by itself, each left out.
+features:
+    RUSTFLAGS="-D warnings" cargo check --package restart-core --lib --locked --no-default-features --target-dir target/features
+    RUSTFLAGS="-D warnings" cargo check --package restart-core --lib --locked --no-default-features --features control --target-dir target/features
+    RUSTFLAGS="-D warnings" cargo check --package restart-core --lib --locked --no-default-features --features systemd --target-dir target/features
+    RUSTFLAGS="-D warnings" cargo check --package restart-core --lib --locked --no-default-features --features supervisor --target-dir target/features
+    RUSTFLAGS="-D warnings" cargo check --package restart-core --lib --locked --no-default-features --features control,systemd --target-dir target/features
 
 # Documentation, warnings denied.
 doc:

@@ -1,17 +1,16 @@
 //! An axum server that is replaced while it serves. A request in flight finishes, in the process where it began; idle
 //! connections close (`examples/hyper.rs` shows how they move instead, with the same router).
 //!
-//! `cargo run -p restart-core --example axum -- 127.0.0.1:8080`, then `kill -HUP` it.
+//! `cargo run -p restart-core --example axum -- 127.0.0.1:8080`, then the same with `reload` in place of the address.
 
 use axum::{Router, routing::get};
-use restart_core::control::Place;
-use restart_core::{Builder, Endpoint, Exit, Listener, Phase};
+use restart_core::{Builder, Endpoint, Exit, Listener, Phase, cli};
 use tokio::net::TcpStream;
 
 fn main() -> Result<Exit, Box<dyn std::error::Error>> {
-    let address = std::env::args().skip(1).find(|arg| arg != "-g").unwrap_or("127.0.0.1:8080".to_owned());
-    let endpoint = Endpoint::parse(&address, "http")?;
-    let builder = Builder::new().listen(endpoint).control(Place::Named("axum-example".to_owned()));
+    let serve = cli::obey("axum-example");
+    let address = serve.arguments.first().map_or("127.0.0.1:8080", String::as_str);
+    let builder = Builder::new().listen(Endpoint::parse(address, "http")?).control(serve.control);
     let (generation, driver) = builder.start()?; // before the runtime: no thread may exist yet
     let (listener, drain, number) = (Front(generation.listener("http")?), generation.drain(), generation.number());
     let app = Router::new().route("/", get(async move || format!("generation {number}\n")));

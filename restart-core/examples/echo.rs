@@ -1,12 +1,12 @@
 //! A line echo server on smol whose live connections move to the next generation, each with the count of its lines.
 //!
-//! `cargo run -p restart-core --example echo -- 127.0.0.1:7000`, talk to it with `nc 127.0.0.1 7000`, and `kill -HUP` it.
+//! `cargo run -p restart-core --example echo -- 127.0.0.1:7000`, talk to it with `nc 127.0.0.1 7000`, and have it replaced
+//! by the same command with `reload` in place of the address.
 
 use std::net::TcpStream;
 use std::os::fd::OwnedFd;
 
-use restart_core::control::Place;
-use restart_core::{Builder, Connection, Connections, Drain, Endpoint, Error, Exit, Guard, Phase, Phases};
+use restart_core::{Builder, Connection, Connections, Drain, Endpoint, Error, Exit, Guard, Phase, Phases, cli};
 use smol::Async;
 use smol::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -15,9 +15,9 @@ const LINE_BYTES_MAX: usize = 16 * 1024;
 const FORMAT: &str = "echo/1";
 
 fn main() -> Result<Exit, Error> {
-    let address = std::env::args().skip(1).find(|arg| arg != "-g").unwrap_or("127.0.0.1:7000".to_owned());
-    let endpoint = Endpoint::new("echo", address.parse()?)?;
-    let builder = Builder::new().listen(endpoint).control(Place::Named("echo".to_owned()));
+    let serve = cli::obey("echo");
+    let address = serve.arguments.first().map_or("127.0.0.1:7000", String::as_str);
+    let builder = Builder::new().listen(Endpoint::parse(address, "echo")?).control(serve.control);
     let (generation, driver) = builder.take_connections([FORMAT]).start()?;
     let listener = generation.listener("echo")?;
     let server = Server { number: generation.number(), drain: generation.drain(), way: generation.connections() };

@@ -1,7 +1,7 @@
 //! A hyper server on tokio whose idle connections move to the next generation. With an axum `Router` as the service
 //! (`hyper_util::service::TowerToHyperService::new(router)`) in the place of `answer`, it is an axum server.
 //!
-//! `cargo run -p restart-core --example hyper -- 127.0.0.1:8080`, then `kill -HUP` it.
+//! `cargo run -p restart-core --example hyper -- 127.0.0.1:8080`, then the same with `reload` in place of the address.
 
 use std::convert::Infallible;
 use std::future::poll_fn;
@@ -18,8 +18,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
-use restart_core::control::Place;
-use restart_core::{Builder, Connection, Connections, Drain, Endpoint, Exit, Phase};
+use restart_core::{Builder, Connection, Connections, Drain, Endpoint, Exit, Phase, cli};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
@@ -27,9 +26,9 @@ use tokio::net::TcpStream;
 const FORMAT: &str = "http/1";
 
 fn main() -> Result<Exit, Box<dyn std::error::Error>> {
-    let address = std::env::args().skip(1).find(|arg| arg != "-g").unwrap_or("127.0.0.1:8080".to_owned());
-    let endpoint = Endpoint::parse(&address, "http")?;
-    let builder = Builder::new().listen(endpoint).control(Place::Named("hyper-example".to_owned()));
+    let serve = cli::obey("hyper-example");
+    let address = serve.arguments.first().map_or("127.0.0.1:8080", String::as_str);
+    let builder = Builder::new().listen(Endpoint::parse(address, "http")?).control(serve.control);
     // Before the runtime: start() has to come before any thread.
     let (generation, driver) = builder.take_connections([FORMAT]).start()?;
     let listener = generation.listener("http")?;

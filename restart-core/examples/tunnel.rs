@@ -1,7 +1,7 @@
 //! A TCP forwarder whose tunnels move to the next generation in the middle of whatever flows through them.
 //!
 //! `cargo run -p restart-core --example tunnel -- 127.0.0.1:7000 127.0.0.1:22`, go through it with
-//! `ssh -p 7000 127.0.0.1`, and `kill -HUP` it.
+//! `ssh -p 7000 127.0.0.1`, and have it replaced by `cargo run -p restart-core --example tunnel -- reload`.
 //!
 //! It is the model of a protocol that moves in the middle: all that is known of a connection stands in one value
 //! (`Tunnel`) whenever its work waits. So the work can be dropped there, the value packed, and the work begun anew with
@@ -11,8 +11,9 @@ use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
 
-use restart_core::control::Place;
-use restart_core::{Accepted, BLOB_BYTES_MAX, Builder, Connection, Connections, Drain, Endpoint, Exit, Guard, Phase};
+use restart_core::{
+    Accepted, BLOB_BYTES_MAX, Builder, Connection, Connections, Drain, Endpoint, Exit, Guard, Phase, cli,
+};
 use rustix::net::sockopt::{set_socket_keepalive, set_socket_linger};
 use smol::{Async, Timer, future};
 
@@ -26,11 +27,11 @@ const _: () = assert!(HEAD_BYTES + 2 * UNSENT_BYTES_MAX <= BLOB_BYTES_MAX, "a tu
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 fn main() -> Result<Exit, Box<dyn std::error::Error>> {
-    let mut addresses = std::env::args().skip(1).filter(|arg| arg != "-g");
-    let address = addresses.next().unwrap_or("127.0.0.1:7000".to_owned());
-    let target = addresses.next().unwrap_or("127.0.0.1:22".to_owned()).parse()?;
-    let endpoint = Endpoint::new("tunnel", address.parse()?)?;
-    let builder = Builder::new().listen(endpoint).control(Place::Named("tunnel".to_owned()));
+    let serve = cli::obey("tunnel");
+    let mut addresses = serve.arguments.iter().map(String::as_str);
+    let address = addresses.next().unwrap_or("127.0.0.1:7000");
+    let target = addresses.next().unwrap_or("127.0.0.1:22").parse()?;
+    let builder = Builder::new().listen(Endpoint::parse(address, "tunnel")?).control(serve.control);
     let (generation, driver) = builder.take_connections([FORMAT]).start()?;
     let listener = generation.listener("tunnel")?;
     let forwarder = Forwarder { target, drain: generation.drain(), way: generation.connections() };

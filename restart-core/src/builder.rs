@@ -106,6 +106,7 @@ impl Builder {
     }
 
     /// Where the control socket lies; by default there is none.
+    #[cfg(feature = "control")]
     pub fn control(mut self, place: Place) -> Builder {
         self.control = place;
         self
@@ -490,7 +491,7 @@ fn control_socket(place: &Place, environment: &Environment, handed: Option<Socke
     }
     let address: Address = format!("unix:{}", path.display()).parse()?;
     let endpoint = Endpoint { name: CONTROL_NAME.to_owned(), address, mode: None };
-    bind_control(&endpoint).map(Some).map_err(|error| match running_pid(&path) {
+    bind_control(&endpoint).map(Some).map_err(|error| match control::running_pid(&path) {
         Some(pid) => Error::control(format!(
             "another server (pid {pid}) already has the control socket {}; to run a second one beside it, give it a \
              place of its own with --control",
@@ -498,10 +499,6 @@ fn control_socket(place: &Place, environment: &Environment, handed: Option<Socke
         )),
         None => error,
     })
-}
-
-fn running_pid(path: &std::path::Path) -> Option<u32> {
-    control::Client::connect(path).and_then(|mut client| client.status()).ok().map(|status| status.id.pid)
 }
 
 #[cfg(test)]

@@ -165,7 +165,10 @@
 //!
 //! # Commands of your own
 //!
-//! With [`Builder::control`](crate::Builder::control) the service takes commands from the same user and root:
+//! With [`Builder::control`](crate::Builder::control) the service takes commands from the same user and root. Where its
+//! command line has nothing else, [`cli::obey`](crate::cli::obey) gives it `reload`, `status`, `stop` and `--control PATH`,
+//! as the examples have them, and a log on standard error where no other one is installed. `reborn reload --control PATH`
+//! works for any service. With a command line of your own:
 //!
 //! ```no_run
 //! use restart_core::control::{self, Answer, Client};

@@ -63,6 +63,12 @@
 //!   messages to the newest generation, with a description of yours, and [`Connections::take`] gets it there.
 //! - Take datagram sockets from [`Generation::socket`]; all living generations read from the same one.
 //!
+//! # Features
+//!
+//! All on by default: `control` (the control socket, [`control::Client`], [`cli`]), `systemd` (LISTEN_FDS, and what a service
+//! manager is told), `supervisor` ([`supervise`]; it needs `systemd`). Without them signals reload and stop, and
+//! [`Generation::reload`], [`stop`](Generation::stop) and [`status`](Generation::status) are there as ever.
+//!
 //! # Guarantees
 //!
 //! - Before the commit every failure leaves the old generation serving, and says why.
@@ -73,6 +79,9 @@
 //! Not guaranteed: a process killed with SIGKILL takes its connections with it; what still runs at the drain's deadline
 //! is cut; clients that connect in the instant in which a listener that is no longer wanted is closed may be reset.
 
+// What serves one feature alone is dead without it.
+#![cfg_attr(not(all(feature = "control", feature = "systemd", feature = "supervisor")), allow(dead_code))]
+
 // What README shows compiles.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
@@ -81,6 +90,8 @@ struct Readme;
 mod address;
 mod begun;
 mod builder;
+#[cfg(feature = "control")]
+pub mod cli;
 mod connections;
 pub mod control;
 mod counters;
@@ -99,6 +110,10 @@ mod listeners;
 mod lock;
 mod manifest;
 mod memory;
+#[cfg(feature = "systemd")]
+mod notify;
+#[cfg(not(feature = "systemd"))]
+#[path = "notify/absent.rs"]
 mod notify;
 mod pid_file;
 mod predecessor;
@@ -106,6 +121,7 @@ mod progress;
 mod settings;
 mod signals;
 mod successor;
+#[cfg(feature = "supervisor")]
 mod supervisor;
 mod sys;
 mod terminal;
@@ -128,5 +144,6 @@ pub use settings::{
     DRAIN_TIMEOUT_DEFAULT, MAX_DRAINING_DEFAULT, MAX_DRAINING_MAX, PROBATION_DEFAULT, READY_TIMEOUT_DEFAULT,
     STOP_TIMEOUT_DEFAULT, TIMEOUT_MAX,
 };
+#[cfg(feature = "supervisor")]
 pub use supervisor::supervise;
 pub use waiting::Waiting;

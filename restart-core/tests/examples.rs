@@ -179,3 +179,23 @@ fn the_axum_example_finishes_what_it_has_and_its_successor_answers_the_rest() {
         over.store(true, Ordering::Release);
     });
 }
+
+#[test]
+fn an_example_is_reloaded_asked_and_stopped_by_its_own_command_line() {
+    let mut service = Service::example("echo", "echo");
+    let run = |words: &[&str]| {
+        let mut command = std::process::Command::new(service.folder.path().join("program"));
+        command.args(words).arg("--control").arg(service.control()).output().unwrap()
+    };
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let reloaded = run(&["reload"]);
+    assert!(reloaded.status.success() && text(&reloaded.stdout).starts_with("reloaded: generation 1 ("));
+    let status = text(&run(&["status"]).stdout);
+    assert!(status.starts_with("generation 2 (pid ") && status.contains(": serving for "), "{status}");
+    let wrong = run(&["reload", "now"]);
+    assert!(wrong.status.code() == Some(2) && text(&wrong.stderr).contains("\"now\" is not understood"));
+    assert!(run(&["stop"]).status.success());
+    let missing = run(&["stop"]);
+    assert!(missing.status.code() == Some(3) && text(&missing.stderr).starts_with("echo: "));
+    assert!(service.child.wait().unwrap().success());
+}

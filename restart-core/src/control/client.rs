@@ -6,11 +6,12 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
-use super::protocol::{CUTS_OLDEST, Outcome, REPLY_BYTES_MAX, Reply, Request, Status};
+use super::new_id;
+use super::protocol::{Answer, CUTS_OLDEST, REPLY_BYTES_MAX, Reply, Request, Status};
 use crate::error::Error;
 use crate::sys;
 
@@ -21,18 +22,6 @@ const RECONNECT: Duration = Duration::from_secs(10);
 
 /// How long a client that waits for its turn lets pass before it asks again.
 const ASK_AGAIN_AFTER: Duration = Duration::from_millis(100);
-
-/// How a command ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Answer {
-    /// The reload ended like this; look at [`Outcome::failure`].
-    Outcome(Box<Outcome>),
-    /// No reload was started, for this reason.
-    Refused(String),
-    /// The service is stopping, so there is nothing to reload any more.
-    Stopping,
-}
 
 /// A connection to a running service.
 #[derive(Debug)]
@@ -274,10 +263,9 @@ fn unexpected(reply: Option<Reply>) -> Error {
     }
 }
 
-/// A name for a reload that no other client chooses.
-pub(crate) fn new_id() -> String {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    format!("{}-{}", std::process::id(), now.as_nanos())
+/// The process of the service that answers there, if one does.
+pub(crate) fn running_pid(path: &Path) -> Option<u32> {
+    Client::connect(path).and_then(|mut client| client.status()).ok().map(|status| status.id.pid)
 }
 
 #[cfg(test)]

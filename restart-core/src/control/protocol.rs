@@ -246,6 +246,18 @@ pub struct DrainingReport {
     pub left_ms: Option<u64>,
 }
 
+/// How a command ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Answer {
+    /// The reload ended like this; look at [`Outcome::failure`].
+    Outcome(Box<Outcome>),
+    /// No reload was started, for this reason.
+    Refused(String),
+    /// The service is stopping, so there is nothing to reload any more.
+    Stopping,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

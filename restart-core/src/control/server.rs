@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_channel::{Receiver, Sender, bounded};
@@ -17,6 +17,7 @@ use futures_lite::future;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::protocol::{REQUEST_BYTES_MAX, Reply, Request};
+use super::{Clients, Command};
 use crate::listeners::Listener;
 use crate::sys;
 
@@ -26,16 +27,6 @@ const CLIENTS_MAX: usize = 64;
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often a client that waits for an outcome is told that the work goes on.
 const PENDING_EVERY: Duration = Duration::from_secs(5);
-
-/// A request with the way back to its client.
-#[derive(Debug)]
-pub(crate) struct Command {
-    pub(crate) request: Request,
-    pub(crate) reply: Sender<Reply>,
-}
-
-/// Counts the clients that are owed an answer, so that a process can wait for them before it exits.
-pub(crate) type Clients = Arc<AtomicUsize>;
 
 /// Accepts clients until it is dropped; those accepted are served on `executor` beyond that.
 pub(crate) async fn serve(

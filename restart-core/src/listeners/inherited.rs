@@ -31,11 +31,10 @@ pub(crate) fn from_listen_fds(
         return Ok(vec![]);
     }
     check_addressee(environment)?;
-    let mut given = listenfd::ListenFd::from_env();
+    let numbers = given(count)?;
     let names = names(environment.listen_fdnames.as_deref(), count)?;
     let mut sockets = Vec::with_capacity(count);
-    for (index, name) in names.into_iter().enumerate() {
-        let Ok(Some(number)) = given.take_raw_fd(index) else { break };
+    for (number, name) in numbers.into_iter().zip(names) {
         let name = name.or_else(|| spare.next()).unwrap_or_default();
         let what = format!("descriptor {number} of LISTEN_FDS={count} (name {name:?})");
         let absent =
@@ -43,6 +42,22 @@ pub(crate) fn from_listen_fds(
         sockets.push(take(&name, &what, number, absent)?);
     }
     Ok(sockets)
+}
+
+/// The descriptors that were given.
+#[cfg(feature = "systemd")]
+#[expect(clippy::unnecessary_wraps, reason = "without the feature they are refused")]
+fn given(count: usize) -> Result<Vec<i32>, Error> {
+    let mut given = listenfd::ListenFd::from_env();
+    Ok((0..count).map_while(|index| given.take_raw_fd(index).ok().flatten()).collect())
+}
+
+#[cfg(not(feature = "systemd"))]
+fn given(count: usize) -> Result<Vec<i32>, Error> {
+    Err(Error::inherited(format!(
+        "LISTEN_FDS={count} sockets were given, and this program was built without the feature `systemd` of restart-core: \
+         build it with that, or start it without the variable"
+    )))
 }
 
 /// Refuses sockets that are meant for another process (`sd_listen_fds(3)`): variables that a wrapper left behind.
