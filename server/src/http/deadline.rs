@@ -1,15 +1,15 @@
 //! A deadline that is moved often and passes seldom.
 //!
-//! Arming a timer wakes the reactor, which costs a system call; a connection moves its deadline with every request. So
-//! the timer stays armed for the earliest deadline that it was set for, and only when it fires is it looked at whether
-//! the deadline has moved on meanwhile. A connection in steady use arms a timer once per timeout, not once per request.
+//! Arming a timer takes a lock that all share, and a connection moves its deadline with every request. So the timer stays
+//! armed for the earliest deadline that it was set for, and only when it fires is it looked at whether the deadline has
+//! moved on meanwhile. A connection in steady use arms a timer once per timeout, not once per request.
 
+use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use async_io::Timer;
-use futures_lite::Stream;
+use super::timer::Timer;
 
 /// A deadline over whatever is polled beside it.
 #[derive(Debug, Default)]
@@ -35,13 +35,13 @@ impl Deadline {
                     (armed_for, timer)
                 }
             };
-            match Pin::new(timer).poll_next(context) {
+            match Pin::new(timer).poll(context) {
                 Poll::Pending => return Poll::Pending,
-                Poll::Ready(_) if *armed_for == at => {
+                Poll::Ready(()) if *armed_for == at => {
                     (self.at, self.armed) = (None, None);
                     return Poll::Ready(());
                 }
-                Poll::Ready(_) => self.armed = None,
+                Poll::Ready(()) => self.armed = None,
             }
         }
     }

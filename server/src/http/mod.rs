@@ -41,6 +41,7 @@ pub(crate) mod plan;
 mod request_body;
 mod security;
 mod shutdown;
+mod timer;
 pub(crate) mod transport;
 mod upgrade;
 mod wire;

@@ -157,7 +157,13 @@ fn secured_connections() -> Vec<Series> {
         assert!(ask(), "every one of them has moved");
     }
     let y = "command to the end of the old process, ms";
-    vec![series("The reload, as idle TLS connections grow", "growth-connections-tls", "idle TLS connections", y, points)]
+    vec![series(
+        "The reload, as idle TLS connections grow",
+        "growth-connections-tls",
+        "idle TLS connections",
+        y,
+        points,
+    )]
 }
 
 /// So many descriptors through a socket pair, sent by one thread and taken by another.

@@ -4,10 +4,7 @@
 
 use std::{
     net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
     thread,
     time::{Duration, Instant},
 };
@@ -42,11 +39,11 @@ pub fn secured(results: &mut Results, peers: &[Peer], seconds: u32) {
         let add = |figure: &str, value| results.add("tls", &format!("TLS: {figure}"), peer.name(), value);
         memory(&running, tls, requests(&running, tls, seconds, add));
     }
-    for resumes in [false, true] {
+    for with_tickets in [false, true] {
         for peer in peers.iter().filter(|peer| peer.speaks_tls()) {
             let running = peer.start_secured();
             let add = |figure: &str, value| results.add("tls", &format!("TLS: {figure}"), peer.name(), value);
-            handshakes(&running, resumes, seconds, add);
+            handshakes(&running, with_tickets, seconds, add);
         }
     }
 }
@@ -87,30 +84,29 @@ fn memory(running: &Running, tls: &Tls, mut add: impl FnMut(&str, f64)) {
 }
 
 /// New connections, each with a handshake and a request, and the CPU of one.
-fn handshakes(running: &Running, resumes: bool, seconds: u32, mut add: impl FnMut(&str, f64)) {
+fn handshakes(running: &Running, with_tickets: bool, seconds: u32, mut add: impl FnMut(&str, f64)) {
     let tls = running.tls.as_ref().expect("it was asked to");
-    let (done, resumed) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
     let before = running.group().cpu_ns();
     let end = Instant::now() + Duration::from_secs(seconds.into());
-    let clients: Vec<_> = (0..SHAKING)
-        .map(|_| {
-            let (config, address) = (trusting(&tls.certificate, resumes), tls.address);
-            let (done, resumed) = (Arc::clone(&done), Arc::clone(&resumed));
-            thread::spawn(move || {
-                while Instant::now() < end {
-                    resumed.fetch_add(u64::from(shake_hands(address, &config)), Ordering::Relaxed);
-                    done.fetch_add(1, Ordering::Relaxed);
-                }
-            })
+    let client = || {
+        let (config, address) = (trusting(&tls.certificate, with_tickets), tls.address);
+        thread::spawn(move || {
+            let (mut all, mut resumed) = (0_u32, 0_u32);
+            while Instant::now() < end {
+                resumed += u32::from(shake_hands(address, &config));
+                all += 1;
+            }
+            (all, resumed)
         })
-        .collect();
-    clients.into_iter().for_each(|client| client.join().expect("a client"));
-    let (done, resumed) = (done.load(Ordering::Relaxed) as f64, resumed.load(Ordering::Relaxed) as f64);
-    let is_as_asked = if resumes { resumed > done * 0.99 } else { resumed == 0.0 };
-    assert!(is_as_asked, "{}: {resumed} of {done} handshakes were resumed", running.peer.name());
-    let cpu = (running.group().cpu_ns() - before) as f64 / 1000.0 / done;
-    let name = if resumes { "new connection, resumed" } else { "new connection" };
-    add(&format!("{name}: connections/s"), done / f64::from(seconds));
+    };
+    let clients: Vec<_> = std::iter::repeat_with(client).take(SHAKING).collect();
+    let counts = clients.into_iter().map(|client| client.join().expect("a client"));
+    let (all, resumed) = counts.fold((0, 0), |(all, resumed), (one, of_it)| (all + one, resumed + of_it));
+    let cpu = (running.group().cpu_ns() - before) as f64 / 1000.0 / f64::from(all);
+    let is_as_asked = if with_tickets { resumed > all / 100 * 99 } else { resumed == 0 };
+    assert!(is_as_asked, "{}: {resumed} of {all} handshakes were resumed", running.peer.name());
+    let name = if with_tickets { "new connection, resumed" } else { "new connection" };
+    add(&format!("{name}: connections/s"), f64::from(all) / f64::from(seconds));
     add(&format!("{name}: CPU, us"), cpu);
 }
 

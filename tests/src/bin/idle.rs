@@ -532,9 +532,7 @@ impl Row {
         let new = mebibytes(|reload| reload.new_resident_bytes);
         let memfd = mebibytes(|reload| reload.memfd_bytes);
         let files = self.reloads.iter().map(|reload| reload.responses).min().unwrap_or(0);
-        let held = self
-            .held_bytes_each
-            .map(|bytes| format!("{:.2}", f64::from(u32::try_from(bytes).unwrap_or(u32::MAX)) / 1024.0));
+        let held = self.held_bytes_each.map(|bytes| format!("{}.{:02}", bytes / 1024, bytes % 1024 * 100 / 1024));
         writeln!(f, " {old:>8} {new:>8} {memfd:>8} {files:>7} {:>9} {:>9}", held[0], held[1])
     }
 }

@@ -14,7 +14,6 @@ use futures_lite::FutureExt;
 use futures_lite::future::yield_now;
 use restart_core::{Drain, Phase};
 use rustls::ServerConfig;
-use smol::Timer;
 
 use super::receiving::FIRST_REQUEST_GRACE;
 use super::state::{Closed, Connection, State};
@@ -23,6 +22,7 @@ use crate::http::handler::Handler;
 use crate::http::lifetime::Reason;
 use crate::http::message::refusal::Refusal;
 use crate::http::security::{Handshakes, Tls};
+use crate::http::timer::Timer;
 use crate::http::transport::Transport;
 use crate::http::transport::tls::handshake::{Established, Handshake, Progress};
 use crate::http::transport::tls::keys::Version;

@@ -474,3 +474,16 @@ proptest! {
         prop_assert_eq!(opened.into_iter().flat_map(|(_, piece)| piece).collect::<Vec<_>>(), data);
     }
 }
+
+#[test]
+fn a_connection_that_rests_goes_on_where_it_was() {
+    for suite in suites() {
+        let (mut server, mut hand) = by_hand(suite);
+        for round in 0..3_u8 {
+            server.receive(&hand.seal(Kind::Data, &[round])).expect("data");
+            server.send(&[round], 100).expect("room");
+            assert_eq!(hand.open(&server.sent()), [(Kind::Data, vec![round])], "{suite:?}");
+            server.records().rest();
+        }
+    }
+}
