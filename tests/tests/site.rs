@@ -124,7 +124,7 @@ fn browse(connection: &mut Connection) -> u64 {
                 assert_eq!((answer.header("etag"), answer.header("last-modified")), (None, None));
             }
             4 => {
-                assert_eq!((answer.status, answer.text(), of("x-site")), (200, format!("two {n}"), format!("two {n}")))
+                assert_eq!((answer.status, answer.text(), of("x-site")), (200, format!("two {n}"), format!("two {n}")));
             }
             5 => assert_eq!((answer.status, of("location")), (308, format!("https://{n}.example/a"))),
             6 => assert_eq!((answer.status, answer.text(), of("x-site")), (200, format!("two {n}"), all)),
