@@ -31,7 +31,7 @@ use kind::Types;
 use listing::Order;
 use location::{Location, Malformed};
 use ranges::Selected;
-use root::{Found, INDEX, Opened, Wanted};
+use root::{Found, Opened, Wanted};
 
 mod byteranges;
 mod coding;
@@ -141,8 +141,7 @@ impl Files {
     }
 
     async fn respond(&self, request: &Request, wanted: &Wanted, opened: Opened) -> Option<Response> {
-        let path = wanted.path();
-        let kind = self.types.kind_of(&path);
+        let kind = self.types.kind_of(wanted.location.file());
         let validators = Validators::of(&opened.facts, self.etag, SystemTime::now());
         if let Some(compressed) = &self.compressed
             && let Some(response) =
@@ -152,7 +151,9 @@ impl Files {
         }
         match respond(request, kind, opened, &validators) {
             Ok(response) => Some(response),
-            Err(cause) => refuse(&path.display().to_string(), Errno::from_io_error(&cause).unwrap_or(Errno::IO)),
+            Err(cause) => {
+                refuse(&wanted.path().display().to_string(), Errno::from_io_error(&cause).unwrap_or(Errno::IO))
+            }
         }
     }
 
@@ -176,7 +177,7 @@ impl Files {
 
 /// What a request asks for at this location, and the coding that the file there is in by its name.
 fn wanted(request: &Request, location: Location) -> (Wanted, Option<Coding>) {
-    let own_coding = kind::coding_of(if location.is_directory { Path::new(INDEX) } else { &location.path });
+    let own_coding = kind::coding_of(location.file());
     let accepted = match own_coding {
         // It is sent as it lies there, to whomever.
         Some(_) => coding::accepted(None),

@@ -3,7 +3,7 @@
 //! A rule is a line as `_headers` files have it, `PATH NAME: VALUE` or `PATH ! NAME`. What says how messages are framed, or
 //! what only the server knows of an answer, is refused here: set wrongly it would cut answers, or open a way to smuggle some.
 
-use globset::{Glob, GlobBuilder};
+use globset::{Glob, GlobBuilder, GlobSetBuilder};
 use percent_encoding::percent_decode_str;
 
 use super::files::is_token;
@@ -74,7 +74,13 @@ fn paths(pattern: &str) -> Result<Glob, String> {
     }
     let decoded = percent_decode_str(pattern).decode_utf8().map_err(|_| format!("{pattern:?} is no text"))?;
     let glob = GlobBuilder::new(&decoded).literal_separator(false).empty_alternates(true).build();
-    glob.map_err(|error| format!("{pattern:?} is no pattern ({})", error.kind()))
+    // One that is read may still be too large to be looked for.
+    let checked = glob.and_then(|glob| GlobSetBuilder::new().add(glob.clone()).build().map(|_| glob));
+    checked.map_err(|error| format!("{pattern:?} is no pattern ({})", one_line(&error.kind().to_string())))
+}
+
+fn one_line(text: &str) -> String {
+    text.lines().map(str::trim).collect::<Vec<_>>().join(" ")
 }
 
 /// A rule as it is typed, for tests of what obeys it.

@@ -7,9 +7,12 @@
 use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Component, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, percent_encode};
+
+/// What a directory shows.
+pub(super) const INDEX: &str = "index.html";
 
 /// The one name with a dot in front that clients may use, and only as the first.
 const WELL_KNOWN: &[u8] = b".well-known";
@@ -53,6 +56,11 @@ impl Location {
             path.push(OsStr::from_bytes(&name));
         }
         Ok(Self { path, is_directory })
+    }
+
+    /// A path whose name says what kind of a file is there.
+    pub(super) fn file(&self) -> &Path {
+        if self.is_directory { Path::new(INDEX) } else { &self.path }
     }
 
     /// This location as the path of a directory. It is encoded anew from its names, so that nothing that a client wrote

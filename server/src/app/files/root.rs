@@ -22,10 +22,7 @@ use rustix::io::Errno;
 use super::coding::{Accepted, Coding};
 use super::conditions::Facts;
 use super::listing::{Entry, Listed};
-use super::location::{Location, is_hidden};
-
-/// What a directory shows.
-pub(super) const INDEX: &str = "index.html";
+use super::location::{INDEX, Location, is_hidden};
 
 /// How often an opening is repeated that a rename elsewhere in the tree disturbed.
 const DISTURBED_MAX: u32 = 16;

@@ -40,9 +40,12 @@ impl Hosts {
         if self.names.is_empty() && self.domains.is_empty() {
             return Some(FIRST);
         }
-        let site = request.header(HOST).map_or(FIRST, |host| self.site_of(host.last().as_str()));
-        let named = request.ext().get::<Tls>().and_then(Tls::server_name);
-        named.is_none_or(|name| self.site_of(name) == site).then_some(site)
+        let named = request.ext().get::<Tls>().and_then(Tls::server_name).map(|name| self.site_of(name));
+        let meant = request.header(HOST).map(|host| self.site_of(host.last().as_str()));
+        match (meant, named) {
+            (Some(meant), Some(named)) => (meant == named).then_some(meant),
+            (one, other) => Some(one.or(other).unwrap_or(FIRST)),
+        }
     }
 
     /// The number of the site for `HOST[:PORT]`, in whichever case, with a dot at its end or without.
@@ -140,6 +143,7 @@ mod tests {
         ] {
             assert_eq!(find(&two, Some(host), Some(server_name)), expected, "{server_name} {host}");
         }
+        assert_eq!(find(&two, None, Some("two.org")), Some(1), "a client of HTTP/1.0 names no host");
         assert_eq!(find(&hosts(&[&["one.org"]]), Some("two.org"), Some("three.org")), Some(0), "there is one site");
     }
 }
