@@ -2,6 +2,8 @@
 
 use std::{net::SocketAddr, process::Command};
 
+use crate::peer::threads;
+
 /// How wrk asks.
 #[derive(Clone, Copy, Debug)]
 pub struct Asking<'a> {
@@ -24,10 +26,14 @@ pub struct Asked {
     pub rate: f64,
 }
 
-/// Loads a server with one thread.
+/// Loads a server with half as many threads as it has.
 pub fn wrk(address: SocketAddr, asking: Asking<'_>) -> Asked {
     let mut command = Command::new("wrk");
-    command.args(["-t1", &format!("-c{}", asking.connections), &format!("-d{}s", asking.seconds)]);
+    command.args([
+        &format!("-t{}", (threads() / 2).max(1)),
+        &format!("-c{}", asking.connections),
+        &format!("-d{}s", asking.seconds),
+    ]);
     for header in asking.headers {
         command.args(["-H", header]);
     }
