@@ -125,6 +125,8 @@ mod successor;
 mod supervisor;
 mod sys;
 mod terminal;
+#[cfg(feature = "tokio")]
+pub mod tokio;
 mod waiting;
 
 pub use address::{Address, Endpoint};
