@@ -105,6 +105,8 @@ pub mod fuzzing;
 mod generation;
 pub mod guide;
 mod handover;
+#[cfg(feature = "hyper")]
+pub mod hyper;
 mod lifecycle;
 mod listeners;
 mod lock;
