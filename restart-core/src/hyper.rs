@@ -7,7 +7,7 @@
 //! | HTTP/1, idle or within a request's head | moves to the new process |
 //! | a request in flight | is answered, then its connection moves |
 //! | a registered stream ([`stream()`]) | moves between two pieces |
-//! | a registered protocol ([`switch`]) | moves where it says so |
+//! | a registered protocol ([`switch`]), a WebSocket ([`websocket`]) | moves where it says so |
 //! | an upgrade by hyper (`hyper::upgrade::on`) | stays, is counted, and can learn of it ([`Shutdown`]) |
 //! | HTTP/2 (prior knowledge) | is told by GOAWAY; every stream that began is finished |
 //!
@@ -33,6 +33,8 @@ mod tests;
 mod under_way;
 mod upgrade;
 mod watch;
+#[cfg(feature = "websocket")]
+pub mod websocket;
 
 pub use body::{RequestBody, ResponseBody};
 pub use exchange::HttpService;
