@@ -17,6 +17,8 @@ pub(crate) use bind::{Binding, bind_control, has_lost_its_path, unlink_if_ours};
 pub(crate) use inherited::{from_fd_3, from_listen_fds};
 pub use socket::Origin;
 pub(crate) use socket::Socket;
+#[cfg(feature = "tokio")]
+pub(crate) use socket::peer_of;
 
 use crate::address::{Address, Endpoint};
 use crate::error::Error;

@@ -79,6 +79,13 @@ pub(super) fn address_of(address: &SocketAddrAny) -> Option<Address> {
     ip_address(address, true).or_else(|| unix_address(address, true))
 }
 
+/// The other end's address of a connection. One that is gone has none.
+#[cfg(feature = "tokio")]
+pub(crate) fn peer_of(connection: impl AsFd) -> Address {
+    let peer = rustix::net::getpeername(connection).ok().flatten();
+    peer.as_ref().and_then(address_of).unwrap_or(Address::UnixUnnamed)
+}
+
 fn ip_address(address: &SocketAddrAny, stream: bool) -> Option<Address> {
     let ip = SocketAddr::try_from(address.clone()).ok()?;
     Some(if stream { Address::Tcp(ip) } else { Address::Udp(ip) })

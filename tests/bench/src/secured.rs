@@ -12,7 +12,7 @@ use std::{
 use tests::secured::{Secured, trusting};
 
 use crate::{
-    peer::{Peer, Running, Tls},
+    peer::{Peer, Running, Tls, threads},
     results::Results,
     steady::{CONNECTIONS, settled},
     wrk::{Asked, Asking, wrk, wrk_secured},
