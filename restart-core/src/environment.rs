@@ -11,6 +11,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
 use rustix::process::Pid;
 
@@ -30,6 +31,10 @@ pub(crate) const SUPERVISOR_VARIABLE: &str = "RESTART_CORE_SUPERVISOR";
 const DIRECTORY_VARIABLE: &str = "RESTART_CORE_DIRECTORY";
 /// So many threads are named in an error.
 const THREADS_NAMED_MAX: usize = 4;
+
+/// How long threads that are about to end may take, and how often they are looked at. Only a mistake waits for all of it.
+const THREADS_END_TIMEOUT: Duration = Duration::from_secs(1);
+const THREADS_END_STEP: Duration = Duration::from_millis(1);
 /// What must not reach a successor: it is about this process, and a stale one misleads (`sd_listen_fds(3)`).
 pub(crate) const NOT_PASSED_ON: [&str; 6] =
     ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PIDFDID", "WATCHDOG_PID", "SYSTEMD_EXEC_PID"];
@@ -268,12 +273,10 @@ pub(crate) fn has_handover_flag(args: &[OsString]) -> bool {
 
 /// Fails where this process has other threads: what they have opened would be marked close-on-exec between two of their
 /// calls, and signals would reach handlers of theirs. Where nobody tells (no /proc), there are none.
+///
+/// A thread that has been waited for may still be on its way out; it is given a moment, and no second look finds it.
 pub(crate) fn refuse_threads() -> Result<(), Error> {
-    let own = std::process::id().to_string();
-    let Ok(tasks) = std::fs::read_dir("/proc/self/task") else { return Ok(()) };
-    let others = tasks.flatten().filter(|task| task.file_name() != *own);
-    let names = others.filter_map(|task| std::fs::read_to_string(task.path().join("comm")).ok());
-    let names: Vec<String> = names.map(|name| name.trim().to_owned()).take(THREADS_NAMED_MAX).collect();
+    let names = left_over(THREADS_END_TIMEOUT, threads_beside);
     if names.is_empty() {
         return Ok(());
     }
@@ -283,6 +286,27 @@ pub(crate) fn refuse_threads() -> Result<(), Error> {
          #[tokio::main(flavor = \"current_thread\")]",
         names.join(", ")
     )))
+}
+
+/// What is still there when the time is over, or nothing as soon as nothing is.
+fn left_over(time: Duration, mut look: impl FnMut() -> Vec<String>) -> Vec<String> {
+    let end = Instant::now() + time;
+    loop {
+        let left = look();
+        if left.is_empty() || Instant::now() >= end {
+            return left;
+        }
+        std::thread::sleep(THREADS_END_STEP);
+    }
+}
+
+/// The names of some of the threads that this process has beside its main one.
+fn threads_beside() -> Vec<String> {
+    let own = std::process::id().to_string();
+    let Ok(tasks) = std::fs::read_dir("/proc/self/task") else { return Vec::new() };
+    let others = tasks.flatten().filter(|task| task.file_name() != *own);
+    let names = others.filter_map(|task| std::fs::read_to_string(task.path().join("comm")).ok());
+    names.map(|name| name.trim().to_owned()).take(THREADS_NAMED_MAX).collect()
 }
 
 /// Makes each generation start in the directory in which the service was started, by the path that was typed: one that
@@ -400,6 +424,14 @@ mod tests {
         assert_eq!(danger(7, false, Some("6"), true, true), None, "a child of the main process");
         assert_eq!(danger(7, false, None, true, false), None, "started from a shell within a service");
         assert_eq!(danger(7, false, None, false, true), None, "a daemon, adopted by PID 1");
+    }
+
+    #[test]
+    fn a_thread_on_its_way_out_is_no_reason_to_refuse() {
+        let mut looks = vec![vec![], vec!["reborn".to_owned()], vec!["reborn".to_owned()]];
+        assert!(left_over(Duration::from_secs(60), || looks.pop().unwrap_or_default()).is_empty());
+        assert!(looks.is_empty(), "it was looked at until it had gone");
+        assert_eq!(left_over(Duration::ZERO, || vec!["stays".to_owned()]), ["stays"]);
     }
 
     #[test]
