@@ -11,6 +11,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
 use rustix::process::Pid;
 
@@ -30,6 +31,9 @@ pub(crate) const SUPERVISOR_VARIABLE: &str = "RESTART_CORE_SUPERVISOR";
 const DIRECTORY_VARIABLE: &str = "RESTART_CORE_DIRECTORY";
 /// So many threads are named in an error.
 const THREADS_NAMED_MAX: usize = 4;
+/// A thread that ends is gone within this time; looked at so often.
+const THREAD_ENDS_WITHIN: Duration = Duration::from_millis(200);
+const THREAD_PAUSE: Duration = Duration::from_millis(1);
 /// What must not reach a successor: it is about this process, and a stale one misleads (`sd_listen_fds(3)`).
 pub(crate) const NOT_PASSED_ON: [&str; 6] =
     ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PIDFDID", "WATCHDOG_PID", "SYSTEMD_EXEC_PID"];
@@ -269,20 +273,33 @@ pub(crate) fn has_handover_flag(args: &[OsString]) -> bool {
 /// Fails where this process has other threads: what they have opened would be marked close-on-exec between two of their
 /// calls, and signals would reach handlers of theirs. Where nobody tells (no /proc), there are none.
 pub(crate) fn refuse_threads() -> Result<(), Error> {
-    let own = std::process::id().to_string();
-    let Ok(tasks) = std::fs::read_dir("/proc/self/task") else { return Ok(()) };
-    let others = tasks.flatten().filter(|task| task.file_name() != *own);
-    let names = others.filter_map(|task| std::fs::read_to_string(task.path().join("comm")).ok());
-    let names: Vec<String> = names.map(|name| name.trim().to_owned()).take(THREADS_NAMED_MAX).collect();
-    if names.is_empty() {
-        return Ok(());
-    }
+    let end = Instant::now() + THREAD_ENDS_WITHIN;
+    let names = loop {
+        let names = other_threads();
+        if names.is_empty() {
+            return Ok(());
+        }
+        if Instant::now() >= end {
+            break names;
+        }
+        // One that has been joined is still to be seen for a moment.
+        std::thread::sleep(THREAD_PAUSE);
+    };
     Err(Error::refused(format!(
         "start() has to come before any thread, and this process has some already ({}): call it first thing in main, and \
          make the runtime afterwards (tokio::runtime::Runtime::new()), or let main be a \
          #[tokio::main(flavor = \"current_thread\")]",
         names.join(", ")
     )))
+}
+
+/// The names of other threads of this process, not all of them where they are many.
+fn other_threads() -> Vec<String> {
+    let own = std::process::id().to_string();
+    let tasks = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+    let others = tasks.filter(|task| task.file_name() != *own);
+    let names = others.filter_map(|task| std::fs::read_to_string(task.path().join("comm")).ok());
+    names.map(|name| name.trim().to_owned()).take(THREADS_NAMED_MAX).collect()
 }
 
 /// Makes each generation start in the directory in which the service was started, by the path that was typed: one that
