@@ -10,7 +10,7 @@ use std::{
 use bench::{
     growth::growth,
     machine, page,
-    peer::Peer,
+    peer::{Peer, set_threads},
     plot,
     reload::{Clients, reload},
     results::Results,
@@ -34,6 +34,9 @@ struct Settings {
     /// The seconds of each load at full speed
     #[arg(long, default_value_t = 3)]
     seconds: u32,
+    /// With how many threads each peer serves; the load has half as many
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    threads: u32,
     /// Only these peers, by name
     #[arg(long, value_delimiter = ',')]
     peers: Vec<String>,
@@ -71,6 +74,7 @@ fn main() -> ExitCode {
 }
 
 fn run(settings: &Settings) -> Result<(), Box<dyn Error>> {
+    set_threads(settings.threads);
     let file = settings.folder.join("bench/results.json");
     fs::create_dir_all(settings.folder.join("bench/figures"))?;
     let mut results = Results::load(&file)?;
@@ -120,6 +124,7 @@ fn name(scenario: Scenario) -> String {
 }
 
 fn command(settings: &Settings, scenario: Scenario) -> String {
-    let Settings { rounds, seconds, .. } = settings;
-    format!("just bench {} --rounds {rounds} --seconds {seconds}", name(scenario))
+    let Settings { rounds, seconds, threads, .. } = settings;
+    let threads = if *threads == 2 { String::new() } else { format!(" --threads {threads}") };
+    format!("just bench {} --rounds {rounds} --seconds {seconds}{threads}", name(scenario))
 }

@@ -7,7 +7,10 @@ use std::{
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::atomic::{AtomicU16, Ordering},
+    sync::{
+        OnceLock,
+        atomic::{AtomicU16, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -91,13 +94,15 @@ impl Peer {
             });
             let text = template.replace("SECURED", &tls);
             let text = text.replace("FOLDER", &folder.display().to_string()).replace("ADDRESS", &address);
+            let text = text.replace("THREADS", &threads().to_string());
             fs::write(&path, text).expect("the peer's folder is ours");
             path
         };
         match self {
             Self::Reborn => {
                 let mut command = Command::new(own("peer-reborn"));
-                command.args(["--threads", "2", "--probation", "0s", "--listen", &address, "--control"]);
+                let threads = threads().to_string();
+                command.args(["--threads", &threads, "--probation", "0s", "--listen", &address, "--control"]);
                 command.arg(folder.join("control"));
                 if let Some(Tls { address, certificate, key }) = tls {
                     command.args(["--listen", &format!("https={address}")]);
@@ -120,7 +125,7 @@ impl Peer {
             }
             Self::Go => {
                 let mut command = Command::new(own("peer-go"));
-                command.args(["-listen", &address]).env("GOMAXPROCS", "2");
+                command.args(["-listen", &address]).env("GOMAXPROCS", threads().to_string());
                 command
             }
             Self::Nginx => {
@@ -170,6 +175,7 @@ impl Peer {
         });
         let log = fs::File::create(folder.path().join("log")).expect("the peer's folder is ours");
         let mut command = self.command(folder.path(), address, tls.as_ref());
+        command.env("BENCH_THREADS", threads().to_string());
         command.envs(environment.iter().copied()).env_remove("NOTIFY_SOCKET").current_dir(folder.path());
         command.process_group(0).stdin(Stdio::null());
         command.stdout(log.try_clone().expect("a second handle")).stderr(log);
@@ -179,6 +185,20 @@ impl Peer {
         running.first_answer = running.wait_first_answer(started);
         running
     }
+}
+
+/// With how many threads each peer serves.
+static THREADS: OnceLock<u32> = OnceLock::new();
+
+/// Says with how many threads each peer serves, before any is started.
+pub fn set_threads(threads: u32) {
+    // The first word holds.
+    let _ = THREADS.set(threads);
+}
+
+/// With how many threads each peer serves; 2 where nobody has said it.
+pub fn threads() -> u32 {
+    *THREADS.get_or_init(|| 2)
 }
 
 /// Which process a reload's signal goes to.

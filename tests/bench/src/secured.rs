@@ -12,7 +12,7 @@ use std::{
 use tests::secured::{Secured, trusting};
 
 use crate::{
-    peer::{Peer, Running, Tls},
+    peer::{Peer, Running, Tls, threads},
     results::Results,
     steady::{CONNECTIONS, settled},
     wrk::{Asked, Asking, wrk, wrk_secured},
@@ -51,7 +51,7 @@ pub fn secured(results: &mut Results, peers: &[Peer], seconds: u32) {
 /// Throughput and CPU of requests over TLS, and how the CPU relates to that over plain HTTP, measured right before.
 fn requests<A: FnMut(&str, f64)>(running: &Running, tls: &Tls, seconds: u32, mut add: A) -> A {
     for (name, path) in REQUESTS {
-        let asking = Asking { path, connections: CONNECTIONS, seconds, headers: &[] };
+        let asking = Asking { path, connections: CONNECTIONS * threads(), seconds, headers: &[] };
         let (_, plain) = metered(running, || wrk(running.address, asking));
         let (asked, over_tls) = metered(running, || wrk_secured(tls.address, running.folder(), asking));
         add(&format!("{name}: requests/s"), asked.rate);

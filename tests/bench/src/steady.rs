@@ -9,13 +9,13 @@ use std::{
 use tests::load::Load;
 
 use crate::{
-    peer::{Peer, Running},
+    peer::{Peer, Running, threads},
     results::Results,
     wrk::{Asked, Asking, wrk},
 };
 
-/// The connections of a load at full speed.
-pub(crate) const CONNECTIONS: u32 = 64;
+/// The connections of a load at full speed, for each of the server's threads.
+pub(crate) const CONNECTIONS: u32 = 32;
 
 /// The pace of the clients whose latency is measured, in requests a second of all together.
 const PACE: u32 = 2000;
@@ -56,7 +56,7 @@ pub fn throughput(results: &mut Results, peers: &[Peer], seconds: u32) {
             let running = peer.start();
             let before = running.group().cpu_ns();
             let Asked { requests, rate } =
-                wrk(running.address, Asking { path, connections: CONNECTIONS, seconds, headers });
+                wrk(running.address, Asking { path, connections: CONNECTIONS * threads(), seconds, headers });
             let microseconds = (running.group().cpu_ns() - before) as f64 / 1000.0 / requests;
             results.add("throughput", &format!("{name}: requests/s"), peer.name(), rate);
             results.add("throughput", &format!("{name}: CPU, us/request"), peer.name(), microseconds);
@@ -74,7 +74,8 @@ pub fn syscalls(results: &mut Results, peers: &[Peer], seconds: u32) {
         perf.args(["sleep", &(seconds + 1).to_string()]);
         let counting = thread::spawn(move || perf.output());
         thread::sleep(Duration::from_millis(300));
-        let asked = wrk(running.address, Asking { path: "/", connections: CONNECTIONS, seconds, headers: &[] });
+        let asked =
+            wrk(running.address, Asking { path: "/", connections: CONNECTIONS * threads(), seconds, headers: &[] });
         let output = counting.join().expect("the thread only waits").expect("perf (Debian's linux-perf)");
         let text = String::from_utf8_lossy(&output.stderr).into_owned();
         let calls = text.lines().find_map(|line| line.split(',').next()?.parse::<f64>().ok());

@@ -4,6 +4,8 @@ use std::{fs, net::SocketAddr, path::Path, process::Command};
 
 use tests::secured::SUITE;
 
+use crate::peer::threads;
+
 /// How wrk asks.
 #[derive(Clone, Copy, Debug)]
 pub struct Asking<'a> {
@@ -26,7 +28,7 @@ pub struct Asked {
     pub rate: f64,
 }
 
-/// Loads a server with one thread.
+/// Loads a server with half as many threads as it has.
 pub fn wrk(address: SocketAddr, asking: Asking<'_>) -> Asked {
     ask(Command::new("wrk"), &format!("http://{address}"), asking)
 }
@@ -44,7 +46,11 @@ pub fn wrk_secured(address: SocketAddr, folder: &Path, asking: Asking<'_>) -> As
 }
 
 fn ask(mut command: Command, server: &str, asking: Asking<'_>) -> Asked {
-    command.args(["-t1", &format!("-c{}", asking.connections), &format!("-d{}s", asking.seconds)]);
+    command.args([
+        &format!("-t{}", (threads() / 2).max(1)),
+        &format!("-c{}", asking.connections),
+        &format!("-d{}s", asking.seconds),
+    ]);
     for header in asking.headers {
         command.args(["-H", header]);
     }

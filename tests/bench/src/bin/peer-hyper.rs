@@ -1,4 +1,5 @@
-//! hyper on tokio with two threads, and with `--tls ADDRESS CERTIFICATE KEY` also with rustls there. With `--ecdysis` it restarts itself on SIGHUP through that crate, and ends when the
+//! hyper on tokio with `BENCH_THREADS` threads, or two, and with `--tls ADDRESS CERTIFICATE KEY` also with rustls there.
+//! With `--ecdysis` it restarts itself on SIGHUP through that crate, and ends when the
 //! requests in flight are answered; without it, it does not restart.
 
 use std::{convert::Infallible, error::Error, net::SocketAddr, sync::Arc, time::Duration};
@@ -30,7 +31,8 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(20);
 
 fn main() -> Result<(), Box<dyn Error>> {
     let address: SocketAddr = std::env::args().nth(1).ok_or("usage: peer-hyper ADDRESS [--ecdysis]")?.parse()?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let threads = std::env::var("BENCH_THREADS").ok().and_then(|threads| threads.parse().ok()).unwrap_or(2);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()?;
     let restarts = std::env::args().any(|argument| argument == "--ecdysis");
     let words: Vec<String> = std::env::args().skip(2).collect();
     if let [tls, address, certificate, key] = &words[..]
