@@ -54,6 +54,11 @@ cost *args:
     ! grep -q REBORN_TEST_SEALED_RECORDS target/release/reborn
     REBORN_TEST_BINARY=target/release/reborn cargo run --quiet --package tests --bin cost -- {{ args }}
 
+# The cache lines that two teams share for a request, of which there should be none: a trace of every access to memory.
+shared:
+    cargo build --release --locked --bin reborn
+    REBORN_TEST_BINARY=target/release/reborn cargo run --quiet --package tests --bin shared
+
 # Licences, bans and sources of the dependencies (cargo-deny; `.ci/run` installs it).
 deny:
     cargo-deny --locked check licenses bans sources
