@@ -36,7 +36,7 @@ features:
 
 # Documentation, warnings denied.
 doc:
-    RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
+    RUSTDOCFLAGS="-D warnings" cargo doc --workspace --all-features --no-deps --locked
 
 # All tests.
 test:

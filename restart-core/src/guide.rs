@@ -1,6 +1,6 @@
 //! How to make a server of your own reloadable: a walk from `main` to a test that replaces the server.
 //!
-//! This module is documentation only. The two servers in it are this crate's examples as they stand, which its tests
+//! This module is documentation only. The servers in it are this crate's examples as they stand, which its tests
 //! reload under load; the smaller pieces are compiled.
 //!
 //! # The order in `main`
@@ -17,17 +17,37 @@
 //! 5. Say [`Generation::ready`](crate::Generation::ready). That is refused while nobody accepts on a listener. Where all
 //!    is ready at once, steps 3 and 5 are one: [`driver.run_with(generation.ready())`](crate::Driver::run_with).
 //!
-//! # An axum server, on tokio
+//! # An axum server
 //!
-//! It takes `axum`, and `tokio` with the features `rt-multi-thread` and `net`. A request in flight finishes where it began;
-//! idle connections close at a reload.
+//! It takes the feature `axum`, and this is all of it. At a reload idle connections go on in the new process, and requests in
+//! flight are answered where they began.
 //!
 //! ```no_run
 #![doc = include_str!("../examples/axum.rs")]
 //! ```
 //!
-//! For hyper by itself, whose idle connections move to the new process, see `examples/hyper.rs`; it serves an axum
-//! `Router` as well.
+//! WebSockets and event streams go on in the new process as well, if they are registered by a name, with what is known of
+//! them as their state (feature `websocket`):
+//!
+//! ```no_run
+#![doc = include_str!("../examples/axum_chat.rs")]
+//! ```
+//!
+//! A WebSocket by axum's own `ws` stays in its process for as long as it lasts, at most for the drain timeout; it is counted,
+//! and its handler can learn of the end (`Extension<restart_core::hyper::Shutdown>`). `examples/tonic.rs` is a gRPC server
+//! by the same `Program`, and `examples/hyper.rs` one of a hyper service without it.
+//!
+//! | client | at a reload |
+//! |---|---|
+//! | idle, over HTTP/1 | goes on in the new process |
+//! | waits for an answer | gets it from the old process; then the connection goes on in the new one |
+//! | a registered stream or WebSocket | goes on in the new process, also within a message |
+//! | another upgrade, a body without end | stays in the old process, up to the drain timeout |
+//! | HTTP/2, gRPC | is told to connect anew (GOAWAY); what it has sent is answered |
+//!
+//! A client over HTTP/2 has to do its part: a call that it has not sent yet when the GOAWAY comes has to be sent on another
+//! connection. hyper's client, which is tonic's, gives it up instead (`Cancelled`), now and then where calls follow one
+//! another without a pause; the server has seen nothing of it, and it can safely be called again.
 //!
 //! # A protocol of your own, on smol, whose connections live on
 //!

@@ -69,6 +69,10 @@
 //! manager is told), `supervisor` ([`supervise`]; it needs `systemd`). Without them signals reload and stop, and
 //! [`Generation::reload`], [`stop`](Generation::stop) and [`status`](Generation::status) are there as ever.
 //!
+//! Off by default, for those on tokio: `axum` is a whole program around a `Router` (`restart_core::axum::Program`); `hyper`
+//! serves any hyper or tower service, with connections that go on in the next process (`restart_core::hyper::Server`);
+//! `websocket` adds WebSockets that do, also within a message; `tokio` is a stream of tokio's that is counted and can move.
+//!
 //! # Guarantees
 //!
 //! - Before the commit every failure leaves the old generation serving, and says why.
@@ -88,6 +92,8 @@
 struct Readme;
 
 mod address;
+#[cfg(feature = "axum")]
+pub mod axum;
 mod begun;
 mod builder;
 #[cfg(feature = "control")]

@@ -150,34 +150,14 @@ fn the_hyper_examples_connections_live_through_reloads() {
 }
 
 #[test]
-fn the_axum_example_finishes_what_it_has_and_its_successor_answers_the_rest() {
+fn the_axum_examples_connections_live_through_reloads() {
     let service = Service::example("axum", "axum-example");
     let address = service.address("http");
-    let over = AtomicBool::new(false);
-    let ask = || {
-        let mut connection = connect(&address);
-        connection.get_mut().write_all(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").unwrap();
-        let mut text = String::new();
-        connection.read_to_string(&mut text).unwrap();
-        assert!(text.starts_with("HTTP/1.1 200"), "{text:?}");
-        generation(text.trim_end().rsplit('\n').next().unwrap())
-    };
-    thread::scope(|scope| {
-        let client = || {
-            let mut asked = 0_u32;
-            while !over.load(Ordering::Acquire) {
-                ask();
-                asked += 1;
-            }
-            assert!(asked > 0);
-        };
-        (0..4).for_each(|_| drop(scope.spawn(client)));
-        for round in 0..RELOADS {
-            service.reload_well();
-            assert_eq!(ask(), round + 2);
-        }
-        over.store(true, Ordering::Release);
-    });
+    let mut idle = connect(&address);
+    assert_eq!(get(&mut idle, "/"), "generation 1\n");
+    let asked = ask_through_reloads(&service, &address, |connection, _| _ = generation(get(connection, "/").trim()));
+    assert!(asked > 100, "{asked}");
+    assert_eq!(generation(get(&mut idle, "/").trim()), RELOADS + 1);
 }
 
 #[test]

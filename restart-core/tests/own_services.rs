@@ -1,0 +1,256 @@
+//! Services of somebody's own, by the crate's adapters: what is under way on their connections goes on through real
+//! reloads.
+
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use hyper_util::client::legacy::{Client, connect::HttpConnector};
+use hyper_util::rt::TokioExecutor;
+use rustix::process::Signal;
+use support::{DEADLINE, Service, connect_tcp, kill, wait_for_end};
+use tonic::Status;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_client::HealthClient;
+use tungstenite::protocol::frame::Frame;
+use tungstenite::protocol::frame::coding::{CloseCode, Data, OpCode};
+use tungstenite::{Error, Message, WebSocket};
+
+const RELOADS: u64 = 20;
+const CALLERS: u64 = 4;
+
+fn chat(address: &str) -> WebSocket<TcpStream> {
+    tungstenite::client(format!("ws://{address}/chat"), connect_tcp(address)).unwrap().0
+}
+
+fn say(chat: &mut WebSocket<TcpStream>, text: &str) -> String {
+    chat.send(Message::text(text)).unwrap();
+    heard(chat)
+}
+
+fn heard(chat: &mut WebSocket<TcpStream>) -> String {
+    chat.read().unwrap().into_text().unwrap().to_string()
+}
+
+/// A stream of events, each of which is held against the one before.
+struct Events(BufReader<TcpStream>);
+
+impl Events {
+    fn open(address: &str) -> Events {
+        let mut stream = BufReader::new(connect_tcp(address));
+        stream.get_mut().write_all(b"GET /events HTTP/1.1\r\nhost: a\r\n\r\n").unwrap();
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") {
+            assert!(stream.read_line(&mut head).unwrap() > 0, "{head}");
+        }
+        assert!(head.contains("content-type: text/event-stream\r\n"), "{head}");
+        Events(stream)
+    }
+
+    /// The next event, whole, and in a chunk of its own.
+    fn next(&mut self) -> String {
+        let mut line = String::new();
+        self.0.read_line(&mut line).unwrap();
+        let length = usize::from_str_radix(line.trim(), 16).unwrap_or_else(|_| panic!("no chunk: {line:?}"));
+        let mut chunk = vec![0; length + 2];
+        self.0.read_exact(&mut chunk).unwrap();
+        String::from_utf8(chunk).unwrap()
+    }
+
+    /// How many events come in order until it is over.
+    fn count_until(&mut self, over: &AtomicBool) -> u64 {
+        let mut id = 0;
+        while !over.load(Ordering::Acquire) {
+            id += 1;
+            let event = self.next();
+            assert!(event.starts_with(&format!("id: {id}\n")), "{event:?} is not the {id}th event");
+        }
+        id
+    }
+}
+
+#[test]
+fn websockets_and_event_streams_live_through_twenty_reloads_and_keep_no_process() {
+    let service = Service::example("axum_chat", "axum-chat");
+    let address = service.address("http");
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let chats: Vec<_> = (0..4)
+            .map(|number| {
+                let (over, address) = (&over, &address);
+                scope.spawn(move || {
+                    let mut chat = chat(address);
+                    assert_eq!(
+                        say(&mut chat, &format!("/nick Anna{number}")),
+                        format!("1 Anna{number}: /nick Anna{number}")
+                    );
+                    let mut said = 1_u64;
+                    while !over.load(Ordering::Acquire) {
+                        said += 1;
+                        assert_eq!(say(&mut chat, "hello"), format!("{said} Anna{number}: hello"));
+                    }
+                    said
+                })
+            })
+            .collect();
+        let events = scope.spawn(|| Events::open(&address).count_until(&over));
+        let (mut idle, mut halved) = (chat(&address), chat(&address));
+        let part =
+            |data, text: &'static str, is_last| Message::Frame(Frame::message(text, OpCode::Data(data), is_last));
+        halved.send(part(Data::Text, "in ", false)).unwrap();
+        halved.send(Message::Ping("there?".into())).unwrap();
+        assert_eq!(halved.read().unwrap(), Message::Pong("there?".into()));
+        let mut replaced = 0;
+        for round in 0..RELOADS {
+            replaced = service.reload_well().from.pid;
+            if round % 5 == 0 {
+                halved.send(part(Data::Continue, "parts ", false)).unwrap();
+            }
+        }
+        // Nothing keeps it: all of these have moved.
+        wait_for_end(replaced, DEADLINE);
+        halved.send(part(Data::Continue, "it ends", true)).unwrap();
+        assert_eq!(heard(&mut halved), "1: in parts parts parts parts it ends");
+        assert_eq!(say(&mut idle, "still here"), "1: still here");
+        over.store(true, Ordering::Release);
+        for chat in chats {
+            let said = chat.join().unwrap();
+            assert!(said > 100, "{said}");
+        }
+        assert!(events.join().unwrap() > 10);
+    });
+}
+
+#[test]
+fn a_stop_says_goodbye_to_websockets_and_ends_event_streams_in_order() {
+    let mut service = Service::example("axum_chat", "axum-chat");
+    let address = service.address("http");
+    let (mut chat, mut events) = (chat(&address), Events::open(&address));
+    assert_eq!(say(&mut chat, "here"), "1: here");
+    events.next();
+    service.client().stop().unwrap();
+    match chat.read() {
+        Ok(Message::Close(Some(frame))) => assert_eq!(frame.code, CloseCode::Away),
+        other => panic!("no close frame: {other:?}"),
+    }
+    assert!(matches!(chat.read(), Err(Error::ConnectionClosed)));
+    while events.next() != "\r\n" {}
+    assert_eq!(events.0.read_to_end(&mut vec![]).unwrap(), 0);
+    assert!(service.child.wait().unwrap().success());
+}
+
+#[test]
+fn where_a_version_that_does_not_know_them_dies_they_live_on_and_others_are_accepted_again() {
+    let mut service = Service::example("axum_chat", "axum-chat");
+    let address = service.address("http");
+    let (mut old_chat, mut events) = (chat(&address), Events::open(&address));
+    assert_eq!(say(&mut old_chat, "one"), "1: one");
+    service.replace_program("axum");
+    let old = service.reload_well().from.pid;
+    assert_eq!(say(&mut old_chat, "two"), "2: two");
+    events.next();
+    service.answers_at("axum-example");
+    kill(service.status().id.pid, Signal::KILL);
+    // Whoever connects now is served by the old process, since there is no other.
+    let mut new_chat = chat(&address);
+    assert_eq!(say(&mut new_chat, "new"), "1: new");
+    assert_eq!(say(&mut old_chat, "three"), "3: three");
+    events.next();
+    service.replace_program("axum_chat");
+    kill(old, Signal::HUP);
+    service.answers_at("axum-chat");
+    wait_for_end(old, DEADLINE);
+    assert_eq!((say(&mut old_chat, "four"), say(&mut new_chat, "news")), ("4: four".to_owned(), "2: news".to_owned()));
+    events.next();
+}
+
+type Calls = HealthClient<Client<HttpConnector, tonic::body::Body>>;
+
+/// A client whose connections are hyper's, with its pool: a request that was taken and not sent when a connection ends is
+/// sent on another one. tonic's own `Channel` gives such a one up.
+fn calling(address: &str) -> Calls {
+    let client = Client::builder(TokioExecutor::new()).http2_only(true).build_http();
+    HealthClient::with_origin(client, format!("http://{address}").parse().unwrap())
+}
+
+/// Whether hyper's client itself has given a call up, before it sent anything of it, since it learnt at that moment that the
+/// connection is to end.
+fn was_not_sent(error: &Status) -> bool {
+    let shown = format!("{error:?}");
+    ["GoAway(b\"\", NO_ERROR, Remote)", "hyper::Error(Canceled, \"connection closed\")"]
+        .iter()
+        .any(|why| shown.contains(why))
+}
+
+/// Calls again and again until it is over, one after another; what was not sent is called again. How often it called, and
+/// how often again.
+async fn calls(address: &str, over: &AtomicBool, at_least: u64) -> (u64, u64) {
+    let mut client = calling(address);
+    let (mut count, mut again) = (0, 0);
+    while count < at_least || !over.load(Ordering::Acquire) {
+        match client.check(HealthCheckRequest { service: String::new() }).await {
+            Ok(answer) => assert_eq!(answer.into_inner().status, 1),
+            Err(error) if was_not_sent(&error) => again += 1,
+            Err(error) => panic!("call {count}: {error:?}"),
+        }
+        count += 1;
+    }
+    (count, again)
+}
+
+/// Watches until it is over, and calls again where the watch has ended. How often it ended.
+async fn watches(address: &str, over: &AtomicBool) -> u64 {
+    let mut client = calling(address);
+    let mut ended = 0;
+    while !over.load(Ordering::Acquire) {
+        let request = HealthCheckRequest { service: "shop".to_owned() };
+        let mut watch = match client.watch(request).await {
+            Ok(watch) => watch.into_inner(),
+            Err(error) if was_not_sent(&error) => continue,
+            Err(error) => panic!("{error:?}"),
+        };
+        while watch.message().await.unwrap().is_some() && !over.load(Ordering::Acquire) {}
+        ended += 1;
+    }
+    ended
+}
+
+fn calls_through_reloads(at_least: u64, reloads: u64) {
+    let service = Service::example("tonic", "tonic-example");
+    let address = service.address("http");
+    let over = AtomicBool::new(false);
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    thread::scope(|scope| {
+        let clients: Vec<_> = (0..CALLERS)
+            .map(|_| scope.spawn(|| runtime.block_on(calls(&address, &over, at_least / CALLERS))))
+            .collect();
+        let watching = scope.spawn(|| runtime.block_on(watches(&address, &over)));
+        let mut replaced = 0;
+        for _ in 0..reloads {
+            replaced = service.reload_well().from.pid;
+        }
+        wait_for_end(replaced, DEADLINE);
+        over.store(true, Ordering::Release);
+        let called = clients.into_iter().map(|client| client.join().unwrap());
+        let (asked, again) = called.fold((0, 0), |(asked, again), one| (asked + one.0, again + one.1));
+        service.reload_well();
+        assert!(watching.join().unwrap() > 0, "no watch was told to call again");
+        assert!(asked > 1000 && again <= CALLERS * reloads, "{asked} calls, {again} of them again");
+    });
+}
+
+#[test]
+fn no_call_that_tonic_has_received_is_lost_at_a_reload() {
+    calls_through_reloads(2000, 3);
+}
+
+#[test]
+#[ignore = "takes a minute or two"]
+fn of_a_hundred_thousand_calls_none_that_tonic_has_received_is_lost_at_twenty_reloads() {
+    calls_through_reloads(100_000, 20);
+}
