@@ -50,8 +50,8 @@ use Proof::{In, Said};
 const PROOFS: [(&str, Proof); 29] = [
     ("acme.sh", Said("acme.sh itself is not run by the tests")),
     ("cargo build --release", In("justfile", "cargo build --release --locked --bin reborn")),
-    ("cargo doc --open -p restart-core", In("justfile", "cargo doc --workspace --no-deps --locked")),
-    ("cargo doc --open -p server", In("justfile", "cargo doc --workspace --no-deps --locked")),
+    ("cargo doc --open -p restart-core", In("justfile", "cargo doc --workspace --all-features --no-deps --locked")),
+    ("cargo doc --open -p server", In("justfile", "cargo doc --workspace --all-features --no-deps --locked")),
     ("cargo install cargo-deb", In(".ci/run", "need_tool cargo-deb")),
     ("cargo install just", In(".ci/run", "need_tool just")),
     ("cargo run --release", In("justfile", "cargo run --release --locked -- --version")),
