@@ -284,7 +284,7 @@ impl Place {
 #[test]
 fn reborn_understands_its_command_lines_and_configurations_in_the_pages() {
     let place = Place::new();
-    assert_eq!(place.check_configurations(), 3);
+    assert_eq!(place.check_configurations(), 4);
     let server = Reborn::new().demo().probation_ms(0).start();
     let (mut asked, mut checked) = (0, 0);
     let commands: BTreeSet<_> = pages().iter().flat_map(Page::commands).collect();
