@@ -6,7 +6,7 @@ use std::sync::Arc;
 use async_channel::Sender;
 use async_executor::Executor;
 
-use super::{Clients, Command};
+use super::command::{Clients, Command};
 use crate::environment::Environment;
 use crate::error::Error;
 use crate::listeners::Listener;

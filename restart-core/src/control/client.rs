@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
-use super::new_id;
+use super::command::new_id;
 use super::protocol::{Answer, CUTS_OLDEST, REPLY_BYTES_MAX, Reply, Request, Status};
 use crate::error::Error;
 use crate::sys;

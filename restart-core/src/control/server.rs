@@ -16,8 +16,8 @@ use async_io::{Async, Timer};
 use futures_lite::future;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use super::command::{Clients, Command};
 use super::protocol::{REQUEST_BYTES_MAX, Reply, Request};
-use super::{Clients, Command};
 use crate::listeners::Listener;
 use crate::sys;
 
