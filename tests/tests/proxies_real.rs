@@ -147,7 +147,7 @@ fn nginx_as_the_page_has_it() {
     let site = with(&block("nginx", "upstream"), "/run/reborn.sock", socket.to_str().unwrap());
     let site = with(&site, "listen 80;", &format!("listen 127.0.0.1:{port};"));
     let paths = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
-    let paths: String = paths.iter().map(|kind| format!("{kind}_temp_path {folder}/{kind};\n")).collect();
+    let paths = paths.map(|kind| format!("{kind}_temp_path {folder}/{kind};\n")).concat();
     let whole = format!(
         "daemon off; pid {folder}/nginx.pid; error_log {folder}/nginx.log; user root root; worker_processes 1;\n\
          events {{}}\nhttp {{ access_log off;\n{paths}{site}\n}}\n"
