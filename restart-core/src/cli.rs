@@ -2,7 +2,7 @@
 //! control socket.
 //!
 //! It speaks to people and ends processes, which nothing else here does; what it does to a running service is
-//! [`control::Client`](crate::control::Client)'s. A service with a command line of its own does without it.
+//! [`control::Client`]'s. A service with a command line of its own does without it.
 //!
 //! ```no_run
 //! use restart_core::{Builder, Endpoint, Error, Exit, cli};

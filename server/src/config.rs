@@ -17,6 +17,7 @@ mod flags;
 mod given;
 mod headers;
 mod listen;
+mod proxies;
 mod redirect;
 mod signal;
 mod site;
@@ -31,6 +32,7 @@ pub use headers::HeaderRule;
 #[cfg(test)]
 pub(crate) use headers::header_rule;
 pub use listen::{DEFAULT_LISTEN, METRICS_NAME};
+pub use proxies::ProxyConfig;
 #[cfg(test)]
 pub(crate) use redirect::redirect_rule;
 pub use redirect::{Names, Redirect};
@@ -61,6 +63,8 @@ pub struct Config {
     pub listen: Vec<Endpoint>,
     /// Where metrics are served.
     pub metrics: Option<Endpoint>,
+    /// Which proxies stand in front.
+    pub proxies: ProxyConfig,
     /// How TLS is spoken.
     pub tls: TlsConfig,
     /// The control socket; without it the default place.
@@ -97,6 +101,8 @@ pub struct AccessLogConfig {
 pub enum AccessLogFormat {
     /// The Common Log Format: `host - - [date] "request" status bytes`.
     Common,
+    /// The same, and `"referer" "user agent"`.
+    Combined,
     /// A JSON object with all that is known.
     Json,
 }
@@ -141,6 +147,7 @@ impl Config {
             sites: site::sites(&args.app)?,
             demo: is_on(args.app.demo.as_ref())?,
             tls: TlsConfig::new(&args.tls, (&args.listen, &listen))?,
+            proxies: ProxyConfig::new(args)?,
             listen,
             metrics: optional(args.metrics.as_ref(), |given| {
                 listen::metrics(given, &args.listen, args.graceful || machine.has_listeners)
@@ -162,8 +169,9 @@ impl AccessLogConfig {
     fn new(args: &ServeArgs) -> Result<Option<Self>, Error> {
         let format = match args.access_log_format.text().as_str() {
             "common" => AccessLogFormat::Common,
+            "combined" => AccessLogFormat::Combined,
             "json" => AccessLogFormat::Json,
-            _ => return Err(args.access_log_format.refuse("unknown", "write common or json")),
+            _ => return Err(args.access_log_format.refuse("unknown", "write common, combined or json")),
         };
         optional(args.access_log.as_ref(), |given| {
             let path = if given.text() == "-" { None } else { Some(given.file_path()?) };
@@ -315,7 +323,7 @@ mod tests {
             (&["--log", "inf"], r#"--log "inf": "inf" is no level"#),
             (&["--log", "info,server=loud"], r#"--log "info,server=loud": "loud" is no level"#),
             (&["--access-log", "/"], r#"--access-log "/": a directory; give the path of a file"#),
-            (&["--access-log-format", "xml"], r#"--access-log-format "xml": unknown; write common or json"#),
+            (&["--access-log-format", "xml"], r#"--access-log-format "xml": unknown; write common, combined or json"#),
         ];
         for (arguments, expected) in cases {
             assert_refused(arguments, expected);
@@ -338,6 +346,8 @@ mod tests {
         let config = |arguments| config(arguments).unwrap().access_log.unwrap();
         let (path, format) = (Some(PathBuf::from("a.log")), AccessLogFormat::Common);
         assert_eq!(config(&["--access-log=a.log"]), AccessLogConfig { path, format });
+        let combined = config(&["--access-log=a.log", "--access-log-format=combined"]);
+        assert_eq!(combined.format, AccessLogFormat::Combined);
         let format = AccessLogFormat::Json;
         assert_eq!(config(&["--access-log=-", "--access-log-format=json"]), AccessLogConfig { path: None, format });
     }

@@ -79,6 +79,12 @@ struct Description {
     listener: String,
     /// The other end's address.
     peer: Option<String>,
+    /// Whether it has an address and may be a Unix socket all the same: a PROXY header has told it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    local: bool,
+    /// Whose request is under way, where a proxy has told. Who does not know of it tells the proxy's address in its place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    client: Option<String>,
     /// How many requests have been answered on it.
     requests: u64,
     /// How long ago it was accepted, in milliseconds.
@@ -113,10 +119,12 @@ pub(crate) fn kind(start: &Start) -> Kind {
 
 /// Describes a parked connection, which was accepted so long ago. Returns the connection beside it.
 pub(crate) fn pack(start: Start, age: Duration) -> (OwnedFd, Packed) {
-    let Start { stream, peer, listener, read_ahead, requests, waited, under_way, security, .. } = start;
+    let Start { stream, peer, local, client, listener, read_ahead, requests, waited, under_way, security, .. } = start;
     let mut description = Description {
         listener: listener.as_deref().unwrap_or_default().to_owned(),
+        local: local && peer.is_some(),
         peer,
+        client,
         requests,
         age_ms: millis(age),
         waited_ms: millis(waited),
@@ -181,6 +189,8 @@ pub(crate) fn unpack(stream: OwnedFd, blob: &[u8], companion: Option<OwnedFd>) -
         None => Security::Plain,
     };
     let start = Start {
+        local: description.local || description.peer.is_none(),
+        client: description.client,
         listener: Some(description.listener.into()),
         read_ahead: sections.rest().to_vec(),
         requests: description.requests,
@@ -298,6 +308,20 @@ mod tests {
         assert_eq!((arrived, &*received, &*unsent), (tls, &b"half a record"[..], &b"sealed"[..]));
         assert_eq!(went_on.into_bytes().expose(), frozen().expose());
         assert!(!shown.contains("frozen") && !shown.contains("unsent"), "{shown}");
+    }
+
+    #[test]
+    fn what_proxies_have_said_goes_along_and_older_readers_know_whose_connection_it_is() {
+        let sent = || {
+            let (local, client) = (true, Some("192.0.2.7".to_owned()));
+            Start { local, client, ..start(unfinished(Tail::Nothing), b"") }
+        };
+        let (came, formats) = there_and_back(sent());
+        assert_eq!((formats, came.local, came.client.as_deref()), (Formats::from([RESPONSE]), true, Some("192.0.2.7")));
+        let (_, Packed { blob, .. }) = pack(sent(), Duration::ZERO);
+        let end = blob.iter().position(|&byte| byte == 0).unwrap();
+        let described: serde_json::Value = serde_json::from_slice(&blob[..end]).unwrap();
+        assert_eq!(described["peer"], "192.0.2.1:5", "what a PROXY header has told is in the oldest field");
     }
 
     #[test]

@@ -11,7 +11,9 @@ mod https;
 pub(crate) mod ledger;
 pub(crate) mod means;
 pub(crate) mod metrics;
+mod proxies;
 
+use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
@@ -26,7 +28,7 @@ use smol::lock::{Semaphore, SemaphoreGuardArc};
 use zeroize::Zeroizing;
 
 use crate::config::{Config, METRICS_NAME};
-use crate::http::{self, Context, Decorate, End, Handler, Moves, Observe, Security, Start};
+use crate::http::{self, Context, Decorate, End, Handler, Moves, NoHeader, Observe, Security, Start};
 use crate::moving;
 use crate::per_team::PerTeam;
 use crate::threads::workers::Workers;
@@ -36,6 +38,7 @@ use clients::{ClientPermit, Clients};
 
 use ledger::Ledger;
 use metrics::Metrics;
+use proxies::Proxies;
 
 /// So many connections are accepted before others have their turn.
 const ACCEPTED_IN_TURN: u64 = 16;
@@ -85,6 +88,7 @@ struct Shared<H> {
     /// Room for connections, and each client's share of it.
     room: Arc<Semaphore>,
     clients: Arc<Clients>,
+    proxies: Proxies,
     workers: Arc<Workers>,
     tls: Option<Arc<Acceptors>>,
 }
@@ -102,6 +106,7 @@ pub(crate) fn serve<H: Handler + 'static>(
     let descriptors_each = if config.sites.iter().any(|site| site.files.is_some()) { 2 } else { 1 };
     let room = means::room(config.limits.connections, descriptors_each);
     let drain = generation.drain();
+    let clients = Clients::new(config.limits.connections_per_client, room, config.proxies.trust.clone());
     let shared = Arc::new(Shared {
         context: Context {
             handler: service.handler,
@@ -113,6 +118,8 @@ pub(crate) fn serve<H: Handler + 'static>(
             screen: https::screen(&config.tls, service.tls.as_ref(), generation.listeners()),
             moves: service.moves,
             drains: PerTeam::new(workers.teams(), OnceLock::new),
+            trust: config.proxies.trust.clone(),
+            share: clients.share(&config.proxies),
             waits: Some(Arc::clone(&metrics.waits)),
             decorate: service.decorate,
             secured: https::headers(&config.tls),
@@ -121,7 +128,8 @@ pub(crate) fn serve<H: Handler + 'static>(
         connections: generation.connections(),
         ledger: Arc::clone(&metrics.ledger),
         room: Arc::new(Semaphore::new(room)),
-        clients: Clients::new(config.limits.connections_per_client, room),
+        proxies: Proxies::new(&config.proxies),
+        clients,
         workers: Arc::clone(workers),
         tls: service.tls.clone(),
     });
@@ -205,19 +213,21 @@ fn observers(config: &Config, metrics: &Arc<Metrics>, mut observers: Vec<Observe
 async fn accept<H: Handler + 'static>(shared: Arc<Shared<H>>, listener: Listener) {
     let name: Option<Arc<str>> = Some(listener.name().into());
     let tls = shared.tls.as_ref().and_then(|acceptors| acceptors.for_listener(listener.name()));
+    let is_for_proxies = shared.proxies.has(listener.name());
     for accepted in 1_u64.. {
         match client(&shared, &listener).await {
             Next::Another => {}
             Next::Client(Accepted { fd, peer, guard, .. }, permit) => {
                 shared.ledger.accepted();
                 let peer = if let Address::Tcp(address) = peer { Some(address) } else { None };
-                if let Some(place) = shared.clients.enter(peer) {
-                    let peer = peer.map(|address| address.to_string());
-                    let security = tls.clone().map_or(Security::Plain, Security::Handshake);
-                    let start = Start { listener: name.clone(), security, ..Start::new(fd, peer) };
-                    open(&shared, Instant::now(), start, guard, (Some(permit), place));
-                } else {
-                    shared.ledger.closed_by_us(http::Reason::Share, 0);
+                match place(&shared, &listener, is_for_proxies, peer) {
+                    Ok(place) => {
+                        let peer = peer.map(|address| address.to_string());
+                        let security = tls.clone().map_or(Security::Plain, Security::Handshake);
+                        let start = Start { listener: name.clone(), security, ..Start::new(fd, peer) };
+                        open(&shared, Instant::now(), (start, is_for_proxies), guard, (Some(permit), place));
+                    }
+                    Err(reason) => shared.ledger.closed_by_us(reason, 0),
                 }
                 // Clients may come without end, and whoever else is on this thread wants something meanwhile.
                 if accepted.is_multiple_of(ACCEPTED_IN_TURN) {
@@ -227,6 +237,26 @@ async fn accept<H: Handler + 'static>(shared: Arc<Shared<H>>, listener: Listener
             Next::Nobody => return,
         }
     }
+}
+
+/// The place of a connection among those of its client, or why there is none. Whose one is that a proxy brings is not known
+/// yet.
+fn place<H>(
+    shared: &Shared<H>,
+    listener: &Listener,
+    is_for_proxies: bool,
+    peer: Option<SocketAddr>,
+) -> Result<ClientPermit, http::Reason> {
+    let address = peer.map(|peer| peer.ip());
+    if !is_for_proxies {
+        return shared.clients.enter(address).ok_or(http::Reason::Share);
+    }
+    if shared.proxies.takes_from(address) {
+        return Ok(ClientPermit::of_nobody());
+    }
+    let peer = peer.map(|peer| peer.to_string());
+    shared.proxies.tell(listener.name(), peer.as_deref(), "it is none of --trusted-proxy");
+    Err(http::Reason::ProxyHeader)
 }
 
 /// What becomes of the wait for a client.
@@ -294,8 +324,8 @@ async fn take<H: Handler + 'static>(shared: Arc<Shared<H>>) {
                 log::debug!("a connection on {listener} goes on here after {requests} requests and {age_ms} ms");
                 let now = Instant::now();
                 let since = now.checked_sub(age).unwrap_or(now);
-                let place = shared.clients.receive(start.peer.as_ref().and_then(|peer| peer.parse().ok()));
-                open(&shared, since, start, guard, (shared.room.try_acquire_arc(), place));
+                let place = shared.clients.receive(start.peer.as_deref().and_then(http::address_in));
+                open(&shared, since, (start, false), guard, (shared.room.try_acquire_arc(), place));
             }
             Err(error) => {
                 log::error!("a connection came with a description that cannot be read, and is closed: {error}");
@@ -307,20 +337,56 @@ async fn take<H: Handler + 'static>(shared: Arc<Shared<H>>) {
     }
 }
 
-/// Serves a connection, which was accepted at `since`, in a task of its own.
+/// Serves a connection, which was accepted at `since`, in a task of its own. It may have to begin with a PROXY header.
 fn open<H: Handler + 'static>(
     shared: &Arc<Shared<H>>,
     since: Instant,
-    start: Start,
+    (start, is_for_proxies): (Start, bool),
     guard: Guard,
     held: (Option<SemaphoreGuardArc>, ClientPermit),
 ) {
     let owned = Arc::clone(shared);
+    if is_for_proxies {
+        shared.workers.spawn(|mut place| async move {
+            place.begin();
+            let (_permit, _) = held;
+            if let Some((start, _held)) = proxied(&owned, start).await {
+                connection(&owned, since, start, guard).await;
+            }
+            drop(place);
+        });
+        return;
+    }
     shared.workers.spawn(|mut place| async move {
         place.begin();
         connection(&owned, since, start, guard).await;
         drop((held, place));
     });
+}
+
+/// Takes the PROXY header off a connection, and gives it its place among those of the client whom it names. Where there is
+/// none for it, or no header, its end is booked.
+async fn proxied<H>(shared: &Shared<H>, start: Start) -> Option<(Start, ClientPermit)> {
+    let (listener, proxy) = (start.listener.clone().unwrap_or_default(), start.peer.clone());
+    let start = match http::proxied(&shared.context, start).await {
+        Ok(start) => start,
+        Err(NoHeader { end, cause }) => {
+            if let Some(cause) = cause {
+                shared.proxies.tell(&listener, proxy.as_deref(), cause);
+            }
+            match end {
+                End::Server { reason, requests } => shared.ledger.closed_by_us(reason, requests),
+                End::Client { requests } => shared.ledger.closed_by_client(requests),
+                End::Parked(_) => unreachable!("it is not served yet"),
+            }
+            return None;
+        }
+    };
+    let place = shared.clients.enter(start.peer.as_deref().and_then(http::address_in));
+    if place.is_none() {
+        shared.ledger.closed_by_us(http::Reason::Share, 0);
+    }
+    Some((start, place?))
 }
 
 /// Serves a connection until it ends here, for good or by moving on. The guard lives until the end is booked, so that

@@ -7,7 +7,8 @@ use std::{
     collections::BTreeMap,
     fs::{self, OpenOptions},
     os::unix::fs::OpenOptionsExt,
-    path::PathBuf,
+    path::{Path, PathBuf},
+    process::Command,
     time::Duration,
 };
 
@@ -17,6 +18,7 @@ use smol::block_on;
 use tests::{
     Ended, Reborn, Server, Signal,
     load::{Connection, Limits, Look, Request, Target},
+    skip::skip,
 };
 
 /// A server with an access log, and the path of that.
@@ -161,6 +163,37 @@ fn a_renamed_file_is_followed_by_a_new_one_without_a_reload() {
     });
     assert_eq!((server.generation(), fs::read_to_string(&old).unwrap().lines().count()), (1, 1));
     assert!(server.log().contains("is opened anew"), "{}", server.log());
+}
+
+#[test]
+fn logrotate_with_the_packages_file_loses_no_line() {
+    let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/debian/logrotate");
+    let config = fs::read_to_string(config).unwrap();
+    let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/README.md")).unwrap();
+    assert!(page.contains(&format!("```text\n{config}```\n")), "the page shows another file");
+    if Command::new("logrotate").arg("--version").output().is_err() {
+        return skip("there is no logrotate (Debian package logrotate)");
+    }
+    let (reborn, path) = logging("combined");
+    let server = reborn.start();
+    let folder = server.folder().to_owned();
+    let config = config.replace("/var/log/reborn/access.log", path.to_str().unwrap());
+    let signals = config.lines().filter(|line| line.contains("systemctl kill")).count();
+    assert_eq!(signals, 2);
+    let told = format!("kill -USR1 $(cat {}); true", server.pid_file().display());
+    let config: Vec<_> =
+        config.lines().map(|line| if line.contains("systemctl kill") { &*told } else { line }).collect();
+    fs::write(folder.join("logrotate"), config.join("\n") + "\n").unwrap();
+    for rotation in 1..=3 {
+        server.ask();
+        wait_lines(&server, &path, 1);
+        let logrotate = ["--force", "--state", "state", "logrotate"];
+        let output = Command::new("logrotate").args(logrotate).current_dir(&folder).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        server.wait_until("the new file is there", |_| path.exists());
+        assert_eq!(fs::read_to_string(path.with_extension("log.1")).unwrap().lines().count(), 1, "{rotation}");
+    }
+    assert_eq!(server.generation(), 1);
 }
 
 #[test]

@@ -182,6 +182,33 @@ fn what_moves_is_counted_by_what_was_under_way_and_shown_by_the_status() {
 }
 
 #[test]
+fn bytes_that_leave_are_counted_once_where_a_response_moves_and_one_that_is_not_whole_is_told() {
+    const LONG: f64 = 20_000_000.0;
+    let (server, metrics) = measured(Reborn::new().demo().probation_ms(0));
+    let begin = || {
+        let connection = server.connect();
+        let head = format!("GET /bytes?n={LONG} HTTP/1.1\r\nhost: localhost\r\n\r\n");
+        block_on(connection.send(head.as_bytes())).unwrap();
+        assert!(matches!(block_on(connection.changed()), Look::Bytes(_)), "the response has begun");
+        connection
+    };
+    let before = scrape(&metrics);
+    assert_eq!([before["reborn_sent_bytes_total"], before["reborn_responses_incomplete_total"]], [0.0, 0.0]);
+    let (mut whole, left) = (begin(), begin());
+    server.reload_ok();
+    assert_eq!(block_on(whole.answer()).unwrap().status, 200);
+    drop(left);
+    let mut after = Scrape::new();
+    server.wait_until("both are over", |_| {
+        after = scrape(&metrics);
+        total(&after, "reborn_requests_total") == 2.0
+    });
+    assert_eq!(after["reborn_responses_incomplete_total"], 1.0);
+    let sent = after["reborn_sent_bytes_total"];
+    assert!(sent > LONG && sent < 2.0 * LONG, "{sent}");
+}
+
+#[test]
 fn what_the_deadline_cuts_is_counted_and_what_its_client_leaves_is_not() {
     let (server, metrics) = measured(Reborn::new().demo().probation_ms(0).args(["--drain-timeout", "1s"]));
     let (left, cut) = (server.hold(), server.hold());

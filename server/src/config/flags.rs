@@ -36,6 +36,10 @@ pub struct ServeArgs {
     #[arg(long, env = "REBORN_PID_FILE", value_name = "PATH", help_heading = "Where it listens")]
     pub pid_file: Option<Given<OsString>>,
 
+    /// Proxies in front of it.
+    #[command(flatten)]
+    pub proxies: ProxyArgs,
+
     /// How it speaks TLS.
     #[command(flatten)]
     pub tls: TlsArgs,
@@ -143,10 +147,24 @@ pub struct ServeArgs {
     #[arg(long, env = "REBORN_ACCESS_LOG", value_name = "PATH", help_heading = "Logging")]
     pub access_log: Option<Given<OsString>>,
 
-    /// How the access log looks: common or json
+    /// How the access log looks: common or combined, in local time, or json
     #[arg(long, env = "REBORN_ACCESS_LOG_FORMAT", value_name = "FORMAT", help_heading = "Logging")]
     #[arg(default_value = "common")]
     pub access_log_format: Given,
+}
+
+/// The flags of `serve` that are about proxies in front.
+#[derive(Args, Debug)]
+pub struct ProxyArgs {
+    /// Believe proxies in this network (unix: clients of Unix sockets) on whose requests they bring: Forwarded, X-Forwarded-For,
+    /// -Proto, -Host; repeat it for more
+    #[arg(long, env = "REBORN_TRUSTED_PROXY", value_name = "CIDR", help_heading = "Behind a proxy")]
+    pub trusted_proxy: Vec<Given>,
+
+    /// The listener of this name takes connections only from trusted proxies that begin them with a PROXY header (v1, v2);
+    /// repeat it for more
+    #[arg(long, env = "REBORN_PROXY_PROTOCOL", value_name = "NAME", help_heading = "Behind a proxy")]
+    pub proxy_protocol: Vec<Given>,
 }
 
 /// The flags of `serve` that are about TLS.

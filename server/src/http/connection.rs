@@ -140,7 +140,7 @@ impl<H: Handler> Connection<'_, H> {
         match self.wire.into_parts() {
             Ok(Ok((stream, read_ahead, sealed))) => {
                 let waited = self.waited + self.waits_since.elapsed();
-                let Connection { peer, listener, tls, requests, under_way, .. } = self;
+                let Connection { peer, local, client, listener, tls, requests, under_way, .. } = self;
                 let security = match (tls, sealed) {
                     (Some(tls), Some(sealed)) => Security::Established(Box::new(Established { tls, sealed })),
                     _ => Security::Plain,
@@ -149,6 +149,8 @@ impl<H: Handler> Connection<'_, H> {
                 Ok(End::Parked(Start {
                     stream,
                     peer,
+                    local,
+                    client,
                     listener,
                     security,
                     read_ahead,

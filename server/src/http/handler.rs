@@ -1,5 +1,6 @@
 //! What a program gives to its connections: the handler that answers requests, and all that they share beside it.
 
+use std::any::Any;
 use std::fmt;
 use std::future::Future;
 use std::sync::{Arc, OnceLock};
@@ -13,6 +14,7 @@ use super::limits::Limits;
 use super::moves::Moves;
 use super::observe::Observe;
 use super::security::Handshakes;
+use super::trust::Trust;
 use crate::per_team::PerTeam;
 use crate::waits::Waits;
 
@@ -24,6 +26,26 @@ pub type Decorate = Box<dyn Fn(Option<&Request>) -> Decoration + Send + Sync>;
 
 /// A function that answers a request in the handler's place, or leaves it to the handler by returning nothing.
 pub type Screen = Box<dyn Fn(&Request) -> Option<Response> + Send + Sync>;
+
+/// A place that a request takes up as one of its client's, as long as this lives.
+pub(crate) type Place = Box<dyn Any + Send>;
+
+/// A function that gives a request its place among those of its client, whose address a proxy has told. It gives none where
+/// there are too many, unless the request is under way already.
+pub(crate) type Share = Box<dyn Fn(&str, bool) -> Option<Place> + Send + Sync>;
+
+/// Who brought a request: in its `ext`, where that is a trusted proxy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Proxied {
+    pub(crate) proxy: Option<String>,
+}
+
+impl Proxied {
+    /// The proxy's own address; nothing if it came by a Unix socket.
+    pub fn proxy(&self) -> Option<&str> {
+        self.proxy.as_deref()
+    }
+}
 
 /// What all connections of a server share.
 pub struct Context<H> {
@@ -52,6 +74,10 @@ pub struct Context<H> {
     pub screen: Option<Screen>,
     /// For each team a clone of `drain`, made when it is first wanted.
     pub(crate) drains: PerTeam<OnceLock<Arc<Drain>>>,
+    /// The proxies whose word counts on where a client is.
+    pub trust: Option<Trust>,
+    /// Where requests that proxies bring count for their clients.
+    pub(crate) share: Option<Share>,
     /// What is under way, for whoever asks what this process waits for.
     pub(crate) waits: Option<Arc<Waits>>,
     /// Each of these is told of every request that is over.
@@ -72,6 +98,8 @@ impl<H> Context<H> {
             moves: Moves::new(),
             screen: None,
             drains: PerTeam::default(),
+            trust: None,
+            share: None,
             waits: None,
             decorate: None,
             secured: Decoration::new(),

@@ -17,6 +17,10 @@ pub struct Start {
     pub stream: OwnedFd,
     /// Who is at the other end, for the request's `peer_addr`.
     pub peer: Option<String>,
+    /// Whether it may be a Unix socket, with which descriptors can come.
+    pub local: bool,
+    /// Whose request is under way, where a proxy in front has told: their address, in the place of `peer`.
+    pub client: Option<String>,
     /// The name of the listener that accepted it, for the observers.
     pub listener: Option<Arc<str>>,
     /// Whether TLS is spoken on it.
@@ -38,7 +42,10 @@ impl Start {
     pub fn new(stream: impl Into<OwnedFd>, peer: Option<String>) -> Start {
         Start {
             stream: stream.into(),
+            // Only clients on a Unix socket have no address.
+            local: peer.is_none(),
             peer,
+            client: None,
             listener: None,
             security: Security::Plain,
             read_ahead: Vec::new(),
@@ -123,6 +130,8 @@ pub enum Reason {
     Broken,
     /// No TLS handshake came to its end: it failed, or took too long.
     Handshake,
+    /// No PROXY header came from somebody who had to send one, or none that could be read; or one who may not has connected.
+    ProxyHeader,
     /// The operating system refused something.
     Failed,
 }
@@ -131,8 +140,8 @@ impl Reason {
     /// The reason of this name, as it is shown. Nothing if it is none.
     pub(crate) fn named(name: &str) -> Option<Reason> {
         use Reason::{
-            Asked, Broken, Crowded, DrainDeadline, Draining, Failed, Handler, Handshake, IdleTimeout, Share, Stopping,
-            Unread, Upgraded, WriteTimeout,
+            Asked, Broken, Crowded, DrainDeadline, Draining, Failed, Handler, Handshake, IdleTimeout, ProxyHeader,
+            Share, Stopping, Unread, Upgraded, WriteTimeout,
         };
         if let Some(status) = name.strip_prefix("refused ") {
             return status.parse().ok().map(Reason::Refused);
@@ -147,6 +156,7 @@ impl Reason {
             Handler,
             Handshake,
             IdleTimeout,
+            ProxyHeader,
             Share,
             Stopping,
             Unread,
@@ -175,6 +185,7 @@ impl fmt::Display for Reason {
             Reason::Unread => "unread body",
             Reason::Broken => "broken response",
             Reason::Handshake => "TLS handshake",
+            Reason::ProxyHeader => "PROXY header",
             Reason::Failed => "failed",
         })
     }

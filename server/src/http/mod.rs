@@ -19,6 +19,10 @@
 //! A connection whose [`Start`] has a [`Security`] begins with a TLS handshake, which has [a time and a bound](Handshakes);
 //! requests over it have [`Tls`] in `ext` and `https` as the scheme of their URL. It moves like any other.
 //!
+//! Behind proxies that are [trusted](Trust), a request's peer address is the client's, as they say it, its Host and URL have
+//! the host and the scheme that the client asked for, and [`Proxied`] in `ext` tells who the proxy is. Anybody else's word
+//! on that is a header like any other.
+//!
 //! A connection moves to a newer process while it is idle, and in the middle of a response whose rest can be described: a
 //! body in memory, a [`Content`], a registered [`stream()`]. What moves and how is for [`Moves`] to say. Whatever else is
 //! under way stays, and can learn of the drain by the [`Shutdown`] in its request's `ext`. [`guide`](crate::guide) has it
@@ -38,17 +42,20 @@ pub(crate) mod observe;
 mod pace;
 mod places;
 pub(crate) mod plan;
+mod proxied;
 mod request_body;
 mod security;
 mod shutdown;
 mod timer;
 pub(crate) mod transport;
+pub(crate) mod trust;
 mod upgrade;
 mod wire;
 
 pub use capacity::Capacity;
 pub use connection::serve;
-pub use handler::{Context, Decorate, Decoration, Handler, Screen};
+pub use handler::{Context, Decorate, Decoration, Handler, Proxied, Screen};
+pub(crate) use handler::{Place, Share};
 pub use lifetime::{End, Reason, Start, UnderWay, Unfinished};
 pub use limits::{LEAST_BYTES_PER_SECOND, Limits};
 pub use message::target::Target;
@@ -56,7 +63,10 @@ pub use moves::Moves;
 pub use observe::{Observe, Served};
 pub use plan::content::{Content, Piece};
 pub use plan::stream::{Step, stream};
+pub use proxied::{NoHeader, proxied};
 pub use restart_core::{Drain, Phase};
 pub use security::{Established, Handshakes, Security, Tls};
 pub use shutdown::Shutdown;
+pub use trust::Trust;
+pub(crate) use trust::address_in;
 pub use upgrade::{Leave, Switching, Upgraded, switch};

@@ -17,8 +17,13 @@ pub type Observe = Box<dyn Fn(&Served<'_>) + Send + Sync>;
 pub struct Served<'a> {
     /// The listener that accepted the connection, in whichever process, as [`Start::listener`](super::Start::listener).
     pub listener: Option<&'a str>,
-    /// The other end's address, as [`Start::peer`](super::Start::peer).
+    /// The client's address: that of the other end, as [`Start::peer`](super::Start::peer), or what a trusted proxy there has
+    /// said.
     pub peer: Option<&'a str>,
+    /// The address of that proxy, where it is not the client's and is no Unix socket.
+    pub proxy: Option<&'a str>,
+    /// The host that the request is for, unless the head was refused or names none.
+    pub host: Option<&'a str>,
     /// How it came over TLS; nothing if it came as plain HTTP.
     pub tls: Option<&'a Tls>,
     /// The request line as it was received, without its end. Of a request that was refused, or cut within its head, it is
@@ -30,6 +35,8 @@ pub struct Served<'a> {
     pub user_agent: Option<&'a [u8]>,
     /// The status that was answered; nothing where the connection ended before any byte of an answer had left.
     pub status: Option<u16>,
+    /// How many bytes were sent in all, the response's head included, before TLS.
+    pub sent_bytes: u64,
     /// How many bytes after the response's head were sent, chunk framing included.
     pub body_bytes: u64,
     /// Whether all of the response was given to the kernel. It was not where the client left, or took too little, where
@@ -47,6 +54,7 @@ pub struct Served<'a> {
 pub(crate) struct Account {
     pub(crate) began: Instant,
     pub(crate) line: Vec<u8>,
+    pub(crate) host: Option<String>,
     pub(crate) referer: Option<Vec<u8>>,
     pub(crate) user_agent: Option<Vec<u8>>,
     /// The status of the response that is being sent.
@@ -59,7 +67,16 @@ pub(crate) struct Account {
 impl Account {
     /// The account of a request of which the first byte came at `began`.
     pub(super) fn begun(began: Instant) -> Account {
-        Account { began, line: Vec::new(), referer: None, user_agent: None, status: 0, sent_bytes: 0, head_bytes: 0 }
+        Account {
+            began,
+            line: Vec::new(),
+            host: None,
+            referer: None,
+            user_agent: None,
+            status: 0,
+            sent_bytes: 0,
+            head_bytes: 0,
+        }
     }
 
     /// Takes down what is told of a head that has passed. What is told is what was checked, and is served: bytes that are
@@ -67,6 +84,7 @@ impl Account {
     pub(super) fn take_head(&mut self, head: &Head<'_>) {
         let version = if head.old { " HTTP/1.0" } else { " HTTP/1.1" };
         self.line = [head.method.as_ref(), " ", head.line_target, version].concat().into_bytes();
+        self.host = head.host.map(str::to_owned);
         for (name, value) in &head.fields {
             match name.len() {
                 7 if name.eq_ignore_ascii_case("referer") => self.referer = Some(value.to_vec()),
@@ -93,24 +111,29 @@ impl Account {
     /// How many bytes of it are the client's own words.
     pub(super) fn own_bytes(&self) -> usize {
         let length = |text: &Option<Vec<u8>>| text.as_ref().map_or(0, Vec::len);
-        self.line.len() + length(&self.referer) + length(&self.user_agent)
+        let host = self.host.as_ref().map_or(0, String::len);
+        self.line.len() + host + length(&self.referer) + length(&self.user_agent)
     }
 
-    /// The account as observers see it, now that the request is over; not that it is complete, nor that it was cut.
+    /// The account as observers see it, now that the request is over; not that it is complete, nor that it was cut. Beside
+    /// the client's address stands that of the proxy that has told it.
     pub(super) fn served<'a>(
         &'a self,
         listener: Option<&'a str>,
-        peer: Option<&'a str>,
+        (peer, proxy): (Option<&'a str>, Option<&'a str>),
         tls: Option<&'a Tls>,
     ) -> Served<'a> {
         Served {
             listener,
             peer,
+            proxy,
+            host: self.host.as_deref(),
             tls,
             line: &self.line,
             referer: self.referer.as_deref(),
             user_agent: self.user_agent.as_deref(),
             status: if self.sent_bytes > 0 { Some(self.status) } else { None },
+            sent_bytes: self.sent_bytes,
             body_bytes: self.sent_bytes.saturating_sub(self.head_bytes),
             complete: false,
             cut: false,

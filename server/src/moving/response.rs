@@ -50,6 +50,8 @@ struct AccountDescription {
     referer_bytes: Option<usize>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     user_agent_bytes: Option<usize>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    host: Option<String>,
     status: u16,
     sent: u64,
     head: u64,
@@ -124,6 +126,7 @@ impl AccountDescription {
             line_bytes: append(bytes, &account.line),
             referer_bytes: account.referer.as_deref().map(|text| append(bytes, text)),
             user_agent_bytes: account.user_agent.as_deref().map(|text| append(bytes, text)),
+            host: account.host.clone(),
             status: account.status,
             sent: account.sent_bytes,
             head: account.head_bytes,
@@ -137,6 +140,7 @@ impl AccountDescription {
             line: bytes.take(self.line_bytes)?.to_vec(),
             referer: self.referer_bytes.map(|count| bytes.take(count)).transpose()?.map(<[u8]>::to_vec),
             user_agent: self.user_agent_bytes.map(|count| bytes.take(count)).transpose()?.map(<[u8]>::to_vec),
+            host: self.host,
             status: self.status,
             sent_bytes: self.sent,
             head_bytes: self.head,

@@ -208,6 +208,8 @@ mod tests {
                 "access_log",
                 "tls_certificate",
                 "tls_key",
+                "trusted_proxy",
+                "proxy_protocol",
                 "tls_self_signed",
                 "redirect_https",
                 "hsts",

@@ -171,6 +171,9 @@ fn start_application<H: Handler + 'static>(
         log_fails(package, &error);
     }
     warn_of_overridden(config, &generation);
+    if let Some(warning) = config.proxies.unused(generation.listeners().iter().map(Listener::name)) {
+        log::warn!("proxy-protocol: {warning}");
+    }
     let (state, saved) = generation.take_state().map_or((None, None), state::split);
     let opened =
         acceptors(config, certificates, saved.as_ref().map(|saved| saved.as_slice()), &generation).and_then(|tls| {

@@ -70,7 +70,7 @@ impl AccessLog {
 
     /// What a connection tells its requests.
     pub(crate) fn observer(&self) -> Observe {
-        let (queue, writer) = (self.queue.clone(), self.writer);
+        let (queue, writer) = (self.queue.clone(), self.writer.clone());
         Box::new(move |served| queue.push(writer.line(served, SystemTime::now()).as_bytes()))
     }
 
@@ -246,11 +246,14 @@ mod tests {
         Served {
             listener: None,
             peer: None,
+            proxy: None,
+            host: None,
             tls: None,
             line,
             referer: None,
             user_agent: None,
             status: Some(200),
+            sent_bytes: 0,
             body_bytes: 0,
             complete: true,
             cut: false,

@@ -158,6 +158,9 @@ impl Collector for Admin {
         page.counter("requests", "Requests that are over", "requests/", &["method", "status"])?;
         let help = "Requests that the deadline of a drain or of a stop cut";
         page.counter("requests_cut", help, "requests_cut", &[])?;
+        let help = "Responses that had begun and did not leave whole";
+        page.counter("responses_incomplete", help, "responses_incomplete", &[])?;
+        page.counter("sent_bytes", "Bytes of responses that have left, before TLS", "sent_bytes", &[])?;
         page.latency()?;
         let (live, busy) = (self.drain.live(), self.metrics.in_flight());
         let connections = [("busy", busy), ("idle", live.saturating_sub(busy))];

@@ -8,15 +8,17 @@ use http_types::{Request, Response, StatusCode};
 use restart_core::Listener;
 
 use crate::config::TlsConfig;
-use crate::http::{Decoration, Screen, Target, Tls};
+use crate::http::{Decoration, Proxied, Screen, Target, Tls};
 use crate::tls::{Acceptors, Plain, plain, redirect_port, strict_transport_security};
 
 /// What is answered in the handler's place: a redirection to HTTPS where that was asked for, and 421 where a request is not
-/// for the site that its connection was opened for.
+/// for the site that its connection was opened for. A trusted proxy decides itself which requests go on its connection, and
+/// what it has taken by HTTPS is where it should be.
 pub(super) fn screen(config: &TlsConfig, acceptors: Option<&Arc<Acceptors>>, listeners: &[Listener]) -> Option<Screen> {
     let acceptors = Arc::clone(acceptors?);
     let port = redirect_port(config, listeners.iter().map(|listener| (listener.name(), listener.address())));
     Some(Box::new(move |request| match (request.ext().get::<Tls>(), port) {
+        _ if request.ext().get::<Proxied>().is_some() && request.url().scheme() == "https" => None,
         (Some(tls), _) => {
             let host = host(request)?;
             acceptors.is_misdirected(tls.server_name(), host).then(misdirected)

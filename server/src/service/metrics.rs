@@ -46,6 +46,9 @@ struct Requests {
     over: [[AtomicU64; CLASSES.len()]; METHODS.len()],
     /// Those of them that a deadline cut.
     cut: AtomicU64,
+    /// Responses that had begun and did not leave whole.
+    incomplete: AtomicU64,
+    sent_bytes: AtomicU64,
     latency: [AtomicU64; BUCKETS_US.len() + 1],
     latency_us: AtomicU64,
 }
@@ -73,6 +76,10 @@ impl Metrics {
         if served.cut {
             own.cut.fetch_add(1, Ordering::Relaxed);
         }
+        if !served.complete && served.status.is_some() {
+            own.incomplete.fetch_add(1, Ordering::Relaxed);
+        }
+        own.sent_bytes.fetch_add(served.sent_bytes, Ordering::Relaxed);
         let us = u64::try_from(served.duration.as_micros()).unwrap_or(u64::MAX);
         let bucket = BUCKETS_US.partition_point(|&bound| bound < us);
         own.latency[bucket].fetch_add(1, Ordering::Relaxed);
@@ -101,6 +108,8 @@ impl Metrics {
             put(bucket_name(index), self.sum(|own| &own.latency[index]));
         }
         put("requests_cut".to_owned(), self.sum(|own| &own.cut));
+        put("responses_incomplete".to_owned(), self.sum(|own| &own.incomplete));
+        put("sent_bytes".to_owned(), self.sum(|own| &own.sent_bytes));
         put("latency_us".to_owned(), self.sum(|own| &own.latency_us));
         let books = self.ledger.balance();
         put("connections/accepted".to_owned(), books.accepted);
@@ -147,11 +156,14 @@ mod tests {
         Served {
             listener: None,
             peer: None,
+            proxy: None,
+            host: None,
             tls: None,
             line: line.as_bytes(),
             referer: None,
             user_agent: None,
             status: status.into(),
+            sent_bytes: 0,
             body_bytes: 0,
             complete: true,
             cut: false,

@@ -45,7 +45,10 @@ impl<H: Handler> Connection<'_, H> {
 
     fn tell(&mut self, became: impl for<'a> FnOnce(Served<'a>) -> Served<'a>) {
         if let Some(account) = self.account.take() {
-            let served = became(account.served(self.listener.as_deref(), self.peer.as_deref(), self.tls.as_ref()));
+            let peer = self.client.as_deref().or(self.peer.as_deref());
+            let proxy = self.peer.as_deref().filter(|_| self.client.is_some());
+            let served = account.served(self.listener.as_deref(), (peer, proxy), self.tls.as_ref());
+            let served = became(served);
             self.context.observers.iter().for_each(|observe| observe(&served));
         }
     }

@@ -15,7 +15,7 @@ use http_types::{Response, StatusCode};
 use super::follow::{Facts, Follows, UNREAD_BYTES_MAX, follows, follows_failure, reason_of, refusal_of};
 use super::state::{Answer, Closed, Connection, Message, State};
 use crate::http::ending::Ending;
-use crate::http::handler::{Decoration, Handler};
+use crate::http::handler::{Decoration, Handler, Proxied};
 use crate::http::lifetime::{Reason, UnderWay, Unfinished};
 use crate::http::message::encode::{self, Manner};
 use crate::http::message::framing::Framing;
@@ -44,11 +44,15 @@ const PIPELINED_MAX: u32 = 1_000;
 impl<H: Handler> Connection<'_, H> {
     /// Has the handler answer. Nothing is returned if the client is gone before it does.
     pub(super) async fn request(&mut self, message: Message) -> Option<Answer> {
-        let Message { mut request, keep_alive, framing, expects_continue, manner, offer } = message;
-        request.set_peer_addr(self.peer.as_deref());
+        let Message { mut request, keep_alive, framing, expects_continue, manner, offer, client } = message;
+        self.client = client;
+        request.set_peer_addr(self.client.as_deref().or(self.peer.as_deref()));
         request.ext_mut().insert(Shutdown::new(self.context.own_drain()));
         if let Some(tls) = &self.tls {
             request.ext_mut().insert(tls.clone());
+        }
+        if self.is_trusted {
+            request.ext_mut().insert(Proxied { proxy: self.peer.clone() });
         }
         let decoration = self.decoration(Some(&request));
         let kind = if framing == Framing::None { Kind::Request } else { Kind::Upload };
@@ -61,6 +65,7 @@ impl<H: Handler> Connection<'_, H> {
         let screened = self.context.screen.as_ref().and_then(|screen| screen(&request));
         let entry = match screened {
             Some(response) => Err(response),
+            None if !self.takes_place() => Err(client_has_too_many()),
             None => self.context.capacity.enter().ok_or_else(overloaded),
         };
         let entry = match entry {
@@ -99,6 +104,15 @@ impl<H: Handler> Connection<'_, H> {
         };
         let close = if keep_alive { fault.map(reason_of) } else { Some(Reason::Asked) };
         Some(Answer { response, manner, close, decoration, offer })
+    }
+
+    /// Counts the request for its client, where a proxy has told whose it is. Says whether it may be handled.
+    fn takes_place(&mut self) -> bool {
+        if let (Some(share), Some(client)) = (&self.context.share, &self.client) {
+            self.place = share(client, false);
+            return self.place.is_some();
+        }
+        true
     }
 
     /// Sends an answer, and decides what follows it.
@@ -285,6 +299,7 @@ impl<H: Handler> Connection<'_, H> {
 
     /// Goes on to what follows a response, past what was left unread of its request.
     async fn next(&mut self, close: Option<Reason>) -> State {
+        (self.client, self.place) = (None, None);
         if close.is_none() && !matches!(self.wire.body_state(), BodyState::None | BodyState::Complete) {
             self.deadline.set(UNREAD_TIMEOUT);
             let (wire, deadline) = (&self.wire, &mut self.deadline);
@@ -360,6 +375,13 @@ fn failed(error: &http_types::Error) -> Response {
 }
 
 /// The answer to a request that finds no room.
+/// What is answered where the client that a proxy names has as many requests as one may have.
+fn client_has_too_many() -> Response {
+    let mut response = plain(StatusCode::TooManyRequests, "too many requests of this client are being answered");
+    response.insert_header(RETRY_AFTER, "1");
+    response
+}
+
 fn overloaded() -> Response {
     let mut response = plain(StatusCode::ServiceUnavailable, "too many requests are being answered");
     response.insert_header(RETRY_AFTER, "1");

@@ -102,8 +102,10 @@ impl<H: Handler> Connection<'_, H> {
 
 /// Exchanges what has to be exchanged, once the client has begun and there is a place for it.
 async fn shake_hands(transport: &Transport, handshakes: &Handshakes, config: &ServerConfig) -> Ended {
-    // The first bytes are asked for on trust; what answers us has to make its way first.
-    if !receive(transport, true).await {
+    // The first bytes may have come with a PROXY header. Else they are asked for on trust; what answers us has to make its
+    // way first.
+    let has_begun = !transport.received().is_empty();
+    if !has_begun && !receive(transport, true).await {
         return Ended::Gone;
     }
     let _place = handshakes.enter().await;

@@ -16,6 +16,7 @@ use crate::http::handler::{Context, Handler};
 use crate::http::lifetime::Reason;
 use crate::http::message::decode;
 use crate::http::message::encode::Manner;
+use crate::http::message::forwarded::{self, Forwarded};
 use crate::http::message::head::{self, HeadEnd};
 use crate::http::message::refusal::Refusal;
 use crate::http::upgrade;
@@ -145,17 +146,24 @@ impl<H: Handler> Connection<'_, H> {
             HeadEnd::Complete(length) => length,
         };
         let bytes = &buffer.filled()[..length];
-        let head = head::check(bytes, limits)?;
+        let mut head = head::check(bytes, limits)?;
+        let told = match &self.context.trust {
+            Some(trust) if self.is_trusted => forwarded::read(&head, trust)?,
+            _ => Forwarded::default(),
+        };
+        head.host = told.host.or(head.host);
         if let Some(account) = &mut self.account {
             account.take_head(&head);
         }
         let manner = Manner { method: head.method, old: head.old, close: false };
         let (keep_alive, framing, expects_continue) = (head.keep_alive, head.framing, head.expects_continue);
         let (asks_for_upgrade, may_upgrade) = (head.upgrade, head.may_upgrade());
-        let mut request = decode::request(head, self.tls.is_some())?;
+        let mut request = decode::request(head, told.https.unwrap_or(self.tls.is_some()))?;
         let offer = if asks_for_upgrade { upgrade::offer(&mut request, may_upgrade) } else { None };
+        let client = told.client;
         buffer.consume(length);
-        Ok(Examined::Passed(Box::new(Message { request, framing, expects_continue, keep_alive, manner, offer })))
+        let message = Message { request, framing, expects_continue, keep_alive, manner, offer, client };
+        Ok(Examined::Passed(Box::new(message)))
     }
 
     /// Sets the deadline of a wait; one that has `moved` here goes on with what it had left.

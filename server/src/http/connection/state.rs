@@ -9,7 +9,7 @@ use restart_core::Phase;
 use rustls::ServerConfig;
 
 use crate::http::deadline::Deadline;
-use crate::http::handler::{Context, Decoration};
+use crate::http::handler::{Context, Decoration, Place};
 use crate::http::lifetime::{End, Reason, Start, UnderWay, Unfinished};
 use crate::http::message::encode::Manner;
 use crate::http::message::framing::Framing;
@@ -53,6 +53,8 @@ pub(super) struct Message {
     pub(super) keep_alive: bool,
     pub(super) manner: Manner,
     pub(super) offer: Option<Offer>,
+    /// The client's address, where a trusted proxy has said it.
+    pub(super) client: Option<String>,
 }
 
 /// A response that is to be sent.
@@ -65,10 +67,17 @@ pub(super) struct Answer {
     pub(super) offer: Option<Offer>,
 }
 
+#[expect(clippy::struct_excessive_bools, reason = "they are independent facts about one connection")]
 pub(super) struct Connection<'a, H> {
     pub(super) context: &'a Context<H>,
     pub(super) wire: Arc<Wire>,
     pub(super) peer: Option<String>,
+    pub(super) local: bool,
+    /// Whether the other end is a proxy whose word counts.
+    pub(super) is_trusted: bool,
+    /// Whose request is under way, where that proxy has told, and its place among those of that client.
+    pub(super) client: Option<String>,
+    pub(super) place: Option<Place>,
     pub(super) listener: Option<Arc<str>>,
     /// What the handshake that comes first is held with.
     pub(super) handshake: Option<Arc<ServerConfig>>,
@@ -103,22 +112,29 @@ pub(super) struct Connection<'a, H> {
 
 impl<'a, H> Connection<'a, H> {
     pub(super) fn new(context: &'a Context<H>, start: Start) -> Result<Self, (Reason, u64)> {
-        let Start { stream, peer, listener, security, read_ahead, requests, waited, under_way, declined } = start;
+        let Start { stream, peer, local, client, listener, security, .. } = start;
+        let Start { read_ahead, requests, waited, under_way, declined, .. } = start;
         let (handshake, tls, sealed) = match security {
             Security::Plain => (None, None, None),
             Security::Handshake(config) => (Some(config), None, None),
             Security::Established(established) => (None, Some(established.tls), Some(established.sealed)),
         };
-        // Only clients on a Unix socket have no address.
-        let wire = Wire::new(stream, peer.is_none(), (read_ahead, sealed), &context.capacity).map_err(|error| {
+        let wire = Wire::new(stream, local, (read_ahead, sealed), &context.capacity).map_err(|error| {
             log::warn!("cannot watch an accepted connection: {error}; it is closed");
             (Reason::Failed, requests)
         })?;
+        let is_trusted = context.trust.as_ref().is_some_and(|trust| trust.has_peer(peer.as_deref()));
+        let share = context.share.as_ref();
+        let place = client.as_ref().and_then(|client| share.and_then(|share| share(client, true)));
         let now = Instant::now();
         Ok(Connection {
             context,
             wire: Arc::new(wire),
             peer,
+            local,
+            is_trusted,
+            client,
+            place,
             listener,
             handshake,
             tls,

@@ -25,7 +25,7 @@ impl<H: Handler> Connection<'_, H> {
     pub(super) async fn upgraded(&mut self, receiver: StreamSender) -> State {
         self.becomes(Kind::Upgraded);
         let (held, dropped) = smol::channel::bounded(1);
-        let stream = Upgraded::new(&self.wire, self.context.own_drain(), self.peer.clone(), (false, None), Some(held));
+        let stream = Upgraded::new(&self.wire, self.context.own_drain(), self.whose(), (false, None), Some(held));
         receiver.send(Stream::new(stream)).await;
         // Nothing is ever sent: it ends with the stream.
         let _ = dropped.recv().await;
@@ -45,7 +45,7 @@ impl<H: Handler> Connection<'_, H> {
             return State::Closed(Closed::AtOnce(Reason::Failed));
         };
         let moves = (self.context.parks, self.declined);
-        let stream = Upgraded::new(&self.wire, self.context.own_drain(), self.peer.clone(), moves, None);
+        let stream = Upgraded::new(&self.wire, self.context.own_drain(), self.whose(), moves, None);
         match AssertUnwindSafe(async { serve(stream, state).await }).catch_unwind().await {
             Ok(Leave::Close) => self.left(),
             Ok(Leave::Move { state, unread }) => self.move_protocol(name, state, &unread).await,
@@ -54,6 +54,11 @@ impl<H: Handler> Connection<'_, H> {
                 State::Closed(Closed::Lingering(Reason::Broken))
             }
         }
+    }
+
+    /// The client's address.
+    fn whose(&self) -> Option<String> {
+        self.client.clone().or_else(|| self.peer.clone())
     }
 
     /// Hands a connection over that a protocol has left, or has it called again.

@@ -122,8 +122,9 @@ fn without_requirements(package: &Package) -> Clap {
 fn understood(matches: ArgMatches, file: Option<File>) -> Result<CommandLine, clap::Error> {
     let mut command = Cli::from_arg_matches(&matches)?.command;
     if let Command::Serve(serve) | Command::Check(serve) = &mut command {
-        let ServeArgs { listen, tls, app, .. } = &mut **serve;
-        for list in [listen, &mut tls.tls_certificate, &mut tls.tls_key] {
+        let ServeArgs { listen, tls, proxies, app, .. } = &mut **serve;
+        let of_proxies = [&mut proxies.trusted_proxy, &mut proxies.proxy_protocol];
+        for list in [listen, &mut tls.tls_certificate, &mut tls.tls_key].into_iter().chain(of_proxies) {
             *list = std::mem::take(list).into_iter().flat_map(|given| given.items(',')).collect();
         }
         let SiteArgs { headers, redirect, types, .. } = &mut app.site;

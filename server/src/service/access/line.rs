@@ -1,25 +1,28 @@
-//! A line of the access log, in the Common Log Format or as a JSON object.
+//! A line of the access log, in the Common Log Format, in the Combined one, or as a JSON object.
 //!
 //! Whatever a client sends, a line is one line of printable ASCII with the fields that its format has, no longer than one
 //! atomic write. Bytes that are not printable ASCII, quotes and backslashes are written as `\xHH`; a part of a request
 //! that is too long is cut and ends in `...`. Pure.
 
 use std::fmt::Write;
-use std::net::SocketAddr;
 use std::process;
 use std::time::SystemTime;
 
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+
 use crate::config::AccessLogFormat;
-use crate::http::{Served, Tls};
+use crate::http::{Served, Tls, address_in};
 
 /// What the Common Log Format says where no status was sent. It has to have three digits there, and this one, which nginx
 /// made known, is taken by readers of logs for a request that never got its answer.
 const NO_ANSWER: u16 = 499;
 
 /// How long the parts of a line may be, escaped.
-const TARGET_BYTES_MAX: usize = 2048;
+const TARGET_BYTES_MAX: usize = 1792;
 const VALUE_BYTES_MAX: usize = 512;
 const WORD_BYTES_MAX: usize = 64;
+const HOST_BYTES_MAX: usize = 128;
 /// A name of the DNS has at most 253 bytes.
 const SERVER_NAME_BYTES_MAX: usize = 256;
 
@@ -28,24 +31,32 @@ const CUT_MARK: &str = "...";
 const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
 
 /// What all lines of one generation have in common.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Writer {
     format: AccessLogFormat,
+    /// Where the machine is, as it was when the log was opened.
+    zone: TimeZone,
     generation: u64,
     pid: u32,
 }
 
 impl Writer {
     pub(super) fn new(format: AccessLogFormat, generation: u64) -> Writer {
-        Writer { format, generation, pid: process::id() }
+        // The formats for people have local time, for which a file is read: here, and never for a line.
+        let zone = if format == AccessLogFormat::Json { TimeZone::UTC } else { TimeZone::system() };
+        Writer { format, zone, generation, pid: process::id() }
     }
 
     /// The line of a request that was over at `now`, with its line feed.
-    pub(super) fn line(self, served: &Served<'_>, now: SystemTime) -> String {
+    pub(super) fn line(&self, served: &Served<'_>, now: SystemTime) -> String {
         let began = now.checked_sub(served.duration).unwrap_or(now).max(SystemTime::UNIX_EPOCH);
         let mut line = Line { text: String::with_capacity(256), backslash: "\\" };
         match self.format {
-            AccessLogFormat::Common => line.common(served, began),
+            AccessLogFormat::Common => line.common(served, began, &self.zone),
+            AccessLogFormat::Combined => {
+                line.common(served, began, &self.zone);
+                line.combined(served);
+            }
             AccessLogFormat::Json => {
                 line.backslash = "\\\\";
                 line.json(served, began, self);
@@ -64,17 +75,15 @@ struct Line {
 }
 
 impl Line {
-    /// `host ident authuser [date] "request" status bytes`, as NCSA's server wrote it. The date is in UTC.
-    fn common(&mut self, served: &Served<'_>, began: SystemTime) {
-        let host = served.peer.and_then(|peer| peer.parse::<SocketAddr>().ok());
-        match host {
-            Some(address) => self.add(format_args!("{}", address.ip().to_canonical())),
+    /// `host ident authuser [date] "request" status bytes`, as NCSA's server wrote it. The date is in local time.
+    fn common(&mut self, served: &Served<'_>, began: SystemTime, zone: &TimeZone) {
+        match served.peer.and_then(address_in) {
+            Some(address) => self.add(format_args!("{address}")),
             None => self.text.push('-'),
         }
-        let time = humantime::format_rfc3339_seconds(began).to_string();
-        let month = time[5..7].parse::<usize>().ok().and_then(|month| MONTHS.get(month.wrapping_sub(1)));
-        let (year, month, day, clock) = (&time[..4], month.unwrap_or(&"Jan"), &time[8..10], &time[11..19]);
-        self.add(format_args!(" - - [{day}/{month}/{year}:{clock} +0000] \""));
+        self.text.push_str(" - - [");
+        self.date(began, zone);
+        self.text.push_str("] \"");
         let parts = parts(served.line);
         for (number, (part, bytes_max)) in parts.into_iter().flatten().zip(PART_BYTES_MAX).enumerate() {
             self.text.push_str(if number > 0 { " " } else { "" });
@@ -90,13 +99,37 @@ impl Line {
         }
     }
 
-    fn json(&mut self, served: &Served<'_>, began: SystemTime, writer: Writer) {
+    /// `14/Nov/2023:22:13:20 +0100`
+    fn date(&mut self, time: SystemTime, zone: &TimeZone) {
+        let timestamp = Timestamp::try_from(time).unwrap_or(Timestamp::UNIX_EPOCH);
+        let offset = zone.to_offset(timestamp);
+        let date = offset.to_datetime(timestamp);
+        let month = MONTHS.get(usize::try_from(date.month() - 1).unwrap_or(0)).unwrap_or(&"Jan");
+        let (day, year, hour, minute, second) = (date.day(), date.year(), date.hour(), date.minute(), date.second());
+        self.add(format_args!("{day:02}/{month}/{year:04}:{hour:02}:{minute:02}:{second:02} "));
+        let minutes = offset.seconds().abs() / 60;
+        let sign = if offset.seconds() < 0 { '-' } else { '+' };
+        self.add(format_args!("{sign}{:02}{:02}", minutes / 60, minutes % 60));
+    }
+
+    /// What the Combined Log Format adds: `"referer" "user agent"`.
+    fn combined(&mut self, served: &Served<'_>) {
+        for value in [served.referer, served.user_agent] {
+            self.text.push_str(" \"");
+            self.escaped(value.unwrap_or(b"-"), VALUE_BYTES_MAX);
+            self.text.push('"');
+        }
+    }
+
+    fn json(&mut self, served: &Served<'_>, began: SystemTime, writer: &Writer) {
         let Writer { generation, pid, .. } = writer;
         let time = humantime::format_rfc3339_millis(began);
         self.add(format_args!("{{\"time\":\"{time}\",\"generation\":{generation},\"pid\":{pid}"));
         self.field("listener", served.listener.map(str::as_bytes), WORD_BYTES_MAX);
         self.field("peer", served.peer.map(str::as_bytes), WORD_BYTES_MAX);
+        self.field("proxy", served.proxy.map(str::as_bytes), WORD_BYTES_MAX);
         self.tls(served.tls);
+        self.field("host", served.host.map(str::as_bytes), HOST_BYTES_MAX);
         let names = ["method", "target", "version"];
         for (part, (name, bytes_max)) in parts(served.line).into_iter().zip(names.into_iter().zip(PART_BYTES_MAX)) {
             self.field(name, part, bytes_max);
@@ -108,6 +141,7 @@ impl Line {
             None => self.text.push_str(",\"status\":null"),
         }
         let (bytes, us) = (served.body_bytes, served.duration.as_micros());
+        self.add(format_args!(",\"sent_bytes\":{}", served.sent_bytes));
         let (complete, cut) = (served.complete, served.cut);
         self.add(format_args!(",\"body_bytes\":{bytes},\"complete\":{complete},\"cut\":{cut},\"duration_us\":{us}}}"));
     }
@@ -182,11 +216,14 @@ mod tests {
     const REQUEST: Served<'_> = Served {
         listener: Some("web"),
         peer: Some("[::ffff:192.0.2.7]:4711"),
+        proxy: None,
+        host: Some("example.org"),
         tls: None,
         line: b"GET /a?b=c HTTP/1.1",
         referer: Some(b"http://example.org/"),
         user_agent: Some(b"curl/8.0"),
         status: Some(200),
+        sent_bytes: 2500,
         body_bytes: 2326,
         complete: true,
         cut: false,
@@ -195,7 +232,7 @@ mod tests {
 
     fn written(format: AccessLogFormat, served: &Served<'_>) -> String {
         let now = SystemTime::UNIX_EPOCH + Duration::from_micros(1_700_000_000_001_500);
-        Writer { format, generation: 7, pid: 4121 }.line(served, now)
+        Writer { format, zone: TimeZone::UTC, generation: 7, pid: 4121 }.line(served, now)
     }
 
     fn common(served: &Served<'_>) -> String {
@@ -217,12 +254,39 @@ mod tests {
     }
 
     #[test]
+    fn a_combined_line_says_where_the_client_came_from_and_what_it_is() {
+        let combined = |served: &Served<'_>| written(AccessLogFormat::Combined, served);
+        let common = common(&REQUEST);
+        let expected = format!("{} \"http://example.org/\" \"curl/8.0\"\n", common.trim_end());
+        assert_eq!(combined(&REQUEST), expected);
+        let silent = combined(&Served { referer: None, user_agent: None, ..REQUEST });
+        assert_eq!(silent, format!("{} \"-\" \"-\"\n", common.trim_end()));
+        let hostile = combined(&Served { user_agent: Some(b"a\" 200 \n"), ..REQUEST });
+        assert!(hostile.ends_with(" \"a\\x22 200 \\x0A\"\n"), "{hostile}");
+    }
+
+    #[test]
+    fn dates_are_local_with_the_offset_that_holds_on_that_day() {
+        let berlin = TimeZone::posix("CET-1CEST,M3.5.0,M10.5.0/3").expect("a zone");
+        let newfoundland = TimeZone::posix("NST3:30").expect("a zone");
+        for (zone, at, expected) in [
+            (&berlin, 1_700_000_000, "[14/Nov/2023:23:13:20 +0100]"),
+            (&berlin, 1_690_000_000, "[22/Jul/2023:06:26:40 +0200]"),
+            (&newfoundland, 1_700_000_000, "[14/Nov/2023:18:43:20 -0330]"),
+        ] {
+            let writer = Writer { format: AccessLogFormat::Common, zone: zone.clone(), generation: 7, pid: 1 };
+            let line = writer.line(&REQUEST, SystemTime::UNIX_EPOCH + REQUEST.duration + Duration::from_secs(at));
+            assert!(line.contains(expected), "{line}");
+        }
+    }
+
+    #[test]
     fn a_json_line_says_all_that_is_known() {
         let expected = serde_json::json!({
             "time": "2023-11-14T22:13:20.000Z", "generation": 7, "pid": 4121, "listener": "web",
-            "peer": "[::ffff:192.0.2.7]:4711", "tls": null, "method": "GET", "target": "/a?b=c", "version": "HTTP/1.1",
+            "peer": "[::ffff:192.0.2.7]:4711", "proxy": null, "tls": null, "host": "example.org", "method": "GET", "target": "/a?b=c", "version": "HTTP/1.1",
             "referer": "http://example.org/", "user_agent": "curl/8.0",
-            "status": 200, "body_bytes": 2326, "complete": true, "cut": false, "duration_us": 1500,
+            "status": 200, "sent_bytes": 2500, "body_bytes": 2326, "complete": true, "cut": false, "duration_us": 1500,
         });
         assert_eq!(json(&REQUEST), expected);
         let cut = json(&Served { status: None, complete: false, cut: true, ..REQUEST });
@@ -279,10 +343,10 @@ mod tests {
         ) {
             let tls = Tls::new("TLSv1.2", "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256", Some(name.repeat(3)), complete);
             let served = Served {
-                listener: Some(&name), peer: Some(&name), tls: Some(&tls), line: &line, referer: Some(&value), user_agent: Some(&value),
-                status, body_bytes, complete, cut: !complete, duration: Duration::from_micros(us.into()),
+                listener: Some(&name), peer: Some(&name), proxy: Some(&name), host: Some(&name), tls: Some(&tls), line: &line, referer: Some(&value), user_agent: Some(&value),
+                status, sent_bytes: body_bytes, body_bytes, complete, cut: !complete, duration: Duration::from_micros(us.into()),
             };
-            for format in [AccessLogFormat::Common, AccessLogFormat::Json] {
+            for format in [AccessLogFormat::Common, AccessLogFormat::Combined, AccessLogFormat::Json] {
                 let text = written(format, &served);
                 prop_assert!(text.len() <= WRITE_BYTES_MAX);
                 prop_assert!(text.trim_end_matches('\n').bytes().all(|byte| (b' '..=b'~').contains(&byte)));
