@@ -45,9 +45,10 @@
 //! | another upgrade, a body without end | stays in the old process, up to the drain timeout |
 //! | HTTP/2, gRPC | is told to connect anew (GOAWAY); what it has sent is answered |
 //!
-//! A client over HTTP/2 has to do its part: a call that it has not sent yet when the GOAWAY comes has to be sent on another
-//! connection. hyper's client, which is tonic's, gives it up instead (`Cancelled`), now and then where calls follow one
-//! another without a pause; the server has seen nothing of it, and it can safely be called again.
+//! Before the GOAWAY, answers that have not begun are held back for some 10 ms. hyper's client, which is tonic's, gives up
+//! what it has taken and not sent when a GOAWAY comes; one that calls again when it has its answer has nothing of that kind
+//! by then. A client that calls whatever is answered may be told `Cancelled` now and then: the server has seen nothing of
+//! that call, and it can safely be called again.
 //!
 //! # A protocol of your own, on smol, whose connections live on
 //!

@@ -19,10 +19,10 @@ use crate::tokio::Stream;
 /// What a client begins HTTP/2 with.
 pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// A client that has asked nothing for so long is told to go.
-const QUIET: Duration = Duration::from_millis(5);
-/// So long a better moment is waited for.
-const LATE: Duration = Duration::from_secs(1);
+/// Where a client has asked nothing for so long, it waits for answers, or wants none; and so long the GOAWAY takes to it.
+const QUIET: Duration = Duration::from_millis(10);
+/// So long a client may go on asking without having its answers.
+const LATE: Duration = Duration::from_millis(100);
 
 /// Serves a connection to its end.
 pub(super) async fn serve<S: HttpService>(
@@ -34,18 +34,19 @@ pub(super) async fn serve<S: HttpService>(
     let progress = Arc::clone(&exchange.progress);
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), exchange));
     let mut goodbye = Goodbye::new(progress);
-    let ended = poll_fn(|context| {
+    let ended = poll_fn(|context| -> Poll<hyper::Result<()>> {
         let order = watch.poll(context);
         if order == Order::End {
             return Poll::Ready(Ok(()));
         }
-        let before = goodbye.progress.requests();
         if connection.as_mut().poll(context)?.is_ready() {
             return Poll::Ready(Ok(()));
         }
-        if order != Order::Serve && goodbye.poll(before, context).is_ready() {
+        while goodbye.poll(order != Order::Serve, context).is_ready() {
             connection.as_mut().graceful_shutdown();
-            return connection.as_mut().poll(context);
+            if connection.as_mut().poll(context)?.is_ready() {
+                return Poll::Ready(Ok(()));
+            }
         }
         Poll::Pending
     });
@@ -57,39 +58,65 @@ pub(super) async fn serve<S: HttpService>(
 /// Chooses the moment of the GOAWAY.
 ///
 /// Whatever a client has sent is answered, at any moment. But hyper's client, which is tonic's, gives up the requests that it
-/// has taken and not sent yet when a GOAWAY comes, and those that it takes before all answers are there. So one that asks
-/// one thing after another is told while it waits for an answer, and others when they have asked nothing for a while; who
-/// always asks several things at a time is told after all.
+/// has taken and not sent yet when a GOAWAY comes. So answers that have not begun are held back for a moment: a client that
+/// asks when it has an answer soon waits for one on each of its tasks, and has nothing unsent. Then the GOAWAY is said, and
+/// the answers follow when it has arrived. A client that asks whatever is answered has no such moment, and is told after all.
 struct Goodbye {
     progress: Arc<Progress>,
-    is_said: bool,
-    late: Option<Timer>,
-    quiet: Option<(u64, Timer)>,
+    step: Step,
+}
+
+enum Step {
+    NotYet,
+    /// Answers are held until nothing more is asked. `since`: how many requests there had been.
+    Holding {
+        late: Timer,
+        since: u64,
+        quiet: Timer,
+    },
+    /// The GOAWAY is on its way.
+    Said(Timer),
+    Done,
 }
 
 impl Goodbye {
     fn new(progress: Arc<Progress>) -> Goodbye {
-        Goodbye { progress, is_said: false, late: None, quiet: None }
+        Goodbye { progress, step: Step::NotYet }
     }
 
-    /// It is ready once. `before`: how many requests there had been before this turn.
-    fn poll(&mut self, before: u64, context: &mut Context<'_>) -> Poll<()> {
-        if self.is_said {
-            return Poll::Pending;
+    /// It is ready once, when the GOAWAY is to be said. `wanted`: whether the connection is to end at all, by now.
+    fn poll(&mut self, wanted: bool, context: &mut Context<'_>) -> Poll<()> {
+        loop {
+            let requests = self.progress.requests();
+            self.step = match &mut self.step {
+                Step::NotYet if wanted => {
+                    self.progress.hold_answers();
+                    Step::Holding { late: Timer::after(LATE), since: requests, quiet: Timer::after(QUIET) }
+                }
+                // The drain was called off.
+                Step::Holding { .. } if !wanted => {
+                    self.progress.release_answers();
+                    Step::NotYet
+                }
+                Step::Holding { late, since, quiet } => {
+                    if *since != requests {
+                        (*since, *quiet) = (requests, Timer::after(QUIET));
+                    }
+                    if Pin::new(quiet).poll(context).is_pending() && Pin::new(late).poll(context).is_pending() {
+                        return Poll::Pending;
+                    }
+                    self.step = Step::Said(Timer::after(QUIET));
+                    return Poll::Ready(());
+                }
+                Step::Said(arrives) => {
+                    if Pin::new(arrives).poll(context).is_pending() {
+                        return Poll::Pending;
+                    }
+                    self.progress.release_answers();
+                    Step::Done
+                }
+                Step::NotYet | Step::Done => return Poll::Pending,
+            };
         }
-        let requests = self.progress.requests();
-        let waits_for_one = requests > before && self.progress.in_flight() == 1;
-        let late = self.late.get_or_insert_with(|| Timer::after(LATE));
-        let is_late = Pin::new(late).poll(context).is_ready();
-        self.is_said = waits_for_one || is_late || self.is_quiet(requests, context);
-        if self.is_said { Poll::Ready(()) } else { Poll::Pending }
-    }
-
-    fn is_quiet(&mut self, requests: u64, context: &mut Context<'_>) -> bool {
-        let (_, timer) = match self.quiet.take() {
-            Some((since, timer)) if since == requests => self.quiet.insert((since, timer)),
-            _ => self.quiet.insert((requests, Timer::after(QUIET))),
-        };
-        Pin::new(timer).poll(context).is_ready()
     }
 }

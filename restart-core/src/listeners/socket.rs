@@ -93,7 +93,8 @@ fn ip_address(address: &SocketAddrAny, stream: bool) -> Option<Address> {
 
 fn unix_address(address: &SocketAddrAny, stream: bool) -> Option<Address> {
     let unix = SocketAddrUnix::try_from(address.clone()).ok()?;
-    if let Some(name) = unix.abstract_name() {
+    // A peer without a name may look like one of an empty name.
+    if let Some(name) = unix.abstract_name().filter(|name| !name.is_empty()) {
         return String::from_utf8(name.to_vec()).ok().map(Address::UnixAbstract);
     }
     let Some(path) = unix.path() else { return Some(Address::UnixUnnamed) };
