@@ -293,8 +293,11 @@ impl<H: Handler> Connection<'_, H> {
         let (phase, may_park, body) = (self.drain_phase(), self.may_park(), self.wire.body_state());
         match follows(Facts { close, is_sent: true, phase, may_park, body, more: None }) {
             // The client has said that it sends nothing more (RFC 9112 section 9.6), and nothing more has come: no reset
-            // can follow that would take from it what it has not read.
-            Follows::Close(Reason::Asked) if body == BodyState::None && self.wire.transport.is_quiet() => {
+            // can follow that would take from it what it has not read. Where TLS has no room to say that this is the end, it
+            // is waited for: without it, the client would take the response for a cut one.
+            Follows::Close(Reason::Asked)
+                if body == BodyState::None && self.wire.transport.is_quiet() && self.wire.transport.close() =>
+            {
                 State::Closed(Closed::AtOnce(Reason::Asked))
             }
             Follows::Close(reason) => State::Closed(Closed::Lingering(reason)),
