@@ -18,9 +18,12 @@ use server::http::{Context, End, Handshakes, Reason, Tls};
 use tls_support::{Client, TLS12, TLS13, server_config};
 
 const LARGE: usize = 24 << 20;
+/// Less than the kernel takes at once, and more than a client has received of it before it reads.
+const SOME: usize = 400_000;
 
 async fn respond(mut request: Request) -> http_types::Result<Response> {
     match request.url().path() {
+        "/some" => Ok(Response::from(vec![b's'; SOME])),
         "/memory" => Ok(Response::from(vec![b'm'; LARGE])),
         "/count" => {
             let (mut body, mut count, mut room) = (request.take_body(), 0, vec![0; 65536]);
@@ -142,6 +145,21 @@ fn a_response_that_ends_with_the_connection_ends_by_close_notify() {
     let mut all = Vec::new();
     client.tls.read_to_end(&mut all).expect("no truncation");
     assert!(all.len() > 100_000);
+}
+
+#[test]
+fn a_client_that_says_goodbye_before_it_has_read_the_last_response_gets_it_whole() {
+    let server = server();
+    let mut client = Client::connect(server.address, TLS13);
+    client.send("GET /some HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n");
+    client.tls.read_exact(&mut [0]).expect("it begins");
+    // Whoever is answered next is answered after that response was sent.
+    assert_eq!(Client::connect(server.address, TLS13).get("/ignore"), "ignored");
+    client.tls.conn.send_close_notify();
+    client.tls.flush().expect("room");
+    let mut all = Vec::new();
+    client.tls.read_to_end(&mut all).expect("it is not cut");
+    assert!(all.len() > SOME);
 }
 
 #[test]

@@ -73,11 +73,11 @@ impl<H: Handler> Connection<'_, H> {
         loop {
             let over = match &state {
                 State::Closed(Closed::ByClient) => {
-                    self.wire.transport.close();
+                    let _ = self.wire.transport.close();
                     return Some(End::Client { requests: self.requests });
                 }
                 State::Closed(Closed::AtOnce(reason)) => {
-                    self.wire.transport.close();
+                    let _ = self.wire.transport.close();
                     return Some(self.ended(*reason));
                 }
                 State::HandedOver => return None,

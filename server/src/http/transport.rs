@@ -157,11 +157,10 @@ impl Transport {
         }
     }
 
-    /// Says to a client that speaks TLS that this is the end, and not a cut, if it can be said at once.
-    pub(crate) fn close(&self) {
-        if let Some(mut secured) = self.secured() {
-            secured.close(&self.socket);
-        }
+    /// Says to a client that speaks TLS that this is the end, and not a cut, if it can be said at once. Returns whether the
+    /// socket can be closed now without taking that from it.
+    pub(crate) fn close(&self) -> bool {
+        self.secured().is_none_or(|mut secured| secured.close(&self.socket))
     }
 
     /// Ends both directions.
@@ -178,5 +177,46 @@ impl Transport {
     fn secured(&self) -> Option<MutexGuard<'_, Secured>> {
         // A panic while it was held leaves at worst a record that nobody can open.
         self.secured.as_ref().map(|secured| unpoisoned(secured.lock()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::os::unix::net::UnixStream;
+    use std::thread;
+
+    use super::tls::frozen::{ENCODING, Frozen};
+    use super::tls::secret::Secret;
+    use super::*;
+    use crate::threads::poller::Poller;
+
+    /// A connection of TLS 1.3 on which nothing was sent yet, with keys of zeros.
+    fn sealed() -> Sealed {
+        let mut frozen = vec![ENCODING, 13, 1, 0, 0, 0, 0, 0, 0];
+        frozen.extend([0; 2 * (8 + 32)]);
+        let frozen = Frozen::from_bytes(&Secret::from_vec(frozen)).map_err(|error| error.to_string()).expect("valid");
+        Sealed { frozen, received: Vec::new(), unsent: Vec::new() }
+    }
+
+    #[test]
+    fn a_close_that_finds_no_room_says_so_and_is_told_later() {
+        let poller = Poller::new().expect("a poller");
+        poller.adopt_thread();
+        let (stream, mut client) = UnixStream::pair().expect("a pair");
+        let transport = Transport::new(stream.into(), true, Vec::new(), Some(sealed())).expect("an entry");
+        let mut records = 0;
+        while transport.send([&[b'x'; 10_000], b""]).is_ok() {
+            records += 1;
+        }
+        assert!(!transport.close(), "there is no room for it");
+        let reader = thread::spawn(move || client.read_to_end(&mut Vec::new()).expect("it ends"));
+        while transport.flush().is_err() {
+            poller.wait(|| true);
+        }
+        assert!(transport.close(), "it has left");
+        drop(transport);
+        let (record, alert) = (5 + 10_000 + 17, 5 + 2 + 17);
+        assert_eq!(reader.join().expect("it ends"), records * record + alert);
     }
 }

@@ -38,6 +38,9 @@ const UNREAD_TIMEOUT: Duration = Duration::from_secs(5);
 /// So much may be described beside the plan of a response: of what was received, of the account, and of TLS.
 const TRAVELLING_BYTES_MAX: usize = 44 * 1024;
 
+/// So much leaves at once, whatever the network and the client are like (RFC 6928: ten segments).
+const FIRST_FLIGHT_BYTES: u64 = 8 * 1024;
+
 /// How many requests that were sent already are answered before a connection closes because the process is to end.
 const PIPELINED_MAX: u32 = 1_000;
 
@@ -218,6 +221,8 @@ impl<H: Handler> Connection<'_, H> {
     /// elsewhere.
     async fn send_plan(&mut self, mut plan: Plan, mut begun: bool, may_move: bool) -> Result<Option<Rest>, Failure> {
         self.ends_by_close = plan.ends_by_close();
+        // What was sent of it elsewhere may wait here still.
+        self.sent_bytes = if begun { FIRST_FLIGHT_BYTES } else { 0 };
         if matches!(self.wire.body_state(), BodyState::None | BodyState::Complete) {
             self.becomes(if plan.left().is_some() { Kind::Response } else { Kind::Stream });
         }
@@ -236,11 +241,13 @@ impl<H: Handler> Connection<'_, H> {
                 };
                 is_time && is_read() && fits()
             };
-            let mut uncounted = 0;
+            let mut uncounted = self.sent_bytes;
             let sent = self.account.as_mut().map_or(&mut uncounted, |account| &mut account.sent_bytes);
             let ending = Ending::new(&context.drain);
             let sending = Sending { wire, deadline, pace, begun, sent, may_move: &can_move, ending };
-            if sending.run(&mut plan).await? == Sent::Whole {
+            let outcome = sending.run(&mut plan).await;
+            self.sent_bytes = self.account.as_ref().map_or(uncounted, |account| account.sent_bytes);
+            if outcome? == Sent::Whole {
                 self.ends_by_close = false;
                 return Ok(None);
             }
@@ -307,9 +314,16 @@ impl<H: Handler> Connection<'_, H> {
         }
         let (phase, may_park, body) = (self.drain_phase(), self.may_park(), self.wire.body_state());
         match follows(Facts { close, is_sent: true, phase, may_park, body, more: None }) {
-            // The client has said that it sends nothing more (RFC 9112 section 9.6), and nothing more has come: no reset
-            // can follow that would take from it what it has not read.
-            Follows::Close(Reason::Asked) if body == BodyState::None && self.wire.transport.is_quiet() => {
+            // The client has said that it sends no more requests (RFC 9112 section 9.6), and nothing has come. What may come
+            // all the same (of TLS a KeyUpdate or its close_notify) has the kernel reset the connection, and throw away what
+            // has not left; a short response has. Where TLS has no room to say that this is the end, it
+            // is waited for: without it, the client would take the response for a cut one.
+            Follows::Close(Reason::Asked)
+                if body == BodyState::None
+                    && self.sent_bytes <= FIRST_FLIGHT_BYTES
+                    && self.wire.transport.is_quiet()
+                    && self.wire.transport.close() =>
+            {
                 State::Closed(Closed::AtOnce(Reason::Asked))
             }
             Follows::Close(reason) => State::Closed(Closed::Lingering(reason)),

@@ -108,6 +108,8 @@ async fn shake_hands(transport: &Transport, handshakes: &Handshakes, config: &Se
     if !has_begun && !receive(transport, true).await {
         return Ended::Gone;
     }
+    // It may wait long for its place, and so may as many as there is room for connections.
+    transport.received().settle();
     let _place = handshakes.enter().await;
     let wanted = async {
         Timer::after(PLACE_MIN).await;

@@ -105,6 +105,8 @@ pub(super) struct Connection<'a, H> {
     pub(super) declined: Option<usize>,
     /// How many requests were answered without a close although the process is to end, because more had been sent.
     pub(super) pipelined: u32,
+    /// How many bytes of the last response were sent here.
+    pub(super) sent_bytes: u64,
     /// Whether the client takes the end of the connection for that of its response. Before it is there, only a reset tells
     /// that it was cut.
     pub(super) ends_by_close: bool,
@@ -150,6 +152,7 @@ impl<'a, H> Connection<'a, H> {
             under_way,
             declined,
             pipelined: 0,
+            sent_bytes: 0,
             ends_by_close: false,
         })
     }

@@ -15,7 +15,7 @@ use std::task::{Context, Poll, Waker};
 
 use futures_lite::{AsyncRead, AsyncWrite};
 use http_types::headers::{self, HeaderName};
-use http_types::{Request, Version};
+use http_types::{Request, StatusCode, Version};
 
 use super::head::Head;
 use super::refusal::Refusal;
@@ -27,9 +27,13 @@ const DECODED_TARGET_BYTES_MAX: usize = 4 * 1024;
 const UNKNOWN_HOST: &str = "host.invalid";
 
 const REFUSED: Refusal = Refusal::bad("a Host or target that makes no URL");
+const WITHOUT_TLS: Refusal = Refusal::new(StatusCode::MisdirectedRequest, "an https URL on a connection without TLS");
 
 /// Makes the request of a checked head, which came over TLS if it is `secured`. The body is not set.
 pub(crate) fn request(head: Head<'_>, secured: bool) -> Result<Request, Refusal> {
+    if head.is_for_tls && !secured {
+        return Err(WITHOUT_TLS);
+    }
     let host = head.host.unwrap_or("localhost");
     let mut request = match request_for(&head, host, secured) {
         Ok(request) => request,
@@ -207,6 +211,18 @@ mod tests {
         assert_eq!(request.url().as_str(), "http://real/p");
         let request = decoded(b"OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n");
         assert_eq!(request.ext().get::<Target>().expect("a target").path(), "*");
+    }
+
+    #[test]
+    fn an_https_url_is_asked_for_over_tls_and_over_nothing_else() {
+        let ask = |secured| {
+            let bytes = b"GET https://real:8443/p?q HTTP/1.1\r\nHost: other\r\n\r\n";
+            super::request(head::check(bytes, &Limits::default()).expect("a valid head"), secured)
+        };
+        let request = ask(true).expect("a request");
+        assert_eq!(request.url().as_str(), "https://real:8443/p?q");
+        assert_eq!(values(&request, "host"), ["real:8443"]);
+        assert_eq!(ask(false).expect_err("refused").status, StatusCode::MisdirectedRequest);
     }
 
     #[test]

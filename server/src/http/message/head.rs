@@ -33,6 +33,8 @@ pub(crate) struct Head<'a> {
     pub(crate) line_target: &'a str,
     /// The host that the request is for: of the target, else of the Host header. HTTP/1.0 may name none.
     pub(crate) host: Option<&'a str>,
+    /// Whether the target is an https URL, which only a connection with TLS may be asked for.
+    pub(crate) is_for_tls: bool,
     /// Whether it is an HTTP/1.0 request.
     pub(crate) old: bool,
     /// How the body is framed.
@@ -122,7 +124,7 @@ pub(crate) fn check<'a>(bytes: &'a [u8], limits: &Limits) -> Result<Head<'a>, Re
         return Err(Refusal::bad("a malformed request line"));
     };
     let method = known_method(method)?;
-    let (target, authority) = target::parse(method, path)?;
+    let (target, origin) = target::parse(method, path)?;
     let mut fields = Fields { old: version == 0, ..Fields::default() };
     for line in parsed.headers.iter() {
         fields.take(line.name, line.value)?;
@@ -133,7 +135,8 @@ pub(crate) fn check<'a>(bytes: &'a [u8], limits: &Limits) -> Result<Head<'a>, Re
         method,
         target,
         line_target: path,
-        host: authority.or(host),
+        host: origin.map(|origin| origin.authority).or(host),
+        is_for_tls: origin.is_some_and(|origin| origin.secured),
         old,
         framing: fields.framing.decide(old, limits.body_bytes)?,
         keep_alive: if old { fields.keep_alive && !fields.close } else { !fields.close },

@@ -40,8 +40,17 @@ impl Target {
     }
 }
 
-/// Reads a request target. Returns with it the authority, if the target is in absolute form.
-pub(crate) fn parse(method: Method, raw: &str) -> Result<(Target, Option<&str>), Refusal> {
+/// What stands before the path of a target in absolute form.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Origin<'a> {
+    /// Whether it is asked for over TLS: `https://`.
+    pub(crate) secured: bool,
+    /// The host, with a port if it has one.
+    pub(crate) authority: &'a str,
+}
+
+/// Reads a request target. Returns with it what stands before its path, if it is in absolute form.
+pub(crate) fn parse(method: Method, raw: &str) -> Result<(Target, Option<Origin<'_>>), Refusal> {
     if method == Method::Connect {
         return Err(Refusal::new(StatusCode::NotImplemented, "CONNECT is not implemented"));
     }
@@ -57,11 +66,10 @@ pub(crate) fn parse(method: Method, raw: &str) -> Result<(Target, Option<&str>),
             _ => Err(Refusal::bad("the request target * with a method other than OPTIONS")),
         };
     }
-    if after_scheme(raw, "https://").is_some() {
-        return Err(Refusal::new(StatusCode::MisdirectedRequest, "an https URL on a connection without TLS"));
-    }
-    let rest =
-        after_scheme(raw, "http://").ok_or(Refusal::bad("a request target that is neither a path nor an http URL"))?;
+    let of = |secured, scheme| after_scheme(raw, scheme).map(|rest| (secured, rest));
+    let (secured, rest) = of(true, "https://")
+        .or_else(|| of(false, "http://"))
+        .ok_or(Refusal::bad("a request target that is neither a path nor an http URL"))?;
     let path_at = rest.find(['/', '?']).unwrap_or(rest.len());
     let (authority, path) = rest.split_at(path_at);
     if !valid_host(authority.as_bytes()) {
@@ -72,7 +80,7 @@ pub(crate) fn parse(method: Method, raw: &str) -> Result<(Target, Option<&str>),
         path if path.starts_with('/') => path.to_owned(),
         path => format!("/{path}"),
     };
-    checked(path).map(|target| (target, Some(authority)))
+    checked(path).map(|target| (target, Some(Origin { secured, authority })))
 }
 
 /// What follows the scheme of a URL, if it has this one.
@@ -135,8 +143,9 @@ mod tests {
 
     fn get(raw: &str) -> Result<(String, Option<String>, Option<String>), u16> {
         parse(Method::Get, raw)
-            .map(|(target, authority)| {
-                (target.path().to_owned(), target.query().map(str::to_owned), authority.map(str::to_owned))
+            .map(|(target, origin)| {
+                let authority = origin.map(|origin| origin.authority.to_owned());
+                (target.path().to_owned(), target.query().map(str::to_owned), authority)
             })
             .map_err(|refusal| refusal.status.into())
     }
@@ -154,6 +163,9 @@ mod tests {
     fn absolute_form_gives_path_and_authority() {
         assert_eq!(get("http://a:80/b?c"), Ok(("/b".into(), Some("c".into()), Some("a:80".into()))));
         assert_eq!(get("HTTP://[::1]"), Ok(("/".into(), None, Some("[::1]".into()))));
+        let origin = |raw| parse(Method::Get, raw).expect("valid").1;
+        assert_eq!(origin("HTTPS://a:443/"), Some(Origin { secured: true, authority: "a:443" }));
+        assert_eq!(origin("http://a:443/"), Some(Origin { secured: false, authority: "a:443" }));
         assert_eq!(get("http://a?x"), Ok(("/".into(), Some("x".into()), Some("a".into()))));
         assert_eq!(parse(Method::Options, "http://a").expect("valid").0.path(), "*");
     }
@@ -161,11 +173,10 @@ mod tests {
     #[test]
     fn other_targets_are_refused() {
         for raw in
-            ["", "*", "a", "a:80", "ftp://a/", "http:///b", "http://u@a/b", "http://", "/a#b", "/<a>", "/`", "/?\""]
+            ["", "*", "a", "a:80", "ftp://a/", "http:///b", "https://u@a/b", "http://", "/a#b", "/<a>", "/`", "/?\""]
         {
             assert_eq!(get(raw), Err(400), "{raw}");
         }
-        assert_eq!(get("HTTPS://a/"), Err(421), "which only a connection with TLS may be asked for");
         assert_eq!(get("/\u{e9}"), Err(400));
         assert_eq!(parse(Method::Connect, "a:80").expect_err("refused").status, StatusCode::NotImplemented);
         assert_eq!(parse(Method::Options, "*").expect("valid").0.path(), "*");

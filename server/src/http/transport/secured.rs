@@ -229,11 +229,11 @@ impl Secured {
         self.close(socket);
     }
 
-    /// Ends our direction in order, as far as there is room for that.
-    pub(super) fn close(&mut self, socket: &Socket) {
+    /// Ends our direction in order, as far as there is room for that. Returns whether nothing is left to be told: it was,
+    /// or nobody is there. Else it leaves with the next flush.
+    pub(super) fn close(&mut self, socket: &Socket) -> bool {
         self.records.close();
-        // Who takes nothing is told nothing.
-        let _ = self.flush(socket);
+        !self.flush(socket).is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
     }
 
     fn is_flushed(&self) -> bool {
