@@ -170,7 +170,7 @@
 //!     let save = move || saved.lock().map_or(vec![], |count| count.to_le_bytes().to_vec());
 //!     let (generation, driver) = Builder::new().save_state(1, save).start()?;
 //!     match generation.take_state() {
-//!         Some(State { format: 1, bytes }) => {
+//!         Some(State { format: 1, bytes, .. }) => {
 //!             *visitors.lock().unwrap() = u64::from_le_bytes(bytes.try_into().unwrap_or_default());
 //!         }
 //!         Some(State { format, .. }) => eprintln!("the state has the unknown format {format}: starting without it"),

@@ -56,8 +56,8 @@ fn a_crash_is_restarted_as_ever() {
 #[test]
 fn the_access_log_of_the_page_works_in_the_shipped_units_and_is_rotated_as_it_says() {
     let page = fs::read_to_string("../deploy/README.md").expect("the page");
-    let (_, rotate) = page.split_once("# Nothing to do where the service does not run.\n").expect("the recipe");
-    let rotate = rotate.lines().next().expect("a line follows").trim();
+    let (_, rotate) = page.split_once("# Nothing to do where neither service runs.\n").expect("the recipe");
+    let (rotate, _) = rotate.split_once("endscript").expect("its end");
     let Some(service) = Service::start(&["ACCESS_LOG=/var/log/reborn/access.log"]) else { return };
     let lab = &service.lab;
     let main = service.main_pid();
