@@ -43,12 +43,12 @@
 //! | waits for an answer | gets it from the old process; then the connection goes on in the new one |
 //! | a registered stream or WebSocket | goes on in the new process, also within a message |
 //! | another upgrade, a body without end | stays in the old process, up to the drain timeout |
-//! | HTTP/2, gRPC | is told to connect anew (GOAWAY); what it has sent is answered |
+//! | HTTP/2, gRPC | is told to connect anew (GOAWAY) when it is quiet; what it has sent is answered |
 //!
-//! Before the GOAWAY, answers that have not begun are held back for some 10 ms. hyper's client, which is tonic's, gives up
-//! what it has taken and not sent when a GOAWAY comes; one that calls again when it has its answer has nothing of that kind
-//! by then. A client that calls whatever is answered may be told `Cancelled` now and then: the server has seen nothing of
-//! that call, and it can safely be called again.
+//! A client over HTTP/2 is told when it is quiet: no call is open, and there was none for 100 ms. One that is never quiet
+//! stays in the old process, and is told shortly before the drain's deadline. hyper's client, which is tonic's, gives up
+//! the next call (`Cancelled`) where it is told while others are open; the server has seen nothing of that one, and it can
+//! safely be called again.
 //!
 //! # A protocol of your own, on smol, whose connections live on
 //!

@@ -9,7 +9,7 @@
 //! | a registered stream ([`stream()`]) | moves between two pieces |
 //! | a registered protocol ([`switch`]), a WebSocket ([`websocket`]) | moves where it says so |
 //! | an upgrade by hyper (`hyper::upgrade::on`) | stays, is counted, and can learn of it ([`Shutdown`]) |
-//! | HTTP/2 (prior knowledge) | is told by GOAWAY; every stream that began is finished |
+//! | HTTP/2 (prior knowledge) | is told by GOAWAY when it is quiet; every stream that began is finished |
 //!
 //! Where nobody takes a connection it goes on in its process, and ends after the request in flight. Each request has the
 //! other end's [`Address`](crate::Address) and a [`Shutdown`] in its extensions.

@@ -81,7 +81,6 @@ impl<S: HttpService> Service<Request<Incoming>> for Exchange<S> {
         let (moves, drain, progress) = (self.moves.clone(), self.drain.clone(), Arc::clone(&self.progress));
         Box::pin(async move {
             let response = answer.await.map_err(Into::into)?;
-            progress.answers_released().await;
             if asked.is_upgraded_by(&response) {
                 poll_fn(|_| progress.poll_upgrade()).await;
             }

@@ -4,25 +4,25 @@
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use async_io::Timer;
 use hyper::server::conn::http2::Builder;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 
+use super::ending::Ending;
 use super::exchange::{Exchange, HttpService};
 use super::progress::Progress;
 use super::watch::{Order, Watch};
+use crate::drain::Drain;
 use crate::tokio::Stream;
 
 /// What a client begins HTTP/2 with.
 pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// Where a client has asked nothing for so long, it waits for answers, or wants none; and so long the GOAWAY takes to it.
-const QUIET: Duration = Duration::from_millis(10);
-/// So long a client may go on asking without having its answers.
-const LATE: Duration = Duration::from_millis(100);
+/// A client that has asked nothing for so long, and waits for nothing, is told to go.
+const QUIET: Duration = Duration::from_millis(100);
 
 /// Serves a connection to its end.
 pub(super) async fn serve<S: HttpService>(
@@ -33,7 +33,7 @@ pub(super) async fn serve<S: HttpService>(
 ) {
     let progress = Arc::clone(&exchange.progress);
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), exchange));
-    let mut goodbye = Goodbye::new(progress);
+    let mut goodbye = Goodbye { progress, is_said: false, ending: Ending::new(), quiet: None };
     let ended = poll_fn(|context| -> Poll<hyper::Result<()>> {
         let order = watch.poll(context);
         if order == Order::End {
@@ -42,11 +42,9 @@ pub(super) async fn serve<S: HttpService>(
         if connection.as_mut().poll(context)?.is_ready() {
             return Poll::Ready(Ok(()));
         }
-        while goodbye.poll(order != Order::Serve, context).is_ready() {
+        if order != Order::Serve && goodbye.poll(watch.drain(), context).is_ready() {
             connection.as_mut().graceful_shutdown();
-            if connection.as_mut().poll(context)?.is_ready() {
-                return Poll::Ready(Ok(()));
-            }
+            return connection.as_mut().poll(context);
         }
         Poll::Pending
     });
@@ -57,66 +55,40 @@ pub(super) async fn serve<S: HttpService>(
 
 /// Chooses the moment of the GOAWAY.
 ///
-/// Whatever a client has sent is answered, at any moment. But hyper's client, which is tonic's, gives up the requests that it
-/// has taken and not sent yet when a GOAWAY comes. So answers that have not begun are held back for a moment: a client that
-/// asks when it has an answer soon waits for one on each of its tasks, and has nothing unsent. Then the GOAWAY is said, and
-/// the answers follow when it has arrived. A client that asks whatever is answered has no such moment, and is told after all.
+/// Whatever a client has sent is answered, at any moment. But hyper's client, which is tonic's, gives up the call that it
+/// takes next when a GOAWAY has come and other calls are open: it looks only then, and has the call in its hands by that
+/// time. So a connection stays until it is quiet, without any call that is open; one that never is goes on here, and is told
+/// shortly before the drain's deadline.
 struct Goodbye {
     progress: Arc<Progress>,
-    step: Step,
-}
-
-enum Step {
-    NotYet,
-    /// Answers are held until nothing more is asked. `since`: how many requests there had been.
-    Holding {
-        late: Timer,
-        since: u64,
-        quiet: Timer,
-    },
-    /// The GOAWAY is on its way.
-    Said(Timer),
-    Done,
+    is_said: bool,
+    ending: Ending,
+    /// How many requests there had been, and when it is looked again.
+    quiet: Option<(u64, Timer)>,
 }
 
 impl Goodbye {
-    fn new(progress: Arc<Progress>) -> Goodbye {
-        Goodbye { progress, step: Step::NotYet }
+    /// It is ready once.
+    fn poll(&mut self, drain: &Drain, context: &mut Context<'_>) -> Poll<()> {
+        if self.is_said {
+            return Poll::Pending;
+        }
+        if self.ending.poll(drain, context).is_pending() {
+            ready!(self.poll_quiet(context));
+        }
+        self.is_said = true;
+        Poll::Ready(())
     }
 
-    /// It is ready once, when the GOAWAY is to be said. `wanted`: whether the connection is to end at all, by now.
-    fn poll(&mut self, wanted: bool, context: &mut Context<'_>) -> Poll<()> {
+    fn poll_quiet(&mut self, context: &mut Context<'_>) -> Poll<()> {
         loop {
             let requests = self.progress.requests();
-            self.step = match &mut self.step {
-                Step::NotYet if wanted => {
-                    self.progress.hold_answers();
-                    Step::Holding { late: Timer::after(LATE), since: requests, quiet: Timer::after(QUIET) }
-                }
-                // The drain was called off.
-                Step::Holding { .. } if !wanted => {
-                    self.progress.release_answers();
-                    Step::NotYet
-                }
-                Step::Holding { late, since, quiet } => {
-                    if *since != requests {
-                        (*since, *quiet) = (requests, Timer::after(QUIET));
-                    }
-                    if Pin::new(quiet).poll(context).is_pending() && Pin::new(late).poll(context).is_pending() {
-                        return Poll::Pending;
-                    }
-                    self.step = Step::Said(Timer::after(QUIET));
-                    return Poll::Ready(());
-                }
-                Step::Said(arrives) => {
-                    if Pin::new(arrives).poll(context).is_pending() {
-                        return Poll::Pending;
-                    }
-                    self.progress.release_answers();
-                    Step::Done
-                }
-                Step::NotYet | Step::Done => return Poll::Pending,
-            };
+            let (since, timer) = self.quiet.get_or_insert_with(|| (requests, Timer::after(QUIET)));
+            ready!(Pin::new(timer).poll(context));
+            if *since == requests && self.progress.in_flight() == 0 {
+                return Poll::Ready(());
+            }
+            self.quiet = None;
         }
     }
 }

@@ -3,11 +3,8 @@
 //! hyper tells nobody whether a connection is between two messages. It is where no response is under way, the request's
 //! body has been read to its end, and hyper has flushed what it had: each of these is noted here where it happens.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::Poll;
-
-use event_listener::Event;
 
 use super::under_way::UnderWay;
 use crate::lock::lock;
@@ -40,96 +37,71 @@ struct State {
 
 /// What is under way on a connection.
 #[derive(Debug, Default)]
-pub(super) struct Progress {
-    state: Mutex<State>,
-    /// Answers that have not begun wait.
-    answers_held: AtomicBool,
-    answers_released: Event,
-}
+pub(super) struct Progress(Mutex<State>);
 
 impl Progress {
     /// How many requests have begun, if nothing is under way of them.
     pub(super) fn idle(&self) -> Option<u64> {
-        let state = lock(&self.state);
+        let state = lock(&self.0);
         let is_idle = state.in_flight == 0 && !state.body_is_open && !state.unsent;
         is_idle.then_some(state.requests)
     }
 
     pub(super) fn requests(&self) -> u64 {
-        lock(&self.state).requests
+        lock(&self.0).requests
     }
 
     /// How many requests have a response that is not over.
     pub(super) fn in_flight(&self) -> usize {
-        lock(&self.state).in_flight
-    }
-
-    /// Has answers that have not begun wait.
-    pub(super) fn hold_answers(&self) {
-        self.answers_held.store(true, Ordering::Release);
-    }
-
-    pub(super) fn release_answers(&self) {
-        self.answers_held.store(false, Ordering::Release);
-        self.answers_released.notify(usize::MAX);
-    }
-
-    /// Waits until answers may begin.
-    pub(super) async fn answers_released(&self) {
-        while self.answers_held.load(Ordering::Acquire) {
-            let listener = self.answers_released.listen();
-            if self.answers_held.load(Ordering::Acquire) {
-                listener.await;
-            }
-        }
+        lock(&self.0).in_flight
     }
 
     pub(super) fn has_unsent(&self) {
-        lock(&self.state).unsent = true;
+        lock(&self.0).unsent = true;
     }
 
     pub(super) fn all_sent(&self) {
-        lock(&self.state).unsent = false;
+        lock(&self.0).unsent = false;
     }
 
     pub(super) fn body_ended(&self) {
-        lock(&self.state).body_is_open = false;
+        lock(&self.0).body_is_open = false;
     }
 
     pub(super) fn body_dropped(&self) {
-        let mut state = lock(&self.state);
+        let mut state = lock(&self.0);
         (state.body_is_open, state.body_was_dropped) = (false, true);
     }
 
     /// Whether the service waits for an upgrade to be possible.
     pub(super) fn wants_upgrade(&self) -> bool {
-        lock(&self.state).upgrade == Upgrade::Wanted
+        lock(&self.0).upgrade == Upgrade::Wanted
     }
 
     pub(super) fn upgrade_is_possible(&self) {
-        lock(&self.state).upgrade = Upgrade::Possible;
+        lock(&self.0).upgrade = Upgrade::Possible;
     }
 
     /// What the connection goes on with, if the head of the response has been sent that says so.
     pub(super) fn take_next(&self) -> Option<UnderWay> {
-        let mut state = lock(&self.state);
+        let mut state = lock(&self.0);
         if state.unsent { None } else { state.next.take() }
     }
 
     /// The same, but only for a stream: a protocol has to wait until hyper is done.
     pub(super) fn take_stream(&self) -> Option<UnderWay> {
-        let mut state = lock(&self.state);
+        let mut state = lock(&self.0);
         let is_ready = !state.unsent && matches!(state.next, Some(UnderWay::Stream(_)));
         if is_ready { state.next.take() } else { None }
     }
 
     pub(super) fn forget_stream(&self) {
-        lock(&self.state).next.take_if(|next| matches!(next, UnderWay::Stream(_)));
+        lock(&self.0).next.take_if(|next| matches!(next, UnderWay::Stream(_)));
     }
 
     /// Says that an upgrade is wanted, and is ready when it is possible. Whoever makes it so polls again.
     pub(super) fn poll_upgrade(&self) -> Poll<()> {
-        let mut state = lock(&self.state);
+        let mut state = lock(&self.0);
         if state.upgrade == Upgrade::Possible {
             return Poll::Ready(());
         }
@@ -140,7 +112,7 @@ impl Progress {
     /// Says what the connection goes on with behind a response's head. For a stream it is given back where the request has a
     /// body that is not over: hyper has to read that.
     pub(super) fn go_on_with(&self, next: UnderWay) -> Result<(), UnderWay> {
-        let mut state = lock(&self.state);
+        let mut state = lock(&self.0);
         if matches!(next, UnderWay::Stream(_)) && (state.body_is_open || state.body_was_dropped) {
             return Err(next);
         }
@@ -149,7 +121,7 @@ impl Progress {
     }
 
     pub(super) fn begin(self: &Arc<Progress>, has_body: bool) -> Served {
-        let mut state = lock(&self.state);
+        let mut state = lock(&self.0);
         state.requests += 1;
         state.in_flight += 1;
         (state.body_is_open, state.body_was_dropped) = (has_body, false);
@@ -163,6 +135,6 @@ pub(super) struct Served(Arc<Progress>);
 
 impl Drop for Served {
     fn drop(&mut self) {
-        lock(&self.0.state).in_flight -= 1;
+        lock(&self.0.0).in_flight -= 1;
     }
 }
