@@ -203,21 +203,16 @@ async fn calls(address: &str, over: &AtomicBool, at_least: u64) -> (u64, u64) {
     (count, again)
 }
 
-/// Watches until it is over, and calls again where the watch has ended. How often it ended.
-async fn watches(address: &str, over: &AtomicBool) -> u64 {
+/// Watches until it is over: the call goes on where it began.
+async fn watches(address: &str, over: &AtomicBool) {
     let mut client = calling(address);
-    let mut ended = 0;
+    let request = HealthCheckRequest { service: "shop".to_owned() };
+    let mut watch = client.watch(request).await.unwrap().into_inner();
+    assert_eq!(watch.message().await.unwrap().unwrap().status, 1);
     while !over.load(Ordering::Acquire) {
-        let request = HealthCheckRequest { service: "shop".to_owned() };
-        let mut watch = match client.watch(request).await {
-            Ok(watch) => watch.into_inner(),
-            Err(error) if was_not_sent(&error) => continue,
-            Err(error) => panic!("{error:?}"),
-        };
-        while watch.message().await.unwrap().is_some() && !over.load(Ordering::Acquire) {}
-        ended += 1;
+        let said = tokio::time::timeout(std::time::Duration::from_millis(20), watch.message()).await;
+        assert!(said.is_err(), "the watch has not gone on: {said:?}");
     }
-    ended
 }
 
 fn calls_through_reloads(at_least: u64, reloads: u64) {
@@ -230,16 +225,18 @@ fn calls_through_reloads(at_least: u64, reloads: u64) {
             .map(|_| scope.spawn(|| runtime.block_on(calls(&address, &over, at_least / CALLERS))))
             .collect();
         let watching = scope.spawn(|| runtime.block_on(watches(&address, &over)));
-        let mut replaced = 0;
-        for _ in 0..reloads {
+        let first = service.reload_well().from.pid;
+        let mut replaced = first;
+        for _ in 1..reloads {
             replaced = service.reload_well().from.pid;
         }
         over.store(true, Ordering::Release);
         let called = clients.into_iter().map(|client| client.join().unwrap());
         let (asked, again) = called.fold((0, 0), |(asked, again), one| (asked + one.0, again + one.1));
         service.reload_well();
-        assert!(watching.join().unwrap() > 0, "no watch was told to call again");
-        // Its clients are quiet by now.
+        watching.join().unwrap();
+        // Their clients are gone, or quiet, by now.
+        wait_for_end(first, DEADLINE);
         wait_for_end(replaced, DEADLINE);
         assert!(asked > 1000 && again <= CALLERS * reloads, "{asked} calls, {again} of them again");
     });
