@@ -28,11 +28,11 @@ lint:
 
 # The library with each set of its features: none, each by itself, each left out.
 features:
-    RUSTFLAGS="-D warnings" cargo check --package restart-core --lib --locked --no-default-features --target-dir target/features
-    RUSTFLAGS="-D warnings" cargo check --package restart-core --lib --locked --no-default-features --features control --target-dir target/features
-    RUSTFLAGS="-D warnings" cargo check --package restart-core --lib --locked --no-default-features --features systemd --target-dir target/features
-    RUSTFLAGS="-D warnings" cargo check --package restart-core --lib --locked --no-default-features --features supervisor --target-dir target/features
-    RUSTFLAGS="-D warnings" cargo check --package restart-core --lib --locked --no-default-features --features control,systemd --target-dir target/features
+    cargo clippy --package restart-core --lib --locked --no-default-features -- -D warnings
+    cargo clippy --package restart-core --lib --locked --no-default-features --features control -- -D warnings
+    cargo clippy --package restart-core --lib --locked --no-default-features --features systemd -- -D warnings
+    cargo clippy --package restart-core --lib --locked --no-default-features --features supervisor -- -D warnings
+    cargo clippy --package restart-core --lib --locked --no-default-features --features control,systemd -- -D warnings
 
 # Documentation, warnings denied.
 doc:

@@ -16,6 +16,7 @@ pub(crate) enum Place {
     None,
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "the one in its place can fail")]
 pub(crate) fn resolve(place: &Place, _: &Environment) -> Result<Option<PathBuf>, Error> {
     match place {
         Place::None => Ok(None),
