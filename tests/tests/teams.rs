@@ -52,7 +52,9 @@ fn connections_are_dealt_to_both_teams_where_they_are_accepted_and_where_they_mo
             assert_eq!(server.wait_end(before), Ended::Code(0), "nothing is left behind");
         }
         let counts = of_the_teams(&server);
-        assert!(counts.iter().all(|count| (COUNT / 3..COUNT).contains(count)), "{counts:?} in generation {generation}");
+        // Those that move come all at once, and a team that is late to begin its first ones gets fewer.
+        let least = if generation == 1 { COUNT / 3 } else { 1 };
+        assert!(counts.iter().all(|count| *count >= least), "{counts:?} in generation {generation}");
         for (number, connection) in connections.iter_mut().enumerate() {
             let answer = block_on(connection.exchange(&Request::fast(format!("again.{generation}.{number}")))).unwrap();
             assert_eq!(answer.generation(), Some(generation));
