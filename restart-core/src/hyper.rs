@@ -27,7 +27,6 @@ mod moves;
 mod progress;
 mod sending;
 mod server;
-mod shutdown;
 #[cfg(test)]
 mod tests;
 mod under_way;
@@ -36,9 +35,9 @@ mod watch;
 #[cfg(feature = "websocket")]
 pub mod websocket;
 
+pub use crate::shutdown::Shutdown;
 pub use body::{RequestBody, ResponseBody};
 pub use exchange::HttpService;
 pub use moves::{Leave, Moves, Step, stream, switch};
 pub use server::Server;
-pub use shutdown::Shutdown;
 pub use upgrade::Upgraded;

@@ -127,6 +127,7 @@ mod pid_file;
 mod predecessor;
 mod progress;
 mod settings;
+mod shutdown;
 mod signals;
 mod successor;
 #[cfg(feature = "supervisor")]
@@ -154,6 +155,7 @@ pub use settings::{
     DRAIN_TIMEOUT_DEFAULT, MAX_DRAINING_DEFAULT, MAX_DRAINING_MAX, PROBATION_DEFAULT, READY_TIMEOUT_DEFAULT,
     STOP_TIMEOUT_DEFAULT, TIMEOUT_MAX,
 };
+pub use shutdown::{Shutdown, Turn};
 #[cfg(feature = "supervisor")]
 pub use supervisor::supervise;
 pub use waiting::Waiting;

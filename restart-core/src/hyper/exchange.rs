@@ -15,16 +15,16 @@ use super::body::{RequestBody, ResponseBody};
 use super::moves::{Moves, Streaming, Switching};
 use super::progress::{Progress, Served};
 use super::sending::Steps;
-use super::shutdown::Shutdown;
 use super::under_way::{At, Sending, UnderWay};
 use crate::address::Address;
 use crate::drain::Drain;
+use crate::shutdown::Shutdown;
 
 /// A connection's service, as hyper sees it.
 pub(super) struct Exchange<S> {
     pub(super) service: S,
     pub(super) moves: Moves,
-    pub(super) drain: Drain,
+    pub(super) drain: Arc<Drain>,
     pub(super) peer: Address,
     pub(super) progress: Arc<Progress>,
 }
@@ -78,7 +78,7 @@ impl<S: HttpService> Service<Request<Incoming>> for Exchange<S> {
         request.extensions_mut().insert(self.peer.clone());
         request.extensions_mut().insert(Shutdown::new(&self.drain));
         let answer = self.service.answer(request);
-        let (moves, drain, progress) = (self.moves.clone(), self.drain.clone(), Arc::clone(&self.progress));
+        let (moves, drain, progress) = (self.moves.clone(), Arc::clone(&self.drain), Arc::clone(&self.progress));
         Box::pin(async move {
             let response = answer.await.map_err(Into::into)?;
             if asked.is_upgraded_by(&response) {

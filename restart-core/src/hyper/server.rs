@@ -32,7 +32,7 @@ use crate::tokio::Stream;
 #[derive(Clone)]
 pub struct Server<S> {
     service: S,
-    drain: Drain,
+    drain: Arc<Drain>,
     way: Connections,
     pub(super) moves: Moves,
     http1: http1::Builder,
@@ -49,7 +49,7 @@ impl<S> Server<S> {
     pub(super) fn over(drain: Drain, way: Connections, moves: Moves, service: S) -> Server<S> {
         let mut http2 = http2::Builder::new(TokioExecutor::new());
         http2.timer(TokioTimer::new()).enable_connect_protocol();
-        Server { service, drain, way, moves, http1: http1::Builder::new(), http2 }
+        Server { service, drain: Arc::new(drain), way, moves, http1: http1::Builder::new(), http2 }
     }
 
     /// Sets hyper's options of HTTP/1. Without a timer, as by default, it has no timeout of its own.
@@ -171,7 +171,7 @@ impl<S: HttpService> Server<S> {
         Exchange {
             service: self.service.clone(),
             moves: self.moves.clone(),
-            drain: self.drain.clone(),
+            drain: Arc::clone(&self.drain),
             peer: stream.peer().clone(),
             progress: Arc::default(),
         }

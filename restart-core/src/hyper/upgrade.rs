@@ -4,21 +4,22 @@ use std::fmt;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use ::tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use async_channel::Sender;
 
-use super::shutdown::Shutdown;
 use crate::address::Address;
 use crate::drain::{Drain, Phase};
+use crate::shutdown::Shutdown;
 use crate::tokio::Stream;
 
 /// The connection as a stream. It is cut at the drain's deadline, or the stop's.
 pub struct Upgraded {
     /// Only while it is dropped there is none.
     stream: Option<Stream>,
-    drain: Drain,
+    drain: Arc<Drain>,
     /// The drain in which nobody took it.
     declined: Option<usize>,
     back: Sender<Stream>,
@@ -26,8 +27,8 @@ pub struct Upgraded {
 
 impl Upgraded {
     /// The connection, which goes back by `back` when its holder is done.
-    pub(super) fn new(stream: Stream, drain: &Drain, declined: Option<usize>, back: Sender<Stream>) -> Upgraded {
-        Upgraded { stream: Some(stream), drain: drain.clone(), declined, back }
+    pub(super) fn new(stream: Stream, drain: &Arc<Drain>, declined: Option<usize>, back: Sender<Stream>) -> Upgraded {
+        Upgraded { stream: Some(stream), drain: Arc::clone(drain), declined, back }
     }
 
     /// The other end's address.
@@ -42,7 +43,7 @@ impl Upgraded {
 
     /// Waits until the connection should go on in a newer process, by [`Leave::Move`](super::Leave::Move).
     pub fn moves(&self) -> impl Future<Output = ()> + Send + use<> {
-        let (drain, declined) = (self.drain.clone(), self.declined);
+        let (drain, declined) = (Arc::clone(&self.drain), self.declined);
         async move {
             loop {
                 let changes = drain.changes();

@@ -54,9 +54,9 @@ use tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 use self::memory::Memory;
 use super::moves;
 use super::moves::{Leave, Moves};
-use super::shutdown::Shutdown;
 use super::upgrade::Upgraded;
 use crate::address::Address;
+use crate::shutdown::Shutdown;
 
 /// A message may be this long; for one that is longer the client is told so, and the WebSocket ends.
 pub const MESSAGE_BYTES_MAX: usize = 1024 * 1024;

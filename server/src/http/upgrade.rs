@@ -13,10 +13,10 @@ use std::task::{Context, Poll, ready};
 use futures_lite::{AsyncRead, AsyncWrite};
 use http_types::headers::{HeaderValue, UPGRADE};
 use http_types::{Request, Response, StatusCode};
-use restart_core::Drain;
+use restart_core::{Drain, Shutdown};
 use smol::channel::Sender;
 
-use super::shutdown::{Shutdown, is_to_move};
+use super::shutdown::is_to_move;
 use super::wire::Wire;
 
 /// The protocols that a client offers to go on with, as it wrote them.

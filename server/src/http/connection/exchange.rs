@@ -11,6 +11,7 @@ use futures_lite::FutureExt;
 use futures_lite::future::poll_once;
 use http_types::headers::RETRY_AFTER;
 use http_types::{Response, StatusCode};
+use restart_core::Shutdown;
 
 use super::follow::{Facts, Follows, UNREAD_BYTES_MAX, follows, follows_failure, reason_of, refusal_of};
 use super::state::{Answer, Closed, Connection, Message, State};
@@ -27,7 +28,7 @@ use crate::http::plan::outbox::Outbox;
 use crate::http::plan::rest::{DESCRIBED_BYTES_MAX, Rest};
 use crate::http::plan::sending::{Failure, Sending, Sent};
 use crate::http::request_body;
-use crate::http::shutdown::{Shutdown, is_to_move};
+use crate::http::shutdown::is_to_move;
 use crate::http::upgrade::{self, Offer, Switching};
 use crate::http::wire::BodyState;
 use crate::waits::Kind;
