@@ -35,9 +35,10 @@ mod watch;
 #[cfg(feature = "websocket")]
 pub mod websocket;
 
+pub use crate::moves::{Leave, Step};
 pub use crate::shutdown::Shutdown;
 pub use body::{RequestBody, ResponseBody};
 pub use exchange::HttpService;
-pub use moves::{Leave, Moves, Step, stream, switch};
+pub use moves::{Moves, stream, switch};
 pub use server::Server;
 pub use upgrade::Upgraded;

@@ -118,6 +118,7 @@ mod listeners;
 mod lock;
 mod manifest;
 mod memory;
+pub mod moves;
 #[cfg(feature = "systemd")]
 mod notify;
 #[cfg(not(feature = "systemd"))]

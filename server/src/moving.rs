@@ -16,10 +16,10 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use restart_core::Formats;
+use restart_core::moves::{protocol_format, stream_format};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use crate::http::moves::{protocol_format, stream_format};
 use crate::http::plan::body_file::{BodyFile, Claim};
 use crate::http::plan::rest::Tail;
 use crate::http::transport::tls::secret::Secret;
@@ -40,7 +40,7 @@ const TLS: &str = "tls/1";
 /// The formats in which connections move to a program with these streams and protocols.
 pub(crate) fn formats(moves: &Moves) -> Formats {
     let known = [IDLE, RESPONSE, UPGRADED, TLS].map(str::to_owned);
-    known.into_iter().chain(moves.formats()).collect()
+    known.into_iter().chain(moves.own_formats()).collect()
 }
 
 /// What kind of connection moves.

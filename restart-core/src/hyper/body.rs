@@ -11,8 +11,8 @@ use pin_project_lite::pin_project;
 
 use super::ending::Ending;
 use super::progress::{Progress, Served};
-use super::sending::Steps;
 use crate::drain::Drain;
+use crate::moves::Steps;
 
 type Failure = Box<dyn Error + Send + Sync>;
 
@@ -140,10 +140,15 @@ where
             Projected::Held { .. } => return Poll::Pending,
             Projected::Plain { body } => ready!(body.poll_frame(context)).map(|frame| frame.map_err(Into::into)),
             Projected::Made { steps, ending, drain } => {
-                let step = match steps.poll(context) {
-                    Poll::Pending if steps.is_endless() && ending.poll(drain, context).is_ready() => Ok(None),
-                    Poll::Pending => return Poll::Pending,
-                    Poll::Ready(step) => step,
+                let step = loop {
+                    match steps.poll_step(context) {
+                        Poll::Ready(Ok(Some(bytes))) if bytes.is_empty() => {}
+                        Poll::Pending if steps.is_endless() && ending.poll(drain, context).is_ready() => {
+                            break Ok(None);
+                        }
+                        Poll::Pending => return Poll::Pending,
+                        Poll::Ready(step) => break step,
+                    }
                 };
                 step.map_err(Into::into).map(|step| step.map(|bytes| Frame::data(bytes.into()))).transpose()
             }

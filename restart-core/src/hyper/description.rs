@@ -6,9 +6,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::moves::{IDLE, protocol_format, stream_format};
+use super::moves::IDLE;
 use super::under_way::{At, Sending, UnderWay};
 use crate::formats::Formats;
+use crate::moves::{protocol_format, stream_format};
 
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Description {

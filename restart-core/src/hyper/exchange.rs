@@ -14,7 +14,6 @@ use hyper::{Method, Request, Response, StatusCode, Version};
 use super::body::{RequestBody, ResponseBody};
 use super::moves::{Moves, Streaming, Switching};
 use super::progress::{Progress, Served};
-use super::sending::Steps;
 use super::under_way::{At, Sending, UnderWay};
 use crate::address::Address;
 use crate::drain::Drain;
@@ -23,7 +22,7 @@ use crate::shutdown::Shutdown;
 /// A connection's service, as hyper sees it.
 pub(super) struct Exchange<S> {
     pub(super) service: S,
-    pub(super) moves: Moves,
+    pub(super) moves: Arc<Moves>,
     pub(super) drain: Arc<Drain>,
     pub(super) peer: Address,
     pub(super) progress: Arc<Progress>,
@@ -78,7 +77,7 @@ impl<S: HttpService> Service<Request<Incoming>> for Exchange<S> {
         request.extensions_mut().insert(self.peer.clone());
         request.extensions_mut().insert(Shutdown::new(&self.drain));
         let answer = self.service.answer(request);
-        let (moves, drain, progress) = (self.moves.clone(), Arc::clone(&self.drain), Arc::clone(&self.progress));
+        let (moves, drain, progress) = (Arc::clone(&self.moves), Arc::clone(&self.drain), Arc::clone(&self.progress));
         Box::pin(async move {
             let response = answer.await.map_err(Into::into)?;
             if asked.is_upgraded_by(&response) {
@@ -136,7 +135,7 @@ fn respond<B>(
     served: Served,
 ) -> Response<ResponseBody<B>> {
     if let Some(Switching(at)) = response.extensions_mut().remove::<Switching>() {
-        if !asked.may_upgrade || asked.is_http2() || moves.protocol_named(&at.name).is_none() {
+        if !asked.may_upgrade || asked.is_http2() || !moves.has_protocol(&at.name) {
             return failed(
                 &format!("a switch to {:?}, which is not registered or was not asked for", at.name),
                 progress,
@@ -151,15 +150,15 @@ fn respond<B>(
     let Some(Streaming(at)) = response.extensions_mut().remove::<Streaming>() else {
         return response.map(|body| ResponseBody::plain(body, progress, served));
     };
-    let Some(registered) = moves.stream_named(&at.name) else {
+    let Some(steps) = moves.steps(&at.name, at.state.clone()) else {
         return failed(&format!("the stream {:?}, which is not registered", at.name), progress, served);
     };
     // How long it is nobody knows.
     response.headers_mut().remove(CONTENT_LENGTH);
     response.headers_mut().remove(TRANSFER_ENCODING);
-    let next = UnderWay::Stream(stream_of(at.clone(), asked, &response));
+    let next = UnderWay::Stream(stream_of(at, asked, &response));
     if asked.is_http2() || progress.go_on_with(next).is_err() {
-        return response.map(|_| ResponseBody::made(Steps::new(at, registered), drain, progress, served));
+        return response.map(|_| ResponseBody::made(steps, drain, progress, served));
     }
     response.map(|_| ResponseBody::held(progress, served))
 }

@@ -3,7 +3,6 @@
 //!
 //! It takes a connection over from hyper once the response's head has been sent, and gives it back at the end.
 
-use std::fmt;
 use std::future::poll_fn;
 use std::io;
 use std::mem::MaybeUninit;
@@ -15,9 +14,10 @@ use ::tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use rustix::net::sockopt::set_socket_linger;
 
 use super::ending::Ending;
-use super::moves::{Moves, Registered, Step, Stepped};
+use super::moves::Moves;
 use super::under_way::{At, Left, Sending, UnderWay};
 use super::watch::{Order, Watch};
+use crate::moves::Steps;
 use crate::tokio::Stream;
 
 /// So much of a stream's bytes may travel unsent, and so long may its state be. With what was read ahead it always fits.
@@ -26,43 +26,6 @@ const STATE_BYTES_MAX: usize = 16 * 1024;
 /// So much is read of what comes behind the request while its response is sent.
 const AHEAD_BYTES_MAX: usize = 8 * 1024;
 const END: &[u8] = b"0\r\n\r\n";
-
-/// The steps of a stream, from a state on.
-pub(super) struct Steps {
-    at: At,
-    registered: Registered,
-    running: Option<Stepped>,
-}
-
-impl Steps {
-    pub(super) fn new(at: At, registered: Registered) -> Steps {
-        Steps { at, registered, running: None }
-    }
-
-    pub(super) fn is_endless(&self) -> bool {
-        self.registered.is_endless
-    }
-
-    /// Waits for the next bytes. There are none at the end.
-    pub(super) fn poll(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Option<Vec<u8>>>> {
-        loop {
-            let running = self.running.get_or_insert_with(|| (self.registered.make)(self.at.state.clone()));
-            let stepped = ready!(running.as_mut().poll(context));
-            self.running = None;
-            let Some(Step { bytes, state }) = stepped? else { return Poll::Ready(Ok(None)) };
-            self.at.state = state;
-            if !bytes.is_empty() {
-                return Poll::Ready(Ok(Some(bytes)));
-            }
-        }
-    }
-}
-
-impl fmt::Debug for Steps {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.debug_struct("Steps").field("name", &self.at.name).finish_non_exhaustive()
-    }
-}
 
 /// What is known of a stream while it is sent.
 struct Sender<'a> {
@@ -94,15 +57,19 @@ enum Stop {
 pub(super) async fn send(stream: Stream, sending: Sending, moves: &Moves, watch: &mut Watch) -> Left {
     let Sending { at, unsent, chunked, keep } = sending;
     // Nobody offers a stream to a process that does not know it.
-    let Some(registered) = moves.stream_named(&at.name) else { return Left::Over };
-    let (steps, ending) = (Steps::new(at, registered), Ending::new());
+    let Some(steps) = moves.steps(&at.name, at.state) else { return Left::Over };
+    let ending = Ending::new();
     let mut sender = Sender { stream, steps, unsent, chunked, keep, has_ended: false, ahead: vec![], ending, watch };
     let stop = poll_fn(|context| sender.poll(context)).await;
     let Sender { mut stream, steps, unsent, chunked, keep, ahead, .. } = sender;
     stream.put_back(&ahead);
     match stop {
         Stop::Done if keep => return Left::GoesOn(stream, UnderWay::Nothing { fresh: false }),
-        Stop::Moves => return Left::Leaves(stream, UnderWay::Stream(Sending { at: steps.at, unsent, chunked, keep })),
+        Stop::Moves => {
+            let (name, state) = steps.into_parts();
+            let at = At { name: name.to_string(), state };
+            return Left::Leaves(stream, UnderWay::Stream(Sending { at, unsent, chunked, keep }));
+        }
         // What fails in these is closed in the usual way.
         Stop::Done => _ = stream.shutdown().await,
         Stop::Cut => _ = set_socket_linger(&stream, Some(Duration::ZERO)),
@@ -121,7 +88,7 @@ impl Sender<'_> {
             if self.poll_gone(context).is_ready() {
                 return Poll::Ready(Stop::Gone);
             }
-            let fits = self.unsent.len() <= UNSENT_BYTES_MAX && self.steps.at.state.len() <= STATE_BYTES_MAX;
+            let fits = self.unsent.len() <= UNSENT_BYTES_MAX && self.steps.state().len() <= STATE_BYTES_MAX;
             if order == Order::Leave && fits && !self.has_ended && self.stream.unread().len() <= AHEAD_BYTES_MAX {
                 return Poll::Ready(Stop::Moves);
             }
@@ -146,7 +113,8 @@ impl Sender<'_> {
             self.end();
             return Poll::Ready(Ok(()));
         }
-        match ready!(self.steps.poll(context)) {
+        match ready!(self.steps.poll_step(context)) {
+            Ok(Some(bytes)) if bytes.is_empty() => {}
             Ok(Some(bytes)) if self.chunked => {
                 self.unsent = [format!("{:x}\r\n", bytes.len()).as_bytes(), &bytes, b"\r\n"].concat();
             }

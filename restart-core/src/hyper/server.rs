@@ -14,7 +14,7 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use super::description::{pack, unpack};
 use super::exchange::{Exchange, HttpService};
 use super::http2::PREFACE;
-use super::moves::{Leave, Moves};
+use super::moves::Moves;
 use super::under_way::{At, Left, UnderWay};
 use super::upgrade::Upgraded;
 use super::watch::{Order, Watch};
@@ -23,6 +23,7 @@ use crate::connections::{BLOB_BYTES_MAX, Connection, Connections};
 use crate::drain::Drain;
 use crate::generation::Generation;
 use crate::listeners::Listener;
+use crate::moves::Leave;
 use crate::tokio::Stream;
 
 /// Serves connections with a hyper service, and moves them to the next process.
@@ -34,7 +35,7 @@ pub struct Server<S> {
     service: S,
     drain: Arc<Drain>,
     way: Connections,
-    pub(super) moves: Moves,
+    pub(super) moves: Arc<Moves>,
     http1: http1::Builder,
     http2: http2::Builder<TokioExecutor>,
 }
@@ -49,7 +50,7 @@ impl<S> Server<S> {
     pub(super) fn over(drain: Drain, way: Connections, moves: Moves, service: S) -> Server<S> {
         let mut http2 = http2::Builder::new(TokioExecutor::new());
         http2.timer(TokioTimer::new()).enable_connect_protocol();
-        Server { service, drain: Arc::new(drain), way, moves, http1: http1::Builder::new(), http2 }
+        Server { service, drain: Arc::new(drain), way, moves: Arc::new(moves), http1: http1::Builder::new(), http2 }
     }
 
     /// Sets hyper's options of HTTP/1. Without a timer, as by default, it has no timeout of its own.
@@ -170,7 +171,7 @@ impl<S: HttpService> Server<S> {
     fn exchange(&self, stream: &Stream) -> Exchange<S> {
         Exchange {
             service: self.service.clone(),
-            moves: self.moves.clone(),
+            moves: Arc::clone(&self.moves),
             drain: Arc::clone(&self.drain),
             peer: stream.peer().clone(),
             progress: Arc::default(),

@@ -53,9 +53,10 @@ use tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 
 use self::memory::Memory;
 use super::moves;
-use super::moves::{Leave, Moves};
+use super::moves::Moves;
 use super::upgrade::Upgraded;
 use crate::address::Address;
+use crate::moves::Leave;
 use crate::shutdown::Shutdown;
 
 /// A message may be this long; for one that is longer the client is told so, and the WebSocket ends.

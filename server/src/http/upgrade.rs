@@ -22,26 +22,6 @@ use super::wire::Wire;
 /// The protocols that a client offers to go on with, as it wrote them.
 pub(super) type Offer = String;
 
-/// How a registered protocol leaves a connection.
-#[derive(Debug)]
-pub enum Leave {
-    /// It is over: the connection is closed.
-    Close,
-    /// It goes on from this state: in the newest process if there is one that has the protocol, else here, where it is
-    /// called again. To be returned once [`Upgraded::moves`] is ready, at a point of its own choosing.
-    Move {
-        /// What it goes on from. With what is unread, here and on the way, at most 48 KiB: more stays in this process.
-        state: Vec<u8>,
-        /// Bytes that were read from the stream and belong to what is still to come: they are read again.
-        unread: Vec<u8>,
-    },
-}
-
-/// The future of a protocol that serves a connection.
-pub(super) type Serving = Pin<Box<dyn Future<Output = Leave> + Send>>;
-/// Serves a connection from a state.
-pub(super) type Serve = Arc<dyn Fn(Upgraded, Vec<u8>) -> Serving + Send + Sync>;
-
 /// What a connection goes on with after a switch of protocols: the registered protocol of this name, at this state.
 #[derive(Clone, Debug)]
 pub struct Switching {
@@ -133,7 +113,7 @@ impl Upgraded {
         Shutdown::new(&self.drain)
     }
 
-    /// Waits until the connection should go on in a newer process, by [`Leave::Move`]. It is never ready for a stream that
+    /// Waits until the connection should go on in a newer process, by [`Leave::Move`](super::Leave::Move). It is never ready for a stream that
     /// was got by `recv_upgrade`.
     pub fn moves(&self) -> impl Future<Output = ()> + Send + use<> {
         let (drain, may_move, declined) = (Arc::clone(&self.drain), self.may_move, self.declined);

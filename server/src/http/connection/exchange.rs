@@ -21,7 +21,7 @@ use crate::http::lifetime::{Reason, UnderWay, Unfinished};
 use crate::http::message::encode::{self, Manner};
 use crate::http::message::framing::Framing;
 use crate::http::message::refusal::plain;
-use crate::http::moves::Moves;
+use crate::http::moves::{self, Moves};
 use crate::http::pace::Pace;
 use crate::http::plan::Plan;
 use crate::http::plan::outbox::Outbox;
@@ -367,7 +367,9 @@ fn tell(failure: &Failure, failed: bool) {
 
 /// A response that may be sent: the handler's own, or 500 where its own would break the protocol.
 fn checked(response: Response, offer: Option<&Offer>, moves: &Moves) -> Response {
-    match encode::check(&response).and_then(|()| upgrade::check(&response, offer)).and_then(|()| moves.check(&response))
+    match encode::check(&response)
+        .and_then(|()| upgrade::check(&response, offer))
+        .and_then(|()| moves::check(moves, &response))
     {
         Ok(()) => response,
         Err(cause) => {

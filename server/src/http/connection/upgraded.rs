@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 use async_io::Timer;
 use futures_lite::FutureExt;
 use http_types::upgrade::{Connection as Stream, Sender as StreamSender};
+use restart_core::moves::Leave;
 
 use super::state::{Closed, Connection, State};
 use crate::http::handler::Handler;
 use crate::http::lifetime::{Reason, UnderWay};
-use crate::http::upgrade::{Leave, Switching, Upgraded};
+use crate::http::upgrade::{Switching, Upgraded};
 use crate::waits::Kind;
 
 /// A protocol that leaves for nothing is called again after so long.

@@ -13,7 +13,6 @@ use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use super::body_file::{BodyFile, Claim};
 use super::content::{Content, Piece};
 use super::source::{Plan, Source};
-use super::stream::Stream;
 use crate::http::moves::Moves;
 
 /// So many bytes may be described by themselves: of what was gathered, of the pieces between those of a file, of a state.
@@ -103,8 +102,8 @@ impl Plan {
             Tail::Nothing => Source::Empty,
             Tail::Content { file, pieces } => Source::Content(Box::new(Content::shared(file, pieces))),
             Tail::Stream { name, state, chunked } => {
-                let registered = moves.stream_named(&name).ok_or_else(|| unknown(&name))?;
-                Source::Stream { stream: Stream::new(name, state, registered), chunked }
+                let stream = moves.steps(&name, state).ok_or_else(|| unknown(&name))?;
+                Source::Stream { stream, chunked }
             }
         };
         let mut plan = Plan { source, ..Plan::default() };

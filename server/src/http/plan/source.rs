@@ -10,10 +10,11 @@ use std::thread;
 
 use futures_lite::{AsyncBufRead, AsyncRead};
 use http_types::{Body, Response};
+use restart_core::moves::Steps;
 
 use super::content::{self, Content};
 use super::outbox::Outbox;
-use super::stream::{self, Stream, Streaming};
+use super::stream::{self, Streaming};
 use crate::http::message::encode::Framing;
 use crate::http::moves::Moves;
 
@@ -47,7 +48,7 @@ pub(super) enum Source {
     /// So many bytes of a body whose length was declared.
     Length { body: Body, left: u64 },
     /// A registered stream. In chunks, or else it ends with the connection, for HTTP/1.0.
-    Stream { stream: Stream, chunked: bool },
+    Stream { stream: Steps, chunked: bool },
     /// A body whose length is not known. In chunks, or else it ends with the connection, for HTTP/1.0.
     Unknown { body: Body, chunked: bool },
 }
@@ -230,10 +231,9 @@ impl Source {
 }
 
 /// Takes the stream out of a response, if one is its body still.
-fn take_stream(response: &Response, moves: &Moves) -> Option<Stream> {
+fn take_stream(response: &Response, moves: &Moves) -> Option<Steps> {
     let Streaming { name, state } = stream::streaming(response)?.value().take()?;
-    let registered = moves.stream_named(&name)?;
-    Some(Stream::new(name.into(), state, registered))
+    moves.steps(&name, state)
 }
 
 /// Frames `count` bytes, which stand behind the room for a chunk's head, as a chunk at the start of `room`. Returns its
