@@ -38,17 +38,11 @@ fn say_hello() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-fn main() -> Result<Exit, Box<dyn std::error::Error>> {
-    let fails = note("FIXTURE_FAIL").filter(|_| std::env::var_os("RESTART_CORE_HANDOVER").is_some());
-    if fails.as_deref() == Some("after its hello") {
-        say_hello()?;
-        std::process::exit(3);
-    }
+/// What is asked for, by the environment. `fails`: where a successor is to fail.
+fn builder(endpoints: &[Endpoint], fails: Option<&str>) -> Builder {
     let version = note("FIXTURE_VERSION").unwrap_or_else(|| "fixture".to_owned());
     let mut builder = Builder::new().probation(Duration::ZERO).version(&version);
-    let endpoints: Vec<Endpoint> =
-        restart_core::arguments().iter().map(|arg| arg.to_string_lossy().parse()).collect::<Result<_, _>>()?;
-    for endpoint in &endpoints {
+    for endpoint in endpoints {
         builder = builder.listen(endpoint.clone());
     }
     if let Some(path) = std::env::var_os("FIXTURE_CONTROL") {
@@ -65,7 +59,7 @@ fn main() -> Result<Exit, Box<dyn std::error::Error>> {
         builder = builder.ready_timeout(ever).drain_timeout(ever).stop_delay(Duration::ZERO).max_draining(u8::MAX);
     }
     // A successor's alone: there is no such signal.
-    if fails.as_deref() == Some("at its signals") {
+    if fails == Some("at its signals") {
         builder = builder.reload_signal(999);
     }
     if let Some(bytes) = number("FIXTURE_STATE") {
@@ -73,11 +67,21 @@ fn main() -> Result<Exit, Box<dyn std::error::Error>> {
     }
     // Well for as long as the file is not there; else it says nothing at all.
     let unwell = std::env::var_os("FIXTURE_UNWELL").map(PathBuf::from);
-    builder = builder.probe(move || {
+    builder.probe(move || {
         let is_unwell = unwell.as_ref().is_some_and(|path| path.exists());
         async move { if is_unwell { future::pending().await } else { true } }
-    });
-    let (generation, driver) = match builder.start() {
+    })
+}
+
+fn main() -> Result<Exit, Box<dyn std::error::Error>> {
+    let fails = note("FIXTURE_FAIL").filter(|_| std::env::var_os("RESTART_CORE_HANDOVER").is_some());
+    if fails.as_deref() == Some("after its hello") {
+        say_hello()?;
+        std::process::exit(3);
+    }
+    let endpoints: Vec<Endpoint> =
+        restart_core::arguments().iter().map(|arg| arg.to_string_lossy().parse()).collect::<Result<_, _>>()?;
+    let (generation, driver) = match builder(&endpoints, fails.as_deref()).start() {
         Ok(started) => started,
         Err(error) => {
             eprintln!("{error}");

@@ -84,10 +84,7 @@ impl Driver {
                 self.chain.tell_older(&Message::Stopping { within_ms });
             }
             Action::SayReady => self.say_ready(),
-            Action::SayFailed => {
-                let reason = self.failure.as_deref().unwrap_or("the application gave up");
-                self.chain.tell_predecessor(&Message::failed(reason));
-            }
+            Action::SayFailed => self.say_failed(),
             Action::SayCommitted => self.chain.tell_predecessor(&Message::Committed),
             Action::SayPong => self.chain.answer_ping(self.parts.settings.is_well()),
             Action::SayStop => self.chain.tell_predecessor(&Message::Stop),
@@ -107,6 +104,11 @@ impl Driver {
             Action::EndDrain => self.end_drain(),
             Action::Exit(ending) => self.ending = Some(ending),
         }
+    }
+
+    fn say_failed(&self) {
+        let reason = self.failure.as_deref().unwrap_or("the application gave up");
+        self.chain.tell_predecessor(&Message::failed(reason));
     }
 
     /// Becomes the main process.
