@@ -140,21 +140,27 @@ fn half_a_head_moves() {
 /// Where records are cut: within the header and behind it, within what is sealed, and before the last byte.
 const CUTS: [usize; 6] = [1, 4, 5, 6, 20, usize::MAX];
 
+/// Has the server receive a record up to a cut, and returns the rest of it: a request for `/target`.
+fn begin_record(client: &mut Client, cut: usize) -> Vec<u8> {
+    let mut sealed = client.seal("GET /ignore HTTP/1.1\r\nHost: test\r\n\r\n");
+    let mut record = client.seal("GET /target HTTP/1.1\r\nHost: test\r\n\r\n");
+    let last = record.split_off(cut.min(record.len() - 1));
+    // One piece, so that its end has been received when its beginning is answered.
+    sealed.extend_from_slice(&record);
+    client.tls.sock.write_all(&sealed).expect("room");
+    assert_eq!(client.reply(), "ignored");
+    last
+}
+
 #[test]
 fn a_record_moves_cut_at_any_byte() {
     for version in [TLS12, TLS13] {
         for cut in CUTS {
             let servers = servers(6);
             let mut client = Client::connect(servers[0].address, version);
-            let mut sealed = client.seal("GET /ignore HTTP/1.1\r\nHost: test\r\n\r\n");
-            let record = client.seal("GET /target HTTP/1.1\r\nHost: test\r\n\r\n");
-            let (first, last) = record.split_at(cut.min(record.len() - 1));
-            // One piece, so that its end has been received when its beginning is answered.
-            sealed.extend_from_slice(first);
-            client.tls.sock.write_all(&sealed).expect("room");
-            assert_eq!(client.reply(), "ignored");
+            let last = begin_record(&mut client, cut);
             servers.windows(2).for_each(|pair| assert_eq!(moves(&pair[0], &pair[1]), "nothing"));
-            client.tls.sock.write_all(last).expect("room");
+            client.tls.sock.write_all(&last).expect("room");
             assert_eq!(client.reply(), "/target", "cut at {cut}");
         }
     }
@@ -244,19 +250,14 @@ fn a_record_that_was_cut_and_taken_back_goes_on_where_it_was_and_moves_again() {
         for cut in CUTS {
             let servers = servers(2);
             let mut client = Client::connect(servers[0].address, version);
-            let mut sealed = client.seal("GET /ignore HTTP/1.1\r\nHost: test\r\n\r\n");
-            let record = client.seal("GET /target HTTP/1.1\r\nHost: test\r\n\r\n");
-            let (first, last) = record.split_at(cut.min(record.len() - 1));
-            sealed.extend_from_slice(first);
-            client.tls.sock.write_all(&sealed).expect("room");
-            assert_eq!(client.reply(), "ignored");
+            let last = begin_record(&mut client, cut);
             let drain = &servers[0].drain;
             drain.set_phase(Phase::Draining);
             let End::Parked(start) = servers[0].end() else { panic!("it does not park") };
             servers[0].resume(Start { declined: Some(drain.changes()), ..start });
             drain.set_phase(Phase::Serving);
             assert_eq!(moves(&servers[0], &servers[1]), "nothing", "cut at {cut}");
-            client.tls.sock.write_all(last).expect("room");
+            client.tls.sock.write_all(&last).expect("room");
             assert_eq!(client.reply(), "/target", "cut at {cut}");
         }
     }
