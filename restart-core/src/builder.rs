@@ -389,7 +389,7 @@ impl Builder {
             listeners: streams,
             main_listeners: main_streams,
             state: Mutex::new(state),
-            predecessor: line,
+            predecessor: line.as_ref().map(Arc::downgrade).unwrap_or_default(),
             progress: Arc::new(Progress::default()),
             asks,
         };

@@ -63,8 +63,9 @@ pub(crate) struct Shared {
     /// Those on which only the main process accepts.
     pub(crate) main_listeners: Vec<Listener>,
     pub(crate) state: Mutex<Option<State>>,
-    /// The line to the predecessor, for a word before the driver is polled.
-    pub(crate) predecessor: Option<Arc<Channel>>,
+    /// The line to the predecessor, for a word before the driver is polled. The driver keeps it, for as long as it means
+    /// something: a handle that lives on holds no descriptor.
+    pub(crate) predecessor: Weak<Channel>,
     pub(crate) progress: Arc<Progress>,
     pub(crate) asks: Sender<Ask>,
 }
@@ -191,7 +192,7 @@ impl Generation {
     /// service.
     pub fn fail(&self, reason: &str) {
         if !self.shared.progress.is(DRIVEN)
-            && let Some(channel) = &self.shared.predecessor
+            && let Some(channel) = self.shared.predecessor.upgrade()
             && let Err(error) = channel.try_send(&Message::failed(reason), &[])
         {
             log::warn!("the predecessor could not be told that this generation failed: {error}");
