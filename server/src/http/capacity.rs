@@ -15,6 +15,8 @@ use crate::lock::unpoisoned;
 use crate::per_team::PerTeam;
 use event_listener::{Event, EventListener};
 
+use super::timer::Timer;
+
 /// A connection that has been idle for less than this keeps its place.
 pub(super) const IDLE_MIN: Duration = Duration::from_secs(1);
 
@@ -140,6 +142,12 @@ impl Capacity {
     /// Learns of calls for room, after those who did so earlier.
     pub(super) fn call(&self) -> EventListener {
         self.parts.own().room.listen()
+    }
+
+    /// Waits until room is wanted of a connection whose first request has been waited for long.
+    pub(super) async fn called_late(&self) {
+        Timer::after(HEAD_MIN).await;
+        self.call().await;
     }
 
     /// Begins a request, unless too many are being handled.

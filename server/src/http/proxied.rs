@@ -8,23 +8,18 @@ use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::time::Duration;
 
 use futures_lite::FutureExt;
 use proxy_header::{Error, ParseConfig, ProxyHeader};
-use restart_core::{Drain, Phase};
-use smol::Timer;
 
-use super::capacity::HEAD_MIN;
 use super::handler::Context;
 use super::lifetime::{End, Reason, Start};
+use super::shutdown::{over, stopping};
+use super::timer::Timer;
 use super::transport::Transport;
 
 /// The longest header that is taken; version 1 ends it at 107 bytes, and version 2 with all that proxies add has hundreds.
 const HEADER_BYTES_MAX: usize = 4096;
-
-/// How long a stop waits for a client that has just connected.
-const GRACE: Duration = Duration::from_secs(1);
 
 /// What headers begin with, of either version.
 const BEGINNINGS: [&[u8]; 2] = [b"PROXY ", b"\r\n\r\n\0\r\nQUIT\n"];
@@ -56,11 +51,18 @@ pub async fn proxied<H>(context: &Context<H>, start: Start) -> Result<Start, NoH
         Err(Ended::Closed(Reason::ProxyHeader, Some("it has not come in time")))
     };
     let crowded = async {
-        Timer::after(HEAD_MIN).await;
-        context.capacity.call().await;
+        context.capacity.called_late().await;
         Err(Ended::Closed(Reason::Crowded, None))
     };
-    let outcome = read(stream, local, read_ahead).or(late).or(crowded).or(over(&context.drain)).await;
+    let stops = async {
+        stopping(&context.drain).await;
+        Err(Ended::Closed(Reason::Stopping, None))
+    };
+    let is_over = async {
+        over(&context.drain).await;
+        Err(Ended::Closed(Reason::DrainDeadline, None))
+    };
+    let outcome = read(stream, local, read_ahead).or(late).or(crowded).or(stops).or(is_over).await;
     match outcome {
         Ok((stream, read_ahead, source)) => {
             let peer = source.map(|source| source.to_string()).or(peer);
@@ -123,23 +125,6 @@ fn announced(bytes: &[u8]) -> usize {
     match bytes {
         [b'\r', ..] if bytes.len() >= 16 => 16 + usize::from(u16::from_be_bytes([bytes[14], bytes[15]])),
         _ => 0,
-    }
-}
-
-/// Waits until nothing new is begun any more: at a stop, for a client that has just connected as well, and at the deadline of
-/// a drain.
-async fn over<T>(drain: &Drain) -> Result<T, Ended> {
-    loop {
-        let changes = drain.changes();
-        match drain.phase() {
-            Phase::Stopping => {
-                Timer::after(GRACE).await;
-                return Err(Ended::Closed(Reason::Stopping, None));
-            }
-            Phase::Over => return Err(Ended::Closed(Reason::DrainDeadline, None)),
-            _ => {}
-        }
-        drain.next_change(changes).await;
     }
 }
 

@@ -15,9 +15,9 @@ use event_listener::{Event, EventListener};
 use futures_lite::FutureExt;
 use futures_lite::future::poll_once;
 use rustls::ServerConfig;
-use smol::Timer;
 
 use super::places::{Place, Places};
+use super::timer::Timer;
 use super::transport::secured::Sealed;
 
 /// How often those that have a place for long are asked for it while somebody waits.

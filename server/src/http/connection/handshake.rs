@@ -4,7 +4,7 @@
 //! serve: a signature takes them a tenth of a millisecond with a key of an elliptic curve, and up to one with RSA, less
 //! than a way to another thread and back is worth. Others have their turn after each.
 
-use std::future::{pending, poll_fn};
+use std::future::poll_fn;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -12,16 +12,14 @@ use std::time::Duration;
 
 use futures_lite::FutureExt;
 use futures_lite::future::yield_now;
-use restart_core::{Drain, Phase};
 use rustls::ServerConfig;
 
-use super::receiving::FIRST_REQUEST_GRACE;
 use super::state::{Closed, Connection, State};
-use crate::http::capacity::{Capacity, HEAD_MIN};
 use crate::http::handler::Handler;
 use crate::http::lifetime::Reason;
 use crate::http::message::refusal::Refusal;
 use crate::http::security::{Handshakes, Tls};
+use crate::http::shutdown::stopping;
 use crate::http::timer::Timer;
 use crate::http::transport::Transport;
 use crate::http::transport::tls::handshake::{Established, Handshake, Progress};
@@ -58,8 +56,14 @@ impl<H: Handler> Connection<'_, H> {
         };
         let ended = shake_hands(transport, handshakes, &config)
             .or(late)
-            .or(called(&context.capacity))
-            .or(stopping(&context.drain))
+            .or(async {
+                context.capacity.called_late().await;
+                Ended::Crowded
+            })
+            .or(async {
+                stopping(&context.drain).await;
+                Ended::Stopping
+            })
             .await;
         let counted = match &ended {
             Ended::Done(established) if established.resumed => &handshakes.resumed,
@@ -180,26 +184,4 @@ async fn send(transport: &Transport, mut bytes: &[u8]) -> bool {
         }
     }
     true
-}
-
-/// Waits until room for connections is wanted, and this one has taken long.
-async fn called(capacity: &Capacity) -> Ended {
-    Timer::after(HEAD_MIN).await;
-    capacity.call().await;
-    Ended::Crowded
-}
-
-/// Waits until the service stops, and has waited for a client that has just connected.
-async fn stopping(drain: &Drain) -> Ended {
-    loop {
-        let changes = drain.changes();
-        if drain.phase() == Phase::Stopping {
-            Timer::after(FIRST_REQUEST_GRACE).await;
-            return Ended::Stopping;
-        }
-        if drain.phase() == Phase::Over {
-            return pending().await;
-        }
-        drain.next_change(changes).await;
-    }
 }

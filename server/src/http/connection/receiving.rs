@@ -19,10 +19,8 @@ use crate::http::message::encode::Manner;
 use crate::http::message::forwarded::{self, Forwarded};
 use crate::http::message::head::{self, HeadEnd};
 use crate::http::message::refusal::Refusal;
+use crate::http::shutdown::FIRST_REQUEST_GRACE;
 use crate::http::upgrade;
-
-/// How long a stop waits for the first request of a client that has connected.
-pub(super) const FIRST_REQUEST_GRACE: Duration = Duration::from_secs(1);
 
 /// The most bytes that a parked connection takes along; what carries them is bounded.
 const READ_AHEAD_BYTES_MAX: usize = 48 * 1024;

@@ -88,7 +88,7 @@ pub(super) struct Connection<'a, H> {
     /// What is under way, told to whoever asks.
     pub(super) entry: Option<Entry<'a>>,
     pub(super) requests: u64,
-    /// How often the phase had been set when it was last phase_seen; never, at first.
+    /// How often the phase had been set when it was last looked at; never, at first.
     pub(super) phase_seen: Option<usize>,
     pub(super) deadline: Deadline,
     /// Whether nothing was received here yet.
