@@ -24,7 +24,7 @@ fn connect(server: &Server) -> Connection {
 
 /// Asks for an answer that takes a while and, without waiting for it, for three further ones.
 fn send_pipelined(connection: &Connection, name: &str) {
-    let slow = format!("GET /slow?ms=300 HTTP/1.1\r\nhost: localhost\r\nx-id: {name}.0\r\n\r\n");
+    let slow = format!("GET /slow?ms=1500 HTTP/1.1\r\nhost: localhost\r\nx-id: {name}.0\r\n\r\n");
     let fast = (1..4).map(|number| Request::fast(format!("{name}.{number}")).head());
     block_on(connection.send(format!("{slow}{}", fast.collect::<String>()).as_bytes())).unwrap();
 }

@@ -80,6 +80,9 @@ fn a_stop_at_any_moment_of_a_reload_is_quick_and_clean() {
 #[test]
 fn stops_at_any_moment_of_a_reload_under_load_never_fail_the_unit() {
     let Some(service) = Service::start(&["PROBATION=100ms"]) else { return };
+    // The load starts the service more often than anybody does whose service is well.
+    let limit = format!("[Socket]\nTriggerLimitBurst={}\n", 4 * MOMENTS);
+    service.lab.edit("reborn.socket", "often", &limit);
     let load = service.load(|load| load.new_connections_paced(4, 100).paced(4, 100));
     for moment in 0..MOMENTS {
         // The load has started it again already, most times.
