@@ -38,6 +38,14 @@ impl Outbox {
         }
     }
 
+    /// Forgets all but the first `count` bytes that were not sent yet, and keeps no more memory than those take.
+    pub(crate) fn shorten(&mut self, count: usize) {
+        self.end = self.start + count;
+        if count < self.bytes.len() {
+            self.replace(vec![0; count]);
+        }
+    }
+
     /// Gives the memory back while there is nothing in it.
     pub(crate) fn settle(&mut self) {
         if self.start == self.end {

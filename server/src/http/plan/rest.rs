@@ -81,7 +81,8 @@ impl Plan {
             Source::Content(mut content) => {
                 content.stop_reading().await;
                 let (file, pieces) = content.rest((gathered.len() - self.ours) as u64);
-                Ok(Rest { unsent: gathered[..self.ours].to_vec(), tail: Tail::Content { file, pieces } })
+                let tail = if pieces.is_empty() { Tail::Nothing } else { Tail::Content { file, pieces } };
+                Ok(Rest { unsent: gathered[..self.ours].to_vec(), tail })
             }
             Source::Stream { stream, chunked } => {
                 let unsent = gathered.to_vec();

@@ -107,20 +107,32 @@ impl Sending<'_> {
         if large {
             self.send_at_hand(plan).await?;
         }
+        loop {
+            self.gather(plan, &mut large).await?;
+            self.flush(plan).await?;
+            if plan.is_gathered() && plan.out.filled().is_empty() {
+                return self.leave(plan).await;
+            }
+        }
+    }
+
+    /// Gathers all that is still to come, and sends what there is no room for.
+    async fn gather(&mut self, plan: &mut Plan, large: &mut bool) -> Outcome {
         while !plan.is_gathered() {
-            if plan.out.room(large).len() < ROOM_BYTES_MIN && !plan.out.filled().is_empty() {
+            if plan.out.room(*large).len() < ROOM_BYTES_MIN && !plan.out.filled().is_empty() {
                 self.flush(plan).await?;
                 // A body that fills one buffer is likely to fill more; a fast client must not keep all others waiting.
-                large = true;
+                *large = true;
+                plan.out.settle();
                 yield_now().await;
             }
-            let gathered = poll_once(poll_fn(|context| plan.poll_gather(context, large))).await;
+            let gathered = poll_once(poll_fn(|context| plan.poll_gather(context, *large))).await;
             let is_at_once = gathered.is_some();
             let outcome = if let Some(outcome) = gathered {
                 outcome
             } else {
                 self.flush(plan).await?;
-                self.more(plan, large).await?
+                self.more(plan, *large).await?
             };
             outcome.map_err(|error| self.failed(error))?;
             if plan.is_stream() {
@@ -140,8 +152,7 @@ impl Sending<'_> {
                 }
             }
         }
-        self.flush(plan).await?;
-        self.leave(plan).await
+        Ok(())
     }
 
     /// Waits until all that was taken has left, where the transport holds some of it back.
@@ -220,21 +231,20 @@ impl Sending<'_> {
         }
     }
 
-    /// Sends what was gathered.
+    /// Sends what was gathered, or, where a client was waited for and most of it is to be gathered again, a part.
     async fn flush(&mut self, plan: &mut Plan) -> Outcome {
-        while !plan.out.filled().is_empty() {
-            self.send_some(plan, 0).await?;
-        }
+        while !plan.out.filled().is_empty() && self.send_some(plan, 0).await? > 0 {}
         Ok(())
     }
 
-    /// Sends some bytes: of those gathered, and then up to `most` of those that the body has at hand. Returns how many. It
-    /// gives up on a client that is slower than its pace.
+    /// Sends some bytes: of those gathered, and then up to `most` of those that the body has at hand. Returns how many: none
+    /// where there is room now for more than was kept while a client was waited for. It gives up on a client that is slower
+    /// than its pace.
     async fn send_some(&mut self, plan: &mut Plan, most: usize) -> Result<usize, Stopped> {
         if !self.begun {
             self.begin().await?;
         }
-        let mut over = None;
+        let (mut over, mut put_back) = (None, false);
         loop {
             let at_hand = if most > 0 { Plan::at_hand(&mut plan.source) } else { Ok(&[][..]) };
             let at_hand = at_hand.map_err(Failure::Broken)?;
@@ -246,7 +256,11 @@ impl Sending<'_> {
                     return Ok(count);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    put_back |= plan.put_back();
                     over = self.late(over, Some(plan)).await?;
+                    if put_back && over.is_none() {
+                        return Ok(0);
+                    }
                 }
                 Err(error) => return Err(Failure::Failed(error).into()),
             }

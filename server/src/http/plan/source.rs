@@ -23,6 +23,12 @@ const CHUNK_HEAD_BYTES_MAX: usize = 7;
 const CHUNK_END: &[u8] = b"\r\n";
 const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 
+/// Of what was gathered so many bytes stay while a client is waited for: whether it takes any is seen by sending them.
+const KEPT_BYTES: usize = 4 * 1024;
+
+/// Fewer bytes than these are not read twice.
+const PUT_BACK_BYTES_MIN: usize = 12 * 1024;
+
 /// A response on its way: what of it is gathered, and where the rest comes from.
 #[derive(Debug, Default)]
 pub(crate) struct Plan {
@@ -81,7 +87,22 @@ impl Plan {
 
     /// Whether all that is left of it is gathered.
     pub(super) fn is_gathered(&self) -> bool {
-        matches!(self.source, Source::Empty)
+        match &self.source {
+            Source::Empty => true,
+            Source::Content(content) => content.left() == 0,
+            _ => false,
+        }
+    }
+
+    /// Forgets most of what was gathered and can be read again, and keeps no room for more: a client that has to be waited
+    /// for takes no memory but that in which the kernel has what is on its way. Returns whether it did.
+    pub(super) fn put_back(&mut self) -> bool {
+        let Source::Content(content) = &mut self.source else { return false };
+        let gathered = self.out.filled().len();
+        let again = gathered.saturating_sub(self.ours.max(KEPT_BYTES));
+        let count = if again < PUT_BACK_BYTES_MIN { 0 } else { content.put_back(again as u64) };
+        self.out.shorten(gathered - usize::try_from(count).unwrap_or(0));
+        true
     }
 
     /// How many bytes are to come after those gathered, where that is known.
@@ -111,7 +132,8 @@ impl Plan {
         self.out.added(count);
         let is_over = match &mut self.source {
             Source::Empty | Source::Stream { .. } => true,
-            Source::Content(content) => content.left() == 0,
+            // It says itself what is left, and stays: the last of it may have to be read again.
+            Source::Content(_) => false,
             Source::Length { left, .. } if count == 0 && *left > 0 => {
                 return Poll::Ready(Err(io::Error::other("it is shorter than it declared")));
             }

@@ -111,7 +111,7 @@ impl Buffer {
         if filled == 0 {
             give_back(std::mem::take(&mut self.bytes));
             (self.start, self.end) = (0, 0);
-        } else if filled * 4 < self.bytes.len() {
+        } else if filled * 2 <= self.bytes.len() {
             let tight = self.filled().to_vec();
             give_back(std::mem::replace(&mut self.bytes, tight));
             (self.start, self.end) = (0, filled);

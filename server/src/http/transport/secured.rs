@@ -200,7 +200,10 @@ impl Secured {
                         self.unsent.consume(count);
                         self.left += count;
                     }
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(error),
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                        self.unsent.settle();
+                        return Err(error);
+                    }
                     Err(error) => {
                         self.unsent = Buffer::default();
                         return Err(error);
