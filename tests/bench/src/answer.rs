@@ -1,4 +1,4 @@
-//! What every peer answers, so that they differ in nothing but the server: a short text, bodies of three sizes from
+//! What every peer answers, so that they differ in nothing but the server: a short text, bodies of four sizes from
 //! memory, and `/fast`, by which a client finds out whose answer it is and who gave it.
 
 /// The content type of everything.
@@ -15,7 +15,7 @@ pub enum Fixed {
     None,
 }
 
-static BODY: [u8; 1 << 20] = [b'x'; 1 << 20];
+static BODY: [u8; 8 << 20] = [b'x'; 8 << 20];
 
 /// What is at a path.
 #[must_use]
@@ -24,7 +24,8 @@ pub fn fixed(path: &str) -> Fixed {
         "/" => Fixed::Bytes(b"cout\n"),
         "/1k" => Fixed::Bytes(&BODY[..1 << 10]),
         "/100k" => Fixed::Bytes(&BODY[..100 << 10]),
-        "/1m" => Fixed::Bytes(&BODY),
+        "/1m" => Fixed::Bytes(&BODY[..1 << 20]),
+        "/8m" => Fixed::Bytes(&BODY),
         "/fast" => Fixed::Tagged,
         _ => Fixed::None,
     }

@@ -9,6 +9,7 @@ use std::{
 
 use bench::{
     growth::growth,
+    lasting::lasting,
     machine, page,
     peer::{Peer, set_threads},
     plot,
@@ -57,6 +58,7 @@ enum Scenario {
     Start,
     Reload,
     ReloadFull,
+    Lasting,
     Tls,
     Growth,
     /// Nothing: writes the page from the figures that there are
@@ -103,6 +105,7 @@ fn measure(settings: &Settings, scenario: Scenario, results: &mut Results, peers
         Scenario::Start => steady::start(results, peers, STARTS),
         Scenario::Reload => reload(results, peers, Clients::Paced),
         Scenario::ReloadFull => reload(results, peers, Clients::Full),
+        Scenario::Lasting => lasting(results, peers),
         Scenario::Tls => secured(results, peers, settings.seconds),
         Scenario::Growth => growth(results, settings.series.as_deref()),
         Scenario::Page => {}

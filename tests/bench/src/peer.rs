@@ -61,7 +61,7 @@ impl Peer {
 
     /// Whether it has an answer at this path.
     pub fn answers(self, path: &str) -> bool {
-        self != Self::Haproxy || !matches!(path, "/100k" | "/1m")
+        self != Self::Haproxy || !matches!(path, "/100k" | "/1m" | "/8m")
     }
 
     /// The signal that makes it reload, and whether it goes to the process that was started, for good, or to the newest.
@@ -160,7 +160,7 @@ impl Peer {
         let folder = tempfile::Builder::new().prefix("reborn-bench-").tempdir().expect("a temporary folder");
         let files = folder.path().join("files");
         fs::create_dir(&files).expect("the peer's folder is ours");
-        for name in ["1k", "100k", "1m"] {
+        for name in ["1k", "100k", "1m", "8m"] {
             if let Fixed::Bytes(bytes) = fixed(&format!("/{name}")) {
                 fs::write(files.join(name), bytes).expect("the peer's folder is ours");
             }

@@ -82,6 +82,7 @@ func main() {
 	paths.HandleFunc("/1k", fixed(1<<10))
 	paths.HandleFunc("/100k", fixed(100<<10))
 	paths.HandleFunc("/1m", fixed(1<<20))
+	paths.HandleFunc("/8m", fixed(8<<20))
 	server := &http.Server{Handler: paths}
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, syscall.SIGINT)
