@@ -14,7 +14,6 @@ use hyper_util::client::legacy::{Client, connect::HttpConnector};
 use hyper_util::rt::TokioExecutor;
 use rustix::process::Signal;
 use support::{DEADLINE, Service, connect_tcp, kill, wait_for_end};
-use tonic::Status;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 use tungstenite::protocol::frame::Frame;
@@ -178,29 +177,18 @@ fn calling(address: &str) -> Calls {
     HealthClient::with_origin(client, format!("http://{address}").parse().unwrap())
 }
 
-/// Whether hyper's client itself has given a call up, before it sent anything of it, since it learnt at that moment that the
-/// connection is to end.
-fn was_not_sent(error: &Status) -> bool {
-    let shown = format!("{error:?}");
-    ["GoAway(b\"\", NO_ERROR, Remote)", "hyper::Error(Canceled, \"connection closed\")"]
-        .iter()
-        .any(|why| shown.contains(why))
-}
-
-/// Calls again and again until it is over, one after another; what was not sent is called again. How often it called, and
-/// how often again.
-async fn calls(address: &str, over: &AtomicBool, at_least: u64) -> (u64, u64) {
+/// Calls again and again until it is over, one after another, and returns how often. No call fails: there is never
+/// another one open when the connection is told to go, and hyper's client then sends what it had not sent on a new one.
+async fn calls(address: &str, over: &AtomicBool, at_least: u64) -> u64 {
     let mut client = calling(address);
-    let (mut count, mut again) = (0, 0);
+    let mut count = 0;
     while count < at_least || !over.load(Ordering::Acquire) {
-        match client.check(HealthCheckRequest { service: String::new() }).await {
-            Ok(answer) => assert_eq!(answer.into_inner().status, 1),
-            Err(error) if was_not_sent(&error) => again += 1,
-            Err(error) => panic!("call {count}: {error:?}"),
-        }
+        let answer = client.check(HealthCheckRequest { service: String::new() }).await;
+        let answer = answer.unwrap_or_else(|error| panic!("call {count}: {error:?}"));
+        assert_eq!(answer.into_inner().status, 1);
         count += 1;
     }
-    (count, again)
+    count
 }
 
 /// Watches until it is over: the call goes on where it began.
@@ -231,24 +219,23 @@ fn calls_through_reloads(at_least: u64, reloads: u64) {
             replaced = service.reload_well().from.pid;
         }
         over.store(true, Ordering::Release);
-        let called = clients.into_iter().map(|client| client.join().unwrap());
-        let (asked, again) = called.fold((0, 0), |(asked, again), one| (asked + one.0, again + one.1));
+        let called: u64 = clients.into_iter().map(|client| client.join().unwrap()).sum();
         service.reload_well();
         watching.join().unwrap();
         // Their clients are gone, or quiet, by now.
         wait_for_end(first, DEADLINE);
         wait_for_end(replaced, DEADLINE);
-        assert!(asked > 1000 && again <= CALLERS * reloads, "{asked} calls, {again} of them again");
+        assert!(called >= at_least, "{called} calls");
     });
 }
 
 #[test]
-fn no_call_that_tonic_has_received_is_lost_at_a_reload() {
+fn no_call_fails_at_a_reload_of_a_tonic_service() {
     calls_through_reloads(2000, 3);
 }
 
 #[test]
 #[ignore = "takes a minute or two"]
-fn of_a_hundred_thousand_calls_none_that_tonic_has_received_is_lost_at_twenty_reloads() {
+fn of_a_hundred_thousand_calls_none_fails_at_twenty_reloads_of_a_tonic_service() {
     calls_through_reloads(100_000, 20);
 }
