@@ -106,6 +106,7 @@ mod driver;
 mod environment;
 mod error;
 mod formats;
+pub mod frames;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 mod generation;

@@ -115,9 +115,10 @@
 //! }
 //! ```
 //!
-//! A WebSocket is the same with a library of frames between, which must not keep bytes to itself: `examples/chat.rs` is a chat
-//! over tungstenite that goes on in the middle of a client's frame. Write out what you have to say before you leave: only what
-//! was read may be left over.
+//! A WebSocket is the same with a library of frames between, which must not keep bytes to itself:
+//! [`FrameBuffer`](crate::http::FrameBuffer) gives it one frame at a time, and keeps what the next process reads again.
+//! `examples/chat.rs` is a chat over tungstenite that goes on in the middle of a client's frame. Write out what you have to
+//! say before you leave: only what was read may be left over.
 //!
 //! # States and names
 //!
