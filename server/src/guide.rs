@@ -42,7 +42,7 @@
 //! async fn tick(state: Vec<u8>) -> io::Result<Option<Step>> {
 //!     let id = u64::from_le_bytes(state.try_into().map_err(|_| io::ErrorKind::InvalidData)?) + 1;
 //!     smol::Timer::after(Duration::from_secs(1)).await;
-//!     Ok(Some(Step { bytes: format!("id: {id}\ndata: tick\n\n").into_bytes(), state: id.to_le_bytes().to_vec() }))
+//!     Ok(Some(Step::new(format!("id: {id}\ndata: tick\n\n").into_bytes(), id.to_le_bytes().to_vec())))
 //! }
 //! ```
 //!
