@@ -7,6 +7,7 @@ mod support;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
+use std::path::PathBuf;
 use std::time::Instant;
 
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
@@ -130,4 +131,29 @@ fn without_a_free_descriptor_clients_wait_and_the_log_says_so_once() {
     bound_descriptors(pid, before);
     assert_eq!(late.answer(), (1, late.address()));
     assert_eq!(log().matches("cannot accept on").count(), 1, "{}", log());
+}
+
+/// How often the thread of the driver's event loop has slept and was woken.
+fn wakes_of_the_driver(pid: u32) -> u64 {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().map(|task| task.unwrap().path());
+    let is_its = |task: &PathBuf| std::fs::read_to_string(task.join("comm")).unwrap() == "async-io\n";
+    let task = tasks.into_iter().find(is_its).expect("the driver has an event loop of its own");
+    let status = std::fs::read_to_string(task.join("status")).unwrap();
+    let count = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:")).unwrap();
+    count.trim().parse().unwrap()
+}
+
+#[test]
+fn clients_do_not_wake_the_event_loop_of_the_driver() {
+    const CLIENTS: u64 = 200;
+    let service = Service::example("fixture_axum", "fixture-axum");
+    let (address, pid) = (service.address("http"), service.status().id.pid);
+    let before = wakes_of_the_driver(pid);
+    for _ in 0..CLIENTS {
+        let mut client = Client::connect(&address);
+        assert_eq!(client.who(), (1, client.address()));
+    }
+    let woken = wakes_of_the_driver(pid) - before;
+    // The end of the status that was asked for may come late, and something may have to be told once.
+    assert!(woken < CLIENTS / 10, "{woken} times for {CLIENTS} clients");
 }
