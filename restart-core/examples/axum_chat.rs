@@ -50,5 +50,5 @@ async fn event(state: Vec<u8>) -> io::Result<Option<Step>> {
     let id = u64::from_le_bytes(state.try_into().map_err(|_| io::ErrorKind::InvalidData)?) + 1;
     tokio::time::sleep(Duration::from_millis(100)).await;
     let bytes = format!("id: {id}\ndata: pid {}\n\n", process::id()).into_bytes();
-    Ok(Some(Step { bytes, state: id.to_le_bytes().to_vec() }))
+    Ok(Some(Step::new(bytes, id.to_le_bytes().to_vec())))
 }

@@ -89,6 +89,10 @@ fn main() -> Result<Exit, Box<dyn std::error::Error>> {
         }
     };
     let own = generation.number();
+    let asks = std::env::var_os("FIXTURE_ASKS");
+    if asks.is_some() {
+        smol::block_on(ask_all("before", &generation));
+    }
     match fails.as_deref() {
         None | Some("by accepting nothing") => {}
         Some("without a word") => {
@@ -124,6 +128,9 @@ fn main() -> Result<Exit, Box<dyn std::error::Error>> {
         generation.ready().await
     };
     let exit = smol::block_on(driver.run_with(get_ready));
+    if asks.is_some() {
+        smol::block_on(ask_all("after", &generation));
+    }
     std::hint::black_box(&memory);
     Ok(exit)
 }
@@ -172,6 +179,15 @@ async fn ask(generation: &Generation, wish: &str) -> Option<String> {
         _ => return None,
     };
     Some(answer.unwrap_or_else(|error| error.to_string()) + "\n")
+}
+
+/// Asks for all of it at once where nobody drives, and prints what each was told.
+async fn ask_all(when: &str, generation: &Generation) {
+    let told = future::zip(ask(generation, "status\n"), ask(generation, "stop\n"));
+    let (reload, (status, stop)) = future::zip(ask(generation, "reload\n"), told).await;
+    for (what, told) in [("reload", reload), ("status", status), ("stop", stop)] {
+        print!("{when} {what}: {}", told.unwrap_or_default());
+    }
 }
 
 async fn echo(accepted: Accepted, greeting: String, generation: Generation) -> std::io::Result<()> {

@@ -11,8 +11,8 @@
 //! (`Extension<Shutdown>`), and registered streams and WebSockets go on in the new process ([`Program::moves`]).
 //! `ConnectInfo<SocketAddr>` is the client's address, also after a move.
 //!
-//! Whoever wants `axum::serve` itself has [`Listener`] as an `axum::serve::Listener`, whose connections
-//! are counted for as long as they live. Its graceful shutdown is for good, though: a generation that serves again, since
+//! Whoever wants `axum::serve` itself has [`tokio::Listener`](crate::tokio::Listener) as an `axum::serve::Listener`, whose
+//! connections are counted for as long as they live. Its graceful shutdown is for good, though: a generation that serves again, since
 //! its successor has died, needs another call of it.
 
 use std::convert::Infallible;
@@ -37,8 +37,7 @@ use crate::cli::{self, Serve};
 use crate::driver::Exit;
 use crate::generation::Generation;
 use crate::hyper::{Moves, RequestBody, Server};
-use crate::listeners::Listener;
-use crate::tokio::Stream;
+use crate::tokio::{Listener, Stream};
 
 /// What the function of the routes fails with.
 pub type Failure = Box<dyn Error + Send + Sync>;
@@ -163,19 +162,16 @@ impl ::axum::serve::Listener for Listener {
     type Addr = Address;
 
     async fn accept(&mut self) -> (Stream, Address) {
-        while let Some(accepted) = Listener::accept(self).await {
-            let peer = accepted.peer.clone();
-            match Stream::new(accepted) {
-                Ok(stream) => return (stream, peer),
-                Err(error) => log::warn!("a client's connection cannot be watched, and is closed: {error}"),
-            }
-        }
-        // The listener is given up; axum learns of the end of the process by other ways.
-        pending().await
+        let Some(stream) = Listener::accept(self).await else {
+            // The listener is given up; axum learns of the end of the process by other ways.
+            return pending().await;
+        };
+        let peer = stream.peer().clone();
+        (stream, peer)
     }
 
     fn local_addr(&self) -> io::Result<Address> {
-        Ok(self.address().clone())
+        Ok(self.get_ref().address().clone())
     }
 }
 

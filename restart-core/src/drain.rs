@@ -15,7 +15,8 @@ use futures_lite::future;
 
 use crate::lock::lock;
 
-/// What connections have to know of their process's place in the chain of generations.
+/// What connections have to know of their process's place in the chain of generations. Whoever serves them has to know
+/// all of it: another phase would break what is built on these.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(usize)]
 pub enum Phase {

@@ -281,7 +281,8 @@
 //!   that a reload waits for are answered there.
 //! - **An accept loop need not look after errors.** [`Listener::accept`](crate::Listener::accept) waits by itself where
 //!   there is no descriptor left or the network fails. It ends with `None`, when the listener is given up; an adapter for a
-//!   server that knows no end of its listener waits for ever then.
+//!   server that knows no end of its listener waits for ever then. On tokio it is [`tokio::Listener`](crate::tokio::Listener),
+//!   which does the same in the runtime's own event loop, and is a stream as well (`incoming`).
 //!
 //! # Versions
 //!

@@ -71,7 +71,8 @@
 //!
 //! Off by default, for those on tokio: `axum` is a whole program around a `Router` (`restart_core::axum::Program`); `hyper`
 //! serves any hyper or tower service, with connections that go on in the next process (`restart_core::hyper::Server`);
-//! `websocket` adds WebSockets that do, also within a message; `tokio` is a stream of tokio's that is counted and can move.
+//! `websocket` adds WebSockets that do, also within a message; `tokio` is a listener that accepts in tokio's own event loop, and
+//! streams that are counted and can move.
 //!
 //! # Guarantees
 //!
@@ -106,6 +107,7 @@ mod driver;
 mod environment;
 mod error;
 mod formats;
+pub mod frames;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 mod generation;

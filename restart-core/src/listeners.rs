@@ -5,12 +5,17 @@
 
 mod accept;
 mod bind;
+mod gate;
 pub(crate) mod inherited;
 mod socket;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
+#[cfg(feature = "tokio")]
+pub(crate) use accept::Reactor;
+#[cfg(all(test, feature = "tokio"))]
+pub(crate) use accept::listener_of;
 pub use accept::{Accepted, Listener};
 pub use bind::BindStage;
 pub(crate) use bind::{Binding, bind_control, has_lost_its_path, unlink_if_ours};

@@ -16,11 +16,19 @@ use std::task::{Context, Poll, ready};
 
 /// What one step of a stream gives.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Step {
     /// The bytes that the client gets. None at all are allowed: then only the state is another one.
     pub bytes: Vec<u8>,
     /// From what the next step is made, here or in another process.
     pub state: Vec<u8>,
+}
+
+impl Step {
+    /// A step that gives the client these bytes, and is followed by one that is made from this state.
+    pub fn new(bytes: Vec<u8>, state: Vec<u8>) -> Step {
+        Step { bytes, state }
+    }
 }
 
 /// How a registered protocol leaves a connection.

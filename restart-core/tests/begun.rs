@@ -2,6 +2,7 @@
 //! nothing behind; what else it was told meanwhile is obeyed once it serves.
 #![allow(clippy::unwrap_used)]
 
+use std::io::Read;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -12,7 +13,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 mod support;
 
-use support::{DEADLINE, ask, ask_for, example, fixture};
+use support::{DEADLINE, Service, ask, ask_for, example, fixture};
 
 /// How the application waits: between its start and the driver's first poll, or beside the driver.
 const WAYS: [&str; 2] = ["FIXTURE_WAITS", "FIXTURE_GETS_READY"];
@@ -130,6 +131,31 @@ fn an_application_asks_from_within_what_a_client_can_ask() {
     assert_eq!(ask("stop"), "stops\n");
     assert_eq!(wait_end(&mut service.child).code(), Some(0));
     wait_until("the service has ended", || !path.exists() && !service.control().exists());
+}
+
+#[test]
+fn who_asks_from_within_where_nobody_drives_gets_an_error_that_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = Command::new(example("fixture"));
+    command.arg(format!("echo=unix:{}", folder.path().join("stream").display()));
+    command.env("FIXTURE_ASKS", "").stdout(Stdio::piped());
+    let mut service = Service::start(command);
+    service.client().stop().unwrap();
+    assert_eq!(wait_end(&mut service.child).code(), Some(0));
+    let mut told = String::new();
+    service.child.stdout.take().unwrap().read_to_string(&mut told).unwrap();
+    let lines: Vec<&str> = told.lines().collect();
+    let (reload, status, stop) = ("nothing can be reloaded", "there is no status", "the service cannot be stopped");
+    let before = "the driver was not polled within 5s; poll Driver::run() from the start";
+    let after = "the driver of generation 1 has ended";
+    let expected = [("before", before), ("after", after)].into_iter().flat_map(|(when, why)| {
+        [("reload", reload), ("status", status), ("stop", stop)]
+            .map(|(what, failed)| format!("{when} {what}: {failed}: {why}"))
+    });
+    for (line, expected) in lines.iter().zip(expected) {
+        assert!(line.starts_with(&expected), "{line:?} is not {expected:?}");
+    }
+    assert_eq!(lines.len(), 6, "{told}");
 }
 
 #[test]

@@ -309,16 +309,15 @@ fn first_argument(pid: u32) -> String {
 fn generations_follow_one_another_with_any_word_and_with_none() {
     let service = fixture(&["echo=127.0.0.1:0"], &[]);
     let address = service.address("echo");
-    // What each generation puts in front of the arguments of the next one, and what stands there then.
-    for (word, expected) in
-        [("-g", "-g"), ("", "echo=127.0.0.1:0"), ("--next", "--next"), ("", "echo=127.0.0.1:0"), ("-g", "-g")]
-    {
+    // Each generation has chosen another word than the one before it, whose word stands in front of its arguments.
+    let mut chosen = "-g";
+    for word in ["--next", "", "-x", "-g", "", "--next"] {
         std::fs::write(service.folder.path().join("word"), word).unwrap();
-        // It says it from its next generation on.
-        service.reload_well();
-        let outcome = service.reload_well();
-        assert_eq!(first_argument(outcome.to.unwrap().pid), expected, "{word:?}");
-        assert_eq!(service.address("echo"), address);
+        let successor = service.reload_well().to.unwrap().pid;
+        let expected = if chosen.is_empty() { "echo=127.0.0.1:0" } else { chosen };
+        assert_eq!(first_argument(successor), expected, "after {chosen:?} and before {word:?}");
+        assert_eq!((service.address("echo"), service.status().id.pid), (address.clone(), successor));
+        chosen = word;
     }
 }
 

@@ -42,7 +42,7 @@
 //! async fn tick(state: Vec<u8>) -> io::Result<Option<Step>> {
 //!     let id = u64::from_le_bytes(state.try_into().map_err(|_| io::ErrorKind::InvalidData)?) + 1;
 //!     smol::Timer::after(Duration::from_secs(1)).await;
-//!     Ok(Some(Step { bytes: format!("id: {id}\ndata: tick\n\n").into_bytes(), state: id.to_le_bytes().to_vec() }))
+//!     Ok(Some(Step::new(format!("id: {id}\ndata: tick\n\n").into_bytes(), id.to_le_bytes().to_vec())))
 //! }
 //! ```
 //!
@@ -115,9 +115,10 @@
 //! }
 //! ```
 //!
-//! A WebSocket is the same with a library of frames between, which must not keep bytes to itself: `examples/chat.rs` is a chat
-//! over tungstenite that goes on in the middle of a client's frame. Write out what you have to say before you leave: only what
-//! was read may be left over.
+//! A WebSocket is the same with a library of frames between, which must not keep bytes to itself:
+//! [`FrameBuffer`](crate::http::FrameBuffer) gives it one frame at a time, and keeps what the next process reads again.
+//! `examples/chat.rs` is a chat over tungstenite that goes on in the middle of a client's frame. Write out what you have to
+//! say before you leave: only what was read may be left over.
 //!
 //! # States and names
 //!

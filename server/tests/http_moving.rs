@@ -36,7 +36,7 @@ async fn count(state: Vec<u8>) -> std::io::Result<Option<Step>> {
         smol::Timer::after(Duration::from_millis(20)).await;
     }
     let bytes = format!("{next}{}\n", "-".repeat(padding)).into_bytes();
-    Ok(Some(Step { bytes, state: format!("{} {padding}", next + 1).into_bytes() }))
+    Ok(Some(Step::new(bytes, format!("{} {padding}", next + 1).into_bytes())))
 }
 
 /// A stream without an end: a dot every 20 ms, or, of a state of its own, as fast as it can.
@@ -44,7 +44,7 @@ async fn dots(state: Vec<u8>) -> std::io::Result<Option<Step>> {
     if state.is_empty() {
         smol::Timer::after(Duration::from_millis(20)).await;
     }
-    Ok(Some(Step { bytes: b".".to_vec(), state }))
+    Ok(Some(Step::new(b".".to_vec(), state)))
 }
 
 /// Says goodbye when it is told that its process ends, or moves when it is to.

@@ -29,7 +29,7 @@ async fn count(state: Vec<u8>) -> std::io::Result<Option<Step>> {
     if next > 0 {
         smol::Timer::after(Duration::from_millis(20)).await;
     }
-    Ok(Some(Step { bytes: format!("{next}\n").into_bytes(), state: (next + 1).to_string().into_bytes() }))
+    Ok(Some(Step::new(format!("{next}\n").into_bytes(), (next + 1).to_string().into_bytes())))
 }
 
 /// Gives back what comes, and moves at any point.

@@ -1,10 +1,11 @@
 //! The end of one stream that would go on for ever, at its turn.
 
+use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-use async_io::Timer;
+use ::tokio::time::{Sleep, sleep_until};
 
 use crate::drain::{Drain, Phase};
 use crate::shutdown::Turn;
@@ -16,7 +17,7 @@ pub(super) struct Ending {
     turn: Option<Turn>,
     /// When it comes in the stop that has begun.
     stops_at: Option<Instant>,
-    timer: Option<(Instant, Timer)>,
+    timer: Option<(Instant, Pin<Box<Sleep>>)>,
 }
 
 impl Ending {
@@ -39,8 +40,8 @@ impl Ending {
         let Some(due) = due else { return Poll::Pending };
         let (_, timer) = match self.timer.take() {
             Some((at, timer)) if at == due => self.timer.insert((at, timer)),
-            _ => self.timer.insert((due, Timer::at(due))),
+            _ => self.timer.insert((due, Box::pin(sleep_until(due.into())))),
         };
-        Pin::new(timer).poll(context).map(drop)
+        timer.as_mut().poll(context)
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use async_io::Timer;
+use ::tokio::time::{Sleep, sleep};
 use hyper::server::conn::http2::Builder;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 
@@ -64,7 +64,7 @@ struct Goodbye {
     is_said: bool,
     ending: Ending,
     /// How many requests there had been, and when it is looked again.
-    quiet: Option<(u64, Timer)>,
+    quiet: Option<(u64, Pin<Box<Sleep>>)>,
 }
 
 impl Goodbye {
@@ -83,8 +83,8 @@ impl Goodbye {
     fn poll_quiet(&mut self, context: &mut Context<'_>) -> Poll<()> {
         loop {
             let requests = self.progress.requests();
-            let (since, timer) = self.quiet.get_or_insert_with(|| (requests, Timer::after(QUIET)));
-            ready!(Pin::new(timer).poll(context));
+            let (since, timer) = self.quiet.get_or_insert_with(|| (requests, Box::pin(sleep(QUIET))));
+            ready!(timer.as_mut().poll(context));
             if *since == requests && self.progress.in_flight() == 0 {
                 return Poll::Ready(());
             }

@@ -24,7 +24,7 @@ use crate::drain::Drain;
 use crate::generation::Generation;
 use crate::listeners::Listener;
 use crate::moves::Leave;
-use crate::tokio::Stream;
+use crate::tokio::{self, Stream};
 
 /// Serves connections with a hyper service, and moves them to the next process.
 ///
@@ -80,11 +80,9 @@ impl<S: HttpService> Server<S> {
 
     /// Serves what a listener accepts, each connection on a task of its own. It returns when the listener is given up.
     pub async fn accept(self, listener: Listener) {
-        while let Some(accepted) = listener.accept().await {
-            match Stream::new(accepted) {
-                Ok(stream) => _ = ::tokio::spawn(self.clone().serve(stream)),
-                Err(error) => log::warn!("a client's connection cannot be watched, and is closed: {error}"),
-            }
+        let mut listener = tokio::Listener::new(listener);
+        while let Some(stream) = listener.accept().await {
+            ::tokio::spawn(self.clone().serve(stream));
         }
     }
 

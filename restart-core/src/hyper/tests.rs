@@ -98,7 +98,7 @@ fn moves(tick: &Arc<Notify>, generation: u64) -> Moves {
             }
             tick.notified().await;
             let state = (number + 1).to_string().into_bytes();
-            Ok(Some(Step { bytes: format!("{generation}:{}\n", number + 1).into_bytes(), state }))
+            Ok(Some(Step::new(format!("{generation}:{}\n", number + 1).into_bytes(), state)))
         }
     };
     Moves::new().stream("count/1", count).protocol("sum/1", sum)

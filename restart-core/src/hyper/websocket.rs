@@ -33,8 +33,6 @@
 //! The frames are tungstenite's. It is given no more than one frame at a time, and what came since the end of the last
 //! message is kept beside it: that travels, and is read again.
 
-mod memory;
-
 use std::fmt;
 use std::future::Future;
 use std::io;
@@ -51,11 +49,11 @@ use tungstenite::handshake::derive_accept_key;
 use tungstenite::protocol::frame::coding::CloseCode;
 use tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 
-use self::memory::Memory;
 use super::moves;
 use super::moves::Moves;
 use super::upgrade::Upgraded;
 use crate::address::Address;
+use crate::frames::FrameBuffer;
 use crate::moves::Leave;
 use crate::shutdown::Shutdown;
 
@@ -144,7 +142,7 @@ enum End {
 /// A client's WebSocket. It answers pings by itself while it is read.
 pub struct WebSocket {
     stream: Upgraded,
-    frames: tungstenite::WebSocket<Memory>,
+    frames: tungstenite::WebSocket<FrameBuffer>,
     shutdown: Shutdown,
     moves: Pin<Box<dyn Future<Output = ()> + Send + Sync>>,
     end: Option<End>,
@@ -162,7 +160,7 @@ impl WebSocket {
             .read_buffer_size(PIECE_BYTES)
             .max_frame_size(Some(MESSAGE_BYTES_MAX))
             .max_message_size(Some(MESSAGE_BYTES_MAX));
-        let frames = tungstenite::WebSocket::from_raw_socket(Memory::default(), Role::Server, Some(config));
+        let frames = tungstenite::WebSocket::from_raw_socket(FrameBuffer::default(), Role::Server, Some(config));
         let (shutdown, moves) = (stream.shutdown(), Box::pin(stream.moves()));
         WebSocket { stream, frames, shutdown, moves, end: None }
     }
@@ -267,13 +265,13 @@ impl WebSocket {
             Ok(()) | Err(Error::ConnectionClosed | Error::AlreadyClosed) => {}
             Err(error) => return Err(io::Error::other(error)),
         }
-        let output = &mut self.frames.get_mut().output;
-        while !output.is_empty() {
-            let count = self.stream.write(output).await?;
+        let frames = self.frames.get_mut();
+        while !frames.output().is_empty() {
+            let count = self.stream.write(frames.output()).await?;
             if count == 0 {
                 return Err(io::ErrorKind::WriteZero.into());
             }
-            output.drain(..count);
+            frames.sent(count);
         }
         Ok(())
     }

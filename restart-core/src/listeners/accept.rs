@@ -4,21 +4,21 @@
 //! woken by connections that are its successor's. A listener that no successor wants stays open until it is released.
 
 use std::fmt;
+use std::future::Future;
 use std::io;
 use std::net::TcpStream;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use async_io::{Async, Timer};
-use event_listener::Event;
 use futures_lite::future;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd};
 use rustix::io::Errno;
 use rustix::net::SocketFlags;
 
+use super::gate::{Gate, GateState};
 use super::socket::{Origin, Socket, address_of};
 use crate::address::Address;
 use crate::drain::{Drain, Guard};
@@ -36,74 +36,31 @@ const SHUT_DOWN_PAUSE: Duration = Duration::from_secs(1);
 const LAST_CALL_LOOKS: u32 = 1000;
 const LAST_CALL_PAUSE: Duration = Duration::from_millis(1);
 
-/// Whether this generation accepts on a listener.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum GateState {
-    Closed,
-    Open,
-    /// The service stops: what waits is accepted, then nothing any more.
-    LastCall,
-    /// No later generation wants the listener: what waits is accepted, then the address is free.
-    Released,
+/// What an accept waits with: the event loop of whoever calls it.
+pub(crate) trait Reactor: Send {
+    /// Waits until accepting is worth a try.
+    fn readable(&mut self, listener: &Listener) -> impl Future<Output = io::Result<()>> + Send;
+
+    /// Waits for a time.
+    fn sleep(&mut self, time: Duration) -> impl Future<Output = ()> + Send;
+
+    /// Is not woken by clients until it waits for them again: they are somebody else's.
+    fn rest(&mut self);
 }
 
-impl GateState {
-    const ALL: [GateState; 4] = [GateState::Closed, GateState::Open, GateState::LastCall, GateState::Released];
+/// The event loop that the driver has as well. It watches a socket only while somebody waits for it.
+struct AsyncIo;
 
-    /// Whether nothing is accepted any more once the queue is empty.
-    fn ends(self) -> bool {
-        matches!(self, GateState::LastCall | GateState::Released)
-    }
-}
-
-/// A gate's state, and what wakes those that wait for another one; set by the driver.
-#[derive(Debug)]
-struct Gate {
-    /// The place of the state in `GateState::ALL`: each accept reads it, and must not take a lock for that.
-    state: AtomicU8,
-    changed: Event,
-    /// Somebody has waited at it, or never will.
-    served: AtomicBool,
-    is_served: Event,
-}
-
-impl Gate {
-    fn new() -> Gate {
-        Gate {
-            state: AtomicU8::new(GateState::Closed as u8),
-            changed: Event::new(),
-            served: AtomicBool::new(false),
-            is_served: Event::new(),
-        }
+impl Reactor for AsyncIo {
+    async fn readable(&mut self, listener: &Listener) -> io::Result<()> {
+        listener.socket.readable().await
     }
 
-    /// Notes that somebody waits here. A swap at each accept would cost more than a look.
-    fn note_served(&self) {
-        if !self.served.load(Ordering::Relaxed) {
-            self.served.store(true, Ordering::Release);
-            self.is_served.notify(usize::MAX);
-        }
+    async fn sleep(&mut self, time: Duration) {
+        Timer::after(time).await;
     }
 
-    fn set(&self, state: GateState) {
-        self.state.store(state as u8, Ordering::Release);
-        self.changed.notify(usize::MAX);
-    }
-
-    fn get(&self) -> GateState {
-        GateState::ALL[usize::from(self.state.load(Ordering::Acquire))]
-    }
-
-    /// Waits until the state is another one than `seen`.
-    async fn changed(&self, seen: GateState) {
-        loop {
-            let listener = self.changed.listen();
-            if self.get() != seen {
-                return;
-            }
-            listener.await;
-        }
-    }
+    fn rest(&mut self) {}
 }
 
 /// A listening socket of this generation. Clones share it.
@@ -198,18 +155,12 @@ impl Listener {
 
     /// Whether somebody has waited for its clients, or it is left unserved.
     pub(crate) fn is_served(&self) -> bool {
-        self.gate.served.load(Ordering::Acquire)
+        self.gate.is_served()
     }
 
     /// Waits until somebody waits for its clients.
     pub(crate) async fn served(&self) {
-        loop {
-            let listener = self.gate.is_served.listen();
-            if self.is_served() {
-                return;
-            }
-            listener.await;
-        }
+        self.gate.served().await;
     }
 
     /// Says that this program does not serve this listener, such as one that a service manager gives and that it does not
@@ -243,15 +194,25 @@ impl Listener {
     /// left, a socket that somebody has shut down) it tries again in 100 ms; the log tells once of errors that come in a
     /// burst.
     pub async fn accept(&self) -> Option<Accepted> {
-        self.accept_by(|state| self.try_accept(state)).await
+        self.accept_on(&mut AsyncIo).await
+    }
+
+    /// Waits for the next connection in another event loop, and is [`accept`](Listener::accept) in all else.
+    pub(crate) async fn accept_on(&self, reactor: &mut impl Reactor) -> Option<Accepted> {
+        self.accept_by(reactor, |state| self.try_accept(state)).await
     }
 
     /// `attempt` is what accepts, as tests have it fail.
-    async fn accept_by(&self, attempt: impl Fn(GateState) -> rustix::io::Result<Accepted>) -> Option<Accepted> {
+    async fn accept_by(
+        &self,
+        reactor: &mut impl Reactor,
+        attempt: impl Fn(GateState) -> rustix::io::Result<Accepted>,
+    ) -> Option<Accepted> {
         self.gate.note_served();
         loop {
             let state = self.gate.get();
             if state == GateState::Closed {
+                reactor.rest();
                 self.gate.changed(state).await;
                 continue;
             }
@@ -267,21 +228,22 @@ impl Listener {
                     return None;
                 }
                 Err(Errno::AGAIN) => {
-                    self.readable_or_changed(state).await;
+                    self.readable_or_changed(reactor, state).await;
                 }
                 Err(Errno::CONNABORTED | Errno::INTR | Errno::PROTO) => {}
                 // The predecessor of this generation may have, as the service stops: the gate closes in a moment then.
-                Err(Errno::INVAL) if self.gate_changes_soon(state).await => {}
-                Err(error) => self.pause_after(&error).await,
+                Err(Errno::INVAL) if self.gate_changes_soon(reactor, state).await => {}
+                Err(error) => self.pause_after(reactor, &error).await,
             }
         }
     }
 
-    async fn pause_after(&self, error: &(dyn fmt::Display + Sync)) {
+    /// Waits after an error, which the log tells of unless another one has just been.
+    pub(crate) async fn pause_after(&self, reactor: &mut impl Reactor, error: &(dyn fmt::Display + Sync)) {
         if self.begins_burst() {
             log::warn!("cannot accept on {}: {error}; trying again", self.address);
         }
-        Timer::after(ERROR_PAUSE).await;
+        reactor.sleep(ERROR_PAUSE).await;
     }
 
     /// Accepts a client that waits, if one does and this generation accepts; it never blocks. Nothing is returned where it
@@ -308,7 +270,7 @@ impl Listener {
                 }
                 self.refuse_from_now_on(state);
                 return false;
-            } else if self.readable_or_changed(state).await {
+            } else if self.readable_or_changed(&mut AsyncIo, state).await {
                 // A socket that has failed is readable as well: accepting tells.
                 return true;
             }
@@ -321,13 +283,13 @@ impl Listener {
         failed.replace(Instant::now()).is_none_or(|last| last.elapsed() > BURST_GAP)
     }
 
-    async fn gate_changes_soon(&self, seen: GateState) -> bool {
+    async fn gate_changes_soon(&self, reactor: &mut impl Reactor, seen: GateState) -> bool {
         let changed = async {
             self.gate.changed(seen).await;
             true
         };
         let late = async {
-            Timer::after(SHUT_DOWN_PAUSE).await;
+            reactor.sleep(SHUT_DOWN_PAUSE).await;
             false
         };
         future::or(changed, late).await
@@ -348,22 +310,39 @@ impl Listener {
     /// Whether a client waits to be accepted, at this moment; never blocks (`poll(2)`). Where that can't be told, none
     /// does.
     pub fn client_waits(&self) -> bool {
+        self.events().is_ok_and(|events| events == PollFlags::IN)
+    }
+
+    /// Whether accepting is worth a try: a client waits, or an error does.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn is_readable(&self) -> bool {
+        self.events().map_or(true, |events| !events.is_empty())
+    }
+
+    fn events(&self) -> rustix::io::Result<PollFlags> {
         let mut polled = [PollFd::new(self, PollFlags::IN)];
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-        rustix::event::poll(&mut polled, Some(&now)).is_ok_and(|_| polled[0].revents() == PollFlags::IN)
+        rustix::event::poll(&mut polled, Some(&now))?;
+        Ok(polled[0].revents())
+    }
+
+    /// The socket, for another event loop to watch.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn descriptor(&self) -> &Arc<OwnedFd> {
+        self.socket.get_ref()
     }
 
     /// Waits until the socket is readable, or the gate in another state than `seen`. Says whether it is readable.
-    async fn readable_or_changed(&self, seen: GateState) -> bool {
+    async fn readable_or_changed(&self, reactor: &mut impl Reactor, seen: GateState) -> bool {
         let changed = async {
             self.gate.changed(seen).await;
             Ok(false)
         };
-        let readable = async { self.socket.readable().await.map(|()| true) };
+        let readable = async { reactor.readable(self).await.map(|()| true) };
         match future::or(readable, changed).await {
             Ok(readable) => readable,
             Err(error) => {
-                self.pause_after(&error).await;
+                self.pause_after(reactor, &error).await;
                 false
             }
         }
@@ -419,6 +398,13 @@ impl Accepted {
     }
 }
 
+/// A listener for the tests of other event loops, and its gate as the driver has it.
+#[cfg(all(test, feature = "tokio"))]
+pub(crate) fn listener_of(socket: OwnedFd, drain: &Drain) -> Listener {
+    let socket = Socket::check("test", "test", socket).expect("a listening socket");
+    Listener::new(&socket, drain, false).expect("an event loop")
+}
+
 #[cfg(test)]
 mod tests {
     use std::cell::Cell;
@@ -437,16 +423,6 @@ mod tests {
     fn connect(listener: &Listener) -> TcpStream {
         let Address::Tcp(address) = listener.address() else { panic!("{:?}", listener.address()) };
         TcpStream::connect(address).unwrap()
-    }
-
-    #[test]
-    fn a_gate_is_in_the_state_that_it_was_set_to() {
-        let gate = Gate::new();
-        assert_eq!(gate.get(), GateState::Closed);
-        for state in GateState::ALL {
-            gate.set(state);
-            assert_eq!(gate.get(), state);
-        }
     }
 
     #[test]
@@ -533,7 +509,7 @@ mod tests {
             let _client = connect(&listener);
             let fails = Cell::new(true);
             let attempt = |state| if fails.replace(false) { Err(error) } else { listener.try_accept(state) };
-            block_on(listener.accept_by(attempt)).unwrap();
+            block_on(listener.accept_by(&mut AsyncIo, attempt)).unwrap();
             assert!(!fails.get());
         }
     }

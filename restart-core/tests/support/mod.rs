@@ -1,6 +1,7 @@
 //! Real processes for the library's tests: the examples' binaries, started, spoken to and killed.
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::symlink;
@@ -11,6 +12,7 @@ use std::time::{Duration, Instant};
 use restart_core::control::{Answer, Client, Outcome, Status};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
+use tempfile::TempDir;
 
 pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 
@@ -24,7 +26,7 @@ pub(crate) fn example(name: &str) -> PathBuf {
 
 /// A service: the process that was started, and all that came after it.
 pub(crate) struct Service {
-    pub(crate) folder: tempfile::TempDir,
+    pub(crate) folder: TempDir,
     pub(crate) child: Child,
     control: PathBuf,
 }
@@ -74,10 +76,23 @@ impl Service {
     #[track_caller]
     pub(crate) fn example_with(name: &str, control: &str, arguments: &[&str]) -> Service {
         let folder = tempfile::tempdir().expect("a temporary folder");
+        Service::example_in(folder, name, control, arguments, Stdio::inherit())
+    }
+
+    /// An example whose log goes to a file called `log` in the service's folder.
+    #[track_caller]
+    pub(crate) fn example_that_logs(name: &str, control: &str) -> Service {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let log = File::create(folder.path().join("log")).expect("a file in a folder of its own");
+        Service::example_in(folder, name, control, &[], log.into())
+    }
+
+    #[track_caller]
+    fn example_in(folder: TempDir, name: &str, control: &str, arguments: &[&str], log: Stdio) -> Service {
         let program = folder.path().join("program");
         symlink(example(name), &program).expect("a link in a folder of its own");
         let mut command = Command::new(program);
-        command.arg("127.0.0.1:0").args(arguments).stdin(Stdio::null());
+        command.arg("127.0.0.1:0").args(arguments).stdin(Stdio::null()).stderr(log);
         command.env("XDG_RUNTIME_DIR", folder.path()).env_remove("RUNTIME_DIRECTORY").env_remove("NOTIFY_SOCKET");
         let child = command.spawn().expect("the example starts");
         let control = folder.path().join(control).join("control.sock");

@@ -213,7 +213,7 @@ async fn next_event(state: Vec<u8>, identity: Arc<OnceLock<Identity>>) -> io::Re
     let events::Step { wait, event, next } =
         events::step(&state, identity, SystemTime::now()).map_err(io::Error::other)?;
     Timer::after(wait).await;
-    Ok(Some(Step { bytes: event, state: next }))
+    Ok(Some(Step::new(event, next)))
 }
 
 /// Reads the wait from the query: a duration such as `2s`, or a plain number of milliseconds.

@@ -65,6 +65,7 @@ pub use plan::content::{Content, Piece};
 pub use plan::stream::stream;
 pub use proxied::{NoHeader, proxied};
 pub use restart_core::Shutdown;
+pub use restart_core::frames::{FrameBuffer, KEPT_BYTES_MAX};
 pub use restart_core::moves::{Leave, Step};
 pub use restart_core::{Drain, Phase};
 pub use security::{Established, Handshakes, Security, Tls};

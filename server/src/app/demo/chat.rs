@@ -1,23 +1,25 @@
 //! The chat of one client over a WebSocket, as a machine without I/O: bytes in, bytes out, and a way to stop in its
 //! middle and go on in another process.
 //!
-//! Frames are tungstenite's, over memory. It is given whole frames only, found with its own parser of their heads, so that
-//! what it keeps inside is never more than the frames of one unfinished message. Those, and the half of a frame behind
-//! them, are what a chat that moves leaves unread: the next machine reads them again.
+//! Frames are tungstenite's, over a buffer that gives it one at a time and keeps those of a message that has not come to its
+//! end. They, and the half of a frame behind them, are what a chat that moves leaves unread: the next machine reads them
+//! again.
 
-use std::io::{self, Cursor, Read, Write};
+use std::io;
 
 use serde::{Deserialize, Serialize};
-use tungstenite::protocol::frame::coding::{CloseCode, OpCode};
-use tungstenite::protocol::frame::{CloseFrame, FrameHeader};
+use tungstenite::protocol::frame::CloseFrame;
+use tungstenite::protocol::frame::coding::CloseCode;
 use tungstenite::protocol::{Role, WebSocketConfig};
 use tungstenite::{Bytes, Error, Message, Utf8Bytes, WebSocket};
+
+use crate::http::FrameBuffer;
 
 /// The longest message that is taken.
 pub(super) const MESSAGE_BYTES_MAX: usize = 32 * 1024;
 
-/// The most that is kept of a message that has not come to its end, heads of frames included: what is left unread.
-pub(super) const UNREAD_BYTES_MAX: usize = 40 * 1024;
+/// What a client is told whose message is longer, or whose frames are more than are kept of one.
+const TOO_LONG: &str = "a message has at most 32 KiB";
 
 /// The longest nickname.
 const NICKNAME_CHARS_MAX: usize = 32;
@@ -39,11 +41,7 @@ struct Person {
 /// One client's chat.
 pub(super) struct Chat {
     person: Person,
-    socket: WebSocket<Memory>,
-    /// The frames of a message that has not come to its end; the machine has seen them.
-    fragments: Vec<u8>,
-    /// The beginning of a frame.
-    partial: Vec<u8>,
+    socket: WebSocket<FrameBuffer>,
     /// Whether a close frame of our own was sent first.
     is_closing: bool,
     is_over: bool,
@@ -62,38 +60,41 @@ impl Chat {
             .write_buffer_size(0)
             .max_message_size(Some(MESSAGE_BYTES_MAX))
             .max_frame_size(Some(MESSAGE_BYTES_MAX));
-        let socket = WebSocket::from_raw_socket(Memory::default(), Role::Server, Some(config));
-        Ok(Self { person, socket, fragments: Vec::new(), partial: Vec::new(), is_closing: false, is_over: false })
+        let socket = WebSocket::from_raw_socket(FrameBuffer::default(), Role::Server, Some(config));
+        Ok(Self { person, socket, is_closing: false, is_over: false })
     }
 
     /// Takes bytes from the client, cut anywhere. What they bring about is put out at once, and may be several times as
     /// long: who takes them in pieces, with [`Chat::take_output`] between two, has the bound of a piece.
     pub(super) fn receive(&mut self, bytes: &[u8]) {
-        self.partial.extend_from_slice(bytes);
-        let mut begins = 0;
-        while !self.is_over && begins < self.partial.len() {
-            match self.frame_at(begins) {
-                Next::Partial => break,
-                Next::Refused(code, reason) => self.fail(code, reason),
-                // The machine says by itself what is wrong with it.
-                Next::Malformed => {
-                    let rest = self.partial[begins..].to_vec();
-                    self.feed(&rest);
-                }
-                Next::Frame { length, header } => {
-                    let frame = self.partial[begins..begins + length].to_vec();
-                    begins += length;
-                    self.keep(&header, &frame);
-                    self.feed(&frame);
-                }
-            }
+        if self.is_over {
+            return;
         }
-        self.partial.drain(..begins.min(self.partial.len()));
+        self.socket.get_mut().receive(bytes);
+        while !self.is_over {
+            let outcome = match self.socket.read() {
+                Ok(message) => {
+                    let frames = self.socket.get_mut();
+                    if matches!(message, Message::Text(_) | Message::Binary(_)) {
+                        frames.message_ends();
+                    } else {
+                        frames.control_ends();
+                    }
+                    self.answer(message)
+                }
+                Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => Err(error),
+            };
+            self.heed(&outcome);
+        }
+        if !self.is_over && !self.socket.get_ref().can_be_kept() {
+            self.fail(CloseCode::Size, TOO_LONG);
+        }
     }
 
     /// The bytes for the client since the last call.
     pub(super) fn take_output(&mut self) -> Vec<u8> {
-        std::mem::take(&mut self.socket.get_mut().output)
+        self.socket.get_mut().take_output()
     }
 
     /// Asks the client whether it is still there.
@@ -120,58 +121,15 @@ impl Chat {
 
     /// Whether the chat can go on in another process: not while it ends.
     pub(super) fn can_park(&self) -> bool {
-        !self.is_over && !self.is_closing && self.socket.get_ref().output.is_empty()
+        !self.is_over && !self.is_closing && self.socket.get_ref().output().is_empty()
     }
 
     /// Stops here: the state for [`Chat::new`], at most 1 KiB, and the bytes that its [`Chat::receive`] has to get first,
-    /// at most [`UNREAD_BYTES_MAX`]. Panics unless [`Chat::can_park`].
-    pub(super) fn park(self) -> (Vec<u8>, Vec<u8>) {
+    /// at most [`KEPT_BYTES_MAX`](crate::http::KEPT_BYTES_MAX). Panics unless [`Chat::can_park`].
+    pub(super) fn park(mut self) -> (Vec<u8>, Vec<u8>) {
         assert!(self.can_park(), "a chat is parked that ends, or whose output was not taken");
         let state = serde_json::to_vec(&self.person).expect("a person is plain data");
-        (state, [self.fragments, self.partial].concat())
-    }
-
-    /// What begins at this place of the bytes that have come.
-    fn frame_at(&self, begins: usize) -> Next {
-        let bytes = &self.partial[begins..];
-        let mut cursor = Cursor::new(bytes);
-        let (header, payload) = match FrameHeader::parse(&mut cursor) {
-            Ok(Some(parsed)) => parsed,
-            Ok(None) => return Next::Partial,
-            Err(_) => return Next::Malformed,
-        };
-        let head = usize::try_from(cursor.position()).unwrap_or(usize::MAX);
-        let length = usize::try_from(payload).unwrap_or(usize::MAX).saturating_add(head);
-        if matches!(header.opcode, OpCode::Control(_)) && payload > 125 {
-            return Next::Refused(CloseCode::Protocol, "a control frame has at most 125 bytes");
-        }
-        if length.saturating_add(self.fragments.len()) > UNREAD_BYTES_MAX {
-            return Next::Refused(CloseCode::Size, "a message has at most 32 KiB");
-        }
-        if bytes.len() < length { Next::Partial } else { Next::Frame { length, header } }
-    }
-
-    /// Keeps a frame for as long as its message has not come to its end. Frames of control, which come between, are
-    /// answered once and not kept.
-    fn keep(&mut self, header: &FrameHeader, frame: &[u8]) {
-        match header.opcode {
-            OpCode::Control(_) => {}
-            OpCode::Data(_) if header.is_final => self.fragments.clear(),
-            OpCode::Data(_) => self.fragments.extend_from_slice(frame),
-        }
-    }
-
-    /// Gives the machine bytes, and answers what it makes of them.
-    fn feed(&mut self, bytes: &[u8]) {
-        self.socket.get_mut().input = Cursor::new(bytes.to_vec());
-        while !self.is_over {
-            let outcome = match self.socket.read() {
-                Ok(message) => self.answer(message),
-                Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => return,
-                Err(error) => Err(error),
-            };
-            self.heed(&outcome);
-        }
+        (state, self.socket.get_mut().take_unread())
     }
 
     /// Every message is counted and given back behind its number and its sender's nickname.
@@ -197,7 +155,7 @@ impl Chat {
     fn heed(&mut self, outcome: &Result<(), Error>) {
         match outcome {
             Ok(()) => {}
-            Err(Error::Capacity(_)) => self.fail(CloseCode::Size, "a message has at most 32 KiB"),
+            Err(Error::Capacity(_)) => self.fail(CloseCode::Size, TOO_LONG),
             Err(Error::Utf8(_)) => self.fail(CloseCode::Invalid, "a text has to be UTF-8"),
             Err(Error::Protocol(_)) => self.fail(CloseCode::Protocol, "not the protocol"),
             // The rest is the end of a goodbye.
@@ -234,64 +192,27 @@ fn frame(code: CloseCode, reason: &'static str) -> CloseFrame {
     CloseFrame { code, reason: Utf8Bytes::from_static(reason) }
 }
 
-/// What begins somewhere in the bytes that have come.
-enum Next {
-    /// No whole frame.
-    Partial,
-    /// A frame that is not taken.
-    Refused(CloseCode, &'static str),
-    /// No frame.
-    Malformed,
-    /// A whole frame.
-    Frame { length: usize, header: FrameHeader },
-}
-
-/// A stream in memory, on which tungstenite never waits.
-#[derive(Default)]
-struct Memory {
-    input: Cursor<Vec<u8>>,
-    output: Vec<u8>,
-}
-
-impl Read for Memory {
-    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        match self.input.read(into)? {
-            0 => Err(io::ErrorKind::WouldBlock.into()),
-            count => Ok(count),
-        }
-    }
-}
-
-impl Write for Memory {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.output.write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
     use tungstenite::protocol::frame::Frame;
-    use tungstenite::protocol::frame::coding::Data;
+    use tungstenite::protocol::frame::coding::{Data, OpCode};
 
     use super::*;
+    use crate::http::KEPT_BYTES_MAX;
 
     /// A client's machine, which masks what it says and understands what comes.
-    struct Client(WebSocket<Memory>);
+    struct Client(WebSocket<FrameBuffer>);
 
     impl Client {
         fn new() -> Self {
-            Self(WebSocket::from_raw_socket(Memory::default(), Role::Client, None))
+            Self(WebSocket::from_raw_socket(FrameBuffer::default(), Role::Client, None))
         }
 
         /// The bytes of a message.
         fn say(&mut self, message: Message) -> Vec<u8> {
             self.0.send(message).unwrap();
-            std::mem::take(&mut self.0.get_mut().output)
+            self.0.get_mut().take_output()
         }
 
         /// The bytes of one frame.
@@ -300,12 +221,12 @@ mod tests {
         }
 
         /// All that the server has said.
-        fn hear(&mut self, bytes: Vec<u8>) -> Vec<Message> {
-            self.0.get_mut().input = Cursor::new(bytes);
+        fn hear(&mut self, bytes: &[u8]) -> Vec<Message> {
+            self.0.get_mut().receive(bytes);
             std::iter::from_fn(|| self.0.read().ok()).collect()
         }
 
-        fn hear_texts(&mut self, bytes: Vec<u8>) -> Vec<String> {
+        fn hear_texts(&mut self, bytes: &[u8]) -> Vec<String> {
             self.hear(bytes).into_iter().map(|message| message.into_text().unwrap().to_string()).collect()
         }
     }
@@ -313,13 +234,13 @@ mod tests {
     /// The same chat, as another process goes on with it.
     fn moved(chat: Chat) -> Chat {
         let (state, unread) = chat.park();
-        assert!(state.len() <= 1024 && unread.len() <= UNREAD_BYTES_MAX);
+        assert!(state.len() <= 1024 && unread.len() <= KEPT_BYTES_MAX);
         let mut chat = Chat::new(&state).unwrap();
         chat.receive(&unread);
         chat
     }
 
-    fn code_of(bytes: Vec<u8>) -> CloseCode {
+    fn code_of(bytes: &[u8]) -> CloseCode {
         let messages = Client::new().hear(bytes);
         let Some(Message::Close(Some(frame))) = messages.last() else { panic!("{messages:?}") };
         frame.code
@@ -332,11 +253,11 @@ mod tests {
             [("hello", "1: hello"), ("", "2: "), ("/nick Ada\n", "3 Ada: /nick Ada\n"), ("x", "4 Ada: x")]
         {
             chat.receive(&client.say(Message::text(text)));
-            assert_eq!(client.hear_texts(chat.take_output()), [answer]);
+            assert_eq!(client.hear_texts(&chat.take_output()), [answer]);
         }
         chat.receive(&client.say(Message::text("/nick ")));
         chat.receive(&client.say(Message::binary(vec![0xff])));
-        assert_eq!(client.hear(chat.take_output())[1], Message::binary(b"6: \xff".to_vec()));
+        assert_eq!(client.hear(&chat.take_output())[1], Message::binary(b"6: \xff".to_vec()));
     }
 
     proptest! {
@@ -366,7 +287,7 @@ mod tests {
             }
             prop_assert_eq!(&output, &staying.take_output());
             let texts: Vec<String> = texts.iter().zip(2..).map(|(f, k)| format!("{k} Ada: {}", f.concat())).collect();
-            let heard = Client::new().hear(output).into_iter().filter(Message::is_text).map(|m| m.to_string());
+            let heard = Client::new().hear(&output).into_iter().filter(Message::is_text).map(|m| m.to_string());
             prop_assert_eq!(heard.skip(1).collect::<Vec<_>>(), texts);
         }
 
@@ -402,7 +323,7 @@ mod tests {
             let mut chat = Chat::new(b"").unwrap();
             chat.receive(&bytes);
             assert!(chat.is_over());
-            assert_eq!(code_of(chat.take_output()), CloseCode::Size);
+            assert_eq!(code_of(&chat.take_output()), CloseCode::Size);
         }
         let mut chat = Chat::new(b"").unwrap();
         let largest = Client::new().say(Message::binary(vec![7; MESSAGE_BYTES_MAX]));
@@ -428,7 +349,7 @@ mod tests {
         ] {
             let mut chat = Chat::new(b"").unwrap();
             chat.receive(&bytes);
-            assert!(chat.is_over() && code_of(chat.take_output()) == code, "{bytes:?}");
+            assert!(chat.is_over() && code_of(&chat.take_output()) == code, "{bytes:?}");
             chat.receive(b"more");
             assert!(chat.take_output().is_empty());
         }
@@ -440,7 +361,7 @@ mod tests {
         let (mut client, mut chat) = (Client::new(), Chat::new(b"").unwrap());
         chat.receive(&client.say(Message::Close(Some(frame(CloseCode::Normal, "")))));
         assert!(chat.is_over());
-        assert_eq!(code_of(chat.take_output()), CloseCode::Normal);
+        assert_eq!(code_of(&chat.take_output()), CloseCode::Normal);
 
         let (mut client, mut chat) = (Client::new(), Chat::new(b"").unwrap());
         chat.close("the server stops");
@@ -448,9 +369,9 @@ mod tests {
         assert!(!chat.is_over() && !chat.can_park());
         chat.receive(&client.say(Message::text("not yet read")));
         assert!(chat.take_output().is_empty());
-        let Some(Message::Close(Some(said))) = client.hear(goodbye).pop() else { panic!("no goodbye") };
+        let Some(Message::Close(Some(said))) = client.hear(&goodbye).pop() else { panic!("no goodbye") };
         assert_eq!((said.code, said.reason.as_str()), (CloseCode::Away, "the server stops"));
-        let answer = std::mem::take(&mut client.0.get_mut().output);
+        let answer = client.0.get_mut().take_output();
         chat.receive(&answer);
         assert!(chat.is_over() && chat.take_output().is_empty());
     }
@@ -460,12 +381,12 @@ mod tests {
         let (mut client, mut chat) = (Client::new(), Chat::new(b"").unwrap());
         chat.receive(&client.frame(Data::Text, "one ", false));
         chat.receive(&client.say(Message::Ping(Bytes::from_static(b"?"))));
-        assert_eq!(client.hear(chat.take_output()), [Message::Pong(Bytes::from_static(b"?"))]);
+        assert_eq!(client.hear(&chat.take_output()), [Message::Pong(Bytes::from_static(b"?"))]);
         let mut chat = moved(chat);
         assert!(chat.take_output().is_empty());
         chat.receive(&client.frame(Data::Continue, "two", true));
-        assert_eq!(client.hear_texts(chat.take_output()), ["1: one two"]);
+        assert_eq!(client.hear_texts(&chat.take_output()), ["1: one two"]);
         chat.ping();
-        assert!(matches!(client.hear(chat.take_output())[..], [Message::Ping(_)]));
+        assert!(matches!(client.hear(&chat.take_output())[..], [Message::Ping(_)]));
     }
 }

@@ -83,14 +83,8 @@ impl fmt::Display for Refusal {
     }
 }
 
-impl std::error::Error for Refusal {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Refusal::Protocol(error) => Some(error),
-            Refusal::NoTls | Refusal::TooLong | Refusal::Keys(_) => None,
-        }
-    }
-}
+/// The text says the cause, so that there is no source that would say it again.
+impl std::error::Error for Refusal {}
 
 impl From<rustls::Error> for Refusal {
     fn from(error: rustls::Error) -> Refusal {

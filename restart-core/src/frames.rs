@@ -1,15 +1,22 @@
-//! The stream that the library of frames reads and writes, without a wait: never more than one frame, and what came since
-//! the end of the last message is kept.
+//! The frames of a WebSocket between its connection and the library that understands them, for one that is to go on in
+//! another process in the middle of a message.
 //!
-//! It knows of a frame only how long it is; what is in it is the library's matter.
+//! It knows of a frame only how long it is (RFC 6455, section 5.2); what is in it is the library's matter. It does no I/O:
+//! what it reads was received by its owner, and what it writes is its owner's to send.
 
 use std::io::{self, Read, Write};
 
-/// So much of a message that has not come to its end is kept; while it is longer, it cannot travel.
-const KEPT_BYTES_MAX: usize = 40 * 1024;
+/// So much of a message that has not come to its end is kept, heads of frames included; while it is longer, it cannot
+/// travel.
+pub const KEPT_BYTES_MAX: usize = 40 * 1024;
 
+/// What a library of frames, such as tungstenite, reads and writes in the place of a connection. It never waits
+/// ([`WouldBlock`](io::ErrorKind::WouldBlock)), and gives no more than one frame at a time, so that the library never has
+/// bytes of the next message. What came since the end of the last message is kept: another process reads it again.
+///
+/// Its owner says when the library has come to the end of a message.
 #[derive(Debug, Default)]
-pub(super) struct Memory {
+pub struct FrameBuffer {
     /// What came since the end of the last message, but for messages of control.
     unread: Vec<u8>,
     /// How many bytes of it the library has.
@@ -19,35 +26,52 @@ pub(super) struct Memory {
     frame_left: u64,
     /// The beginning of the message is not kept any more.
     is_cut: bool,
-    pub(super) output: Vec<u8>,
+    output: Vec<u8>,
 }
 
-impl Memory {
+impl FrameBuffer {
     /// More has come.
-    pub(super) fn receive(&mut self, bytes: &[u8]) {
+    pub fn receive(&mut self, bytes: &[u8]) {
         self.unread.extend_from_slice(bytes);
     }
 
-    /// Whether what is unread can travel.
-    pub(super) fn can_be_kept(&self) -> bool {
+    /// Whether what is unread can travel: it is all there, and at most [`KEPT_BYTES_MAX`].
+    pub fn can_be_kept(&self) -> bool {
         !self.is_cut && self.unread.len() <= KEPT_BYTES_MAX
     }
 
     /// The library has come to the end of a message of data: nobody has to read it again.
-    pub(super) fn message_ends(&mut self) {
+    pub fn message_ends(&mut self) {
         self.unread.drain(..self.taken);
         (self.taken, self.is_cut) = (0, false);
     }
 
     /// The library has come to the end of a message of control, which may stand between the parts of one of data.
-    pub(super) fn control_ends(&mut self) {
+    pub fn control_ends(&mut self) {
         self.unread.drain(self.frame..self.taken);
         self.taken = self.frame;
     }
 
-    /// What is to be read again.
-    pub(super) fn take_unread(&mut self) -> Vec<u8> {
-        std::mem::take(&mut self.unread)
+    /// What is to be read again, as the first that another one [`receive`](FrameBuffer::receive)s. Nothing is to be read of
+    /// this one any more.
+    pub fn take_unread(&mut self) -> Vec<u8> {
+        let output = self.take_output();
+        std::mem::replace(self, FrameBuffer { output, ..FrameBuffer::default() }).unread
+    }
+
+    /// What the library has written, and nobody has sent.
+    pub fn output(&self) -> &[u8] {
+        &self.output
+    }
+
+    /// So many bytes of the output have been sent. Panics where there are not so many.
+    pub fn sent(&mut self, count: usize) {
+        self.output.drain(..count);
+    }
+
+    /// The output, to be sent as a whole.
+    pub fn take_output(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.output)
     }
 
     /// Finds out how long the frame is that begins here. Nothing as long as that cannot be told.
@@ -66,7 +90,7 @@ impl Memory {
     }
 }
 
-impl Read for Memory {
+impl Read for FrameBuffer {
     /// Bytes of one frame at the most: so the library has never more than the message that it gives.
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         if self.frame_left == 0 {
@@ -90,7 +114,7 @@ impl Read for Memory {
     }
 }
 
-impl Write for Memory {
+impl Write for FrameBuffer {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.output.extend_from_slice(bytes);
         Ok(bytes.len())
@@ -105,7 +129,7 @@ impl Write for Memory {
 mod tests {
     use super::*;
 
-    fn read_all(memory: &mut Memory) -> Vec<Vec<u8>> {
+    fn read_all(memory: &mut FrameBuffer) -> Vec<Vec<u8>> {
         let mut pieces = vec![];
         let mut into = [0; 4096];
         while let Ok(count) = memory.read(&mut into) {
@@ -116,7 +140,7 @@ mod tests {
 
     #[test]
     fn the_library_never_has_more_than_one_frame_and_what_is_not_over_is_kept() {
-        let mut memory = Memory::default();
+        let mut memory = FrameBuffer::default();
         let (text, ping) = ([&[0x01, 0x82, 1, 2, 3, 4][..], b"ab"].concat(), [0x89, 0x80, 9, 9, 9, 9]);
         memory.receive(&text);
         memory.receive(&ping[..1]);
@@ -131,7 +155,7 @@ mod tests {
 
     #[test]
     fn a_message_that_is_too_long_to_be_kept_is_read_all_the_same() {
-        let mut memory = Memory::default();
+        let mut memory = FrameBuffer::default();
         let length = KEPT_BYTES_MAX + 10;
         memory.receive(&[&[0x82, 0xff][..], &(length as u64).to_be_bytes(), &[0; 4]].concat());
         let mut read = 0;
