@@ -47,13 +47,17 @@ enum Proof {
 }
 use Proof::{In, Said};
 
-const PROOFS: [(&str, Proof); 29] = [
+const PROOFS: [(&str, Proof); 30] = [
     ("acme.sh", Said("acme.sh itself is not run by the tests")),
     ("cargo build --release", In("justfile", "cargo build --release --locked --bin reborn")),
     ("cargo doc --open -p restart-core", In("justfile", "cargo doc --workspace --all-features --no-deps --locked")),
     ("cargo doc --open -p server", In("justfile", "cargo doc --workspace --all-features --no-deps --locked")),
     ("cargo install cargo-deb", In(".ci/run", "need_tool cargo-deb")),
     ("cargo install just", In(".ci/run", "need_tool just")),
+    (
+        "cargo run -- reload",
+        In("restart-core/tests/examples.rs", "fn the_axum_examples_connections_live_through_reloads()"),
+    ),
     ("cargo run --release", In("justfile", "cargo run --release --locked -- --version")),
     ("cargo test --workspace", In("justfile", "cargo test --workspace")),
     ("curl", In("tests/tests/documentation.rs", "fn what_the_first_screen_shows_is_what_happens()")),
@@ -410,12 +414,15 @@ fn every_warning_and_error_in_the_log_is_explained() {
 }
 
 #[test]
-fn the_handler_in_readme_is_the_one_that_the_documentation_compiles() {
+fn the_programs_in_readme_are_compiled_elsewhere() {
     let page = &pages()[0];
-    let code = page.files.iter().find_map(|file| file.strip_prefix("rust,no_run\n")).expect("README has a handler");
+    let mut programs = page.files.iter().filter_map(|file| file.strip_prefix("rust,no_run\n"));
+    let handler = programs.next().expect("README has a handler");
     let documented: Vec<String> =
-        code.trim_end().lines().map(|line| format!("/// {line}").trim_end().to_owned()).collect();
-    assert!(read("server/src/program.rs").contains(&documented.join("\n")), "{code}");
+        handler.trim_end().lines().map(|line| format!("/// {line}").trim_end().to_owned()).collect();
+    assert!(read("server/src/program.rs").contains(&documented.join("\n")), "{handler}");
+    let axum = programs.next().expect("README has an axum server");
+    assert!(read("restart-core/examples/axum.rs").ends_with(&format!("\n\n{}\n", axum.trim_end())), "{axum}");
 }
 
 #[test]
