@@ -107,7 +107,12 @@ fn an_upgrade_of_the_package_reloads_under_load_and_a_removal_leaves_nothing() {
     lab.write(CONFIGURATION, "demo = true\nprobation = \"100ms\"\n");
     lab.systemctl(["enable", "--now", "reborn.socket"]);
     lab.systemctl(["start", UNIT]);
+    lab.write("/etc/reborn/blog.toml", "demo = true\nprobation = \"100ms\"\n");
+    lab.systemctl(["enable", "--now", "reborn@blog.socket"]);
+    lab.systemctl(["start", "reborn@blog.service"]);
     let service = Service { lab };
+    let instance = || service.lab.show("reborn@blog.service", "MainPID");
+    let first_instance = instance();
     let load = service.mixed_load();
     let first = service.main_pid();
     assert!(load.wait_for_pid(first, DEADLINE).is_some(), "the configuration file is read: it asks for the demo");
@@ -116,6 +121,9 @@ fn an_upgrade_of_the_package_reloads_under_load_and_a_removal_leaves_nothing() {
     assert_success(&upgrade, &service.lab);
     let second = service.main_pid();
     assert_ne!(second, first, "the upgrade has replaced the process");
+    let second_instance = instance();
+    assert!(!["0", &first_instance].contains(&&*second_instance), "and that of each instance");
+    service.lab.sh("curl --fail --silent --unix-socket /run/reborn@blog.sock http://localhost/fast");
     assert!(load.wait_for_pid(second, DEADLINE).is_some());
     service.assert_serves(second);
 
@@ -127,6 +135,8 @@ fn an_upgrade_of_the_package_reloads_under_load_and_a_removal_leaves_nothing() {
     assert!(failed.stderr.contains("the old version serves on"), "{failed:?}");
     assert!(service.status().contains("exited with status 9"), "the reason is in the status: {}", service.status());
     service.assert_serves(second);
+    assert!(failed.stderr.contains("reborn.service reborn@blog.service"), "all that have not followed: {failed:?}");
+    assert_eq!(instance(), second_instance);
 
     service.lab.sh("cp --remove-destination /opt/reborn /usr/bin/reborn");
     service.lab.sh("dpkg --configure reborn");
@@ -139,6 +149,8 @@ fn an_upgrade_of_the_package_reloads_under_load_and_a_removal_leaves_nothing() {
     load.stop().assert_no_failure().assert_no_close();
 
     let Service { lab } = service;
+    // A file of the operator's own, which a removal leaves to him.
+    lab.sh("rm /etc/reborn/blog.toml");
     assert_success(&lab.exec(["dpkg", "--purge", "reborn"]), &lab);
     assert_eq!(left_over(&lab), before, "nothing is left");
     let listed = lab.exec(["systemctl", "list-units", "--all", "--no-legend", "--plain", "reborn*"]).stdout;
