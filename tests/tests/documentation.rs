@@ -197,7 +197,7 @@ fn every_module_stands_in_the_code_map_and_nothing_else() {
 
 /// The tests of systemd, which run commands as they stand in the pages.
 fn systemd_tests() -> String {
-    ["page", "install", "package", "configuration", "https", "instances"]
+    ["page", "install", "package", "configuration", "https", "instances", "journal"]
         .map(|name| read(&format!("tests/tests/systemd_{name}.rs")))
         .concat()
 }
