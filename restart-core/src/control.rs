@@ -27,7 +27,7 @@ pub(crate) use command::{Clients, Command, new_id};
 #[cfg(feature = "control")]
 pub(crate) use place::resolve;
 #[cfg(feature = "control")]
-pub use place::{Place, find};
+pub use place::{Found, Place, find, find_all, find_instance};
 pub use protocol::{
     Answer, DrainingGeneration, DrainingReport, GenerationId, ListenerStatus, Outcome, Reloading, Stages, Status,
 };

@@ -5,6 +5,7 @@
 //! the next. What the names mean is the application's matter. Pure arithmetic behind a lock.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::lock::lock;
@@ -16,6 +17,7 @@ pub type Counts = BTreeMap<String, u64>;
 #[derive(Clone, Debug, Default)]
 pub struct Inherited {
     totals: Arc<Mutex<Totals>>,
+    draining: Arc<AtomicUsize>,
 }
 
 /// What a generation leaves to the next one.
@@ -54,6 +56,15 @@ impl Inherited {
         // The lock decides whether it counts before the commit or after it.
         let totals = self.totals();
         totals.at_commit.clone().unwrap_or_else(|| sum(totals.inherited(), &own()))
+    }
+
+    /// How many older generations still finish what they have, as this one knows. It never blocks.
+    pub fn draining(&self) -> usize {
+        self.draining.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn note_draining(&self, generations: usize) {
+        self.draining.store(generations, Ordering::Relaxed);
     }
 
     /// Counts something of the reloads themselves.

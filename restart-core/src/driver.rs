@@ -331,6 +331,7 @@ impl Driver {
                 }
                 self.note_progress();
             }
+            self.parts.inherited.note_draining(self.chain.draining().count());
             self.requester = None;
             if let Some(ending) = self.ending {
                 return ending;

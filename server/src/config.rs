@@ -143,11 +143,12 @@ impl Config {
     /// Checks what was typed, but for what only a look at the machine shows. The first value that is refused is the error.
     pub fn new(args: &ServeArgs, machine: Machine) -> Result<Self, Error> {
         let listen = listen::check(&args.listen)?;
+        let proxies = ProxyConfig::new(args)?;
         Ok(Self {
             sites: site::sites(&args.app)?,
             demo: is_on(args.app.demo.as_ref())?,
-            tls: TlsConfig::new(&args.tls, (&args.listen, &listen))?,
-            proxies: ProxyConfig::new(args)?,
+            tls: TlsConfig::new(&args.tls, (&args.listen, &listen), proxies.trust.is_some())?,
+            proxies,
             listen,
             metrics: optional(args.metrics.as_ref(), |given| {
                 listen::metrics(given, &args.listen, args.graceful || machine.has_listeners)

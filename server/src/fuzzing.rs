@@ -15,8 +15,11 @@ use crate::config::Config;
 use crate::http::Limits;
 use crate::http::message::chunked;
 use crate::http::message::decode;
+use crate::http::message::forwarded;
 use crate::http::message::head::{self, Head, HeadEnd};
+use crate::http::proxied;
 use crate::http::transport::tls::fuzzed;
+use crate::http::trust::{Trust, address_in};
 use crate::moving;
 use crate::program::cli::{self, Command};
 use crate::program::configuration::checked;
@@ -59,6 +62,46 @@ fn agrees(head: &Head<'_>, request: &Request) {
         names.filter(|name| !head.fields.iter().any(|(other, _)| other.eq_ignore_ascii_case(name.as_str()))).collect();
     assert!(made_up.is_empty(), "{made_up:?} was never sent");
     assert_eq!(values("host"), usize::from(head.host.is_some()), "the hosts of {head:?}");
+}
+
+/// A PROXY header is found at the same place however much has come of what follows it, and what is refused stays so.
+pub fn proxy_header(bytes: &[u8]) {
+    let whole = proxied::look(bytes);
+    let mut pieces = (0..=bytes.len()).map(|length| (length, proxied::look(&bytes[..length])));
+    let first = pieces.find(|(_, found)| !matches!(found, Ok(None)));
+    match (&whole, &first) {
+        // What is wrong first may differ.
+        (Ok(None), None) | (Err(_), Some((_, Err(_)))) => {}
+        (whole, Some((received, found))) => {
+            assert_eq!(whole, found, "whole and byte by byte");
+            let length = whole.as_ref().ok().and_then(Option::as_ref).map(|(length, _)| *length);
+            assert!(length.is_some_and(|length| length <= *received && length <= proxied::HEADER_BYTES_MAX));
+        }
+        (whole, None) => panic!("{whole:?} is found in no piece"),
+    }
+}
+
+/// Nothing that a client writes into the headers of proxies hides what the trusted proxy in front of it adds: the client is
+/// the one that it names, or the request is refused. What it does not name itself is an address, or nothing.
+pub fn forwarded(bytes: &[u8]) {
+    let trust = Trust::new(vec!["10.0.0.0/8".parse().expect("a network")], false);
+    let said: String = String::from_utf8_lossy(bytes).chars().filter(|one| !one.is_control()).collect();
+    let read = |lines: &str| {
+        let text = format!("GET / HTTP/1.1\r\nHost: inner\r\n{lines}\r\n\r\n");
+        let head = head::check(text.as_bytes(), &Limits::default()).ok()?;
+        forwarded::read(&head, &trust).ok().map(|said| (said.client, said.host.map(str::to_owned)))
+    };
+    let own = "203.0.113.7";
+    for added in [format!("X-Forwarded-For: {said}, {own}"), format!("Forwarded: {said}, for={own};proto=https")] {
+        let client = read(&added).map(|(client, _)| client);
+        assert!(client.as_ref().is_none_or(|client| client.as_deref() == Some(own)), "{added:?} is of {client:?}");
+    }
+    for lines in [format!("X-Forwarded-For: {said}"), format!("Forwarded: {said}"), format!("X-Forwarded-Host: {said}")]
+    {
+        let Some((client, host)) = read(&lines) else { continue };
+        assert!(client.as_deref().is_none_or(|client| address_in(client).is_some()), "{lines:?} is of {client:?}");
+        assert!(host.is_none_or(|host| !host.contains(['/', '@', ' ', '\\'])), "{lines:?}");
+    }
 }
 
 /// A chunked body is read the same in pieces (as long as the first byte says) as whole, and never beyond its end.
@@ -164,5 +207,5 @@ mod tests {
         };
     }
 
-    holds_for_changed_seeds!(head chunked moved records frozen flags configuration_file);
+    holds_for_changed_seeds!(head chunked moved records frozen flags configuration_file proxy_header forwarded);
 }

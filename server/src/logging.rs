@@ -1,21 +1,30 @@
-//! Where log lines go: through `log` and `env_logger` into a bounded buffer, and from there to standard error.
+//! Where log lines go: through `log` and `env_logger` into a bounded buffer, and from there to standard error, or with
+//! fields of their own to the journal.
 //!
 //! One thread writes; nobody else ever waits for standard error. A stopped terminal or a full pipe therefore costs log
 //! lines, which are counted and reported later, and never a request. Several generations share one standard error: it
 //! is never made non-blocking. [`Logs::install`] starts no thread, because signal handlers are installed before any
 //! thread exists.
 
+mod journal;
+mod line;
 mod queue;
 
 use std::fmt::{self, Write as _};
 use std::io::{self, Write};
 use std::os::fd::AsFd;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 use std::{env, panic, process};
 
 use env_logger::Target;
+use line::{Line, priority};
 use log::Level;
-pub(crate) use queue::{Lost, Patient, Queue, Sink, WRITE_BYTES_MAX};
+#[cfg(test)]
+pub(crate) use queue::WRITE_BYTES_MAX;
+pub(crate) use queue::{Lost, Patient, Queue, Sink};
 
 /// What is logged where neither `--log` nor `RUST_LOG` says otherwise.
 pub const FILTER_DEFAULT: &str = "info";
@@ -26,14 +35,13 @@ pub const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 /// What waits to be written; beyond it lines are dropped and counted.
 const QUEUE_BYTES_MAX: usize = 1024 * 1024;
 
-/// What stands at the end of a line that was cut to [`WRITE_BYTES_MAX`].
-const CUT_MARK: &str = " [cut]\n";
-
 /// The process's log. Dropping it writes out what is queued, within [`FLUSH_TIMEOUT`].
 #[must_use = "dropping it ends the logging"]
 pub struct Logs {
     queue: Queue,
     style: Style,
+    /// Whose lines these are, once it serves; 0 before.
+    generation: Arc<AtomicU64>,
 }
 
 impl Logs {
@@ -43,15 +51,19 @@ impl Logs {
     /// is logged like any other error, so that the report of one cannot block the event loop either. Where the program
     /// has installed a logger of its own already, that one stays.
     pub fn install(filter: Option<&str>) -> Self {
-        let logs = Self { queue: Queue::new(QUEUE_BYTES_MAX, Duration::ZERO), style: Style::of_this_process() };
-        let style = logs.style;
+        let queue = Queue::new(QUEUE_BYTES_MAX, Duration::ZERO);
+        let logs = Self { queue, style: Style::of_this_process(), generation: Arc::default() };
+        let (style, generation) = (logs.style, Arc::clone(&logs.generation));
         let from_environment = env::var("RUST_LOG").ok().filter(|value| !value.is_empty());
         let filter = filter.or(from_environment.as_deref()).unwrap_or(FILTER_DEFAULT);
         let installed = env_logger::Builder::new()
             .parse_filters(filter)
             .target(Target::Pipe(Box::new(Records(logs.queue.clone()))))
             .format(move |buffer, record| {
-                let line = style.line(SystemTime::now(), record.level(), *record.args());
+                let line = match generation.load(Ordering::Relaxed) {
+                    serving if style.journal && serving > 0 => journal::line(record, serving),
+                    _ => style.line(SystemTime::now(), record.level(), *record.args()),
+                };
                 buffer.write_all(line.as_bytes())
             })
             .try_init();
@@ -63,7 +75,18 @@ impl Logs {
 
     /// Starts the one thread that writes. From here on lines reach standard error.
     pub fn start_writer(&self) -> io::Result<()> {
+        if self.style.journal {
+            let journal = journal::Journal::new(Path::new(journal::PLACE), Patient(io::stderr()))?;
+            return self.queue.start("log", journal, reporter(self.style));
+        }
         self.queue.start("log", Patient(io::stderr()), reporter(self.style))
+    }
+
+    /// From here on each line is this generation's, and says so in the journal, with what else a record has as fields of
+    /// their own. To be called when it begins to serve: of a datagram, the journal finds out the unit only while its process
+    /// lives, so that the last words of one that does not come to serve go by the stream, which has the unit.
+    pub fn serves(&self, generation: u64) {
+        self.generation.store(generation, Ordering::Relaxed);
     }
 
     /// Waits until all lines queued so far are written, at most for `timeout`; says whether they were.
@@ -94,22 +117,15 @@ impl Style {
 
     /// One record as one line, whatever the message holds: control characters are escaped, a long line is cut.
     fn line(self, now: SystemTime, level: Level, message: impl fmt::Display) -> String {
-        let mut line = Line { text: String::with_capacity(128), room: WRITE_BYTES_MAX - CUT_MARK.len() };
+        let mut line = Line::new();
         let Self { journal, pid } = self;
         let written = if journal {
-            let priority = match level {
-                Level::Error => 3,
-                Level::Warn => 4,
-                Level::Info => 6,
-                Level::Debug | Level::Trace => 7,
-            };
-            write!(line, "<{priority}>{message}")
+            write!(line, "<{}>{message}", priority(level))
         } else {
             let time = humantime::format_rfc3339_millis(now);
             write!(line, "{time} {level:<5} [{pid}] {message}")
         };
-        line.text.push_str(if written.is_ok() { "\n" } else { CUT_MARK });
-        line.text
+        line.end(written.is_ok())
     }
 }
 
@@ -123,30 +139,6 @@ pub(crate) fn is_to_journal(stream: impl AsFd) -> bool {
 fn is_journal(stream: &str, stderr: impl AsFd) -> bool {
     let described = stream.split_once(':').and_then(|(dev, ino)| Some((dev.parse().ok()?, ino.parse().ok()?)));
     rustix::fs::fstat(stderr).is_ok_and(|stat| described == Some((stat.st_dev, stat.st_ino)))
-}
-
-/// A line under construction: refuses what goes beyond its room, and never holds a control character.
-struct Line {
-    text: String,
-    room: usize,
-}
-
-impl fmt::Write for Line {
-    fn write_str(&mut self, piece: &str) -> fmt::Result {
-        for character in piece.chars() {
-            let start = self.text.len();
-            if character.is_control() && character != '\t' {
-                self.text.extend(character.escape_default());
-            } else {
-                self.text.push(character);
-            }
-            if self.text.len() > self.room {
-                self.text.truncate(start);
-                return Err(fmt::Error);
-            }
-        }
-        Ok(())
-    }
 }
 
 /// Says in the log itself that lines found no room. That the log cannot be written has nowhere to be reported to.
@@ -179,6 +171,7 @@ mod tests {
     use std::fs::File;
     use std::os::unix::fs::MetadataExt;
 
+    use super::line::CUT_MARK;
     use super::*;
 
     const STYLE: Style = Style { journal: false, pid: 7 };

@@ -7,6 +7,7 @@ pub mod cli;
 mod commands;
 pub(crate) mod configuration;
 pub mod exit;
+mod instances;
 mod overview;
 mod package;
 mod progress;

@@ -19,6 +19,7 @@ pub mod lab;
 pub mod load;
 pub mod network;
 pub mod notify;
+pub mod package;
 pub mod process;
 pub mod procfs;
 pub mod relay;

@@ -201,7 +201,7 @@ fn every_module_stands_in_the_code_map_and_nothing_else() {
 
 /// The tests of systemd, which run commands as they stand in the pages.
 fn systemd_tests() -> String {
-    ["page", "install", "package", "configuration", "https"]
+    ["page", "install", "package", "configuration", "https", "instances", "journal"]
         .map(|name| read(&format!("tests/tests/systemd_{name}.rs")))
         .concat()
 }
@@ -264,7 +264,8 @@ impl Place {
         let folder = self.0.path().to_str().expect("a temporary folder's name is text");
         let text = text.replace("/srv/www", "DIR").replace("DIR", &format!("{folder}/www"));
         let text = text.replace("/etc/letsencrypt/live/example.org", folder);
-        text.replace("/etc/reborn.toml", &format!("{folder}/reborn.toml"))
+        let file = format!("{folder}/reborn.toml");
+        text.replace("/etc/reborn.toml", &file).replace("/etc/reborn/blog.toml", &file)
     }
 
     #[track_caller]

@@ -127,11 +127,15 @@ fn counters_never_fall_over_reloads_under_load_and_their_sums_are_what_the_clien
 #[test]
 fn what_a_draining_generation_still_answers_is_counted_and_its_predecessors_too() {
     let (server, metrics) = measured(Reborn::new().demo().probation_ms(0));
+    let draining = || scrape(&metrics)["reborn_draining_generations"];
+    assert_eq!(draining(), 0.0);
     let (first, second) = (server.hold(), {
         server.reload_ok();
         server.hold()
     });
+    server.wait_until("one drains", |_| draining() == 1.0);
     server.reload_ok();
+    server.wait_until("two drain", |_| draining() == 2.0);
     assert_eq!(total(&scrape(&metrics), "reborn_requests_total"), 0.0);
     first.finish_by(server.first_pid());
     server
@@ -139,6 +143,7 @@ fn what_a_draining_generation_still_answers_is_counted_and_its_predecessors_too(
     drop(second);
     let single = server.wait_single();
     server.wait_until("both are counted", |_| total(&scrape(&metrics), "reborn_requests_total") == 2.0);
+    server.wait_until("none drains", |_| draining() == 0.0);
     assert_eq!(server.pid(), single);
 }
 

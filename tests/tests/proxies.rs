@@ -147,6 +147,24 @@ fn what_a_proxy_has_taken_by_https_is_not_sent_there_again() {
     assert_eq!(ask(&mut proxy, "/fast", "X-Forwarded-Proto: http\r\n").status, 308);
 }
 
+#[test]
+fn hsts_is_said_where_a_trusted_proxy_speaks_https_and_on_nobody_elses_word() {
+    let (reborn, _) = behind_a_proxy();
+    // Without a certificate: nobody but the proxy speaks HTTPS.
+    let server = reborn.args(["--hsts", "1h"]).start();
+    let said = |answer: Answer| answer.header("strict-transport-security").map(str::to_owned);
+    let expected = Some("max-age=3600".to_owned());
+    let mut proxy = server.connect();
+    assert_eq!(said(ask(&mut proxy, "/fast", "X-Forwarded-Proto: https\r\n")), expected);
+    assert_eq!(said(ask(&mut proxy, "/missing", "Forwarded: for=203.0.113.7;proto=https\r\n")), expected);
+    assert_eq!(said(ask(&mut proxy, "/fast", "X-Forwarded-Proto: http\r\n")), None);
+    assert_eq!(said(ask(&mut proxy, "/fast", "")), None, "what was told before is over");
+    let source = Some(IpAddr::V4(Ipv4Addr::new(127, 9, 9, 9)));
+    let target = Target::Tcp(server.address());
+    let mut client = block_on(Connection::open_from(&target, source, Limits::default())).unwrap();
+    assert_eq!(said(ask(&mut client, "/fast", "X-Forwarded-Proto: https\r\n")), None, "it is a header like any other");
+}
+
 /// The address of a listener.
 fn address(server: &Server, name: &str) -> String {
     let status = server.status();

@@ -56,7 +56,7 @@ fn a_crash_is_restarted_as_ever() {
 #[test]
 fn the_access_log_of_the_page_works_in_the_shipped_units_and_is_rotated_as_it_says() {
     let page = fs::read_to_string("../deploy/README.md").expect("the page");
-    let (_, rotate) = page.split_once("# Nothing to do where neither service runs.\n").expect("the recipe");
+    let (_, rotate) = page.split_once("# Nothing to do where none of them runs.\n").expect("the recipe");
     let (rotate, _) = rotate.split_once("endscript").expect("its end");
     let Some(service) = Service::start(&["ACCESS_LOG=/var/log/reborn/access.log"]) else { return };
     let lab = &service.lab;

@@ -1,80 +1,15 @@
 //! The Debian package on a real systemd: installed, configured, upgraded under load, broken, repaired and removed, as an
 //! operator does it with apt-get and dpkg.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::Command,
-    time::Duration,
-};
+use std::fs;
 
 use tests::{
-    CommandOutput, binary,
     lab::{DEADLINE, Lab, PROGRAM, Said, Service, UNIT},
-    skip::skip,
+    package::Package,
 };
 
-/// How long a build of the package may take, where the program is built already.
-const PACKAGE_MAX: Duration = Duration::from_secs(300);
 /// The file that an operator edits.
 const CONFIGURATION: &str = "/etc/reborn/reborn.toml";
-
-/// A package that cargo-deb made, unpacked, from which the versions of a test are built.
-struct Package {
-    folder: tempfile::TempDir,
-}
-
-impl Package {
-    /// Builds the package as `just deb` does, with the program under test; nothing where cargo-deb is missing.
-    fn build() -> Option<Package> {
-        if Command::new("cargo-deb").arg("--version").output().is_err() {
-            skip("cargo-deb is not installed (cargo install cargo-deb)");
-            return None;
-        }
-        binary::reborn();
-        let (target, profile) = binary::build_place();
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-        CommandOutput::of(Command::new(binary::example("pages")).arg(root.join("target/pages"))).assert_success();
-        let made = folder.path().join("made.deb");
-        let mut build = Command::new("cargo-deb");
-        build.args(["--package", "server", "--no-build", "--fast", "--profile", &profile, "--output"]).arg(&made);
-        build.current_dir(&root).env("CARGO_TARGET_DIR", target);
-        CommandOutput::within(PACKAGE_MAX, &mut build).assert_success();
-        run("dpkg-deb", &["--raw-extract".as_ref(), &made, &folder.path().join("tree")]);
-        Some(Package { folder })
-    }
-
-    /// The package with another version number and, behind its program's last byte or instead of it, other bytes.
-    fn version(&self, number: u32, program: impl FnOnce(Vec<u8>) -> Vec<u8>) -> PathBuf {
-        let tree = self.folder.path().join(format!("tree-{number}"));
-        run("cp", &["--archive".as_ref(), &self.folder.path().join("tree"), &tree]);
-        let control = tree.join("DEBIAN/control");
-        let text = fs::read_to_string(&control).expect("a package has a control file");
-        let lines = text.lines().map(|line| match line.strip_prefix("Version: ") {
-            Some(_) => format!("Version: 0.0.{number}-1\n"),
-            None => format!("{line}\n"),
-        });
-        fs::write(&control, lines.collect::<String>()).expect("the folder is the test's own");
-        let file = tree.join("usr/bin/reborn");
-        let bytes = program(fs::read(&file).expect("the package has the program"));
-        fs::write(&file, bytes).expect("the folder is the test's own");
-        let package = self.folder.path().join(format!("reborn-{number}.deb"));
-        run("dpkg-deb", &["-Znone".as_ref(), "--root-owner-group".as_ref(), "--build".as_ref(), &tree, &package]);
-        package
-    }
-}
-
-#[track_caller]
-fn run(program: &str, arguments: &[&Path]) {
-    CommandOutput::within(PACKAGE_MAX, Command::new(program).args(arguments)).assert_success();
-}
-
-/// Copies a package into the lab and has dpkg install it.
-fn install(lab: &Lab, package: &Path) -> Said {
-    lab.write("/root/reborn.deb", fs::read(package).expect("the package was built"));
-    lab.exec(["dpkg", "--force-confold", "--install", "/root/reborn.deb"])
-}
 
 #[track_caller]
 fn assert_success(said: &Said, lab: &Lab) {
@@ -107,38 +42,51 @@ fn an_upgrade_of_the_package_reloads_under_load_and_a_removal_leaves_nothing() {
     lab.write(CONFIGURATION, "demo = true\nprobation = \"100ms\"\n");
     lab.systemctl(["enable", "--now", "reborn.socket"]);
     lab.systemctl(["start", UNIT]);
+    lab.write("/etc/reborn/blog.toml", "demo = true\nprobation = \"100ms\"\n");
+    lab.systemctl(["enable", "--now", "reborn@blog.socket"]);
+    lab.systemctl(["start", "reborn@blog.service"]);
     let service = Service { lab };
+    let instance = || service.lab.show("reborn@blog.service", "MainPID");
+    let first_instance = instance();
     let load = service.mixed_load();
     let first = service.main_pid();
     assert!(load.wait_for_pid(first, DEADLINE).is_some(), "the configuration file is read: it asks for the demo");
 
-    let upgrade = install(&service.lab, &package.version(2, |program| [&*program, b"another build"].concat()));
+    let upgrade = Package::install(&service.lab, &package.version(2, |program| [&*program, b"another build"].concat()));
     assert_success(&upgrade, &service.lab);
     let second = service.main_pid();
     assert_ne!(second, first, "the upgrade has replaced the process");
+    let second_instance = instance();
+    assert!(!["0", &first_instance].contains(&&*second_instance), "and that of each instance");
+    service.lab.sh("curl --fail --silent --unix-socket /run/reborn@blog.sock http://localhost/fast");
     assert!(load.wait_for_pid(second, DEADLINE).is_some());
     service.assert_serves(second);
 
     // A version that cannot serve, but can ask for the reload.
     service.lab.exec(["cp", PROGRAM, "/opt/reborn"]);
     let broken = b"#!/bin/sh\n[ \"$1\" != reload ] || exec /opt/reborn \"$@\"\necho broken >&2; exit 9\n";
-    let failed = install(&service.lab, &package.version(3, |_| broken.to_vec()));
+    let failed = Package::install(&service.lab, &package.version(3, |_| broken.to_vec()));
     assert!(!failed.status.success(), "an upgrade that did not take over is no success: {failed:?}");
     assert!(failed.stderr.contains("the old version serves on"), "{failed:?}");
     assert!(service.status().contains("exited with status 9"), "the reason is in the status: {}", service.status());
     service.assert_serves(second);
+    assert!(failed.stderr.contains("reborn.service reborn@blog.service"), "all that have not followed: {failed:?}");
+    assert_eq!(instance(), second_instance);
 
     service.lab.sh("cp --remove-destination /opt/reborn /usr/bin/reborn");
     service.lab.sh("dpkg --configure reborn");
     let mended = service.main_pid();
     assert_ne!(mended, second, "the cause is mended, and the reload made up for");
 
-    let repaired = install(&service.lab, &package.version(4, |program| [&*program, b"a third build"].concat()));
+    let repaired =
+        Package::install(&service.lab, &package.version(4, |program| [&*program, b"a third build"].concat()));
     assert_success(&repaired, &service.lab);
     assert_ne!(service.main_pid(), mended, "the next upgrade works");
     load.stop().assert_no_failure().assert_no_close();
 
     let Service { lab } = service;
+    // A file of the operator's own, which a removal leaves to him.
+    lab.sh("rm /etc/reborn/blog.toml");
     assert_success(&lab.exec(["dpkg", "--purge", "reborn"]), &lab);
     assert_eq!(left_over(&lab), before, "nothing is left");
     let listed = lab.exec(["systemctl", "list-units", "--all", "--no-legend", "--plain", "reborn*"]).stdout;

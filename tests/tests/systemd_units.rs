@@ -21,7 +21,10 @@ fn assert_silent(said: &Said) {
 #[test]
 fn systemd_finds_nothing_wrong_with_the_units() {
     let Some(lab) = lab_with("deploy/systemd") else { return };
-    for unit in ["reborn.socket", "reborn-https.socket", "reborn.service", "reborn-fdstore.service"] {
+    let templates = ["reborn@.socket", "reborn-https@.socket", "reborn@.service"];
+    for unit in
+        ["reborn.socket", "reborn-https.socket", "reborn.service", "reborn-fdstore.service"].iter().chain(&templates)
+    {
         let unit = format!("/etc/systemd/system/{unit}");
         assert_silent(&lab.exec(["systemd-analyze", "verify", "--man=no", &unit]));
     }
@@ -40,12 +43,45 @@ fn systemd_finds_nothing_wrong_with_the_user_units() {
 #[test]
 fn the_services_exposure_is_at_most_1_1() {
     let Some(lab) = lab_with("deploy/systemd") else { return };
-    for unit in ["reborn.service", "reborn-fdstore.service"] {
+    for unit in ["reborn.service", "reborn-fdstore.service", "reborn@.service"] {
         let unit = format!("/etc/systemd/system/{unit}");
         let threshold = format!("--threshold={EXPOSURE_MAX_TENTHS}");
         let said = lab.exec(["systemd-analyze", "security", "--offline=true", "--no-pager", &threshold, &unit]);
         assert!(said.status.success(), "{unit}: {}", said.stdout);
     }
+}
+
+#[test]
+fn an_instance_is_the_plain_unit_but_for_its_name() {
+    // What an instance has in place of a line of the plain unit's, and what it has beside.
+    let address = [("ListenStream=80", "ListenStream=/run/reborn@%i.sock")];
+    let secured = [("ListenStream=443", "ListenStream=/run/reborn-https@%i.sock")];
+    let beside = ["Environment=REBORN_CONFIG=/etc/reborn/%i.toml"];
+    assert_same("reborn.service", "reborn@.service", &[], &beside);
+    assert_same("reborn.socket", "reborn@.socket", &address, &[]);
+    assert_same("reborn-https.socket", "reborn-https@.socket", &secured, &[]);
+}
+
+#[track_caller]
+fn assert_same(plain: &str, template: &str, instead: &[(&str, &str)], beside: &[&str]) {
+    let lines = |unit: &str| {
+        let text = std::fs::read_to_string(format!("../deploy/systemd/{unit}")).expect("a unit is text");
+        let said = |line: &&str| !line.is_empty() && !line.starts_with('#') && !line.starts_with("Description=");
+        text.lines().filter(said).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let of_an_instance = |line: String| {
+        if let Some((_, instance)) = instead.iter().find(|(plain, _)| *plain == line) {
+            return (*instance).to_owned();
+        }
+        let line = line.replace("reborn.socket", "reborn@%i.socket").replace("reborn.service", "reborn@%i.service");
+        let folder = ["RuntimeDirectory=reborn", "LogsDirectory=reborn"].contains(&&*line);
+        if folder { line + "@%i" } else { line }
+    };
+    let expected: Vec<String> = lines(plain).into_iter().map(of_an_instance).collect();
+    let found: Vec<String> = lines(template).into_iter().filter(|line| !beside.contains(&&**line)).collect();
+    assert_eq!(found, expected, "{template}");
+    let has = lines(template);
+    assert!(beside.iter().all(|line| has.iter().any(|one| one == line)), "{template}: {beside:?}");
 }
 
 #[test]

@@ -106,9 +106,18 @@ fn is_trusted(folder: &Path, client: u32) -> io::Result<bool> {
     Ok(metadata.is_dir() && !others_may_write(&metadata) && (owned || given_by_root()?))
 }
 
-/// Finds the control socket of a running service: at `path` if it is given; else the one live socket among
-/// `$RUNTIME_DIRECTORY`, `$XDG_RUNTIME_DIR/NAME`, `/run/NAME` and, for all but root, `/tmp/NAME-UID`. A folder that others
-/// could write to is passed over.
+/// A server that runs, as [`find_all`] has found it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Found {
+    /// Its control socket.
+    pub path: PathBuf,
+    /// What is behind the `@` in its folder's name: the instance of a template unit. `None` for the plain service.
+    pub instance: Option<String>,
+}
+
+/// Finds the control socket of a running service: at `path` if it is given; else the one live socket among those of
+/// [`find_all`].
 ///
 /// Fails where none is live, with the places that were looked at, and where several are, with their paths. Connects to
 /// each place once, to see whether it is live. Never blocks.
@@ -121,14 +130,77 @@ pub fn find(path: Option<&Path>, name: &str) -> Result<PathBuf, Error> {
             }
         };
     }
+    match find_all(name)?.as_slice() {
+        [one] => Ok(one.path.clone()),
+        several => {
+            let paths: Vec<String> = several.iter().map(|one| one.path.display().to_string()).collect();
+            Err(Error::not_running(format!("several servers run; choose one with --control: {}", paths.join(", "))))
+        }
+    }
+}
+
+/// Finds all running services of a name: the live sockets in `$RUNTIME_DIRECTORY`, `$XDG_RUNTIME_DIR/NAME`, `/run/NAME`
+/// and, for all but root, `/tmp/NAME-UID`; and in each `NAME@INSTANCE` beside the second and the third, where the
+/// instances of a template unit have theirs. A folder that others could write to is passed over.
+///
+/// Within a unit it is about that unit: a live socket in `$RUNTIME_DIRECTORY` is the only one that is given, and where
+/// that folder is called `NAME` or `NAME@INSTANCE`, no other place is looked at.
+///
+/// Fails where none is live, with the places that were looked at; else there is at least one, the plain service first.
+/// Connects to each place once. Never blocks.
+pub fn find_all(name: &str) -> Result<Vec<Found>, Error> {
+    let surroundings = Surroundings::of_this_process();
     let uid = rustix::process::geteuid().as_raw();
-    let places = candidates(name, uid);
+    let mut looked_at = Vec::new();
+    if let Some(own) = &surroundings.unit {
+        let (live, passed) = look_for(&[own.join(SOCKET_NAME)], name, uid);
+        if !live.is_empty() {
+            return Ok(live);
+        }
+        looked_at = passed;
+        if is_of(own, name) {
+            return Err(none_found(&looked_at));
+        }
+    }
+    let (live, passed) = look_for(&surroundings.candidates(name, uid), name, uid);
+    looked_at.extend(passed);
+    if live.is_empty() { Err(none_found(&looked_at)) } else { Ok(live) }
+}
+
+/// Finds the running instance of a template unit, such as `blog` of `NAME@blog`, wherever [`find_all`] looks from outside
+/// of a unit.
+///
+/// Fails where it does not run, and names the places that were looked at; and where a user and the system have one each.
+pub fn find_instance(name: &str, instance: &str) -> Result<PathBuf, Error> {
+    let surroundings = Surroundings::of_this_process();
+    let folder = format!("{name}@{instance}");
+    if Path::new(&folder).components().count() != 1 || folder.contains('/') {
+        return Err(Error::not_running(format!("{instance:?} cannot be the name of an instance")));
+    }
+    let places: Vec<PathBuf> = surroundings.bases().map(|base| base.join(&folder).join(SOCKET_NAME)).collect();
+    let (live, looked_at) = look_for(&places, name, rustix::process::geteuid().as_raw());
+    match live.as_slice() {
+        [one] => Ok(one.path.clone()),
+        [] => Err(Error::not_running(format!(
+            "no running instance {instance:?} found; looked at {}",
+            looked_at.join(", ")
+        ))),
+        [one, other, ..] => Err(Error::not_running(format!(
+            "several instances {instance:?} run; choose one with --control: {}, {}",
+            one.path.display(),
+            other.path.display()
+        ))),
+    }
+}
+
+/// The live ones among some places, and all others as a message shows them.
+fn look_for(places: &[PathBuf], name: &str, uid: u32) -> (Vec<Found>, Vec<String>) {
     let (mut live, mut looked_at) = (Vec::new(), Vec::new());
-    for place in &places {
+    for place in places {
         let shown = place.display();
         match place.parent().map_or(Ok(true), |folder| is_trusted(folder, uid)) {
             Ok(true) => match knock(place) {
-                Ok(()) => live.push(place),
+                Ok(()) => live.push(Found { path: place.clone(), instance: instance_of(place, name) }),
                 Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                     looked_at.push(format!("{shown} (permission denied)"));
                 }
@@ -138,17 +210,26 @@ pub fn find(path: Option<&Path>, name: &str) -> Result<PathBuf, Error> {
             Err(_) => looked_at.push(shown.to_string()),
         }
     }
-    match live.as_slice() {
-        [one] => Ok((*one).clone()),
-        [] => Err(Error::not_running(format!(
-            "no running server found; looked at {}; if it was started with --control, give the same path here",
-            looked_at.join(", ")
-        ))),
-        several => Err(Error::not_running(format!(
-            "several servers run; choose one with --control: {}",
-            list(several.iter().copied())
-        ))),
-    }
+    (live, looked_at)
+}
+
+fn none_found(looked_at: &[String]) -> Error {
+    Error::not_running(format!(
+        "no running server found; looked at {}; if it was started with --control, give the same path here",
+        looked_at.join(", ")
+    ))
+}
+
+/// The instance whose socket this is.
+fn instance_of(socket: &Path, name: &str) -> Option<String> {
+    let folder = socket.parent()?.file_name()?.to_str()?;
+    folder.strip_prefix(name)?.strip_prefix('@').map(str::to_owned)
+}
+
+/// Whether a unit's folder is that of the plain service of this name, or of an instance of it.
+fn is_of(folder: &Path, name: &str) -> bool {
+    let called = folder.file_name().and_then(|called| called.to_str()).and_then(|called| called.strip_prefix(name));
+    called.is_some_and(|rest| rest.is_empty() || rest.starts_with('@'))
 }
 
 /// Whether somebody listens there. One whose queue is full is busy, and live.
@@ -159,31 +240,64 @@ fn knock(path: &Path) -> io::Result<()> {
     }
 }
 
-fn list<'a>(paths: impl IntoIterator<Item = &'a PathBuf>) -> String {
-    let shown: Vec<String> = paths.into_iter().map(|path| path.display().to_string()).collect();
-    shown.join(", ")
+/// The folders in which control sockets are looked for.
+struct Surroundings {
+    /// The folder of the unit that this process belongs to (`RUNTIME_DIRECTORY`).
+    unit: Option<PathBuf>,
+    /// What holds the folders of this user's services (`XDG_RUNTIME_DIR`).
+    user: Option<PathBuf>,
+    /// What holds those of the system's.
+    system: PathBuf,
 }
 
-fn candidates(name: &str, uid: u32) -> Vec<PathBuf> {
-    let xdg = std::env::var_os("XDG_RUNTIME_DIR").filter(|path| !path.is_empty());
-    // Root's servers never are there, and whoever comes first may make that folder.
-    let temporary = (uid != 0).then(|| PathBuf::from(format!("/tmp/{name}-{uid}")));
-    let mut places: Vec<PathBuf> = runtime_directory()
-        .into_iter()
-        .chain(xdg.map(|folder| Path::new(&folder).join(name)))
-        .chain([Path::new("/run").join(name)])
-        .chain(temporary)
-        .map(|folder| folder.join(SOCKET_NAME))
-        .collect();
-    // RUNTIME_DIRECTORY often is /run/NAME: one server must not count twice.
-    let mut seen = Vec::new();
-    places.retain(|place| {
-        let real = place.canonicalize().unwrap_or_else(|_| place.clone());
-        let new = !seen.contains(&real);
-        seen.push(real);
-        new
-    });
-    places
+impl Surroundings {
+    fn of_this_process() -> Surroundings {
+        let user = std::env::var_os("XDG_RUNTIME_DIR").filter(|path| !path.is_empty()).map(PathBuf::from);
+        Surroundings { unit: runtime_directory(), user, system: PathBuf::from("/run") }
+    }
+
+    fn bases(&self) -> impl Iterator<Item = &PathBuf> {
+        self.user.iter().chain([&self.system])
+    }
+
+    /// Where a socket may lie, each once: the plain services, then the instances by their names.
+    fn candidates(&self, name: &str, uid: u32) -> Vec<PathBuf> {
+        // Root's servers never are there, and whoever comes first may make that folder.
+        let temporary = (uid != 0).then(|| PathBuf::from(format!("/tmp/{name}-{uid}")));
+        let plain = self.bases().map(|base| base.join(name)).chain(temporary);
+        let instances = self.bases().flat_map(|base| instance_folders(base, name));
+        let mut places: Vec<PathBuf> = plain.chain(instances).map(|folder| folder.join(SOCKET_NAME)).collect();
+        let mut seen = Vec::new();
+        places.retain(|place| {
+            let real = place.canonicalize().unwrap_or_else(|_| place.clone());
+            let new = !seen.contains(&real);
+            seen.push(real);
+            new
+        });
+        places
+    }
+}
+
+/// The folders of the instances, in the order of their names. What cannot be listed has none.
+fn instance_folders(base: &Path, name: &str) -> Vec<PathBuf> {
+    let is_instance = |entry: &fs::DirEntry| {
+        entry
+            .file_name()
+            .to_str()
+            .and_then(|called| called.strip_prefix(name))
+            .is_some_and(|rest| rest.starts_with('@'))
+    };
+    let entries = fs::read_dir(base).into_iter().flatten().flatten();
+    // systemd keeps a socket file of that name there as well, when a unit asks for one.
+    let mut folders: Vec<PathBuf> =
+        entries.filter(is_instance).map(|entry| entry.path()).filter(|path| !is_socket(path)).collect();
+    folders.sort();
+    folders
+}
+
+fn is_socket(path: &Path) -> bool {
+    use std::os::unix::fs::FileTypeExt;
+    fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket())
 }
 
 #[cfg(test)]
@@ -228,9 +342,55 @@ mod tests {
         mode(&folder, 0o775);
         assert!(!is_trusted(&folder, own).unwrap());
         assert!(is_trusted(&base.path().join("missing"), own).is_err());
-        let in_tmp = |uid| candidates("app", uid).iter().any(|place| place.starts_with("/tmp/app-0"));
+        let nowhere = Surroundings { unit: None, user: None, system: base.path().join("none") };
+        let in_tmp = |uid| nowhere.candidates("app", uid).iter().any(|place| place.starts_with("/tmp/app-0"));
         assert!(!in_tmp(0));
-        assert!(candidates("app", 7).contains(&PathBuf::from("/tmp/app-7/control.sock")));
+        assert!(nowhere.candidates("app", 7).contains(&PathBuf::from("/tmp/app-7/control.sock")));
+    }
+
+    #[test]
+    fn the_instances_of_a_template_are_looked_for_beside_the_plain_service() {
+        let base = tempfile::tempdir().unwrap();
+        for folder in ["app@b", "app", "app@a", "application", "app-a", "other@a"] {
+            fs::create_dir(base.path().join(folder)).unwrap();
+        }
+        let _listener = std::os::unix::net::UnixListener::bind(base.path().join("app@a.sock")).unwrap();
+        // A user's folder that is the system's counts once.
+        let user = Some(base.path().to_owned());
+        let around = Surroundings { unit: None, user, system: base.path().to_owned() };
+        let places = around.candidates("app", 0);
+        let expected = ["app", "app@a", "app@b"].map(|folder| base.path().join(folder).join(SOCKET_NAME));
+        assert_eq!(places, expected);
+        let instances: Vec<_> = places.iter().map(|place| instance_of(place, "app")).collect();
+        assert_eq!(instances, [None, Some("a".to_owned()), Some("b".to_owned())]);
+    }
+
+    #[test]
+    fn what_is_live_is_given_with_its_instance() {
+        let base = tempfile::tempdir().unwrap();
+        let own = fs::metadata(base.path()).unwrap().uid();
+        let place = |folder: &str| base.path().join(folder).join(SOCKET_NAME);
+        let places = ["app", "app@a", "app@b"].map(place);
+        for place in &places {
+            fs::create_dir(place.parent().unwrap()).unwrap();
+        }
+        let _live: Vec<_> =
+            places[1..].iter().map(|place| std::os::unix::net::UnixListener::bind(place).unwrap()).collect();
+        let (live, looked_at) = look_for(&places, "app", own);
+        let found =
+            |index: usize, instance: &str| Found { path: places[index].clone(), instance: Some(instance.to_owned()) };
+        assert_eq!(live, [found(1, "a"), found(2, "b")]);
+        assert_eq!(looked_at, [places[0].display().to_string()]);
+    }
+
+    #[test]
+    fn a_units_folder_is_its_services_by_its_name() {
+        for (folder, own) in [("/run/app", true), ("/run/app@a", true), ("/run/apple", false), ("/run/other", false)] {
+            assert_eq!(is_of(Path::new(folder), "app"), own, "{folder}");
+        }
+        for strange in ["a/../b", "/a", "../a", "a/"] {
+            assert!(find_instance("app", strange).unwrap_err().to_string().contains("cannot be the name"), "{strange}");
+        }
     }
 
     #[test]

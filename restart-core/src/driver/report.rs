@@ -126,7 +126,7 @@ impl Driver {
     pub(super) fn answer_done(&mut self) {
         let Some(mut record) = self.reload.record.take() else { return };
         let outcome = record.outcome(self.id(), None);
-        log::info!("{outcome}");
+        log::info!(reload_outcome = "success"; "{outcome}");
         self.answer(record.requester.take(), outcome);
     }
 
@@ -135,14 +135,14 @@ impl Driver {
         let Some(mut record) = self.reload.record.take() else { return };
         let outcome = record.outcome(self.id(), Some(record.reason(failure, &limits)));
         if failure == Failure::Stopped {
-            log::info!("the reload is given up: the service stops");
+            log::info!(reload_outcome = "given up"; "the reload is given up: the service stops");
             if let Some(requester) = record.requester.take() {
                 let _ = requester.try_send(Reply::Stopping);
             }
             self.reload.history.push(outcome);
             return;
         }
-        log::error!("{outcome}");
+        log::error!(reload_outcome = "failure"; "{outcome}");
         self.parts.inherited.add("reloads/failure", 1);
         self.answer(record.requester.take(), outcome);
         // RELOADING=1 without a READY=1 afterwards would leave the unit reloading for ever.

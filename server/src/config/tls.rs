@@ -78,7 +78,8 @@ impl TlsConfig {
         self.self_signed || !self.certificates.is_empty()
     }
 
-    pub(super) fn new(args: &TlsArgs, listen: (&[Given], &[Endpoint])) -> Result<TlsConfig, Error> {
+    /// `behind_proxy`: whether a trusted proxy may be the one that speaks HTTPS.
+    pub(super) fn new(args: &TlsArgs, listen: (&[Given], &[Endpoint]), behind_proxy: bool) -> Result<TlsConfig, Error> {
         let flag = |given: Option<&Given>| given.map_or(Ok(false), Given::boolean);
         let config = TlsConfig {
             certificates: pairs(args)?,
@@ -98,7 +99,7 @@ impl TlsConfig {
             return Err(given.refuse("there are certificates from files as well", "leave the one or the others out"));
         }
         if !config.has_certificate() {
-            nothing_needs_one(args, &config, listen)?;
+            nothing_needs_one(args, &config, listen, behind_proxy)?;
         }
         Ok(config)
     }
@@ -134,13 +135,19 @@ fn pairs(args: &TlsArgs) -> Result<Vec<CertificateFiles>, Error> {
 }
 
 /// Refuses what cannot be done without a certificate.
-fn nothing_needs_one(args: &TlsArgs, config: &TlsConfig, listen: (&[Given], &[Endpoint])) -> Result<(), Error> {
+fn nothing_needs_one(
+    args: &TlsArgs,
+    config: &TlsConfig,
+    listen: (&[Given], &[Endpoint]),
+    behind_proxy: bool,
+) -> Result<(), Error> {
     let (given, endpoints) = listen;
     if let Some((given, endpoint)) = given.iter().zip(endpoints).find(|(_, endpoint)| speaks_tls(&endpoint.name)) {
         return Err(given.refuse(without_certificate(&endpoint.name), ADVICE));
     }
     let redirect = args.redirect_https.as_ref().filter(|_| config.redirect.is_some());
-    match redirect.or(non_empty(args.hsts.as_ref())) {
+    let hsts = non_empty(args.hsts.as_ref()).filter(|_| !behind_proxy);
+    match redirect.or(hsts) {
         Some(given) => Err(given.refuse("there is no certificate, so that nothing is served by HTTPS", ADVICE)),
         None => Ok(()),
     }
@@ -274,5 +281,8 @@ mod tests {
         for needs in ["--listen=https=@x", "--redirect-https", "--hsts=1h"] {
             assert!(config(&[needs, "--tls-self-signed"]).is_ok() && config(&[needs, pair[0], pair[1]]).is_ok());
         }
+        let behind = |needs: &str| config(&[needs, "--trusted-proxy=unix"]);
+        assert!(behind("--hsts=1h").is_ok(), "the proxy has the certificate");
+        assert!(behind("--redirect-https").is_err(), "nobody knows where");
     }
 }

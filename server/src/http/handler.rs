@@ -41,6 +41,11 @@ pub struct Proxied {
 }
 
 impl Proxied {
+    /// Whether a trusted proxy has brought this request and says that it took it by HTTPS.
+    pub(crate) fn by_https(request: &Request) -> bool {
+        request.ext().get::<Proxied>().is_some() && request.url().scheme() == "https"
+    }
+
     /// The proxy's own address; nothing if it came by a Unix socket.
     pub fn proxy(&self) -> Option<&str> {
         self.proxy.as_deref()
@@ -68,7 +73,8 @@ pub struct Context<H> {
     /// Gives headers for every response, also for those that the handler does not make. It is called before the
     /// handler, with the request, and with nothing for what never became one.
     pub decorate: Option<Decorate>,
-    /// Headers for every response over TLS, also where what came is no request: browsers have to know what holds there.
+    /// Headers for every response over TLS, also where what came is no request: browsers have to know what holds there. They
+    /// are for those as well that a trusted proxy passes on by HTTPS.
     pub secured: Decoration,
     /// Sees each request before the handler does. Its answer is decorated like any other.
     pub screen: Option<Screen>,

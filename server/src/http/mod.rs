@@ -42,7 +42,7 @@ pub(crate) mod observe;
 mod pace;
 mod places;
 pub(crate) mod plan;
-mod proxied;
+pub(crate) mod proxied;
 mod request_body;
 mod security;
 mod shutdown;

@@ -19,7 +19,7 @@ use super::timer::Timer;
 use super::transport::Transport;
 
 /// The longest header that is taken; version 1 ends it at 107 bytes, and version 2 with all that proxies add has hundreds.
-const HEADER_BYTES_MAX: usize = 4096;
+pub(crate) const HEADER_BYTES_MAX: usize = 4096;
 
 /// What headers begin with, of either version.
 const BEGINNINGS: [&[u8]; 2] = [b"PROXY ", b"\r\n\r\n\0\r\nQUIT\n"];
@@ -103,7 +103,7 @@ async fn read(stream: OwnedFd, local: bool, read_ahead: Vec<u8>) -> Result<Read,
 
 /// Looks for a header at the beginning of what was received: how long it is, and whom it names. Nothing where more bytes are
 /// needed; an error says what is wrong.
-fn look(bytes: &[u8]) -> Result<Option<(usize, Option<SocketAddr>)>, &'static str> {
+pub(crate) fn look(bytes: &[u8]) -> Result<Option<(usize, Option<SocketAddr>)>, &'static str> {
     let begins = |beginning: &&[u8]| beginning.iter().zip(bytes).all(|(one, other)| one == other);
     if !BEGINNINGS.iter().any(begins) {
         return Err("what came in its place is none");

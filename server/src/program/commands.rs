@@ -5,18 +5,17 @@
 
 use std::fmt;
 use std::io::{self, IsTerminal, Write};
-use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
-use restart_core::control::{self, Answer, Client, Status};
+use restart_core::control::{Answer, Client, Found, Status};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::logging::is_to_journal;
 use crate::program::cli::{ClientArgs, ReloadArgs, StatusArgs};
+use crate::program::instances::{self, Chosen};
 use crate::program::overview::Overview;
 use crate::program::package::Package;
 use crate::program::{exit, progress};
@@ -37,9 +36,10 @@ pub(super) fn reload(package: &Package, args: &ReloadArgs) -> u8 {
 
 /// `reborn status`.
 pub(super) fn status(package: &Package, args: &StatusArgs) -> u8 {
-    match args {
-        StatusArgs { client, watch: true, .. } => client_command(package, client, |client| watch(package, client)),
-        StatusArgs { client, json, .. } => {
+    match (args, instances::several(package, args)) {
+        (StatusArgs { json, watch: false, .. }, Some(found)) => list(package, &found, *json),
+        (StatusArgs { client, watch: true, .. }, _) => client_command(package, client, |client| watch(package, client)),
+        (StatusArgs { client, json, .. }, None) => {
             client_command(package, client, |client| show_status(package, client, *json))
         }
     }
@@ -60,14 +60,21 @@ fn client_command(
     args: &ClientArgs,
     talk: impl FnOnce(&mut Client) -> Result<u8, restart_core::Error>,
 ) -> u8 {
-    let found = control::find(args.control(), &package.name).and_then(|path| Client::connect(&path));
+    let found = match instances::choose(package, args) {
+        Ok(Chosen::One(path)) => Client::connect(&path),
+        Ok(Chosen::Several(found)) => {
+            complain(package, &instances::which(package, &found));
+            return exit::USAGE;
+        }
+        Err(error) => Err(error),
+    };
     match found.and_then(|mut client| talk(&mut client)) {
         Ok(code) => code,
         Err(error) => {
             if !error.is_not_running() {
                 complain(package, &error);
                 exit::FAILED
-            } else if let Some(place) = hidden_server(package, args.control()) {
+            } else if let Some(place) = instances::hidden(package, args) {
                 let place = place.display();
                 complain(
                     package,
@@ -82,13 +89,6 @@ fn client_command(
             }
         }
     }
-}
-
-/// The control socket that was asked for, or that of the system's own server, where this user may not connect to it.
-fn hidden_server(package: &Package, control: Option<&Path>) -> Option<PathBuf> {
-    let place = control.map_or_else(|| Path::new("/run").join(&package.name).join("control.sock"), Path::to_owned);
-    let error = UnixStream::connect(&place).err()?;
-    (error.kind() == io::ErrorKind::PermissionDenied).then_some(place)
 }
 
 /// Whether the process that systemd wants reloaded (MAINPID, systemd.exec(5)) has ended, or ends within a moment: it
@@ -160,6 +160,15 @@ fn with_way_out(package: &Package, reason: &str) -> String {
         }
         None => format!("{reason} (`{name} reload --wait` does)"),
     }
+}
+
+fn list(package: &Package, found: &[Found], json: bool) -> u8 {
+    let listed = instances::list(package, found, json);
+    for failure in &listed.failures {
+        complain(package, failure);
+    }
+    let printed = print(package, &listed.text);
+    if listed.failures.is_empty() { printed } else { exit::FAILED }
 }
 
 fn show_status(package: &Package, client: &mut Client, json: bool) -> Result<u8, restart_core::Error> {

@@ -189,6 +189,7 @@ fn start_application<H: Handler + 'static>(
                 reopener.leads_to(log);
             }
             service.observers.extend(access_log.iter().map(AccessLog::observer));
+            logs.serves(generation.number());
             let exit =
                 serve(config, (generation, driver), later.workers.get_or_init(|| Arc::new(workers)), service, metrics);
             access_log.inspect(|log| log.flush(FLUSH_TIMEOUT));

@@ -177,6 +177,8 @@ impl Collector for Admin {
         page.counter("reloads", "Reloads by their outcome", "reloads/", &["outcome"])?;
         page.stages()?;
         page.gauge("generation", "The number of the generation that answers", None, self.generation)?;
+        let help = "Older generations that still finish what they have";
+        page.gauge("draining_generations", help, None, self.inherited.draining() as u64)?;
         let started = self.started.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let seconds = Some(&Unit::Seconds);
         page.gauge("generation_start_time", "When it was started, since 1970", seconds, started.as_secs())?;

@@ -18,7 +18,7 @@ pub(super) fn screen(config: &TlsConfig, acceptors: Option<&Arc<Acceptors>>, lis
     let acceptors = Arc::clone(acceptors?);
     let port = redirect_port(config, listeners.iter().map(|listener| (listener.name(), listener.address())));
     Some(Box::new(move |request| match (request.ext().get::<Tls>(), port) {
-        _ if request.ext().get::<Proxied>().is_some() && request.url().scheme() == "https" => None,
+        _ if Proxied::by_https(request) => None,
         (Some(tls), _) => {
             let host = host(request)?;
             acceptors.is_misdirected(tls.server_name(), host).then(misdirected)
@@ -28,7 +28,8 @@ pub(super) fn screen(config: &TlsConfig, acceptors: Option<&Arc<Acceptors>>, lis
     }))
 }
 
-/// The headers of all answers over TLS: the one by which browsers ask for nothing else, where that was asked for.
+/// The headers of all answers that reach clients by HTTPS: the one by which browsers ask for nothing else, where that was
+/// asked for.
 pub(super) fn headers(config: &TlsConfig) -> Decoration {
     let value = config.hsts.and_then(|duration| strict_transport_security(duration).parse().ok());
     value.map(|value: HeaderValue| (HeaderName::from("strict-transport-security"), value)).into_iter().collect()

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use http_types::Request;
 
 use super::state::Connection;
-use crate::http::handler::{Context, Decoration, Handler};
+use crate::http::handler::{Context, Decoration, Handler, Proxied};
 use crate::http::message::encode;
 use crate::http::observe::{Account, Served};
 
@@ -57,7 +57,8 @@ impl<H: Handler> Connection<'_, H> {
     pub(super) fn decoration(&self, request: Option<&Request>) -> Decoration {
         let Context { decorate, secured, .. } = self.context;
         let mut decoration = decorate.as_ref().map(|decorate| decorate(request)).unwrap_or_default();
-        if self.tls.is_some() {
+        // Where nothing would be said, no request pays for a look at who has brought it.
+        if !secured.is_empty() && (self.tls.is_some() || request.is_some_and(Proxied::by_https)) {
             decoration.extend(secured.iter().cloned());
         }
         decoration.retain(|(name, value)| encode::check_header(name, value).is_ok());

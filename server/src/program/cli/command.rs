@@ -210,8 +210,9 @@ The signals TERM, INT, QUIT and PWR stop it as well.
 
 const CLIENT_FOOTER: &str = "\
 The server is looked for at --control, else in $RUNTIME_DIRECTORY, $XDG_RUNTIME_DIR/reborn, /run/reborn and, unless \
-you are root, /tmp/reborn-UID; it obeys its own user and root. Folders that others could write to are passed over. \
-Where none is found, the exit code is 3.";
+you are root, /tmp/reborn-UID; and, for each instance, in reborn@NAME beside the second and the third. It obeys its own \
+user and root. Folders that others could write to are passed over. Where none is found, the exit code is 3. \
+Where several are, status lists them, and reload and stop have to be told which: --instance NAME, or --control PATH.";
 
 /// The flags of a command to a running server.
 #[derive(Args, Debug)]
@@ -219,6 +220,10 @@ pub struct ClientArgs {
     /// The control socket of the server [default: looked for where servers put it]
     #[arg(long, env = "REBORN_CONTROL", value_name = "PATH")]
     pub control: Option<OsString>,
+
+    /// The instance of a template unit: `--instance blog` is for reborn@blog.service
+    #[arg(long, value_name = "NAME", conflicts_with = "control")]
+    pub instance: Option<String>,
 }
 
 /// The flags of `reload`.
@@ -248,6 +253,10 @@ pub struct StatusArgs {
     /// Print JSON, for programs
     #[arg(long)]
     pub json: bool,
+
+    /// List all that run, also where it is one; with --json always an array
+    #[arg(long, conflicts_with_all = ["control", "instance", "watch"])]
+    pub all: bool,
 
     /// Show it anew each half second, on a terminal, until the server ends
     #[arg(long, conflicts_with = "json")]
