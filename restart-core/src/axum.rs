@@ -108,9 +108,9 @@ impl Program {
             ExitCode::from(code)
         };
         #[cfg(feature = "supervisor")]
-        if let Some(why) = crate::must_supervise() {
+        if let Some(why) = crate::environment::must_supervise() {
             log::info!("this process supervises the generations: {why}");
-            let ended = crate::supervise(crate::arguments());
+            let ended = crate::supervisor::supervise(crate::environment::arguments());
             return ended.map_or_else(|error| failed(cli::FAILED, error.into()), ExitCode::from);
         }
         let given = !serve.arguments.is_empty();
