@@ -33,8 +33,8 @@ use crate::environment::arguments;
 use crate::error::Error;
 use crate::waiting::Age;
 
-const FAILED: u8 = 1;
-const USAGE: u8 = 2;
+pub(crate) const FAILED: u8 = 1;
+pub(crate) const USAGE: u8 = 2;
 const NOT_RUNNING: u8 = 3;
 
 /// A command line that asks for the service itself.
@@ -187,11 +187,11 @@ fn overview(status: &Status) -> String {
 }
 
 /// Standard output may be closed, or full: that is no reason to fail when all is done.
-fn print(text: &str) {
+pub(crate) fn print(text: &str) {
     let _ = std::io::stdout().write_all(text.as_bytes());
 }
 
-fn complain(name: &str, reason: &dyn std::fmt::Display) {
+pub(crate) fn complain(name: &str, reason: &dyn std::fmt::Display) {
     let _ = writeln!(std::io::stderr(), "{name}: {reason}");
 }
 

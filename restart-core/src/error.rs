@@ -7,7 +7,8 @@ use std::io;
 ///
 /// The kind is private; ask with the predicates. The text says the cause, so that `source()` gives none;
 /// [`io_error`](Error::io_error) is the operating system's error, where there is one.
-#[derive(Debug)]
+///
+/// Its `Debug` is its text as well: that is what a `main` prints that returns it.
 pub struct Error {
     kind: Kind,
     what: String,
@@ -145,6 +146,12 @@ impl fmt::Display for Error {
     }
 }
 
+impl fmt::Debug for Error {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, out)
+    }
+}
+
 impl std::error::Error for Error {}
 
 #[cfg(test)]
@@ -157,6 +164,7 @@ mod tests {
     fn a_cause_is_told_once_and_is_to_be_had() {
         let error = Error::socket("cannot bind 127.0.0.1:80", io::ErrorKind::PermissionDenied);
         assert_eq!(error.to_string(), "cannot bind 127.0.0.1:80: permission denied");
+        assert_eq!(format!("{error:?}"), error.to_string(), "which a main prints that returns it");
         assert!(error.source().is_none(), "whoever prints a chain of causes would say it twice");
         assert_eq!(error.io_error().map(io::Error::kind), Some(io::ErrorKind::PermissionDenied));
     }

@@ -22,9 +22,25 @@
 //! It takes the feature `axum`, and this is all of it. At a reload idle connections go on in the new process, and requests in
 //! flight are answered where they began.
 //!
+//! ```toml
+//! [dependencies]
+//! axum = "0.8"
+//! restart-core = { path = "../reborn/restart-core", features = ["axum", "websocket"] } # a clone of this repository
+//! tokio = { version = "1", features = ["time"] }
+//! ```
+//!
 //! ```no_run
 #![doc = include_str!("../examples/axum.rs")]
 //! ```
+//!
+//! From a plain axum program it differs in its `main` alone, which is no longer async and has no `#[tokio::main]`: a runtime
+//! has threads, and a successor is received before there is one. So [`Program::run`] makes it, and asks for the router in
+//! it: what can fail at a start is done there, and fails the reload ([below](self#ready-or-failed)). Timeouts, a version and
+//! [a state](self#state-that-is-handed-over) are set by [`Program::set`].
+//!
+//! In a terminal, as under `cargo run`, the prompt comes back at the first reload: the process that was started there has
+//! ended, and Ctrl-C does not reach the next one. `status` tells which one serves, and `stop` ends it. In a container or
+//! another place where the first process must last, it does: it follows the others.
 //!
 //! WebSockets and event streams go on in the new process as well, if they are registered by a name, with what is known of
 //! them as their state (feature `websocket`):
@@ -32,6 +48,11 @@
 //! ```no_run
 #![doc = include_str!("../examples/axum_chat.rs")]
 //! ```
+//!
+//! | of a plain axum program | becomes | which is registered by |
+//! |---|---|---|
+//! | `Sse::new(events)` | [`stream`], a response whose body is made from a state | [`endless_stream`], with a function from a state to the next event and its state |
+//! | `upgrade.on_upgrade(talk)` | [`websocket::switch`], with the first state | [`web_socket`], with `talk`, which begins at any state and leaves with one |
 //!
 //! A WebSocket by axum's own `ws` stays in its process for as long as it lasts, at most for the drain timeout; it is counted,
 //! and its handler can learn of the end (`Extension<restart_core::hyper::Shutdown>`). `examples/tonic.rs` is a gRPC server
@@ -291,6 +312,12 @@
 //! fails with that reason, and nothing else happens. The minimum Rust version is `rust-version` in `Cargo.toml`; raising it
 //! takes a minor version, and it stays at least two releases behind the newest stable one.
 //!
+//! [`Program::run`]: crate::axum::Program::run
+//! [`Program::set`]: crate::axum::Program::set
+//! [`stream`]: crate::hyper::stream
+//! [`endless_stream`]: crate::moves::Moves::endless_stream
+//! [`websocket::switch`]: crate::hyper::websocket::switch
+//! [`web_socket`]: crate::hyper::Moves::web_socket
 //! [`Connections::offer`]: crate::Connections::offer
 //! [`Connections::take`]: crate::Connections::take
 //! [`Formats`]: crate::Formats

@@ -6,11 +6,12 @@ mod support;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use rustix::process::Signal;
-use support::{DEADLINE, Service, ask_tcp, kill, wait_for_end};
+use support::{DEADLINE, Service, ask_tcp, example, kill, skip, wait_for_end};
 
 const CLIENTS: usize = 16;
 const RELOADS: u64 = 5;
@@ -161,10 +162,46 @@ fn the_axum_examples_connections_live_through_reloads() {
 }
 
 #[test]
+fn the_axum_example_outlives_its_reloads_where_it_is_pid_1() {
+    let as_pid_1 = |script: &str| {
+        let mut command = Command::new("unshare");
+        command.args(["--pid", "--fork", "--mount-proc", "--kill-child", "sh", "-c", script]).arg(example("axum"));
+        command
+    };
+    if !as_pid_1("exit 0").stderr(Stdio::null()).status().is_ok_and(|status| status.success()) {
+        skip("no pid namespace (root)");
+        return;
+    }
+    let script = "exec \"$0\" 127.0.0.1:0 --control \"$FIXTURE_CONTROL\"";
+    let mut service = Service::start(as_pid_1(script));
+    let address = service.address("http");
+    let mut idle = connect(&address);
+    for _ in 0..3 {
+        service.reload_well();
+        assert!(get(&mut idle, "/").starts_with("generation "));
+        assert!(get(&mut connect(&address), "/").starts_with("generation "));
+    }
+    assert_eq!(service.status().id.generation, 4);
+    service.client().stop().unwrap();
+    assert!(service.child.wait().unwrap().success());
+}
+
+#[test]
+fn the_axum_example_says_what_it_takes_on_its_command_line() {
+    let run = |word: &str| Command::new(example("axum")).arg(word).output().unwrap();
+    let wrong = run("relod");
+    let text = String::from_utf8_lossy(&wrong.stderr);
+    assert_eq!(wrong.status.code(), Some(2), "{text}");
+    assert!(text.contains("\"relod\" is no address") && text.contains("reload, status or stop"), "{text}");
+    let help = run("--help");
+    assert!(help.status.success() && String::from_utf8_lossy(&help.stdout).contains("axum-example reload|stop"));
+}
+
+#[test]
 fn an_example_is_reloaded_asked_and_stopped_by_its_own_command_line() {
     let mut service = Service::example("echo", "echo");
     let run = |words: &[&str]| {
-        let mut command = std::process::Command::new(service.folder.path().join("program"));
+        let mut command = Command::new(service.folder.path().join("program"));
         command.args(words).arg("--control").arg(service.control()).output().unwrap()
     };
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();

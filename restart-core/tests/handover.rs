@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use restart_core::control::Answer;
-use support::{DEADLINE, Service, ask, ask_tcp, connect_tcp, example, fixture};
+use support::{DEADLINE, Service, ask, ask_tcp, connect_tcp, example, fixture, skip};
 
 #[test]
 fn sockets_of_every_kind_are_handed_over_and_keep_their_addresses() {
@@ -256,12 +256,6 @@ fn has_strace() -> bool {
         skip("strace is missing (Debian package strace)");
     }
     found
-}
-
-/// Says so, and fails in CI, so that no promise goes untested in silence.
-fn skip(reason: &str) {
-    assert!(std::env::var_os("CI").is_none(), "{reason}");
-    eprintln!("SKIPPED: {reason}");
 }
 
 #[test]

@@ -281,6 +281,7 @@ impl Driver {
 
     /// The drain is off.
     fn end_drain(&mut self) {
+        log::warn!("no newer generation lives any more: {} takes over again", self.id());
         self.chain.stop_moving();
         self.drain_watch = None;
         self.drain_begun = None;

@@ -121,8 +121,13 @@ impl Asked {
 }
 
 fn closes(headers: &HeaderMap) -> bool {
+    connection_says(headers, "close")
+}
+
+/// Whether the `Connection` header has this among its options.
+pub(super) fn connection_says(headers: &HeaderMap, option: &str) -> bool {
     let lines = headers.get_all(CONNECTION).into_iter().filter_map(|line| line.to_str().ok());
-    lines.flat_map(|line| line.split(',')).any(|token| token.trim().eq_ignore_ascii_case("close"))
+    lines.flat_map(|line| line.split(',')).any(|token| token.trim().eq_ignore_ascii_case(option))
 }
 
 /// The response as hyper is to send it.
@@ -135,12 +140,13 @@ fn respond<B>(
     served: Served,
 ) -> Response<ResponseBody<B>> {
     if let Some(Switching(at)) = response.extensions_mut().remove::<Switching>() {
-        if !asked.may_upgrade || asked.is_http2() || !moves.has_protocol(&at.name) {
-            return failed(
-                &format!("a switch to {:?}, which is not registered or was not asked for", at.name),
-                progress,
-                served,
-            );
+        if !moves.has_protocol(&at.name) {
+            return failed(&format!("a switch to {:?}, which is not registered", at.name), progress, served);
+        }
+        if !asked.may_upgrade || asked.is_http2() {
+            // The response says in `Upgrade` what would have to be asked for.
+            *response.status_mut() = StatusCode::UPGRADE_REQUIRED;
+            return response.map(|_| ResponseBody::empty(progress, served));
         }
         return match progress.go_on_with(UnderWay::Protocol(at)) {
             Ok(()) => response.map(|_| ResponseBody::empty(progress, served)),

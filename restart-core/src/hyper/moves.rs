@@ -39,8 +39,8 @@ pub fn stream<B: Default>(name: &str, state: Vec<u8>) -> Response<B> {
 }
 
 /// The response that switches to the registered protocol of this name, at this state. `token` is what the `Upgrade` header
-/// calls it: one that the client has offered. Where no such protocol is registered ([`Moves::protocol`]), or the client has
-/// not asked for an upgrade, 500 is answered.
+/// calls it: one that the client has offered. Where no such protocol is registered ([`Moves::protocol`]), 500 is answered, and
+/// where the client has not asked for an upgrade, 426.
 pub fn switch<B: Default>(token: &'static str, name: &str, state: Vec<u8>) -> Response<B> {
     let mut response = Response::new(B::default());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;

@@ -369,13 +369,14 @@ async fn a_registered_protocol_goes_on_with_its_state_and_what_it_had_not_used()
 }
 
 #[::tokio::test]
-async fn what_is_not_registered_or_was_not_asked_for_is_answered_with_500() {
+async fn what_is_not_registered_is_answered_with_500_and_a_switch_that_was_not_asked_for_with_426() {
     let process = process(1).await;
     let mut client = process.connect().await;
     client.get("/unknown").await;
     assert!(client.head().await.starts_with("http/1.1 500"));
     client.get("/sum").await;
-    assert!(client.head().await.starts_with("http/1.1 500"));
+    let head = client.head().await;
+    assert!(head.starts_with("http/1.1 426") && head.contains("\r\nupgrade: sum\r\n"), "{head}");
     assert_eq!(client.ask("/a").await, "/a 1");
 }
 

@@ -49,6 +49,7 @@ use tungstenite::handshake::derive_accept_key;
 use tungstenite::protocol::frame::coding::CloseCode;
 use tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 
+use super::exchange::connection_says;
 use super::moves;
 use super::moves::Moves;
 use super::upgrade::Upgraded;
@@ -115,7 +116,8 @@ impl Moves {
 /// request's; where they do not ask for a WebSocket of version 13, the answer is 426.
 pub fn switch<B: Default>(headers: &HeaderMap, name: &str, state: Vec<u8>) -> Response<B> {
     let is = |name, value| headers.get(name).is_some_and(|line| line.as_bytes().eq_ignore_ascii_case(value));
-    let is_asked_for = is(UPGRADE, b"websocket") && is(SEC_WEBSOCKET_VERSION, b"13");
+    let is_asked_for =
+        is(UPGRADE, b"websocket") && is(SEC_WEBSOCKET_VERSION, b"13") && connection_says(headers, "upgrade");
     let key = headers.get(SEC_WEBSOCKET_KEY).filter(|_| is_asked_for);
     let Some(accept) = key.and_then(|key| HeaderValue::from_str(&derive_accept_key(key.as_bytes())).ok()) else {
         let mut refusal = Response::new(B::default());
@@ -280,5 +282,31 @@ impl WebSocket {
 impl fmt::Debug for WebSocket {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.debug_struct("WebSocket").field("stream", &self.stream).field("end", &self.end).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_request_that_asks_for_a_websocket_in_every_header_gets_one() {
+        let asks = [
+            (UPGRADE, "WebSocket"),
+            (CONNECTION, "keep-alive, Upgrade"),
+            (SEC_WEBSOCKET_VERSION, "13"),
+            (SEC_WEBSOCKET_KEY, "dGhlIHNhbXBsZSBub25jZQ=="),
+        ];
+        let answer = |left_out: Option<usize>| {
+            let asked = asks.iter().enumerate().filter(|(index, _)| Some(*index) != left_out);
+            let headers = asked.map(|(_, (name, value))| (name.clone(), HeaderValue::from_static(value))).collect();
+            switch::<String>(&headers, "chat/1", vec![])
+        };
+        let accepted = answer(None);
+        assert_eq!(accepted.status(), StatusCode::SWITCHING_PROTOCOLS);
+        assert_eq!(accepted.headers()[SEC_WEBSOCKET_ACCEPT], "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+        for (left_out, header) in asks.iter().enumerate() {
+            assert_eq!(answer(Some(left_out)).status(), StatusCode::UPGRADE_REQUIRED, "without {header:?}");
+        }
     }
 }
