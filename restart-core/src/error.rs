@@ -127,6 +127,19 @@ impl Error {
         self.kind == Kind::Control
     }
 
+    /// What to do about it, where the cause alone tells.
+    fn advice(&self) -> &'static str {
+        match (self.kind, self.source.as_ref().map(io::Error::kind)) {
+            (Kind::Socket, Some(io::ErrorKind::AddrInUse)) => {
+                "; stop the program that has it, which `ss -tlnp` names, or choose another address"
+            }
+            (Kind::Socket, Some(io::ErrorKind::AddrNotAvailable)) => {
+                "; choose an address that this machine has, as `ip address` shows them"
+            }
+            _ => "",
+        }
+    }
+
     /// No running server was found, or several.
     pub fn is_not_running(&self) -> bool {
         self.kind == Kind::NotRunning
@@ -139,10 +152,10 @@ impl fmt::Display for Error {
         if let Some(source) = &self.source {
             write!(out, ": {source}")?;
         }
-        match &self.note {
-            Some(note) => write!(out, " ({note})"),
-            None => Ok(()),
+        if let Some(note) = &self.note {
+            write!(out, " ({note})")?;
         }
+        out.write_str(self.advice())
     }
 }
 
@@ -165,6 +178,8 @@ mod tests {
         let error = Error::socket("cannot bind 127.0.0.1:80", io::ErrorKind::PermissionDenied);
         assert_eq!(error.to_string(), "cannot bind 127.0.0.1:80: permission denied");
         assert_eq!(format!("{error:?}"), error.to_string(), "which a main prints that returns it");
+        let busy = Error::socket("cannot bind 127.0.0.1:80", io::Error::from_raw_os_error(libc::EADDRINUSE));
+        assert!(busy.to_string().ends_with(" or choose another address"), "{busy}");
         assert!(error.source().is_none(), "whoever prints a chain of causes would say it twice");
         assert_eq!(error.io_error().map(io::Error::kind), Some(io::ErrorKind::PermissionDenied));
     }
