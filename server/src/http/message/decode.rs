@@ -7,10 +7,10 @@
 //! not ours.
 
 use std::borrow::Cow;
+use std::cell::RefCell;
 use std::fmt::Write;
 use std::io;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use futures_lite::{AsyncRead, AsyncWrite};
@@ -63,9 +63,8 @@ fn request_for(head: &Head<'_>, host: &str, secured: bool) -> Result<Request, Re
     let scheme = if secured { "https://" } else { "http://" };
     let is_long = head.target.as_str().len() > DECODED_TARGET_BYTES_MAX;
     let target = if head.target.path() == "*" || is_long { "/" } else { head.target.as_str() };
-    let parts =
-        [head.method.as_ref(), " ", scheme, host, target, " HTTP/1.1\r\nhost: ", host, "\r\n\r\n"].map(str::as_bytes);
-    let mut request = decode(parts.concat().into())?;
+    let mut request =
+        decode([head.method.as_ref(), " ", scheme, host, target, " HTTP/1.1\r\nhost: ", host, "\r\n\r\n"])?;
     if is_long {
         request.url_mut().set_path(head.target.path());
         request.url_mut().set_query(head.target.query());
@@ -126,28 +125,40 @@ pub(crate) fn ascii(value: &[u8]) -> Cow<'_, str> {
     }
 }
 
-/// Runs async-h1's decoder over a head in memory. It never waits, so that none of its state outlives this call.
-fn decode(head: Arc<[u8]>) -> Result<Request, Refusal> {
-    let decoding = pin!(async_h1::server::decode(Memory { bytes: head, at: 0 }));
+/// Runs async-h1's decoder over a head. It never waits, so that none of its state outlives this call.
+fn decode(head: [&str; 8]) -> Result<Request, Refusal> {
+    HEAD.with_borrow_mut(|bytes| {
+        bytes.clear();
+        for part in head {
+            bytes.extend_from_slice(part.as_bytes());
+        }
+    });
+    let decoding = pin!(async_h1::server::decode(Memory { at: 0 }));
     match decoding.poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(Ok(Some((request, _)))) => Ok(request),
         Poll::Ready(Ok(None) | Err(_)) | Poll::Pending => Err(REFUSED),
     }
 }
 
-/// A connection as async-h1 sees it: the bytes of one head, then its end.
+thread_local! {
+    /// The head that this thread has decoded. async-h1 takes only what it may keep, and so no head that is borrowed.
+    static HEAD: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A connection as async-h1 sees it: the bytes of [`HEAD`], then its end.
 #[derive(Clone, Debug)]
 struct Memory {
-    bytes: Arc<[u8]>,
     at: usize,
 }
 
 impl AsyncRead for Memory {
     fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
-        let count = into.len().min(self.bytes.len() - self.at);
-        into[..count].copy_from_slice(&self.bytes[self.at..self.at + count]);
-        self.at += count;
-        Poll::Ready(Ok(count))
+        HEAD.with_borrow(|bytes| {
+            let count = into.len().min(bytes.len() - self.at);
+            into[..count].copy_from_slice(&bytes[self.at..self.at + count]);
+            self.at += count;
+            Poll::Ready(Ok(count))
+        })
     }
 }
 
