@@ -11,11 +11,12 @@ use std::cell::RefCell;
 use std::fmt::Write;
 use std::io;
 use std::pin::{Pin, pin};
+use std::sync::LazyLock;
 use std::task::{Context, Poll, Waker};
 
 use futures_lite::{AsyncRead, AsyncWrite};
-use http_types::headers::{self, HeaderName};
-use http_types::{Request, StatusCode, Version};
+use http_types::headers::{self, HeaderName, Headers};
+use http_types::{Request, StatusCode, Trailers, Version};
 
 use super::head::Head;
 use super::refusal::Refusal;
@@ -25,6 +26,22 @@ const DECODED_TARGET_BYTES_MAX: usize = 4 * 1024;
 
 /// What stands in the URL instead of a host that its library does not take. It is nobody's name (RFC 6761, section 6.4).
 const UNKNOWN_HOST: &str = "host.invalid";
+
+/// A request of more fields gets room for all that browsers send.
+const FIELDS_FEW: usize = 7;
+
+/// No headers, and room for 28.
+static ROOM: LazyLock<Headers> = LazyLock::new(|| {
+    let mut headers = Trailers::new();
+    let names = || (0..15).map(|number| format!("x-{number}"));
+    for name in names() {
+        headers.insert(name.as_str(), "");
+    }
+    for name in names() {
+        headers.remove(name.as_str());
+    }
+    Headers::clone(&headers)
+});
 
 const REFUSED: Refusal = Refusal::bad("a Host or target that makes no URL");
 const WITHOUT_TLS: Refusal = Refusal::new(StatusCode::MisdirectedRequest, "an https URL on a connection without TLS");
@@ -50,6 +67,9 @@ pub(crate) fn request(head: Head<'_>, secured: bool) -> Result<Request, Refusal>
     if head.host.is_none() {
         request.remove_header(headers::HOST);
     }
+    if head.fields.len() > FIELDS_FEW {
+        make_room(&mut request);
+    }
     take_fields(&mut request, &head.fields);
     if head.old {
         request.set_version(Some(Version::Http1_0));
@@ -70,6 +90,17 @@ fn request_for(head: &Head<'_>, host: &str, secured: bool) -> Result<Request, Re
         request.url_mut().set_query(head.target.query());
     }
     Ok(request)
+}
+
+/// Gives a request's headers room at once. As they grow, all names are hashed anew each time; a clone keeps the room of what
+/// it is of, and http-types has no other way to ask for some.
+fn make_room(request: &mut Request) {
+    let headers: &mut Headers = request.as_mut();
+    let mut roomy = ROOM.clone();
+    for (name, values) in headers.iter() {
+        roomy.insert(name, values);
+    }
+    *headers = roomy;
 }
 
 /// Puts all header lines but Host into the request, in their order.
