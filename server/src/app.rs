@@ -83,10 +83,10 @@ impl App {
 
     /// Answers one request. The response to a HEAD has the length that the GET would have had, and a body that gives
     /// nothing.
-    pub async fn respond(&self, request: Request) -> Response {
+    pub async fn respond(&self, mut request: Request) -> Response {
         let method = request.method();
         let id = self.0.demo.as_ref().and_then(|_| demo::request_id(&request));
-        let mut response = self.response(request, id.as_deref()).await;
+        let mut response = self.response(&mut request, id.as_deref()).await;
         if method == Method::Head {
             let length = response.len();
             response.replace_body(Body::from_reader(futures_lite::io::empty(), length));
@@ -94,15 +94,15 @@ impl App {
         response
     }
 
-    async fn response(&self, request: Request, id: Option<&str>) -> Response {
-        let target = target(&request);
+    async fn response(&self, request: &mut Request, id: Option<&str>) -> Response {
+        let target = target(request);
         let Some(resource) = self.resource(&target.path) else {
             return not_found();
         };
         let Inner { sites, demo, identity } = &*self.0;
         let allowed = match &resource {
             // A site sends clients elsewhere with whatever method they come.
-            Resource::Site => return sites.answer(&request, &target).await,
+            Resource::Site => return sites.answer(request, &target).await,
             Resource::Page => READABLE,
             Resource::Demo(resource) => resource.methods(),
             Resource::Server => &[Method::Options],

@@ -13,8 +13,8 @@ static ALLOCATOR: dhat::Alloc = dhat::Alloc;
 
 const REQUESTS: u64 = 1_000;
 
-/// There are 34, nearly all of them made by `http-types` and async-h1, and up to two for the executor's queue.
-const ALLOCATIONS_MAX: u64 = 37;
+/// There are 32, nearly all of them made by `http-types` and async-h1, and up to two for the executor's queue.
+const ALLOCATIONS_MAX: u64 = 35;
 
 #[test]
 fn a_request_on_a_kept_connection_makes_no_more_allocations_than_before() {

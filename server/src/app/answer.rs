@@ -1,6 +1,6 @@
 //! What all parts of the application share: who answers, what was asked for, and the answers of one line.
 
-use std::fmt;
+use std::fmt::{self, Write};
 use std::time::Instant;
 
 use http_types::headers::{ALLOW, CONTENT_TYPE};
@@ -10,6 +10,9 @@ use crate::http;
 
 /// The methods of what is only read.
 pub(super) const READABLE: &[Method] = &[Method::Get, Method::Head, Method::Options];
+
+/// Hardly a line is longer.
+const LINE_BYTES_USUAL: usize = 80;
 
 /// Who answers: what `x-pid`, `x-generation` and the page say.
 #[derive(Clone, Debug)]
@@ -42,8 +45,11 @@ pub(super) fn target(request: &Request) -> PathAndQuery {
 /// A response of one line of text.
 pub(super) fn text(status: StatusCode, message: impl fmt::Display) -> Response {
     let mut response = Response::new(status);
-    response.set_body(Body::from_string(format!("{message}\n")));
+    // Before the body: one without a type would get another one first.
     response.insert_header(CONTENT_TYPE, "text/plain; charset=utf-8");
+    let mut line = String::with_capacity(LINE_BYTES_USUAL);
+    let _ = writeln!(line, "{message}");
+    response.set_body(Body::from_string(line));
     response
 }
 

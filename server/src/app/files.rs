@@ -124,8 +124,8 @@ impl Files {
         let Ok(Found::File(opened)) = self.find(&wanted).await else { return None };
         let Opened { file, facts, coding } = with_coding(opened, own_coding);
         let mut response = Response::new(status);
-        Content::new(Some(file), vec![Piece::File(0..facts.length)]).attach(&mut response).ok()?;
         describe(&mut response, &self.types.kind_of(path), coding);
+        Content::new(Some(file), vec![Piece::File(0..facts.length)]).attach(&mut response).ok()?;
         response.insert_header(VARY, "accept-encoding");
         Some(response)
     }
@@ -196,7 +196,7 @@ fn unacceptable() -> Response {
     response
 }
 
-/// What a file is.
+/// What a file is. It is said before there is a body: one without a type would get another one first.
 fn describe(response: &mut Response, kind: &str, coding: Option<Coding>) {
     response.insert_header(CONTENT_TYPE, kind);
     // The type is known from the name: a browser that guesses another one from the content opens a hole.
@@ -225,8 +225,8 @@ async fn compress(
     }
     let bytes = compressed.get(&opened.file, &opened.facts, coding).await?;
     let mut response = Response::new(StatusCode::Ok);
-    Content::new(None, vec![Piece::Memory(bytes.to_vec())]).attach(&mut response).ok()?;
     describe(&mut response, kind, Some(coding));
+    Content::new(None, vec![Piece::Memory(bytes.to_vec())]).attach(&mut response).ok()?;
     Some(with_validators(response, &validators))
 }
 
@@ -276,8 +276,8 @@ fn respond(request: &Request, kind: Cow<'_, str>, opened: Opened, validators: &V
             (format!("multipart/byteranges; boundary={boundary}").into(), pieces)
         }
     };
-    Content::new(Some(file), pieces).attach(&mut response)?;
     describe(&mut response, &kind, coding);
+    Content::new(Some(file), pieces).attach(&mut response)?;
     response.insert_header(ACCEPT_RANGES, "bytes");
     Ok(with_validators(response, validators))
 }

@@ -115,7 +115,7 @@ impl<H: Handler> Connection<'_, H> {
             State::Head => self.head().await,
             State::Request(message) => {
                 Box::pin(async {
-                    if let Some(answer) = self.request(*message).await {
+                    if let Some(answer) = self.request(message).await {
                         return self.response(answer).await;
                     }
                     self.give_up_account();

@@ -21,7 +21,12 @@ pub(crate) struct Deadline {
 impl Deadline {
     /// Moves the deadline to `after` from now.
     pub(crate) fn set(&mut self, after: Duration) {
-        self.at = Instant::now().checked_add(after);
+        self.set_from(Instant::now(), after);
+    }
+
+    /// The same, by whoever has looked at the clock.
+    pub(crate) fn set_from(&mut self, now: Instant, after: Duration) {
+        self.at = now.checked_add(after);
     }
 
     /// Whether the deadline has passed; if not, the task is woken when it does. (It may be woken earlier, too.)

@@ -107,7 +107,13 @@ impl Transport {
     /// Whether nothing is here, and nothing is known to wait in the socket, that was not used yet. For whoever waits for
     /// nothing.
     pub(crate) fn is_quiet(&self) -> bool {
-        self.received().is_empty() && self.poll_readable(&mut Context::from_waker(Waker::noop())).is_pending()
+        self.received().is_empty()
+            && match self.secured() {
+                None => !self.socket.is_readable(),
+                Some(mut secured) => {
+                    secured.poll_readable(&self.socket, &mut Context::from_waker(Waker::noop())).is_pending()
+                }
+            }
     }
 
     /// Receives once, without waiting, behind the bytes not used yet. Returns the number of bytes, 0 at the end of the
@@ -212,7 +218,9 @@ mod tests {
         assert!(!transport.close(), "there is no room for it");
         let reader = thread::spawn(move || client.read_to_end(&mut Vec::new()).expect("it ends"));
         while transport.flush().is_err() {
-            poller.wait(|| true);
+            if transport.poll_writable(&mut Context::from_waker(Waker::noop())).is_pending() {
+                poller.wait(|| true);
+            }
         }
         assert!(transport.close(), "it has left");
         drop(transport);

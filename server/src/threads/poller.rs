@@ -2,7 +2,8 @@
 //! once and never armed again. A request then takes a receive, a send, and its part of a wait.
 //!
 //! A [`Registration`] is the readiness of one socket as it was last reported. It belongs to the poller in which it was entered,
-//! and may be used from any thread. It owns no socket.
+//! and may be used from any thread. It owns no socket. The socket itself is entered when somebody waits for it first: one
+//! that is asked once, answered and closed never is.
 
 use std::cell::RefCell;
 use std::io;
@@ -123,6 +124,8 @@ pub(crate) struct Registration {
     poller: Arc<Poller>,
     slot: usize,
     readiness: Arc<Readiness>,
+    /// Whether the socket was entered.
+    entered: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -165,8 +168,8 @@ enum OtherEnd {
 pub(crate) struct Before(u64);
 
 impl Registration {
-    /// Enters a socket in the present thread's poller, with nothing known of it yet.
-    pub(crate) fn enter(socket: impl Source) -> io::Result<Registration> {
+    /// A place in the present thread's poller for a socket that is to be entered, with nothing known of it yet.
+    pub(crate) fn new() -> io::Result<Registration> {
         let poller = Poller::current()?;
         let (slot, readiness) = {
             let slots = &mut *poller.slots();
@@ -176,16 +179,38 @@ impl Registration {
             let readiness = Arc::new(Readiness { number: slots.entered, now });
             (slots.sources.insert(Arc::clone(&readiness)), readiness)
         };
-        let key = u64::from(readiness.number) << 32 | slot as u64;
-        // From here on its drop frees the slot.
-        let source = Registration { poller, slot, readiness };
-        source.poller.epoll.add(socket, key)?;
+        Ok(Registration { poller, slot, readiness, entered: AtomicBool::new(false) })
+    }
+
+    /// A place with the socket entered.
+    #[cfg(test)]
+    pub(crate) fn enter(socket: impl Source) -> io::Result<Registration> {
+        let source = Registration::new()?;
+        source.watch(socket)?;
         Ok(source)
+    }
+
+    /// Enters the socket, if it is not yet. To be called when somebody waits: what is there already is reported. If it
+    /// fails, nobody waits any more, and all that is tried on the socket has to fail as well.
+    pub(crate) fn watch(&self, socket: impl Source) -> io::Result<()> {
+        if self.entered.load(Ordering::Relaxed) || self.entered.swap(true, Ordering::Relaxed) {
+            return Ok(());
+        }
+        let key = u64::from(self.readiness.number) << 32 | self.slot as u64;
+        self.poller.epoll.add(socket, key).inspect_err(|_| {
+            self.entered.store(false, Ordering::Relaxed);
+            self.readiness.report(EventFlags::ERR);
+        })
     }
 
     /// Takes the socket out, so that another process can go on with it.
     pub(crate) fn leave(self, socket: impl Source) -> io::Result<()> {
-        self.poller.epoll.delete(socket)
+        if self.entered.load(Ordering::Relaxed) { self.poller.epoll.delete(socket) } else { Ok(()) }
+    }
+
+    /// Whether reading is worth a try, as far as was reported.
+    pub(crate) fn is_readable(&self) -> bool {
+        self.readiness.now().readable
     }
 
     /// Waits until reading is worth a try.

@@ -47,8 +47,8 @@ const PIPELINED_MAX: u32 = 1_000;
 
 impl<H: Handler> Connection<'_, H> {
     /// Has the handler answer. Nothing is returned if the client is gone before it does.
-    pub(super) async fn request(&mut self, message: Message) -> Option<Answer> {
-        let Message { mut request, keep_alive, framing, expects_continue, manner, offer, client } = message;
+    pub(super) async fn request(&mut self, message: Box<Message>) -> Option<Answer> {
+        let Message { mut request, keep_alive, framing, expects_continue, manner, offer, client } = *message;
         self.client = client;
         request.set_peer_addr(self.client.as_deref().or(self.peer.as_deref()));
         request.ext_mut().insert(Shutdown::new(self.context.own_drain()));
@@ -121,19 +121,22 @@ impl<H: Handler> Connection<'_, H> {
 
     /// Sends an answer, and decides what follows it.
     pub(super) async fn response(&mut self, answer: Answer) -> State {
-        let Answer { response, mut manner, mut close, decoration, offer } = answer;
-        let mut response = checked(response, offer.as_ref(), &self.context.moves);
+        let Answer { mut response, mut manner, mut close, decoration, offer } = answer;
+        check(&mut response, offer.as_ref(), &self.context.moves);
         let switch = switch_of(&mut response);
         if switch.is_none() {
             close = self.reason_to_close(close, &response, manner).await;
         }
         manner.close = close.is_some();
         let may_move = switch.is_none();
-        let sent = match self.send(response, &decoration, manner, may_move).await {
+        let mut plan = self.plan(&mut response, &decoration, manner);
+        drop(response);
+        let sent = match self.send(&mut plan, false, may_move).await {
             Err(Failure::Unsent(error)) => {
-                let (substitute, reason) = self.substitute(&error);
+                let (mut substitute, reason) = self.substitute(&error);
                 (manner.close, close) = (true, Some(reason));
-                self.send(substitute, &decoration, manner, false).await
+                plan = self.plan(&mut substitute, &decoration, manner);
+                self.send(&mut plan, false, false).await
             }
             sent => sent,
         };
@@ -153,8 +156,8 @@ impl<H: Handler> Connection<'_, H> {
         self.enter(Kind::Response, &path, Instant::now());
         (self.fresh, self.waited) = (false, Duration::ZERO);
         match Plan::resume(rest, &self.context.moves) {
-            Ok(plan) => {
-                let sent = self.send_plan(plan, true, true).await;
+            Ok(mut plan) => {
+                let sent = self.send(&mut plan, true, true).await;
                 self.sent(sent, close).await
             }
             Err(error) => {
@@ -198,29 +201,19 @@ impl<H: Handler> Connection<'_, H> {
         (plain(StatusCode::InternalServerError, "the request could not be answered"), Reason::Broken)
     }
 
-    async fn send(
-        &mut self,
-        mut response: Response,
-        decoration: &Decoration,
-        manner: Manner,
-        may_move: bool,
-    ) -> Result<Option<Rest>, Failure> {
-        for (name, value) in decoration {
-            response.insert_header(name, value.clone());
-        }
-        let status = response.status();
+    /// How a response is sent, whose body is taken from it.
+    fn plan(&mut self, response: &mut Response, decoration: &Decoration, manner: Manner) -> Plan {
         let mut out = Outbox::default();
-        let framing = encode::head(&response, manner, &mut out);
+        let framing = encode::head(response, decoration, manner, &mut out);
         if let Some(account) = &mut self.account {
-            (account.status, account.head_bytes) = (status.into(), out.filled().len() as u64);
+            (account.status, account.head_bytes) = (response.status().into(), out.filled().len() as u64);
         }
-        let plan = Plan::new(response, framing, out, &self.context.moves);
-        self.send_plan(plan, false, may_move).await
+        Plan::new(response, framing, out, &self.context.moves)
     }
 
     /// Sends a plan, of which some was sent already if it has `begun`. Returns what is left of it where that is to be sent
     /// elsewhere.
-    async fn send_plan(&mut self, mut plan: Plan, mut begun: bool, may_move: bool) -> Result<Option<Rest>, Failure> {
+    async fn send(&mut self, plan: &mut Plan, mut begun: bool, may_move: bool) -> Result<Option<Rest>, Failure> {
         self.ends_by_close = plan.ends_by_close();
         // What was sent of it elsewhere may wait here still.
         self.sent_bytes = if begun { FIRST_FLIGHT_BYTES } else { 0 };
@@ -245,19 +238,19 @@ impl<H: Handler> Connection<'_, H> {
             let mut uncounted = self.sent_bytes;
             let sent = self.account.as_mut().map_or(&mut uncounted, |account| &mut account.sent_bytes);
             let ending = Ending::new(&context.drain);
-            let sending = Sending { wire, deadline, pace, begun, sent, may_move: &can_move, ending };
-            let outcome = sending.run(&mut plan).await;
+            let mut sending = Sending { wire, deadline, pace, begun, sent, may_move: &can_move, ending };
+            let outcome = sending.run(plan).await;
             self.sent_bytes = self.account.as_ref().map_or(uncounted, |account| account.sent_bytes);
             if outcome? == Sent::Whole {
                 self.ends_by_close = false;
                 return Ok(None);
             }
-            match Box::pin(plan.into_rest()).await {
+            match Box::pin(std::mem::take(plan).into_rest()).await {
                 Ok(rest) => return Ok(Some(rest)),
                 Err((back, error)) => {
                     log::warn!("a response stays in this process: {error}");
                     self.declined = Some(self.context.drain.changes());
-                    (plan, begun) = (back, true);
+                    (*plan, begun) = (back, true);
                 }
             }
         }
@@ -365,17 +358,14 @@ fn tell(failure: &Failure, failed: bool) {
     }
 }
 
-/// A response that may be sent: the handler's own, or 500 where its own would break the protocol.
-fn checked(response: Response, offer: Option<&Offer>, moves: &Moves) -> Response {
-    match encode::check(&response)
-        .and_then(|()| upgrade::check(&response, offer))
-        .and_then(|()| moves::check(moves, &response))
-    {
-        Ok(()) => response,
-        Err(cause) => {
-            log::error!("the handler made a response with {cause}; 500 is answered");
-            plain(StatusCode::InternalServerError, "the request could not be answered")
-        }
+/// Puts 500 in the place of a response that would break the protocol.
+fn check(response: &mut Response, offer: Option<&Offer>, moves: &Moves) {
+    let checked = encode::check(response)
+        .and_then(|()| upgrade::check(response, offer))
+        .and_then(|()| moves::check(moves, response));
+    if let Err(cause) = checked {
+        log::error!("the handler made a response with {cause}; 500 is answered");
+        *response = plain(StatusCode::InternalServerError, "the request could not be answered");
     }
 }
 

@@ -170,7 +170,7 @@ impl<H: Handler> Connection<'_, H> {
             self.waited = Duration::ZERO;
         }
         self.waits_since = Instant::now();
-        self.deadline.set(timeout.saturating_sub(self.waited));
+        self.deadline.set_from(self.waits_since, timeout.saturating_sub(self.waited));
     }
 
     /// From now on the wait has to make room when it is called to, after those that have lasted longer.

@@ -7,15 +7,16 @@
 //! not ours.
 
 use std::borrow::Cow;
+use std::cell::RefCell;
 use std::fmt::Write;
 use std::io;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
+use std::sync::LazyLock;
 use std::task::{Context, Poll, Waker};
 
 use futures_lite::{AsyncRead, AsyncWrite};
-use http_types::headers::{self, HeaderName};
-use http_types::{Request, StatusCode, Version};
+use http_types::headers::{self, HeaderName, Headers};
+use http_types::{Request, StatusCode, Trailers, Version};
 
 use super::head::Head;
 use super::refusal::Refusal;
@@ -25,6 +26,22 @@ const DECODED_TARGET_BYTES_MAX: usize = 4 * 1024;
 
 /// What stands in the URL instead of a host that its library does not take. It is nobody's name (RFC 6761, section 6.4).
 const UNKNOWN_HOST: &str = "host.invalid";
+
+/// A request of more fields gets room for all that browsers send.
+const FIELDS_FEW: usize = 7;
+
+/// No headers, and room for 28.
+static ROOM: LazyLock<Headers> = LazyLock::new(|| {
+    let mut headers = Trailers::new();
+    let names = || (0..15).map(|number| format!("x-{number}"));
+    for name in names() {
+        headers.insert(name.as_str(), "");
+    }
+    for name in names() {
+        headers.remove(name.as_str());
+    }
+    Headers::clone(&headers)
+});
 
 const REFUSED: Refusal = Refusal::bad("a Host or target that makes no URL");
 const WITHOUT_TLS: Refusal = Refusal::new(StatusCode::MisdirectedRequest, "an https URL on a connection without TLS");
@@ -50,6 +67,9 @@ pub(crate) fn request(head: Head<'_>, secured: bool) -> Result<Request, Refusal>
     if head.host.is_none() {
         request.remove_header(headers::HOST);
     }
+    if head.fields.len() > FIELDS_FEW {
+        make_room(&mut request);
+    }
     take_fields(&mut request, &head.fields);
     if head.old {
         request.set_version(Some(Version::Http1_0));
@@ -63,14 +83,24 @@ fn request_for(head: &Head<'_>, host: &str, secured: bool) -> Result<Request, Re
     let scheme = if secured { "https://" } else { "http://" };
     let is_long = head.target.as_str().len() > DECODED_TARGET_BYTES_MAX;
     let target = if head.target.path() == "*" || is_long { "/" } else { head.target.as_str() };
-    let parts =
-        [head.method.as_ref(), " ", scheme, host, target, " HTTP/1.1\r\nhost: ", host, "\r\n\r\n"].map(str::as_bytes);
-    let mut request = decode(parts.concat().into())?;
+    let mut request =
+        decode([head.method.as_ref(), " ", scheme, host, target, " HTTP/1.1\r\nhost: ", host, "\r\n\r\n"])?;
     if is_long {
         request.url_mut().set_path(head.target.path());
         request.url_mut().set_query(head.target.query());
     }
     Ok(request)
+}
+
+/// Gives a request's headers room at once. As they grow, all names are hashed anew each time; a clone keeps the room of what
+/// it is of, and http-types has no other way to ask for some.
+fn make_room(request: &mut Request) {
+    let headers: &mut Headers = request.as_mut();
+    let mut roomy = ROOM.clone();
+    for (name, values) in headers.iter() {
+        roomy.insert(name, values);
+    }
+    *headers = roomy;
 }
 
 /// Puts all header lines but Host into the request, in their order.
@@ -126,28 +156,40 @@ pub(crate) fn ascii(value: &[u8]) -> Cow<'_, str> {
     }
 }
 
-/// Runs async-h1's decoder over a head in memory. It never waits, so that none of its state outlives this call.
-fn decode(head: Arc<[u8]>) -> Result<Request, Refusal> {
-    let decoding = pin!(async_h1::server::decode(Memory { bytes: head, at: 0 }));
+/// Runs async-h1's decoder over a head. It never waits, so that none of its state outlives this call.
+fn decode(head: [&str; 8]) -> Result<Request, Refusal> {
+    HEAD.with_borrow_mut(|bytes| {
+        bytes.clear();
+        for part in head {
+            bytes.extend_from_slice(part.as_bytes());
+        }
+    });
+    let decoding = pin!(async_h1::server::decode(Memory { at: 0 }));
     match decoding.poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(Ok(Some((request, _)))) => Ok(request),
         Poll::Ready(Ok(None) | Err(_)) | Poll::Pending => Err(REFUSED),
     }
 }
 
-/// A connection as async-h1 sees it: the bytes of one head, then its end.
+thread_local! {
+    /// The head that this thread has decoded. async-h1 takes only what it may keep, and so no head that is borrowed.
+    static HEAD: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A connection as async-h1 sees it: the bytes of [`HEAD`], then its end.
 #[derive(Clone, Debug)]
 struct Memory {
-    bytes: Arc<[u8]>,
     at: usize,
 }
 
 impl AsyncRead for Memory {
     fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
-        let count = into.len().min(self.bytes.len() - self.at);
-        into[..count].copy_from_slice(&self.bytes[self.at..self.at + count]);
-        self.at += count;
-        Poll::Ready(Ok(count))
+        HEAD.with_borrow(|bytes| {
+            let count = into.len().min(bytes.len() - self.at);
+            into[..count].copy_from_slice(&bytes[self.at..self.at + count]);
+            self.at += count;
+            Poll::Ready(Ok(count))
+        })
     }
 }
 

@@ -93,7 +93,7 @@ impl From<Failure> for Stopped {
 
 impl Sending<'_> {
     /// Sends all of the plan, or, where the client would have to be waited for and the rest can be sent elsewhere, a part.
-    pub(crate) async fn run(mut self, plan: &mut Plan) -> Result<Sent, Failure> {
+    pub(crate) async fn run(&mut self, plan: &mut Plan) -> Result<Sent, Failure> {
         match self.send(plan).await {
             Ok(()) if plan.is_long => Err(Failure::Long),
             Ok(()) => Ok(Sent::Whole),

@@ -61,16 +61,16 @@ pub(super) enum Source {
 
 impl Plan {
     /// The plan of a response whose head, which is in `out`, announces `framing`. A stream has to be one of `moves`.
-    pub(crate) fn new(mut response: Response, framing: Framing, out: Outbox, moves: &Moves) -> Plan {
+    pub(crate) fn new(response: &mut Response, framing: Framing, out: Outbox, moves: &Moves) -> Plan {
         let source = match framing {
             Framing::None => Source::Empty,
-            Framing::Length(left) => match content::take(&response) {
+            Framing::Length(left) => match content::take(response) {
                 Some(content) => Source::Content(Box::new(content)),
                 None => Source::Length { body: response.take_body(), left },
             },
             Framing::Chunked | Framing::Close => {
                 let chunked = framing == Framing::Chunked;
-                match take_stream(&response, moves) {
+                match take_stream(response, moves) {
                     Some(stream) => Source::Stream { stream, chunked },
                     None => Source::Unknown { body: response.take_body(), chunked },
                 }

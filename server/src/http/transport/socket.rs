@@ -26,9 +26,9 @@ pub(crate) struct Socket {
 }
 
 impl Socket {
-    /// Enters a connected stream socket in the poller that this thread uses.
+    /// A connected stream socket, for which the poller that this thread uses has a place.
     pub(crate) fn new(fd: OwnedFd, may_carry_descriptors: bool) -> io::Result<Socket> {
-        Ok(Socket { source: Registration::enter(&fd)?, fd, may_carry_descriptors })
+        Ok(Socket { source: Registration::new()?, fd, may_carry_descriptors })
     }
 
     /// The descriptor, which no poller knows any more.
@@ -37,19 +37,35 @@ impl Socket {
         Ok(self.fd)
     }
 
+    /// Whether something was reported that is to be read. A socket for which nobody has waited yet is reported by nobody.
+    pub(crate) fn is_readable(&self) -> bool {
+        self.source.is_readable()
+    }
+
     /// Waits until the socket can be read.
     pub(crate) fn poll_readable(&self, context: &mut Context<'_>) -> Poll<()> {
-        self.source.poll_readable(context)
+        self.watched(self.source.poll_readable(context))
     }
 
     /// Waits until the socket can be written to.
     pub(crate) fn poll_writable(&self, context: &mut Context<'_>) -> Poll<()> {
-        self.source.poll_writable(context)
+        self.watched(self.source.poll_writable(context))
     }
 
     /// Waits until nobody is at the other end.
     pub(crate) fn poll_gone(&self, context: &mut Context<'_>) -> Poll<()> {
-        self.source.poll_gone(context)
+        self.watched(self.source.poll_gone(context))
+    }
+
+    /// Has the poller watch the socket, where somebody waits. One that cannot be watched is closed.
+    fn watched(&self, polled: Poll<()>) -> Poll<()> {
+        if polled.is_pending()
+            && let Err(error) = self.source.watch(&self.fd)
+        {
+            log::warn!("cannot watch an accepted connection: {error}; it is closed");
+            self.shut_down(Shutdown::Both);
+        }
+        polled
     }
 
     /// Receives once into `room`. Returns the number of bytes, 0 at the end of the stream.
@@ -129,7 +145,8 @@ mod tests {
         thread::spawn(move || {
             let poller = Poller::new().expect("a poller");
             poller.adopt_thread();
-            let socket = Socket::new(fd, local).expect("an entry");
+            let socket = Socket::new(fd, local).expect("a place");
+            assert!(block_on(poll_once(poll_fn(|context| socket.poll_readable(context)))).is_none());
             poller.wait(|| true);
             let (mut all, mut room) = (Vec::new(), [0; 100]);
             while block_on(poll_once(poll_fn(|context| socket.poll_readable(context)))).is_some() {

@@ -21,6 +21,17 @@ pub fn command() -> Clap {
 
 /// The whole command line of a program. Panics where a flag of its own has the name of one that every server has.
 pub(crate) fn command_of(package: &Package) -> Clap {
+    command_with(package, |_| true)
+}
+
+/// The command line of a program that is asked to serve: its other commands are there by name, and not as they are used.
+/// A start would wait for them.
+pub(crate) fn command_to_serve(package: &Package) -> Clap {
+    command_with(package, |name| name == SERVE)
+}
+
+/// The command line of a program, with those of its commands made ready that are `wanted`.
+fn command_with(package: &Package, wanted: impl Fn(&str) -> bool) -> Clap {
     let mut command = Cli::command()
         .name(package.name.clone())
         .version(package.version.clone())
@@ -31,7 +42,7 @@ pub(crate) fn command_of(package: &Package) -> Clap {
         Some(about) => command.about(about.clone()),
         None => command,
     };
-    for (name, footer) in footers(package) {
+    for (name, footer) in footers(package).into_iter().filter(|(name, _)| wanted(name)) {
         command = command.mut_subcommand(name, |sub| {
             let sub = sub.after_help(package.named(&footer));
             let sub = if TAKES_CONFIGURATION.contains(&name) { with_own_flags(sub, package) } else { sub };
@@ -41,8 +52,11 @@ pub(crate) fn command_of(package: &Package) -> Clap {
     command
 }
 
+/// The command of a command line that names none.
+pub(crate) const SERVE: &str = "serve";
+
 /// The commands that take the flags of `serve`, and the program's own.
-const TAKES_CONFIGURATION: [&str; 2] = ["serve", "check"];
+const TAKES_CONFIGURATION: [&str; 2] = [SERVE, "check"];
 
 /// The command with the program's own flags, and without those of an application that it does not have.
 fn with_own_flags(command: Clap, package: &Package) -> Clap {

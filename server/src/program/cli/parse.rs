@@ -10,7 +10,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{ArgMatches, Command as Clap, FromArgMatches};
 
 use super::blame::blamed;
-use super::command::{Cli, Command, command_of};
+use super::command::{Cli, Command, SERVE, command_of, command_to_serve};
 use super::effective::effective;
 use super::file::File;
 use crate::config::{Given, ServeArgs, SiteArgs, non_empty, separator};
@@ -60,7 +60,9 @@ pub(crate) fn read(
     arguments: impl IntoIterator<Item = OsString>,
 ) -> Result<CommandLine, clap::Error> {
     let arguments = with_default_command(arguments);
-    let matches = match command_of(package).try_get_matches_from(&arguments) {
+    let serves = arguments.get(1).is_some_and(|name| name == SERVE);
+    let known = if serves { command_to_serve(package) } else { command_of(package) };
+    let matches = match known.try_get_matches_from(&arguments) {
         // The file may have it.
         Err(error) if error.kind() == ErrorKind::MissingRequiredArgument => without_requirements(package)
             .try_get_matches_from(&arguments)
@@ -84,7 +86,7 @@ pub(crate) fn read(
 
 /// An error, with the variable whose value it is about, if it is about one.
 fn with_variable(error: clap::Error, package: &Package) -> clap::Error {
-    match command_of(package).find_subcommand("serve") {
+    match command_of(package).find_subcommand(SERVE) {
         Some(serve) => blamed(error, serve, None),
         None => error,
     }
@@ -176,7 +178,7 @@ fn with_default_command(arguments: impl IntoIterator<Item = OsString>) -> Vec<Os
     match arguments.peek().and_then(|argument| argument.to_str()) {
         Some("-h" | "--help" | "-V" | "--version") => return complete.into_iter().chain(arguments).collect(),
         Some(first) if !first.starts_with('-') => complete.extend(arguments.next()),
-        _ => complete.push("serve".into()),
+        _ => complete.push(SERVE.into()),
     }
     complete.extend(graceful.then(|| "-g".into()));
     complete.extend(arguments);
