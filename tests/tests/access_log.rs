@@ -179,7 +179,7 @@ fn logrotate_with_the_packages_file_loses_no_line() {
     let folder = server.folder().to_owned();
     let config = config.replace("/var/log/reborn/access.log", path.to_str().unwrap());
     let signals = config.lines().filter(|line| line.contains("systemctl kill")).count();
-    assert_eq!(signals, 2);
+    assert_eq!(signals, 3);
     let told = format!("kill -USR1 $(cat {}); true", server.pid_file().display());
     let config: Vec<_> =
         config.lines().map(|line| if line.contains("systemctl kill") { &*told } else { line }).collect();
