@@ -235,7 +235,7 @@ pub struct ClientArgs {
     #[arg(long, env = "REBORN_CONTROL", value_name = "PATH")]
     pub control: Option<OsString>,
 
-    /// The instance of a template unit: `--instance blog` is for reborn@blog.service
+    /// The instance of a template unit, which stands behind the @ in its name
     #[arg(long, value_name = "NAME", conflicts_with = "control")]
     pub instance: Option<String>,
 }
