@@ -163,17 +163,12 @@ impl Content {
         Poll::Ready(Ok(count))
     }
 
-    /// Goes back by the last `unsent` bytes that were read, as far as they are of the file: they are read again when they
-    /// can be sent. Returns how many they are.
-    pub(super) fn put_back(&mut self, unsent: u64) -> u64 {
-        if !matches!(self.pieces.get(self.at), Some(Piece::File(_))) {
-            return 0;
-        }
+    /// Goes back by the last `unsent` bytes that were read: they are read again when they can be sent. What the pool reads
+    /// meanwhile is nobody's.
+    pub(super) fn put_back(&mut self, unsent: u64) {
         (self.reading, self.read, self.used) = (None, Vec::new(), 0);
-        let count = unsent.min(self.within);
-        self.within -= count;
-        self.left += count;
-        count
+        (self.at, self.within) = self.back(unsent);
+        self.left += unsent;
     }
 
     /// Waits until nobody reads from the file any more on its behalf. What was read and not taken is read again.

@@ -95,13 +95,18 @@ impl Plan {
     }
 
     /// Forgets most of what was gathered and can be read again, and keeps no room for more: a client that has to be waited
-    /// for takes no memory but that in which the kernel has what is on its way. Returns whether it did.
+    /// for takes no memory but that in which the kernel has what is on its way. Returns whether there may be more to gather
+    /// when it has made room.
     pub(super) fn put_back(&mut self) -> bool {
         let Source::Content(content) = &mut self.source else { return false };
         let gathered = self.out.filled().len();
-        let again = gathered.saturating_sub(self.ours.max(KEPT_BYTES));
-        let count = if again < PUT_BACK_BYTES_MIN { 0 } else { content.put_back(again as u64) };
-        self.out.shorten(gathered - usize::try_from(count).unwrap_or(0));
+        let mut again = gathered.saturating_sub(self.ours.max(KEPT_BYTES));
+        if again < PUT_BACK_BYTES_MIN {
+            again = 0;
+        } else {
+            content.put_back(again as u64);
+        }
+        self.out.shorten(gathered - again);
         true
     }
 
@@ -286,4 +291,101 @@ fn goes_on(body: &mut Body) -> bool {
 
 fn panicked() -> io::Error {
     io::Error::other("the body of the response panicked")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::os::unix::fs::FileExt;
+
+    use futures_lite::future::{block_on, poll_fn};
+    use proptest::prelude::*;
+
+    use super::super::content::Piece;
+    use super::*;
+
+    const FILE_BYTES: u64 = 400_000;
+
+    fn bytes() -> Vec<u8> {
+        (0..FILE_BYTES / 4).flat_map(|number| u32::try_from(number).unwrap().to_be_bytes()).collect()
+    }
+
+    fn file() -> File {
+        let file = tempfile::tempfile().unwrap();
+        file.write_all_at(&bytes(), 0).unwrap();
+        file
+    }
+
+    /// What can happen to a response on its way.
+    #[derive(Clone, Debug)]
+    enum Event {
+        Gathered { large: bool },
+        Sent { most: usize },
+        PutBack,
+        Moved,
+    }
+
+    fn event() -> impl Strategy<Value = Event> {
+        prop_oneof![
+            4 => any::<bool>().prop_map(|large| Event::Gathered { large }),
+            3 => (1_usize..70_000).prop_map(|most| Event::Sent { most }),
+            2 => Just(Event::PutBack),
+            1 => Just(Event::Moved),
+        ]
+    }
+
+    fn gather(plan: &mut Plan, large: bool) {
+        block_on(poll_fn(|context| plan.poll_gather(context, large))).unwrap();
+    }
+
+    fn send(plan: &mut Plan, most: usize) -> Vec<u8> {
+        let count = most.min(plan.out.filled().len());
+        let sent = plan.out.filled()[..count].to_vec();
+        plan.took(count);
+        sent
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn each_byte_is_sent_once_and_in_order_however_often_it_is_put_back_or_moves(
+            head in prop::collection::vec(any::<u8>(), 1..6_000),
+            parts in prop::collection::vec((0..FILE_BYTES, 0_u64..100_000, prop::collection::vec(any::<u8>(), 0..3_000)), 0..5),
+            events in prop::collection::vec(event(), 0..80),
+        ) {
+            let all = bytes();
+            let (mut pieces, mut expected) = (Vec::new(), head.clone());
+            for (start, length, text) in parts {
+                let end = (start + length).min(FILE_BYTES);
+                expected.extend_from_slice(&text);
+                expected.extend_from_slice(&all[usize::try_from(start).unwrap()..usize::try_from(end).unwrap()]);
+                pieces.extend([Piece::Memory(text), Piece::File(start..end)]);
+            }
+            let mut plan = Plan { source: Source::Content(Box::new(Content::new(Some(file()), pieces))), ..Plan::default() };
+            plan.out.extend(&head);
+            plan.ours = head.len();
+            let mut sent = Vec::new();
+            for event in events {
+                match event {
+                    Event::Gathered { large } if !plan.is_gathered() => gather(&mut plan, large),
+                    Event::Sent { most } => sent.extend(send(&mut plan, most)),
+                    Event::PutBack => {
+                        plan.put_back();
+                        let kept = plan.out.filled().len();
+                        prop_assert!(kept < plan.ours.max(KEPT_BYTES) + PUT_BACK_BYTES_MIN);
+                    }
+                    Event::Moved if plan.can_move() => {
+                        let rest = block_on(std::mem::take(&mut plan).into_rest()).map_err(|(_, error)| error).unwrap();
+                        plan = Plan::resume(rest, &Moves::default()).unwrap();
+                    }
+                    Event::Gathered { .. } | Event::Moved => {}
+                }
+            }
+            while !(plan.is_gathered() && plan.out.filled().is_empty()) {
+                gather(&mut plan, true);
+                sent.extend(send(&mut plan, usize::MAX));
+            }
+            prop_assert!(sent == expected);
+        }
+    }
 }
