@@ -97,13 +97,21 @@ impl Count {
     }
 }
 
+/// Has the poller watch a socket for which somebody waits, as a connection does: it is entered where a poll is pending.
+fn watched(polled: Poll<()>, socket: &Arc<Socket>, source: &Registration) -> Poll<()> {
+    if polled.is_pending() {
+        source.watch(socket).expect("nothing fails here");
+    }
+    polled
+}
+
 /// Reads so many bytes as a connection does: the first on trust, and a receive that brings less than there was room for has
 /// emptied the socket.
-async fn read(socket: &Socket, source: &Registration, wanted: usize) {
+async fn read(socket: &Arc<Socket>, source: &Registration, wanted: usize) {
     let (mut had, mut trusts) = (0, true);
     while had < wanted {
         if !std::mem::take(&mut trusts) {
-            poll_fn(|task| source.poll_readable(task)).await;
+            poll_fn(|task| watched(source.poll_readable(task), socket, source)).await;
         }
         let before = source.before();
         let room = (wanted - had).min(2);
@@ -224,7 +232,7 @@ fn no_byte_is_forgotten_whatever_happens_between_its_coming_and_its_report() {
         for socket in &sockets {
             let socket = Arc::clone(socket);
             spawn(&team, &done, async move {
-                let source = Registration::enter(&socket).expect("an entry");
+                let source = Registration::new().expect("a place");
                 read(&socket, &source, 3).await;
             });
         }
@@ -240,7 +248,7 @@ fn no_byte_is_forgotten_whatever_happens_between_its_coming_and_its_report() {
 fn read_while_they_come(bytes: usize) {
     polled();
     let socket = Arc::<Socket>::default();
-    let source = Registration::enter(&socket).expect("an entry");
+    let source = Registration::new().expect("a place");
     let other = Arc::clone(&socket);
     let other = thread::spawn(move || (0..bytes).for_each(|_| other.arrive()));
     future::block_on(read(&socket, &source, bytes));
@@ -251,6 +259,27 @@ fn read_while_they_come(bytes: usize) {
 fn what_comes_while_something_is_tried_is_not_taken_for_what_was_there() {
     walk(|| read_while_they_come(1));
     walk(|| read_while_they_come(3));
+}
+
+#[test]
+fn whoever_waits_first_of_two_both_learn_of_what_they_wait_for() {
+    walk(|| {
+        polled();
+        let socket = Arc::<Socket>::default();
+        let source = Arc::new(Registration::new().expect("a place"));
+        let (gone, its) = (Arc::clone(&socket), Arc::clone(&source));
+        let watcher = thread::spawn(move || {
+            future::block_on(poll_fn(|task| watched(its.poll_gone(task), &gone, &its)));
+        });
+        let other = Arc::clone(&socket);
+        let other = thread::spawn(move || {
+            other.arrive();
+            other.close();
+        });
+        future::block_on(read(&socket, &source, 1));
+        watcher.join().expect("it does not panic");
+        other.join().expect("it does not panic");
+    });
 }
 
 #[test]
@@ -279,7 +308,7 @@ fn who_has_filled_a_socket_learns_of_its_room() {
         let socket = Arc::<Socket>::default();
         let writes = Arc::clone(&socket);
         spawn(&team, &done, async move {
-            let source = Registration::enter(&writes).expect("an entry");
+            let source = Registration::new().expect("a place");
             let mut sent = 0;
             while sent < 3 {
                 let before = source.before();
@@ -287,7 +316,7 @@ fn who_has_filled_a_socket_learns_of_its_room() {
                     sent += 1;
                 } else {
                     source.filled(before);
-                    poll_fn(|task| source.poll_writable(task)).await;
+                    poll_fn(|task| watched(source.poll_writable(task), &writes, &source)).await;
                 }
             }
         });

@@ -1,8 +1,8 @@
 //! How it is learned that connections can be read or written: an epoll, edge-triggered, in which a socket is entered
 //! once and never armed again. A request then takes a receive, a send, and its part of a wait.
 //!
-//! A [`Registration`] is the readiness of one socket as it was last reported. It belongs to the poller in which it was entered,
-//! and may be used from any thread. It owns no socket. The socket itself is entered when somebody waits for it first: one
+//! A [`Registration`] is the readiness of one socket as it was last reported. It belongs to the poller in which it has its
+//! place, and may be used from any thread. It owns no socket. The socket itself is entered when somebody waits for it first: one
 //! that is asked once, answered and closed never is.
 
 use std::cell::RefCell;
@@ -38,8 +38,8 @@ pub(crate) struct Poller {
 #[derive(Debug, Default)]
 struct Slots {
     sources: Slab<Arc<Readiness>>,
-    /// Counts those that were entered, so that an event for one that is gone is not taken for its heir's.
-    entered: u32,
+    /// Counts those that have had a place, so that an event for one that is gone is not taken for its heir's.
+    given: u32,
 }
 
 impl Poller {
@@ -48,7 +48,7 @@ impl Poller {
         Ok(Arc::new(Poller { epoll, sleeps, slots }))
     }
 
-    /// Makes it the present thread's: [`Registration::enter`] uses it from now on.
+    /// Makes it the present thread's: [`Registration::new`] uses it from now on.
     pub(crate) fn adopt_thread(self: &Arc<Self>) {
         CURRENT.with(|current| current.replace(Some(Arc::clone(self))));
     }
@@ -98,7 +98,7 @@ impl Poller {
         }
     }
 
-    /// How many sockets are entered.
+    /// How many sockets have a place.
     #[cfg(test)]
     pub(crate) fn entries(&self) -> usize {
         self.slots().sources.len()
@@ -118,7 +118,7 @@ impl Slots {
     }
 }
 
-/// One socket's entry in a poller. The socket has to be closed after it, or be taken out with [`Registration::leave`].
+/// One socket's place in a poller. The socket has to be closed after it, or be taken out with [`Registration::leave`].
 #[derive(Debug)]
 pub(crate) struct Registration {
     poller: Arc<Poller>,
@@ -130,7 +130,7 @@ pub(crate) struct Registration {
 
 #[derive(Debug)]
 struct Readiness {
-    /// Which entry of its poller this was.
+    /// Which place of its poller's this was.
     number: u32,
     now: Mutex<Now>,
 }
@@ -173,10 +173,10 @@ impl Registration {
         let poller = Poller::current()?;
         let (slot, readiness) = {
             let slots = &mut *poller.slots();
-            slots.entered = slots.entered.wrapping_add(1);
+            slots.given = slots.given.wrapping_add(1);
             // A socket can be written to until it says otherwise.
             let now = Mutex::new(Now { writable: true, ..Now::default() });
-            let readiness = Arc::new(Readiness { number: slots.entered, now });
+            let readiness = Arc::new(Readiness { number: slots.given, now });
             (slots.sources.insert(Arc::clone(&readiness)), readiness)
         };
         Ok(Registration { poller, slot, readiness, entered: AtomicBool::new(false) })

@@ -101,7 +101,9 @@ impl Socket {
 
 impl Inner {
     fn tell(&self, flags: EventFlags) {
-        if let Some((key, kernel)) = &self.entered {
+        if let Some((key, kernel)) = &self.entered
+            && !flags.is_empty()
+        {
             let (state, changed) = &**kernel;
             let mut state = state.lock().expect("no panic");
             match state.ready.iter_mut().find(|(ready, _)| ready == key) {
@@ -124,7 +126,8 @@ impl Epoll {
         let hung_up =
             if inner.closed { EventFlags::IN | EventFlags::RDHUP | EventFlags::HUP } else { EventFlags::empty() };
         let there = if inner.bytes > 0 { EventFlags::IN } else { EventFlags::empty() };
-        inner.tell(EventFlags::OUT | there | hung_up);
+        let room = if inner.unsent < 1 { EventFlags::OUT } else { EventFlags::empty() };
+        inner.tell(room | there | hung_up);
         Ok(())
     }
 

@@ -161,6 +161,21 @@ mod tests {
     }
 
     #[test]
+    fn whoever_waits_for_what_cannot_be_watched_is_told_that_it_is_gone() {
+        // Like a full table of what may be watched: epoll takes no plain file.
+        let file = tempfile::tempfile().expect("a file");
+        let poller = Poller::new().expect("a poller");
+        poller.adopt_thread();
+        let socket = Socket::new(file.into(), false).expect("a place");
+        let is_gone = || block_on(poll_once(poll_fn(|context| socket.poll_gone(context)))).is_some();
+        assert!(!is_gone(), "it is tried by whoever waits first");
+        assert!(is_gone());
+        assert!(block_on(poll_once(poll_fn(|context| socket.poll_readable(context)))).is_some());
+        assert!(socket.receive(&mut [0; 9]).is_err());
+        assert!(socket.into_fd().is_ok(), "and it has no entry to be taken out");
+    }
+
+    #[test]
     fn what_comes_behind_urgent_data_is_received() {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
         let mut client = TcpStream::connect(listener.local_addr().expect("an address")).expect("a connection");
