@@ -43,7 +43,7 @@ impl FrameBuffer {
     /// The library has come to the end of a message of data: nobody has to read it again.
     pub fn message_ends(&mut self) {
         self.unread.drain(..self.taken);
-        (self.taken, self.is_cut) = (0, false);
+        (self.taken, self.frame, self.is_cut) = (0, 0, false);
     }
 
     /// The library has come to the end of a message of control, which may stand between the parts of one of data.
@@ -151,6 +151,19 @@ mod tests {
         memory.receive(b"\x80");
         assert!(memory.can_be_kept());
         assert_eq!(memory.take_unread(), [&text[..], b"\x80"].concat(), "without the ping, which was answered");
+    }
+
+    #[test]
+    fn an_end_that_is_said_twice_takes_nothing_of_what_is_to_be_read() {
+        let mut memory = FrameBuffer::default();
+        let (first, last) = ([0x01, 0x80, 1, 2, 3, 4], [0x80, 0x80, 1, 2, 3, 4]);
+        memory.receive(&[first, last].concat());
+        read_all(&mut memory);
+        memory.receive(b"\x81");
+        for end in [FrameBuffer::message_ends, FrameBuffer::control_ends, FrameBuffer::message_ends] {
+            end(&mut memory);
+        }
+        assert_eq!(memory.take_unread(), b"\x81");
     }
 
     #[test]
