@@ -13,8 +13,8 @@
 //! serves both takes `Extension<restart_core::Address>`.
 //!
 //! Whoever wants `axum::serve` itself has [`tokio::Listener`](crate::tokio::Listener) as an `axum::serve::Listener`, whose
-//! connections are counted for as long as they live. Its graceful shutdown is for good, though: a generation that serves again, since
-//! its successor has died, needs another call of it.
+//! connections are counted for as long as they live. Its graceful shutdown is for good, though: a generation that serves
+//! again, since its successor has died, needs another call of it.
 
 use std::convert::Infallible;
 use std::error::Error;

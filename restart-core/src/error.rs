@@ -131,7 +131,7 @@ impl Error {
     fn advice(&self) -> &'static str {
         match (self.kind, self.source.as_ref().map(io::Error::kind)) {
             (Kind::Socket, Some(io::ErrorKind::AddrInUse)) => {
-                "; stop the program that has it, which `ss -tlnp` names, or choose another address"
+                "; stop the program that has it, which `ss -lnp` names, or choose another address"
             }
             (Kind::Socket, Some(io::ErrorKind::AddrNotAvailable)) => {
                 "; choose an address that this machine has, as `ip address` shows them"

@@ -381,7 +381,6 @@ fn failed(error: &http_types::Error) -> Response {
     plain(status, "the request could not be answered")
 }
 
-/// The answer to a request that finds no room.
 /// What is answered where the client that a proxy names has as many requests as one may have.
 fn client_has_too_many() -> Response {
     let mut response = plain(StatusCode::TooManyRequests, "too many requests of this client are being answered");
@@ -389,6 +388,7 @@ fn client_has_too_many() -> Response {
     response
 }
 
+/// The answer to a request that finds no room.
 fn overloaded() -> Response {
     let mut response = plain(StatusCode::ServiceUnavailable, "too many requests are being answered");
     response.insert_header(RETRY_AFTER, "1");
