@@ -17,8 +17,25 @@ const ADVICE: &str = "write FROM TO [STATUS], such as /old/* /new/:splat 301";
 /// What stands for the rest of a path.
 const SPLAT: &str = "splat";
 
-/// What is encoded of a name that a client wrote: all but the unreserved characters of RFC 3986, section 2.3.
-const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+/// What is encoded of a name that a client wrote, in a query: all but the unreserved characters of RFC 3986, section 2.3.
+const ENCODED_IN_QUERY: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// The same in a path, where a name may have more of them (section 3.3): people see `/@name` in their address bars, and other
+/// servers write it so.
+pub(crate) const ENCODED_IN_PATH: &AsciiSet = &ENCODED_IN_QUERY
+    .remove(b'!')
+    .remove(b'$')
+    .remove(b'&')
+    .remove(b'\'')
+    .remove(b'(')
+    .remove(b')')
+    .remove(b'*')
+    .remove(b'+')
+    .remove(b',')
+    .remove(b';')
+    .remove(b'=')
+    .remove(b':')
+    .remove(b'@');
 
 /// A rule by which clients are sent elsewhere.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -119,15 +136,19 @@ impl Redirect {
             return None;
         }
         let mut location = self.to.origin.clone();
+        let mut foreign = ENCODED_IN_PATH;
         for part in &self.to.parts {
+            if matches!(part, Part::Literal(text) if text.contains('?')) {
+                foreign = ENCODED_IN_QUERY;
+            }
             match part {
                 // Where the rest was empty, two slashes would be the beginning of another host.
                 Part::Literal(text) if location.ends_with('/') => location.push_str(text.trim_start_matches('/')),
                 Part::Literal(text) => location.push_str(text),
-                Part::Called(name) if name == SPLAT => push_rest(&mut location, rest, path.is_directory),
+                Part::Called(name) if name == SPLAT => push_rest(&mut location, rest, path.is_directory, foreign),
                 Part::Called(name) => {
                     let at = self.from.iter().position(|from| *from == Name::Called(name.clone()));
-                    push(&mut location, at.map_or(&[][..], |at| &path.names[at]));
+                    push(&mut location, at.map_or(&[][..], |at| &path.names[at]), foreign);
                 }
             }
         }
@@ -145,7 +166,7 @@ impl Redirect {
         for name in &self.from {
             path.push('/');
             match name {
-                Name::Literal(name) => push(&mut path, name),
+                Name::Literal(name) => push(&mut path, name, ENCODED_IN_PATH),
                 Name::Called(_) => path.push('x'),
             }
         }
@@ -290,17 +311,17 @@ fn is_plain(name: &[u8]) -> bool {
     !name.is_empty() && name != b"." && name != b".." && !name.contains(&b'/') && !name.contains(&0)
 }
 
-fn push(location: &mut String, name: &[u8]) {
+fn push(location: &mut String, name: &[u8], foreign: &'static AsciiSet) {
     // Writing to a String cannot fail.
-    _ = write!(location, "{}", percent_encode(name, ENCODED));
+    _ = write!(location, "{}", percent_encode(name, foreign));
 }
 
-fn push_rest(location: &mut String, names: &[Cow<'_, [u8]>], is_directory: bool) {
+fn push_rest(location: &mut String, names: &[Cow<'_, [u8]>], is_directory: bool, foreign: &'static AsciiSet) {
     for (index, name) in names.iter().enumerate() {
         if index > 0 {
             location.push('/');
         }
-        push(location, name);
+        push(location, name, foreign);
     }
     if is_directory && !names.is_empty() {
         location.push('/');
@@ -355,10 +376,14 @@ mod tests {
             ("/* https://one.org/:splat", "/", Some("https://one.org/")),
             ("/* https://one.org/:splat", "/a?b", Some("https://one.org/a?b")),
             ("/* https://one.org:8443", "/a?b", Some("https://one.org:8443/?b")),
+            ("/* http://[::1]:80/", "/a", Some("http://[::1]:80/")),
             ("/ /home", "/", Some("/home")),
             ("/ /home", "/a", None),
             ("/:year/:month/* /blog/:month-:year/:splat", "/2024/05/a", Some("/blog/05-2024/a")),
             ("/p/:id /show?id=:id", "/p/a&b?c=d", Some("/show?id=a%26b&c=d")),
+            ("/p/* /:splat?id=:splat", "/p/a=b@c/d", Some("/a=b@c/d?id=a%3Db%40c/d")),
+            ("/* https://one.org/:splat", "/@a/b:c,d;e=f/(g)!", Some("https://one.org/@a/b:c,d;e=f/(g)!")),
+            ("/* https://one.org/:splat", "/a%3fb%23c%25%5c\"", Some("https://one.org/a%3Fb%23c%25%5C%22")),
             ("/a /b#c", "/a?d", Some("/b?d#c")),
             ("/a /b:c", "/a", Some("/b:c")),
             ("/a /ü", "/a", Some("/%C3%BC")),
