@@ -8,6 +8,7 @@
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
+use ipnet::Ipv6Net;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, percent_encode};
 
 use super::given::{Error, Given};
@@ -266,10 +267,24 @@ impl Destination {
 fn split_origin(text: &str) -> Option<(&str, &str)> {
     let scheme = ["https://", "http://"].into_iter().find(|scheme| text.starts_with(scheme))?;
     let end = text[scheme.len()..].find(['/', '?', '#']).map_or(text.len(), |at| scheme.len() + at);
-    let host = &text[scheme.len()..end];
-    let is_host = |byte: u8| byte.is_ascii_alphanumeric() || b"-._:[]".contains(&byte);
-    let begins = host.starts_with(|first: char| first.is_ascii_alphanumeric() || first == '[');
-    (begins && host.bytes().all(is_host)).then(|| text.split_at(end))
+    is_host(&text[scheme.len()..end]).then(|| text.split_at(end))
+}
+
+/// Whether this is `HOST[:PORT]`: a `:splat` that lacks the slash in front is none.
+fn is_host(text: &str) -> bool {
+    let (host, port) = match text.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
+        _ => (text, None),
+    };
+    let is_label = |label: &str| {
+        !label.is_empty() && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
+    };
+    let is_port = |port: &str| port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok();
+    let address = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    address.map_or_else(
+        || host.strip_suffix('.').unwrap_or(host).split('.').all(is_label),
+        |address| format!("{address}/128").parse::<Ipv6Net>().is_ok(),
+    ) && port.is_none_or(is_port)
 }
 
 /// A text as it may stand in a URL: what is encoded already stays.
@@ -421,6 +436,10 @@ mod tests {
             ("/a https:///b", "is neither a path of this site"),
             ("/a https://u@b/", "is neither a path of this site"),
             ("/:a https://:a/", "is neither a path of this site"),
+            ("/* https://one.org:splat", "is neither a path of this site"),
+            ("/a https://one.org:65536/", "is neither a path of this site"),
+            ("/a https://one..org/", "is neither a path of this site"),
+            ("/a https://[::1/", "is neither a path of this site"),
             ("/a javascript:alert(1)", "is neither a path of this site"),
             ("/a/* /b/*", "what it stood for is called :splat"),
             ("/a /b/:splat", "has a placeholder :splat that the path before it does not have"),
