@@ -25,6 +25,7 @@ use crate::config::{Etag, FilesConfig};
 use crate::http::{Content, Piece};
 use coding::Coding;
 use compressed::Compressed;
+pub(super) use compressed::Places;
 use conditions::{Conditions, Validators, Verdict};
 use directory::Directory;
 use kind::Types;
@@ -60,15 +61,15 @@ pub(super) struct Files {
 }
 
 impl Files {
-    /// Opens the directory, for so many teams of threads.
-    pub(super) fn open(config: &FilesConfig, teams: usize) -> io::Result<Self> {
+    /// Opens the directory, for so many teams of threads. What is compressed takes a place of these.
+    pub(super) fn open(config: &FilesConfig, teams: usize, places: &Places) -> io::Result<Self> {
         let directory = Arc::new(Directory::open(config.root.clone(), config.follow_symlinks, teams)?);
         Ok(Self {
             directory,
             etag: config.etag,
             types: Types::new(&config.types),
             lists: config.list,
-            compressed: Compressed::new(&config.compress).map(Arc::new),
+            compressed: Compressed::new(&config.compress, places).map(Arc::new),
         })
     }
 
