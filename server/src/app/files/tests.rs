@@ -689,6 +689,10 @@ fn a_text_is_compressed_where_that_is_wanted_and_its_tag_is_another_one() {
         let answer = site.get(path, &[("accept-encoding", accepted)]);
         assert_eq!((answer.status, answer.header("content-encoding")), (200, None), "{path} {accepted}");
     }
+    let only = |accepted: &str| site.get("/long.css", &[("accept-encoding", accepted)]);
+    let answer = only("gzip, identity;q=0");
+    assert_eq!((answer.status, answer.header("content-encoding")), (200, Some("gzip")), "it takes nothing else");
+    assert_eq!((only("identity;q=0").status, only("*;q=0").status), (406, 406));
     site.write("long.css", text.replace("black", "white").as_bytes());
     let answer = site.get("/long.css", &[("accept-encoding", "gzip")]);
     let mut decoded = String::new();
