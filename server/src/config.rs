@@ -33,6 +33,7 @@ pub use headers::HeaderRule;
 pub(crate) use headers::header_rule;
 pub use listen::{DEFAULT_LISTEN, METRICS_NAME};
 pub use proxies::ProxyConfig;
+pub(crate) use redirect::ENCODED_IN_PATH;
 #[cfg(test)]
 pub(crate) use redirect::redirect_rule;
 pub use redirect::{Names, Redirect};

@@ -305,11 +305,16 @@ impl<F: clap::Args> Program<F> {
     }
 }
 
-/// What `check` says of certificates. Where no listener is asked for, the service manager may give one that uses them.
-fn warnings<'a>(config: &Config, certificates: &'a Certificates) -> impl Iterator<Item = &'a str> {
-    let names = config.listen.iter().map(|endpoint| endpoint.name.as_str());
-    let unused = if config.listen.is_empty() { None } else { certificates.unused(names) };
-    certificates.warnings().iter().map(String::as_str).chain(unused)
+/// What `check` says of certificates and of PROXY headers. Where no listener is asked for, the service manager may give one
+/// that uses them.
+fn warnings(config: &Config, certificates: &Certificates) -> Vec<String> {
+    let mut warnings = certificates.warnings().to_vec();
+    if !config.listen.is_empty() {
+        let names = || config.listen.iter().map(|endpoint| endpoint.name.as_str());
+        warnings.extend(certificates.unused(names()).map(str::to_owned));
+        warnings.extend(config.proxies.unused(names()).map(|warning| format!("proxy-protocol: {warning}")));
+    }
+    warnings
 }
 
 /// The program's own flags, of a command that has them.

@@ -175,14 +175,16 @@ pub fn find_instance(name: &str, instance: &str) -> Result<PathBuf, Error> {
     let surroundings = Surroundings::of_this_process();
     let folder = format!("{name}@{instance}");
     if Path::new(&folder).components().count() != 1 || folder.contains('/') {
-        return Err(Error::not_running(format!("{instance:?} cannot be the name of an instance")));
+        return Err(Error::not_running(format!(
+            "{instance:?} cannot be the name of an instance; give what is behind the @ in the name of its unit"
+        )));
     }
     let places: Vec<PathBuf> = surroundings.bases().map(|base| base.join(&folder).join(SOCKET_NAME)).collect();
     let (live, looked_at) = look_for(&places, name, rustix::process::geteuid().as_raw());
     match live.as_slice() {
         [one] => Ok(one.path.clone()),
         [] => Err(Error::not_running(format!(
-            "no running instance {instance:?} found; looked at {}",
+            "no running instance {instance:?} found; looked at {}; start it, or give the name of one that runs",
             looked_at.join(", ")
         ))),
         [one, other, ..] => Err(Error::not_running(format!(
@@ -389,7 +391,8 @@ mod tests {
             assert_eq!(is_of(Path::new(folder), "app"), own, "{folder}");
         }
         for strange in ["a/../b", "/a", "../a", "a/"] {
-            assert!(find_instance("app", strange).unwrap_err().to_string().contains("cannot be the name"), "{strange}");
+            let error = find_instance("app", strange).unwrap_err().to_string();
+            assert!(error.contains("cannot be the name of an instance; give what is behind the @"), "{error}");
         }
     }
 

@@ -25,6 +25,7 @@ use crate::config::{Etag, FilesConfig};
 use crate::http::{Content, Piece};
 use coding::Coding;
 use compressed::Compressed;
+pub(super) use compressed::Places;
 use conditions::{Conditions, Validators, Verdict};
 use directory::Directory;
 use kind::Types;
@@ -60,15 +61,15 @@ pub(super) struct Files {
 }
 
 impl Files {
-    /// Opens the directory, for so many teams of threads.
-    pub(super) fn open(config: &FilesConfig, teams: usize) -> io::Result<Self> {
+    /// Opens the directory, for so many teams of threads. What is compressed takes a place of these.
+    pub(super) fn open(config: &FilesConfig, teams: usize, places: &Places) -> io::Result<Self> {
         let directory = Arc::new(Directory::open(config.root.clone(), config.follow_symlinks, teams)?);
         Ok(Self {
             directory,
             etag: config.etag,
             types: Types::new(&config.types),
             lists: config.list,
-            compressed: Compressed::new(&config.compress).map(Arc::new),
+            compressed: Compressed::new(&config.compress, places).map(Arc::new),
         })
     }
 
@@ -86,7 +87,7 @@ impl Files {
         match self.find(&wanted).await {
             Ok(Found::File(opened)) => self.respond(request, &wanted, with_coding(opened, own_coding)).await,
             Ok(Found::Directory) => Some(redirect(&wanted.location.as_directory(), target.query.as_deref())),
-            Ok(Found::Unacceptable) => Some(unacceptable()),
+            Ok(Found::Unacceptable) => Some(self.compressed_only(request, &wanted).await.unwrap_or_else(unacceptable)),
             Err(Errno::NOENT) if self.lists && wanted.location.is_directory => {
                 self.listing(request, target, wanted.location).await
             }
@@ -111,7 +112,7 @@ impl Files {
         let (wanted, own_coding) = wanted(request, Location { path: path.to_owned(), is_directory: false });
         match self.find(&wanted).await {
             Ok(Found::File(opened)) => self.respond(request, &wanted, with_coding(opened, own_coding)).await,
-            Ok(Found::Unacceptable) => Some(unacceptable()),
+            Ok(Found::Unacceptable) => Some(self.compressed_only(request, &wanted).await.unwrap_or_else(unacceptable)),
             Ok(Found::Directory) => None,
             Err(cause) => refuse(&path.display().to_string(), cause),
         }
@@ -155,6 +156,17 @@ impl Files {
                 refuse(&wanted.path().display().to_string(), Errno::from_io_error(&cause).unwrap_or(Errno::IO))
             }
         }
+    }
+
+    /// The file for who takes it in no other way than compressed; nothing where it is not compressed for him.
+    async fn compressed_only(&self, request: &Request, wanted: &Wanted) -> Option<Response> {
+        let compressed = self.compressed.as_ref()?;
+        let accepted = coding::Accepted { identity: true, ..wanted.accepted.clone() };
+        let found = self.find(&Wanted { accepted, ..wanted.clone() }).await;
+        let Ok(Found::File(opened)) = found else { return None };
+        let kind = self.types.kind_of(wanted.location.file());
+        let validators = Validators::of(&opened.facts, self.etag, SystemTime::now());
+        compress(compressed, request, (&wanted.accepted.codings, &kind), &opened, &validators).await
     }
 
     async fn find(&self, wanted: &Wanted) -> Result<Found, Errno> {

@@ -8,7 +8,7 @@ use std::io;
 use http_types::{Method, Request, Response, StatusCode};
 
 use super::answer::{PathAndQuery, READABLE, not_found, options, refuse_method, text};
-use super::files::Files;
+use super::files::{Files, Places};
 use crate::config::SiteConfig;
 use errors::Errors;
 use headers::Headers;
@@ -39,7 +39,8 @@ struct Site {
 impl Sites {
     /// Opens the root of each. An error names the one that cannot be served.
     pub(super) fn open(configs: &[SiteConfig], teams: usize) -> io::Result<Sites> {
-        let sites = configs.iter().map(|config| Site::open(config, teams)).collect::<io::Result<_>>()?;
+        let places = Places::new();
+        let sites = configs.iter().map(|config| Site::open(config, teams, &places)).collect::<io::Result<_>>()?;
         Ok(Sites { sites, hosts: Hosts::new(configs) })
     }
 
@@ -63,8 +64,8 @@ impl Sites {
 }
 
 impl Site {
-    fn open(config: &SiteConfig, teams: usize) -> io::Result<Site> {
-        let files = config.files.as_ref().map(|files| Files::open(files, teams)).transpose()?;
+    fn open(config: &SiteConfig, teams: usize, places: &Places) -> io::Result<Site> {
+        let files = config.files.as_ref().map(|files| Files::open(files, teams, places)).transpose()?;
         let errors = Errors::new(files.as_ref(), config.files.as_ref().and_then(|files| files.fallback.clone()));
         let redirects = Redirects::new(&config.redirects);
         Ok(Site { redirects, files, errors, headers: Headers::new(&config.headers)? })

@@ -1,6 +1,6 @@
 //! The proxies in front: whose word counts on where a client is, and which listeners want it before anything else.
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 
 use super::flags::ServeArgs;
 use super::given::{Error, Given};
@@ -50,10 +50,16 @@ impl ProxyConfig {
 fn network(given: &Given) -> Result<IpNet, Error> {
     let text = given.text();
     let network = text.parse::<IpNet>().ok().or_else(|| IpNet::new(text.parse().ok()?, bits(text)).ok());
-    let network = network.map(|network| network.trunc());
-    network.ok_or_else(|| {
+    network.map(|network| canonical(network.trunc())).ok_or_else(|| {
         given.refuse("no network", "write an address or a network, such as 10.0.0.0/8 or fd00::/8, or unix")
     })
+}
+
+/// Networks are compared with what addresses are: an IPv4 network that is written within IPv6 is one of IPv4.
+fn canonical(network: IpNet) -> IpNet {
+    let IpNet::V6(within) = network else { return network };
+    let four = within.network().to_ipv4_mapped().zip(within.prefix_len().checked_sub(96));
+    four.and_then(|(address, length)| Ipv4Net::new(address, length).ok()).map_or(network, IpNet::V4)
 }
 
 /// How many bits an address has.
@@ -86,6 +92,11 @@ mod tests {
             assert!(trust.has_peer(Some(peer)), "{peer}");
         }
         assert!(trust.has_peer(None) && !trust.has_peer(Some("192.0.2.2:1")));
+        let within = ["::ffff:10.0.0.0/104", "::ffff:192.0.2.1", "::/0"];
+        let arguments: Vec<_> = within.iter().flat_map(|text| ["--trusted-proxy", text]).collect();
+        let trust = config(&arguments).unwrap().trust.unwrap();
+        assert!(trust.has_peer(Some("10.9.8.7:1")) && trust.has_peer(Some("[::ffff:192.0.2.1]:1")));
+        assert!(trust.has_peer(Some("[2001:db8::1]:1")) && !trust.has_peer(Some("192.0.2.2:1")));
     }
 
     #[test]

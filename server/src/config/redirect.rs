@@ -8,6 +8,7 @@
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
+use ipnet::Ipv6Net;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, percent_encode};
 
 use super::given::{Error, Given};
@@ -17,8 +18,25 @@ const ADVICE: &str = "write FROM TO [STATUS], such as /old/* /new/:splat 301";
 /// What stands for the rest of a path.
 const SPLAT: &str = "splat";
 
-/// What is encoded of a name that a client wrote: all but the unreserved characters of RFC 3986, section 2.3.
-const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+/// What is encoded of a name that a client wrote, in a query: all but the unreserved characters of RFC 3986, section 2.3.
+const ENCODED_IN_QUERY: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// The same in a path, where a name may have more of them (section 3.3): people see `/@name` in their address bars, and other
+/// servers write it so.
+pub(crate) const ENCODED_IN_PATH: &AsciiSet = &ENCODED_IN_QUERY
+    .remove(b'!')
+    .remove(b'$')
+    .remove(b'&')
+    .remove(b'\'')
+    .remove(b'(')
+    .remove(b')')
+    .remove(b'*')
+    .remove(b'+')
+    .remove(b',')
+    .remove(b';')
+    .remove(b'=')
+    .remove(b':')
+    .remove(b'@');
 
 /// A rule by which clients are sent elsewhere.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -119,15 +137,19 @@ impl Redirect {
             return None;
         }
         let mut location = self.to.origin.clone();
+        let mut foreign = ENCODED_IN_PATH;
         for part in &self.to.parts {
+            if matches!(part, Part::Literal(text) if text.contains('?')) {
+                foreign = ENCODED_IN_QUERY;
+            }
             match part {
                 // Where the rest was empty, two slashes would be the beginning of another host.
                 Part::Literal(text) if location.ends_with('/') => location.push_str(text.trim_start_matches('/')),
                 Part::Literal(text) => location.push_str(text),
-                Part::Called(name) if name == SPLAT => push_rest(&mut location, rest, path.is_directory),
+                Part::Called(name) if name == SPLAT => push_rest(&mut location, rest, path.is_directory, foreign),
                 Part::Called(name) => {
                     let at = self.from.iter().position(|from| *from == Name::Called(name.clone()));
-                    push(&mut location, at.map_or(&[][..], |at| &path.names[at]));
+                    push(&mut location, at.map_or(&[][..], |at| &path.names[at]), foreign);
                 }
             }
         }
@@ -145,7 +167,7 @@ impl Redirect {
         for name in &self.from {
             path.push('/');
             match name {
-                Name::Literal(name) => push(&mut path, name),
+                Name::Literal(name) => push(&mut path, name, ENCODED_IN_PATH),
                 Name::Called(_) => path.push('x'),
             }
         }
@@ -245,10 +267,24 @@ impl Destination {
 fn split_origin(text: &str) -> Option<(&str, &str)> {
     let scheme = ["https://", "http://"].into_iter().find(|scheme| text.starts_with(scheme))?;
     let end = text[scheme.len()..].find(['/', '?', '#']).map_or(text.len(), |at| scheme.len() + at);
-    let host = &text[scheme.len()..end];
-    let is_host = |byte: u8| byte.is_ascii_alphanumeric() || b"-._:[]".contains(&byte);
-    let begins = host.starts_with(|first: char| first.is_ascii_alphanumeric() || first == '[');
-    (begins && host.bytes().all(is_host)).then(|| text.split_at(end))
+    is_host(&text[scheme.len()..end]).then(|| text.split_at(end))
+}
+
+/// Whether this is `HOST[:PORT]`: a `:splat` that lacks the slash in front is none.
+fn is_host(text: &str) -> bool {
+    let (host, port) = match text.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
+        _ => (text, None),
+    };
+    let is_label = |label: &str| {
+        !label.is_empty() && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
+    };
+    let is_port = |port: &str| port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok();
+    let address = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    address.map_or_else(
+        || host.strip_suffix('.').unwrap_or(host).split('.').all(is_label),
+        |address| format!("{address}/128").parse::<Ipv6Net>().is_ok(),
+    ) && port.is_none_or(is_port)
 }
 
 /// A text as it may stand in a URL: what is encoded already stays.
@@ -290,17 +326,17 @@ fn is_plain(name: &[u8]) -> bool {
     !name.is_empty() && name != b"." && name != b".." && !name.contains(&b'/') && !name.contains(&0)
 }
 
-fn push(location: &mut String, name: &[u8]) {
+fn push(location: &mut String, name: &[u8], foreign: &'static AsciiSet) {
     // Writing to a String cannot fail.
-    _ = write!(location, "{}", percent_encode(name, ENCODED));
+    _ = write!(location, "{}", percent_encode(name, foreign));
 }
 
-fn push_rest(location: &mut String, names: &[Cow<'_, [u8]>], is_directory: bool) {
+fn push_rest(location: &mut String, names: &[Cow<'_, [u8]>], is_directory: bool, foreign: &'static AsciiSet) {
     for (index, name) in names.iter().enumerate() {
         if index > 0 {
             location.push('/');
         }
-        push(location, name);
+        push(location, name, foreign);
     }
     if is_directory && !names.is_empty() {
         location.push('/');
@@ -355,10 +391,14 @@ mod tests {
             ("/* https://one.org/:splat", "/", Some("https://one.org/")),
             ("/* https://one.org/:splat", "/a?b", Some("https://one.org/a?b")),
             ("/* https://one.org:8443", "/a?b", Some("https://one.org:8443/?b")),
+            ("/* http://[::1]:80/", "/a", Some("http://[::1]:80/")),
             ("/ /home", "/", Some("/home")),
             ("/ /home", "/a", None),
             ("/:year/:month/* /blog/:month-:year/:splat", "/2024/05/a", Some("/blog/05-2024/a")),
             ("/p/:id /show?id=:id", "/p/a&b?c=d", Some("/show?id=a%26b&c=d")),
+            ("/p/* /:splat?id=:splat", "/p/a=b@c/d", Some("/a=b@c/d?id=a%3Db%40c/d")),
+            ("/* https://one.org/:splat", "/@a/b:c,d;e=f/(g)!", Some("https://one.org/@a/b:c,d;e=f/(g)!")),
+            ("/* https://one.org/:splat", "/a%3fb%23c%25%5c\"", Some("https://one.org/a%3Fb%23c%25%5C%22")),
             ("/a /b#c", "/a?d", Some("/b?d#c")),
             ("/a /b:c", "/a", Some("/b:c")),
             ("/a /ü", "/a", Some("/%C3%BC")),
@@ -396,6 +436,10 @@ mod tests {
             ("/a https:///b", "is neither a path of this site"),
             ("/a https://u@b/", "is neither a path of this site"),
             ("/:a https://:a/", "is neither a path of this site"),
+            ("/* https://one.org:splat", "is neither a path of this site"),
+            ("/a https://one.org:65536/", "is neither a path of this site"),
+            ("/a https://one..org/", "is neither a path of this site"),
+            ("/a https://[::1/", "is neither a path of this site"),
             ("/a javascript:alert(1)", "is neither a path of this site"),
             ("/a/* /b/*", "what it stood for is called :splat"),
             ("/a /b/:splat", "has a placeholder :splat that the path before it does not have"),

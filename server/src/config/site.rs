@@ -190,11 +190,13 @@ mod tests {
     fn what_cannot_be_a_site_is_refused_by_its_line() {
         for (text, expected) in [
             ("[[site]]\nroot = \"/\"", "reborn.toml:1: site: a table has no host; "),
+            ("[[site]]\nhost = []\nroot = \"/\"", "reborn.toml:1: site: a table has no host; "),
             ("[site]\nroot = \"/\"", "reborn.toml:1: site: no array of tables; "),
             ("[[site]]\nhost = \"a\"\nrot = \"/\"", "reborn.toml:3: unknown key \"rot\"; did you mean \"root\"?"),
+            ("[[site]]\nhost = \"a\"\nfoo = true", "reborn.toml:3: unknown key \"foo\"; the keys of a site are host, "),
             (
-                "[[site]]\nhost = \"a\"\ndemo = true",
-                "reborn.toml:3: unknown key \"demo\"; the keys of a site are host, ",
+                "[[site]]\nhost = \"a\"\nlisten = \"[::]:80\"",
+                "reborn.toml:3: unknown key \"listen\"; it is about the whole server: write it above the first table",
             ),
             ("[[site]]\nhost = \"a:80\"", "reborn.toml:2: host \"a:80\": has a port"),
             ("[[site]]\nhost = \"a/b\"", "reborn.toml:2: host \"a/b\": no name of a host"),

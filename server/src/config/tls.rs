@@ -148,7 +148,12 @@ fn nothing_needs_one(
     let redirect = args.redirect_https.as_ref().filter(|_| config.redirect.is_some());
     let hsts = non_empty(args.hsts.as_ref()).filter(|_| !behind_proxy);
     match redirect.or(hsts) {
-        Some(given) => Err(given.refuse("there is no certificate, so that nothing is served by HTTPS", ADVICE)),
+        Some(given) => {
+            let behind =
+                if redirect.is_none() { "; behind a proxy that has it, name that with --trusted-proxy" } else { "" };
+            let advice = format!("{ADVICE}{behind}");
+            Err(given.refuse("there is no certificate, so that nothing is served by HTTPS", advice))
+        }
         None => Ok(()),
     }
 }
@@ -266,7 +271,10 @@ mod tests {
             (&["--redirect-https"], r#"--redirect-https "true": there is no certificate"#),
             (&["--redirect-https=443"], r#"--redirect-https "443": there is no certificate"#),
             (&["--redirect-https=70000"], r#"--redirect-https "70000": neither true, false nor a port"#),
-            (&["--hsts=1h"], r#"--hsts "1h": there is no certificate"#),
+            (
+                &["--hsts=1h"],
+                r#"--hsts "1h": there is no certificate, so that nothing is served by HTTPS; give --tls-certificate"#,
+            ),
             (&["--hsts=20years"], r#"--hsts "20years": out of range; write a duration from 0s to"#),
             (&["--handshake-timeout=0s"], r#"--handshake-timeout "0s": out of range"#),
             (

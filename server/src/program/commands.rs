@@ -167,7 +167,7 @@ fn list(package: &Package, found: &[Found], json: bool) -> u8 {
     for failure in &listed.failures {
         complain(package, failure);
     }
-    let printed = print(package, &listed.text);
+    let printed = print(package, &if json { listed.text } else { plain(&listed.text) });
     if listed.failures.is_empty() { printed } else { exit::FAILED }
 }
 
@@ -185,7 +185,13 @@ fn show_status(package: &Package, client: &mut Client, json: bool) -> Result<u8,
 
 /// It ends with a line feed.
 fn overview(status: &Status) -> String {
-    Overview { status, now: SystemTime::now() }.to_string()
+    plain(&Overview { status, now: SystemTime::now() }.to_string())
+}
+
+/// What a server says, without what a terminal would obey: root asks servers of users that it does not trust so far.
+fn plain(text: &str) -> String {
+    let is_obeyed = |character: char| character.is_control() && !matches!(character, '\n' | '\t');
+    text.replace(is_obeyed, "\u{fffd}")
 }
 
 /// Shows the status until the server ends.
@@ -217,13 +223,13 @@ fn watch(package: &Package, client: &mut Client) -> Result<u8, restart_core::Err
 /// Tells how a command ended. Not to the journal, where the server itself has just told it.
 fn say_outcome(text: &dyn fmt::Display) {
     if !is_to_journal(io::stdout()) {
-        say(text);
+        say(&plain(&text.to_string()));
     }
 }
 
 /// Says on standard error what went wrong.
 pub(super) fn complain(package: &Package, what: &dyn fmt::Display) {
-    eprintln!("{}: {what}", package.name);
+    eprintln!("{}: {}", package.name, plain(&what.to_string()));
 }
 
 /// Prints a line; that it could not be printed makes no command fail that has done more than to look.
@@ -241,5 +247,15 @@ pub(super) fn print(package: &Package, text: &str) -> u8 {
             exit::FAILED
         }
         _ => exit::OK,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_moves_no_cursor_of_whoever_asks_it() {
+        assert_eq!(plain("a\x1b[2Jb\r\x7f\u{9b}c\td\n"), "a\u{fffd}[2Jb\u{fffd}\u{fffd}\u{fffd}c\td\n");
     }
 }

@@ -68,8 +68,11 @@ fn directory(given: &Given<OsString>) -> Result<PathBuf, Error> {
 fn fallback(given: &Given<OsString>, files: &FilesConfig) -> Result<(), Error> {
     let path = files.root.join(files.fallback.as_deref().unwrap_or(Path::new("")));
     let refuse = |cause: String| Err(given.refuse(cause, "give the path of a file from the root on"));
+    // The root is known without links, so that whatever is one lies below it.
+    let is_reached = || files.follow_symlinks || path.canonicalize().is_ok_and(|found| found == path);
     match path.metadata() {
-        Ok(found) if found.is_file() => Ok(()),
+        Ok(found) if found.is_file() && is_reached() => Ok(()),
+        Ok(found) if found.is_file() => refuse("behind a symlink, and follow-symlinks is off".to_owned()),
         Ok(_) => refuse(format!("no file in {}", files.root.display())),
         Err(error) => refuse(format!("in {}: {}", files.root.display(), cause(&path, &error))),
     }
@@ -181,6 +184,20 @@ mod tests {
         let config = config(&["--root", current.to_str().unwrap()]).unwrap();
         let root = release.canonicalize().unwrap();
         assert_eq!(config.sites[0].files, Some(FilesConfig { root, ..FilesConfig::default() }));
+    }
+
+    #[test]
+    fn a_fallback_is_a_file_that_is_served() {
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join("app.html"), "app").unwrap();
+        fs::create_dir(directory.path().join("folder")).unwrap();
+        std::os::unix::fs::symlink("app.html", directory.path().join("link.html")).unwrap();
+        let root = &*format!("--root={}", directory.path().display());
+        let refused = |fallback: &str| config(&[root, "--fallback", fallback]).map(drop).unwrap_err();
+        assert!(config(&[root, "--fallback=/app.html"]).is_ok());
+        assert!(config(&[root, "--fallback=link.html", "--follow-symlinks"]).is_ok());
+        assert!(refused("link.html").contains("behind a symlink, and follow-symlinks is off; "));
+        assert!(refused("folder").contains("no file in ") && refused("none").contains("No such file"));
     }
 
     #[test]

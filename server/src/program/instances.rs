@@ -97,7 +97,8 @@ pub(super) fn list(package: &Package, found: &[Found], as_json: bool) -> Listed 
         serde_json::to_string_pretty(&all).expect("a status is plain data") + "\n"
     } else {
         let mut text = table(HEADS, servers.iter().map(Server::row));
-        let example = servers.last().map(|server| flag(server.instance.as_deref(), &server.path)).unwrap_or_default();
+        let answering = servers.iter().rfind(|server| server.status.is_ok()).or(servers.last());
+        let example = answering.map(|server| flag(server.instance.as_deref(), &server.path)).unwrap_or_default();
         text.push_str(&package.named(&format!("\nall of one: reborn status {example}\n")));
         text
     };

@@ -1,7 +1,8 @@
 //! Texts that are compressed as they are asked for (`--compress`), where no compressed sibling lies beside them.
 //!
-//! What that costs is bounded: a file's compressed form is made once for each state of it and kept, all of them within a
-//! bound, and so many are made at a time that other work has its threads; a client that comes meanwhile gets the file as it is.
+//! What that costs is bounded: a file's compressed form is made once for each state of it and kept, all of a site within a
+//! bound, and so many are made at a time, whatever the number of sites, that other work has its threads; a client that comes
+//! meanwhile gets the file as it is.
 //! What is made is known in full before its first byte leaves, so that its length is told and it moves to the next process in
 //! its middle. Its tag is another one than the file's, and weak: another version of a library may make other bytes of it.
 
@@ -44,8 +45,22 @@ const BROTLI_WINDOW: i32 = 20;
 pub(super) struct Compressed {
     codings: Vec<Coding>,
     kept: Mutex<Kept>,
-    /// How many are made at a time.
-    making: Semaphore,
+    making: Places,
+}
+
+/// How many are made at a time, of all sites that share it.
+#[derive(Clone, Debug)]
+pub(crate) struct Places(Arc<Semaphore>);
+
+impl Places {
+    /// Half of the cores, so that answers that need none have theirs.
+    pub(crate) fn new() -> Places {
+        Places::of(thread::available_parallelism().map_or(1, |cores| (cores.get() / 2).max(1)))
+    }
+
+    fn of(count: usize) -> Places {
+        Places(Arc::new(Semaphore::new(count)))
+    }
 }
 
 /// A state of a file in a coding.
@@ -83,18 +98,16 @@ struct Kept {
 
 impl Compressed {
     /// It is nothing where nothing is to be compressed.
-    pub(super) fn new(wanted: &[Compression]) -> Option<Compressed> {
+    pub(super) fn new(wanted: &[Compression], making: &Places) -> Option<Compressed> {
         let coding = |wanted: &Compression| match wanted {
             Compression::Gzip => Coding::Gzip,
             Compression::Zstd => Coding::Zstd,
             Compression::Brotli => Coding::Brotli,
         };
-        // Half of the cores, so that answers that need none have theirs.
-        let at_a_time = thread::available_parallelism().map_or(1, |cores| (cores.get() / 2).max(1));
         (!wanted.is_empty()).then(|| Compressed {
             codings: wanted.iter().map(coding).collect(),
             kept: Mutex::default(),
-            making: Semaphore::new(at_a_time),
+            making: making.clone(),
         })
     }
 
@@ -110,7 +123,7 @@ impl Compressed {
         if let Some(found) = unpoisoned(self.kept.lock()).find(&key) {
             return found.bytes().cloned();
         }
-        let _place = self.making.try_acquire()?;
+        let _place = self.making.0.try_acquire()?;
         let (file, length) = (file.try_clone().ok()?, facts.length);
         let (made, after) = smol::unblock(move || {
             let mut text = Vec::with_capacity(usize::try_from(length).unwrap_or(0));
@@ -243,7 +256,7 @@ mod tests {
     #[test]
     fn a_client_gets_the_coding_that_it_prefers_of_those_that_are_wanted() {
         use Coding::{Brotli, Gzip, Zstd};
-        let wanted = Compressed::new(&[Compression::Gzip, Compression::Zstd]).unwrap();
+        let wanted = Compressed::new(&[Compression::Gzip, Compression::Zstd], &Places::new()).unwrap();
         let length = BYTES_MIN;
         assert_eq!(wanted.choose(&[Brotli, Zstd, Gzip], "text/css; charset=utf-8", length), Some(Zstd));
         assert_eq!(wanted.choose(&[Gzip, Zstd], "image/svg+xml", length), Some(Gzip));
@@ -254,7 +267,20 @@ mod tests {
         for length in [0, BYTES_MIN - 1, BYTES_MAX + 1] {
             assert_eq!(wanted.choose(&[Gzip], "text/css", length), None, "{length}");
         }
-        assert!(Compressed::new(&[]).is_none());
+        assert!(Compressed::new(&[], &Places::new()).is_none());
+    }
+
+    #[test]
+    fn no_more_are_made_at_a_time_however_many_sites_there_are() {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&b"again and again\n".repeat(100)).unwrap();
+        let (places, facts) = (Places::of(1), facts_of(&file).unwrap());
+        let sites = [(); 2].map(|()| Compressed::new(&[Compression::Gzip], &places).unwrap());
+        let get = |site: usize| smol::block_on(sites[site].get(&file, &facts, Coding::Gzip));
+        let busy = places.0.try_acquire().unwrap();
+        assert_eq!((get(0), get(1)), (None, None), "the file is sent as it is");
+        drop(busy);
+        assert!(get(0).is_some() && get(1).is_some());
     }
 
     #[test]

@@ -11,13 +11,15 @@ use std::path::{Component, Path, PathBuf};
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, percent_encode};
 
+use crate::config::ENCODED_IN_PATH;
+
 /// What a directory shows.
 pub(super) const INDEX: &str = "index.html";
 
 /// The one name with a dot in front that clients may use, and only as the first.
 const WELL_KNOWN: &[u8] = b".well-known";
 
-/// What is encoded in a path that we write: all but the unreserved characters of RFC 3986, section 2.3.
+/// What is encoded in a link relative to a directory, where a colon would end a scheme: all but the unreserved characters of RFC 3986, section 2.3.
 pub(super) const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// Where a path leads below the root.
@@ -72,7 +74,7 @@ impl Location {
         });
         names.fold(String::from("/"), |mut path, name| {
             // Writing to a String cannot fail.
-            _ = write!(path, "{}/", percent_encode(name, ENCODED));
+            _ = write!(path, "{}/", percent_encode(name, ENCODED_IN_PATH));
             path
         })
     }
@@ -179,6 +181,7 @@ mod tests {
             ("/%5cevil.example", "/%5Cevil.example/"),
             ("/a%0d%0ab", "/a%0D%0Ab/"),
             ("/%ff?", "/%FF%3F/"),
+            ("/@name/a:b,(c);d", "/@name/a:b,(c);d/"),
         ] {
             assert_eq!(Location::parse(path).unwrap().as_directory(), directory, "{path}");
         }

@@ -65,7 +65,8 @@ impl Site {
         let pipe = root.join("fifo");
         rustix::fs::mknodat(rustix::fs::CWD, &pipe, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
         std::os::unix::net::UnixListener::bind(root.join("socket")).unwrap();
-        let files = Files::open(&FilesConfig { root, follow_symlinks, ..FilesConfig::default() }, 0).unwrap();
+        let files =
+            Files::open(&FilesConfig { root, follow_symlinks, ..FilesConfig::default() }, 0, &Places::new()).unwrap();
         Self { directory, files }
     }
 
@@ -660,7 +661,7 @@ fn a_text_is_compressed_where_that_is_wanted_and_its_tag_is_another_one() {
     site.write("long.js.gz", b"packed before");
     let any = [("accept-encoding", "gzip, br, zstd")];
     assert_eq!(site.get("/long.css", &any).header("content-encoding"), None, "only where it is wanted");
-    site.files.compressed = Compressed::new(&all).map(Arc::new);
+    site.files.compressed = Compressed::new(&all, &Places::new()).map(Arc::new);
     let strong = site.strong_tag("/long.css");
     for (accepted, coding) in [("gzip", "gzip"), ("zstd", "zstd"), ("br", "br"), ("gzip;q=1, br;q=0.5", "gzip")] {
         let answer = site.get("/long.css", &[("accept-encoding", accepted)]);
@@ -688,6 +689,10 @@ fn a_text_is_compressed_where_that_is_wanted_and_its_tag_is_another_one() {
         let answer = site.get(path, &[("accept-encoding", accepted)]);
         assert_eq!((answer.status, answer.header("content-encoding")), (200, None), "{path} {accepted}");
     }
+    let only = |accepted: &str| site.get("/long.css", &[("accept-encoding", accepted)]);
+    let answer = only("gzip, identity;q=0");
+    assert_eq!((answer.status, answer.header("content-encoding")), (200, Some("gzip")), "it takes nothing else");
+    assert_eq!((only("identity;q=0").status, only("*;q=0").status), (406, 406));
     site.write("long.css", text.replace("black", "white").as_bytes());
     let answer = site.get("/long.css", &[("accept-encoding", "gzip")]);
     let mut decoded = String::new();

@@ -38,7 +38,9 @@ impl Errors {
     pub(super) async fn missing(&self, files: &Files, request: &Request) -> Response {
         let mut response = match &self.fallback {
             // A browser that goes to a page names it.
-            Some(path) if accept::names(request, "text/html") => files.answer_with(request, path).await,
+            Some(path) if accept::names(request, "text/html") => {
+                files.answer_with(request, path).await.map(|response| self.dressed(response))
+            }
             _ => None,
         };
         if response.is_none() {

@@ -14,7 +14,7 @@ use clap::{Arg, Args, Command as Clap, FromArgMatches};
 use toml::de::{DeTable, DeValue};
 
 use super::tables::{self, Placed};
-use crate::config::{FilePosition, HostedArgs, with_file_value};
+use crate::config::{FilePosition, HostedArgs, ServeArgs, with_file_value};
 use crate::program::configuration::cause;
 use crate::program::package::Package;
 
@@ -150,7 +150,8 @@ impl Source<'_> {
         for table in tables {
             let position = self.position(table.span().start);
             let DeValue::Table(table) = table.get_ref() else { return Err(none()) };
-            if !table.keys().any(|key| key.get_ref() == "host") {
+            // One for no host at all would be answered for none, unless it is the first.
+            if table.get("host").is_none_or(|hosts| matches!(hosts.get_ref(), DeValue::Array(all) if all.is_empty())) {
                 return Err(Ok(format!("{position}: {SITES}: a table has no host; {ADVICE}")));
             }
             sites.push((position, self.file(table, &site_command()).map_err(Ok)?));
@@ -192,7 +193,12 @@ fn contents(path: &Path) -> Result<String, String> {
 fn suggestion(unknown: &str, serve: &Clap, package: &Package) -> String {
     let alike = |key: &str| strsim::jaro_winkler(unknown, key);
     let nearest = keys(serve).filter_map(Arg::get_long).max_by(|one, other| alike(one).total_cmp(&alike(other)));
+    let is_common =
+        |key: &str| keys(&ServeArgs::augment_args(Clap::new("serve"))).any(|flag| flag.get_long() == Some(key));
     match nearest.filter(|key| alike(key) >= ALIKE) {
+        _ if serve.get_name() == SITES && is_common(unknown) => {
+            "it is about the whole server: write it above the first table".to_owned()
+        }
         Some(key) => format!("did you mean {key:?}?"),
         None if serve.get_name() == SITES => {
             format!("the keys of a site are {}", keys(serve).filter_map(Arg::get_long).collect::<Vec<_>>().join(", "))
