@@ -10,8 +10,8 @@ default:
 # All that a change must pass: format, lints, documentation, tests, package, licences and bans. The same as `.ci/run`.
 ci: fmt-check lint features doc test package cost deny
 
-# `ci` with what takes longer: the newer systemd, Chromium and the storm.
-ci-full: ci (test-systemd "trixie") test-clients storm
+# `ci` with what takes longer: the interface since the last release, the newer systemd, Chromium and the storm.
+ci-full: ci semver (test-systemd "trixie") test-clients storm
 
 # Format the sources.
 fmt:
@@ -62,6 +62,12 @@ shared:
 # Licences, bans and sources of the dependencies (cargo-deny; `.ci/run` installs it).
 deny:
     cargo-deny --locked check licenses bans sources
+
+# What a dependent of the library would have to change since the last release (cargo install cargo-semver-checks, which
+# takes minutes, so that `just ci` leaves it out). It is silent while the version is to be a major step from that release.
+semver *args:
+    cargo semver-checks --package restart-core --all-features \
+        --baseline-rev "$(grep -v '^#' tests/releases | tail -n 1 | cut -d ' ' -f 2)" {{ args }}
 
 # Replace the running server by what is at its path now (built first, where it runs from here); fails when that fails.
 reload *args:
