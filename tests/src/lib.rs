@@ -17,6 +17,7 @@ pub mod held_exec;
 pub mod https;
 pub mod lab;
 pub mod load;
+pub mod moved_site;
 pub mod network;
 pub mod notify;
 pub mod package;

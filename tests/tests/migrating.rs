@@ -14,25 +14,21 @@ use std::time::{Duration, Instant};
 
 use smol::block_on;
 use tests::load::{Answer, Connection, Limits, Target};
+use tests::moved_site::{self, PAGES};
 use tests::skip::skip;
 use tests::{DEADLINE, Reborn, Server};
 
 /// The folders that the page speaks of.
 const FOLDERS: [&str; 2] = ["/srv/www", "/srv/app"];
 
-/// How many files the site has beside its pages.
-const FILES: usize = 2_000;
-
 const NGINX: &str = "/usr/sbin/nginx";
 const MIME_TYPES: &str = "/etc/nginx/mime.types";
 
-/// The first block of this language in the page, with its folders below this one.
+/// The block of this language in the page, with its folders below this one.
 fn block(language: &str, folder: &Path) -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/MIGRATING.md");
-    let page = fs::read_to_string(path).unwrap();
-    let (_, rest) = page.split_once(&format!("```{language}\n")).unwrap();
-    let text = rest.split_once("\n```").unwrap().0.to_owned();
-    FOLDERS.iter().fold(text, |text, name| text.replace(name, &format!("{}{name}", folder.display())))
+    FOLDERS
+        .iter()
+        .fold(moved_site::block(language), |text, name| text.replace(name, &format!("{}{name}", folder.display())))
 }
 
 /// A running nginx. It is killed when it is dropped.
@@ -72,29 +68,6 @@ impl Drop for Nginx {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
-}
-
-/// Fills both roots. Returns the paths of the files in the first one.
-fn fill(folder: &Path) -> Vec<String> {
-    let (www, app) = (folder.join("srv/www"), folder.join("srv/app"));
-    let kinds =
-        ["html", "css", "js", "json", "svg", "png", "jpg", "txt", "xml", "woff2", "pdf", "glb", "unheard-of", "webp"];
-    let mut paths = vec![];
-    for number in 0..FILES {
-        let (kind, directory) =
-            (kinds[number % kinds.len()], ["assets", "docs", "docs/deep er", "archive/2024"][number % 4]);
-        fs::create_dir_all(www.join(directory)).unwrap();
-        let name = format!("{directory}/{number} ü.{kind}");
-        fs::write(www.join(&name), format!("{number} is {kind}\n").repeat(number % 400 + 1)).unwrap();
-        paths.push(format!("/{}", name.replace(' ', "%20").replace('ü', "%C3%BC")));
-    }
-    for (name, text) in [("index.html", "home"), ("404.html", "no such page"), ("docs/index.html", "documents")] {
-        fs::write(www.join(name), text).unwrap();
-    }
-    fs::create_dir_all(app.join("static")).unwrap();
-    fs::write(app.join("index.html"), "the application").unwrap();
-    fs::write(app.join("static/app.js"), "run()").unwrap();
-    paths
 }
 
 fn connect(address: SocketAddr) -> Connection {
@@ -150,7 +123,7 @@ fn noticed(answer: &Answer, (host, target): (&str, &str), address: SocketAddr) -
 
 fn serving(folder_of: Reborn) -> (Server, Vec<String>) {
     let folder = folder_of.folder().to_owned();
-    let paths = fill(&folder);
+    let paths = moved_site::fill(&folder, |_| "home".to_owned());
     let text = block("toml", &folder);
     let listen = "listen = [\"http=0.0.0.0:80\"]\n";
     assert!(text.contains(listen), "{text}");
@@ -166,31 +139,7 @@ fn a_site_that_is_moved_from_nginx_is_the_same_to_a_browser_also_through_reloads
     }
     let (server, files) = serving(Reborn::new().probation_ms(0));
     let nginx = Nginx::start(server.folder());
-    let fixed = [
-        ("example.org", "/"),
-        ("example.org", "/index.html"),
-        ("example.org", "/docs"),
-        ("example.org", "/docs?a=b"),
-        ("example.org", "/docs/"),
-        ("example.org", "/docs/deep%20er"),
-        ("example.org", "/missing"),
-        ("example.org", "/assets/missing.css"),
-        ("example.org", "/docs/missing/"),
-        ("example.org", "/404.html"),
-        ("example.org", "/blog/2024/a%20b/c?d=e&f"),
-        ("example.org", "/blog/2024/"),
-        ("example.org", "/help"),
-        ("example.org", "/help?a=b"),
-        ("elsewhere.org", "/docs/"),
-        ("app.example.org", "/"),
-        ("app.example.org", "/static/app.js"),
-        ("app.example.org", "/cart/7?a=b"),
-        ("app.example.org", "/static"),
-        ("www.example.org", "/"),
-        ("www.example.org", "/a/b?c=d"),
-        ("a.old.example.org", "/x/"),
-    ];
-    let all: Vec<_> = fixed.into_iter().chain(files.iter().map(|path| ("example.org", path.as_str()))).collect();
+    let all: Vec<_> = PAGES.into_iter().chain(files.iter().map(|path| ("example.org", path.as_str()))).collect();
     let (mut ours, mut theirs) = (connect(server.address()), connect(nginx.1));
     let mut differing = vec![];
     for (index, page) in all.iter().enumerate() {

@@ -8,16 +8,15 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
-use std::process::{Child, ExitStatus};
+use std::process::ExitStatus;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use tests::lab::{DEADLINE, Lab, PROGRAM};
+use tests::moved_site::{self, FILES, PAGES};
 use tests::package::Package;
 use tests::skip::skip;
 
-/// How many files the site has beside its pages.
-const FILES: usize = 2_000;
 const RELOADS: usize = 20;
 const OURS: &str = "127.0.0.1";
 const THEIRS: &str = "127.0.0.2";
@@ -34,52 +33,23 @@ const NOTICED: [&str; 7] = [
     "x-frame-options",
 ];
 
-/// The first block of this language in the page about moving.
-fn block(language: &str) -> String {
-    let page = fs::read_to_string("../deploy/MIGRATING.md").unwrap();
-    let (_, rest) = page.split_once(&format!("```{language}\n")).unwrap();
-    rest.split_once("\n```").unwrap().0.to_owned()
-}
-
 /// Writes both roots, with a home page that leads to each file. Returns what a crawler asks for.
 fn fill(lab: &Lab) -> Vec<String> {
-    let kinds =
-        ["html", "css", "js", "json", "svg", "png", "jpg", "txt", "xml", "woff2", "pdf", "glb", "unheard-of", "webp"];
-    let (mut urls, mut links) = (vec![], String::from("<!doctype html><title>home</title>\n"));
-    let www = lab.path("/srv/www");
-    for number in 0..FILES {
-        let (kind, directory) =
-            (kinds[number % kinds.len()], ["assets", "docs", "docs/deep er", "archive/2024"][number % 4]);
-        fs::create_dir_all(www.join(directory)).unwrap();
-        let name = format!("{directory}/{number} ü.{kind}");
-        fs::write(www.join(&name), format!("{number} is {kind}\n").repeat(number % 400 + 1)).unwrap();
-        let link = format!("/{}", name.replace(' ', "%20").replace('ü', "%C3%BC"));
-        links.push_str(&format!("<a href=\"{link}\">{number}</a>\n"));
-        urls.push(format!("http://example.org{link}"));
-    }
-    for (from, text) in [("/docs/", "documents"), ("/missing", ""), ("/blog/2024/3%20%C3%BC.json", ""), ("/docs", "")] {
-        links.push_str(&format!("<a href=\"{from}\">{text}</a>\n"));
-    }
-    let pages = [("index.html", &*links), ("404.html", "no such page"), ("docs/index.html", "documents")];
-    for (name, text) in pages {
-        fs::write(www.join(name), text).unwrap();
-    }
-    lab.write("/srv/app/index.html", "<!doctype html>the application");
-    lab.write("/srv/app/static/app.js", "run()");
+    let link = |(number, path): (usize, &String)| format!("<a href=\"{path}\">{number}</a>\n");
+    let others = ["/docs/", "/missing", "/blog/2024/3%20%C3%BC.json", "/docs"].map(str::to_owned);
+    let home = |paths: &[String]| {
+        let links: String = paths.iter().chain(&others).enumerate().map(link).collect();
+        format!("<!doctype html><title>home</title>\n{links}")
+    };
+    let files = moved_site::fill(&lab.path("/"), home);
     // No site is as young as this: of a file that may change once more within its second an earlier date is told.
     lab.sh("chmod -R a+rX /srv && find /srv -type f -exec touch --date '2026-05-01 12:34:56 UTC' {} +");
-    let of = |host: &str, targets: &[&str]| targets.iter().map(|one| format!("http://{host}{one}")).collect::<Vec<_>>();
-    urls.extend(of("example.org", &["/", "/index.html", "/docs", "/docs?a=b", "/docs/", "/docs/deep%20er"]));
-    urls.extend(of("example.org", &["/missing", "/assets/missing.css", "/docs/missing/", "/404.html"]));
-    urls.extend(of("example.org", &["/blog/2024/a%20b/c?d=e&f", "/blog/2024/", "/help", "/help?a=b"]));
-    urls.extend(of("app.example.org", &["/", "/static/app.js", "/cart/7?a=b", "/static"]));
-    urls.extend(of("www.example.org", &["/", "/a/b?c=d"]));
-    urls.extend(of("a.old.example.org", &["/x/"]));
-    urls
+    let asked = files.iter().map(|path| ("example.org", path.as_str())).chain(PAGES);
+    asked.map(|(host, target)| format!("http://{host}{target}")).collect()
 }
 
 /// A lab with the package installed and both servers running; the URLs to crawl.
-fn moved_site() -> Option<(Lab, Vec<String>, Kept)> {
+fn moved() -> Option<(Lab, Vec<String>)> {
     if !Path::new("/usr/sbin/nginx").exists() || !Path::new("/usr/bin/wget").exists() {
         skip("there is no nginx, or no wget");
         return None;
@@ -93,30 +63,21 @@ fn moved_site() -> Option<(Lab, Vec<String>, Kept)> {
     lab.edit("reborn.socket", "address", &format!("[Socket]\nListenStream=\nListenStream={OURS}:80\n"));
     lab.systemctl(["enable", "--now", "reborn.socket"]);
     lab.systemctl(["start", "reborn.service"]);
-    let servers = block("nginx").replace("listen 80", &format!("listen {THEIRS}:80"));
+    let servers = moved_site::block("nginx").replace("listen 80", &format!("listen {THEIRS}:80"));
     let http = format!(
         "daemon off; error_log stderr crit; pid /run/nginx.pid; events {{ }}
          http {{ include /etc/nginx/mime.types; default_type application/octet-stream; access_log off; {servers} }}"
     );
     lab.write("/etc/nginx/moved.conf", http);
-    let nginx = Kept(lab.spawn(["nginx", "-e", "stderr", "-c", "/etc/nginx/moved.conf"]));
+    lab.unit("moved.service", "[Service]\nExecStart=/usr/sbin/nginx -e stderr -c /etc/nginx/moved.conf\n");
+    lab.systemctl(["start", "moved.service"]);
     let probe = format!("http://{THEIRS}/");
     lab.wait_until("nginx serves", DEADLINE, || lab.exec(["curl", "--silent", "--fail", &probe]).status.success());
     for address in [OURS, THEIRS] {
         let names = HOSTS.map(|host| format!("{address} {host}\n"));
         lab.write(format!("/root/hosts-{address}"), names.concat());
     }
-    Some((lab, urls, nginx))
-}
-
-/// A child that is killed when it is dropped.
-struct Kept(Child);
-
-impl Drop for Kept {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
+    Some((lab, urls))
 }
 
 /// Tells crawlers that they may end, when it is dropped.
@@ -130,7 +91,7 @@ impl Drop for Finished<'_> {
 
 /// The page's configuration, with something of this round that no link leads to.
 fn configure(lab: &Lab, round: usize) {
-    let text = block("toml");
+    let text = moved_site::block("toml");
     let (listen, first) = ("listen = [\"http=0.0.0.0:80\"]\n", "[[site.redirect]]\nfrom = \"/blog");
     assert!(text.contains(listen) && text.contains(first), "{text}");
     let own = format!(
@@ -205,7 +166,7 @@ fn mirror(lab: &Lab, address: &str, folder: &str) -> (ExitStatus, String) {
 
 #[test]
 fn a_crawl_of_a_site_that_was_moved_from_nginx_differs_in_nothing_also_through_reloads_that_change_it() {
-    let Some((lab, urls, _nginx)) = moved_site() else { return };
+    let Some((lab, urls)) = moved() else { return };
     let theirs = crawl(&lab, THEIRS, &urls, "/tmp/theirs").unwrap();
     let ours = crawl(&lab, OURS, &urls, "/tmp/ours").unwrap();
     let differ = differing(&urls, &ours, &theirs);

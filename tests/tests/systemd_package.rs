@@ -84,11 +84,16 @@ fn an_upgrade_of_the_package_reloads_under_load_and_a_removal_leaves_nothing() {
     assert_ne!(service.main_pid(), mended, "the next upgrade works");
     load.stop().assert_no_failure().assert_no_close();
 
-    let Service { lab } = service;
+    assert_removed_without_a_trace(&service.lab, &before);
+}
+
+/// Removes the package. `before`: what there was of its files before it was installed.
+#[track_caller]
+fn assert_removed_without_a_trace(lab: &Lab, before: &str) {
     // A file of the operator's own, which a removal leaves to him.
     lab.sh("rm /etc/reborn/blog.toml");
-    assert_success(&lab.exec(["dpkg", "--purge", "reborn"]), &lab);
-    assert_eq!(left_over(&lab), before, "nothing is left");
+    assert_success(&lab.exec(["dpkg", "--purge", "reborn"]), lab);
+    assert_eq!(left_over(lab), before, "nothing is left");
     let listed = lab.exec(["systemctl", "list-units", "--all", "--no-legend", "--plain", "reborn*"]).stdout;
     assert_eq!(listed, "", "systemd knows nothing of it any more");
     assert!(lab.exec(["pgrep", "reborn"]).stdout.is_empty(), "no process is left");
