@@ -202,7 +202,10 @@ fn look_for(places: &[PathBuf], name: &str, uid: u32) -> (Vec<Found>, Vec<String
         let shown = place.display();
         match place.parent().map_or(Ok(true), |folder| is_trusted(folder, uid)) {
             Ok(true) => match knock(place) {
-                Ok(()) => live.push(Found { path: place.clone(), instance: instance_of(place, name) }),
+                Ok(()) => {
+                    let instance = place.parent().and_then(|folder| instance_of(folder, name)).map(str::to_owned);
+                    live.push(Found { path: place.clone(), instance });
+                }
                 Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                     looked_at.push(format!("{shown} (permission denied)"));
                 }
@@ -222,16 +225,14 @@ fn none_found(looked_at: &[String]) -> Error {
     ))
 }
 
-/// The instance whose socket this is.
-fn instance_of(socket: &Path, name: &str) -> Option<String> {
-    let folder = socket.parent()?.file_name()?.to_str()?;
-    folder.strip_prefix(name)?.strip_prefix('@').map(str::to_owned)
+/// The instance whose folder this is.
+fn instance_of<'a>(folder: &'a Path, name: &str) -> Option<&'a str> {
+    folder.file_name()?.to_str()?.strip_prefix(name)?.strip_prefix('@')
 }
 
 /// Whether a unit's folder is that of the plain service of this name, or of an instance of it.
 fn is_of(folder: &Path, name: &str) -> bool {
-    let called = folder.file_name().and_then(|called| called.to_str()).and_then(|called| called.strip_prefix(name));
-    called.is_some_and(|rest| rest.is_empty() || rest.starts_with('@'))
+    folder.file_name().is_some_and(|called| called == name) || instance_of(folder, name).is_some()
 }
 
 /// Whether somebody listens there. One whose queue is full is busy, and live.
@@ -282,17 +283,10 @@ impl Surroundings {
 
 /// The folders of the instances, in the order of their names. What cannot be listed has none.
 fn instance_folders(base: &Path, name: &str) -> Vec<PathBuf> {
-    let is_instance = |entry: &fs::DirEntry| {
-        entry
-            .file_name()
-            .to_str()
-            .and_then(|called| called.strip_prefix(name))
-            .is_some_and(|rest| rest.starts_with('@'))
-    };
-    let entries = fs::read_dir(base).into_iter().flatten().flatten();
+    let paths = fs::read_dir(base).into_iter().flatten().flatten().map(|entry| entry.path());
     // systemd keeps a socket file of that name there as well, when a unit asks for one.
     let mut folders: Vec<PathBuf> =
-        entries.filter(is_instance).map(|entry| entry.path()).filter(|path| !is_socket(path)).collect();
+        paths.filter(|path| instance_of(path, name).is_some() && !is_socket(path)).collect();
     folders.sort();
     folders
 }
@@ -363,8 +357,8 @@ mod tests {
         let places = around.candidates("app", 0);
         let expected = ["app", "app@a", "app@b"].map(|folder| base.path().join(folder).join(SOCKET_NAME));
         assert_eq!(places, expected);
-        let instances: Vec<_> = places.iter().map(|place| instance_of(place, "app")).collect();
-        assert_eq!(instances, [None, Some("a".to_owned()), Some("b".to_owned())]);
+        let instances: Vec<_> = places.iter().map(|place| instance_of(place.parent().unwrap(), "app")).collect();
+        assert_eq!(instances, [None, Some("a"), Some("b")]);
     }
 
     #[test]

@@ -36,12 +36,11 @@ pub(super) fn reload(package: &Package, args: &ReloadArgs) -> u8 {
 
 /// `reborn status`.
 pub(super) fn status(package: &Package, args: &StatusArgs) -> u8 {
-    match (args, instances::several(package, args)) {
-        (StatusArgs { json, watch: false, .. }, Some(found)) => list(package, &found, *json),
-        (StatusArgs { client, watch: true, .. }, _) => client_command(package, client, |client| watch(package, client)),
-        (StatusArgs { client, json, .. }, None) => {
-            client_command(package, client, |client| show_status(package, client, *json))
-        }
+    let StatusArgs { client, json, all, watch: goes_on } = args;
+    match instances::choose(package, client, *all) {
+        chosen if *goes_on => talk_to(package, client, chosen, |client| watch(package, client)),
+        Ok(Chosen::Several(found)) => list(package, &found, *json),
+        chosen => talk_to(package, client, chosen, |client| show_status(package, client, *json)),
     }
 }
 
@@ -60,7 +59,16 @@ fn client_command(
     args: &ClientArgs,
     talk: impl FnOnce(&mut Client) -> Result<u8, restart_core::Error>,
 ) -> u8 {
-    let found = match instances::choose(package, args) {
+    talk_to(package, args, instances::choose(package, args, false), talk)
+}
+
+fn talk_to(
+    package: &Package,
+    args: &ClientArgs,
+    chosen: Result<Chosen, restart_core::Error>,
+    talk: impl FnOnce(&mut Client) -> Result<u8, restart_core::Error>,
+) -> u8 {
+    let found = match chosen {
         Ok(Chosen::One(path)) => Client::connect(&path),
         Ok(Chosen::Several(found)) => {
             complain(package, &instances::which(package, &found));

@@ -12,7 +12,7 @@ use restart_core::Error;
 use restart_core::control::{self, Client, Found, Status};
 use serde_json::{Value, json};
 
-use crate::program::cli::{ClientArgs, StatusArgs};
+use crate::program::cli::ClientArgs;
 use crate::program::overview::{age, table};
 use crate::program::package::Package;
 
@@ -20,31 +20,19 @@ use crate::program::package::Package;
 pub(super) enum Chosen {
     /// The one with this control socket.
     One(PathBuf),
-    /// One of these, and nobody has said which.
+    /// One of these, and nobody has said which; or all of them.
     Several(Vec<Found>),
 }
 
-/// Finds whom a command is for. Fails where no server runs.
-pub(super) fn choose(package: &Package, args: &ClientArgs) -> Result<Chosen, Error> {
+/// Finds whom a command is for: for `all` that run, where nobody is named and it says so. Fails where no server runs.
+pub(super) fn choose(package: &Package, args: &ClientArgs, all: bool) -> Result<Chosen, Error> {
     match (args.control(), &args.instance) {
         (None, None) => {
             let mut found = control::find_all(&package.name)?;
-            Ok(if found.len() == 1 { Chosen::One(found.remove(0).path) } else { Chosen::Several(found) })
+            Ok(if found.len() == 1 && !all { Chosen::One(found.remove(0).path) } else { Chosen::Several(found) })
         }
         (None, Some(instance)) => control::find_instance(&package.name, instance).map(Chosen::One),
         (Some(path), _) => control::find(Some(path), &package.name).map(Chosen::One),
-    }
-}
-
-/// All that run, where `reborn status` is to list them: where it is asked to, or there are several. `None` where it is
-/// about one, or none runs.
-pub(super) fn several(package: &Package, args: &StatusArgs) -> Option<Vec<Found>> {
-    if args.all {
-        return control::find_all(&package.name).ok();
-    }
-    match choose(package, &args.client) {
-        Ok(Chosen::Several(found)) => Some(found),
-        _ => None,
     }
 }
 
