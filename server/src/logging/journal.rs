@@ -28,10 +28,10 @@ const OWN: [&str; 3] = ["MESSAGE", "PRIORITY", "SYSLOG_IDENTIFIER"];
 /// One record as a line, with the generation and what the record has beside its message as fields.
 pub(super) fn line(record: &Record<'_>, generation: u64) -> String {
     let mut line = Line::new();
-    let written = write!(line, "<{}>GENERATION={generation}", priority(record.level())).is_ok() && {
-        line.text.push(SEPARATOR);
-        record.key_values().visit(&mut Fields(&mut line)).is_ok() && write!(line, "{}", record.args()).is_ok()
-    };
+    let written = write!(line, "<{}>GENERATION={generation}", priority(record.level()))
+        .and_then(|()| line.push(SEPARATOR))
+        .is_ok_and(|()| record.key_values().visit(&mut Fields(&mut line)).is_ok())
+        && write!(line, "{}", record.args()).is_ok();
     line.end(written)
 }
 
@@ -47,7 +47,7 @@ impl<'kvs> VisitSource<'kvs> for Fields<'_> {
             && !OWN.contains(&&*name);
         if is_allowed {
             write!(self.0, "{name}={value}")?;
-            self.0.text.push(SEPARATOR);
+            self.0.push(SEPARATOR)?;
         }
         Ok(())
     }

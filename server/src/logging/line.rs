@@ -21,13 +21,22 @@ pub(super) fn priority(level: Level) -> u8 {
 
 /// A line under construction: refuses what goes beyond its room, and never holds a control character.
 pub(super) struct Line {
-    pub(super) text: String,
+    text: String,
     room: usize,
 }
 
 impl Line {
     pub(super) fn new() -> Line {
         Line { text: String::with_capacity(128), room: WRITE_BYTES_MAX - CUT_MARK.len() }
+    }
+
+    /// Adds a control character of our own.
+    pub(super) fn push(&mut self, control: char) -> fmt::Result {
+        if self.text.len() + control.len_utf8() > self.room {
+            return Err(fmt::Error);
+        }
+        self.text.push(control);
+        Ok(())
     }
 
     /// The line with its end, which says where it was cut.
