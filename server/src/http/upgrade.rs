@@ -113,8 +113,8 @@ impl Upgraded {
         Shutdown::new(&self.drain)
     }
 
-    /// Waits until the connection should go on in a newer process, by [`Leave::Move`](super::Leave::Move). It is never ready for a stream that
-    /// was got by `recv_upgrade`.
+    /// Waits until the connection should go on in a newer process, by [`Leave::Move`](super::Leave::Move). It is
+    /// never ready for a stream that was got by `recv_upgrade`.
     pub fn moves(&self) -> impl Future<Output = ()> + Send + use<> {
         let (drain, may_move, declined) = (Arc::clone(&self.drain), self.may_move, self.declined);
         async move {

@@ -2,8 +2,8 @@
 //! once and never armed again. A request then takes a receive, a send, and its part of a wait.
 //!
 //! A [`Registration`] is the readiness of one socket as it was last reported. It belongs to the poller in which it has its
-//! place, and may be used from any thread. It owns no socket. The socket itself is entered when somebody waits for it first: one
-//! that is asked once, answered and closed never is.
+//! place, and may be used from any thread. It owns no socket. The socket itself is entered when somebody waits
+//! for it first: one that is asked once, answered and closed never is.
 
 use std::cell::RefCell;
 use std::io;

@@ -71,7 +71,7 @@ pub fn lasting(results: &mut Results, peers: &[Peer]) {
         if !downloads.is_empty() {
             let whole =
                 downloads.into_iter().map(thread::JoinHandle::join).filter(|ended| matches!(ended, Ok(Ok(true))));
-            add("downloads cut, of 20", (DOWNLOADS - whole.count()) as f64);
+            add(&format!("downloads cut, of {DOWNLOADS}"), (DOWNLOADS - whole.count()) as f64);
         }
     }
 }

@@ -19,7 +19,8 @@ pub(super) const INDEX: &str = "index.html";
 /// The one name with a dot in front that clients may use, and only as the first.
 const WELL_KNOWN: &[u8] = b".well-known";
 
-/// What is encoded in a link relative to a directory, where a colon would end a scheme: all but the unreserved characters of RFC 3986, section 2.3.
+/// What is encoded in a link relative to a directory, where a colon would end a scheme: all but the unreserved characters
+/// of RFC 3986, section 2.3.
 pub(super) const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// Where a path leads below the root.

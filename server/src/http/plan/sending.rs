@@ -244,7 +244,7 @@ impl Sending<'_> {
         if !self.begun {
             self.begin().await?;
         }
-        let (mut over, mut put_back) = (None, false);
+        let mut over = None;
         loop {
             let at_hand = if most > 0 { Plan::at_hand(&mut plan.source) } else { Ok(&[][..]) };
             let at_hand = at_hand.map_err(Failure::Broken)?;
@@ -256,7 +256,7 @@ impl Sending<'_> {
                     return Ok(count);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    put_back |= plan.put_back();
+                    let put_back = plan.put_back();
                     over = self.late(over, Some(plan)).await?;
                     if put_back && over.is_none() {
                         return Ok(0);

@@ -334,6 +334,11 @@ mod tests {
         ]
     }
 
+    /// Where a part of the file begins, how long it is, and the text before it.
+    fn part() -> impl Strategy<Value = (u64, u64, Vec<u8>)> {
+        (0..FILE_BYTES, 0_u64..100_000, prop::collection::vec(any::<u8>(), 0..3_000))
+    }
+
     fn gather(plan: &mut Plan, large: bool) {
         block_on(poll_fn(|context| plan.poll_gather(context, large))).unwrap();
     }
@@ -350,7 +355,7 @@ mod tests {
         #[test]
         fn each_byte_is_sent_once_and_in_order_however_often_it_is_put_back_or_moves(
             head in prop::collection::vec(any::<u8>(), 1..6_000),
-            parts in prop::collection::vec((0..FILE_BYTES, 0_u64..100_000, prop::collection::vec(any::<u8>(), 0..3_000)), 0..5),
+            parts in prop::collection::vec(part(), 0..5),
             events in prop::collection::vec(event(), 0..80),
         ) {
             let all = bytes();
@@ -361,7 +366,8 @@ mod tests {
                 expected.extend_from_slice(&all[usize::try_from(start).unwrap()..usize::try_from(end).unwrap()]);
                 pieces.extend([Piece::Memory(text), Piece::File(start..end)]);
             }
-            let mut plan = Plan { source: Source::Content(Box::new(Content::new(Some(file()), pieces))), ..Plan::default() };
+            let source = Source::Content(Box::new(Content::new(Some(file()), pieces)));
+            let mut plan = Plan { source, ..Plan::default() };
             plan.out.extend(&head);
             plan.ours = head.len();
             let mut sent = Vec::new();
