@@ -125,6 +125,9 @@ fn book(results: &mut Results, peer: Peer, clients: Clients, seen: Vec<Seen>, re
         }
         add("peak memory of both, MB", peak_bytes as f64 / 1e6);
     }
+    if let Clients::Full = clients {
+        add("requests/s", report.answered as f64 / report.time.as_secs_f64());
+    }
     let (near, away) = (report.latency_near_reloads, report.latency_away_from_reloads);
     add("longest answer around reloads, ms", near.max_us as f64 / 1e3);
     add("p99.9 around reloads, ms", near.p999_us as f64 / 1e3);
