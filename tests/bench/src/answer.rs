@@ -1,8 +1,13 @@
-//! What every peer answers, so that they differ in nothing but the server: a short text, bodies of four sizes from
-//! memory, and `/fast`, by which a client finds out whose answer it is and who gave it.
+//! What every peer answers, so that they differ in nothing but the server: a short text, bodies of five sizes from
+//! memory, `/fast`, by which a client finds out whose answer it is and who gave it, and the event stream `/events?ms=N`.
 
-/// The content type of everything.
+use std::time::Duration;
+
+/// The content type of everything but event streams.
 pub const TEXT: &str = "text/plain";
+
+/// That of event streams.
+pub const EVENTS: &str = "text/event-stream";
 
 /// The answers to fixed paths.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -11,6 +16,8 @@ pub enum Fixed {
     Bytes(&'static [u8]),
     /// The request's `x-id` and the process, in the body and in headers.
     Tagged,
+    /// An event stream without an end.
+    Events,
     /// Nothing is there.
     None,
 }
@@ -27,6 +34,7 @@ pub fn fixed(path: &str) -> Fixed {
         "/1m" => Fixed::Bytes(&BODY[..1 << 20]),
         "/8m" => Fixed::Bytes(&BODY),
         "/fast" => Fixed::Tagged,
+        "/events" => Fixed::Events,
         _ => Fixed::None,
     }
 }
@@ -35,4 +43,18 @@ pub fn fixed(path: &str) -> Fixed {
 #[must_use]
 pub fn tagged(id: &str) -> String {
     format!("id={id} pid={}\n", std::process::id())
+}
+
+/// The time between two events, from the query of an event stream: the project's load tool asks for a number of
+/// milliseconds.
+#[must_use]
+pub fn interval(query: Option<&str>) -> Duration {
+    let asked = query.and_then(|query| query.strip_prefix("ms=")?.parse().ok());
+    Duration::from_millis(asked.unwrap_or(1000))
+}
+
+/// The event with this number, as the load tool reads it. What it calls a generation is the same for all peers.
+#[must_use]
+pub fn event(id: u64) -> String {
+    format!("id: {id}\ndata: generation=0 pid={}\n\n", std::process::id())
 }

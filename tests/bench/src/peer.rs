@@ -64,20 +64,30 @@ impl Peer {
         self != Self::Haproxy || !matches!(path, "/100k" | "/1m" | "/8m")
     }
 
-    /// The signal that makes it reload, and whether it goes to the process that was started, for good, or to the newest.
-    pub fn reload(self) -> Option<(Signal, Leader)> {
+    /// How it is reloaded, if it can be.
+    fn reload(self) -> Option<Reload> {
         match self {
             Self::Hyper => None,
-            Self::Reborn | Self::Ecdysis => Some((Signal::HUP, Leader::Newest)),
-            Self::Go => Some((Signal::INT, Leader::Newest)),
-            Self::Nginx => Some((Signal::HUP, Leader::First)),
-            Self::Haproxy => Some((Signal::USR2, Leader::First)),
+            Self::Reborn | Self::Ecdysis => Some(Reload::Newest(Signal::HUP)),
+            Self::Go => Some(Reload::Newest(Signal::INT)),
+            Self::Nginx => Some(Reload::First(Signal::HUP)),
+            Self::Haproxy => Some(Reload::First(Signal::USR2)),
         }
+    }
+
+    /// Whether it can be reloaded.
+    pub fn reloads(self) -> bool {
+        self.reload().is_some()
     }
 
     /// Whether it speaks TLS here.
     pub fn speaks_tls(self) -> bool {
-        matches!(self, Self::Reborn | Self::Hyper | Self::Nginx)
+        matches!(self, Self::Reborn | Self::Hyper | Self::Nginx | Self::Ecdysis)
+    }
+
+    /// Whether it makes an event stream by itself.
+    pub fn has_event_streams(self) -> bool {
+        matches!(self, Self::Reborn | Self::Hyper | Self::Go | Self::Ecdysis)
     }
 
     fn command(self, folder: &Path, address: SocketAddr, tls: Option<&Tls>) -> Command {
@@ -110,17 +120,13 @@ impl Peer {
                 }
                 command
             }
-            Self::Hyper => {
+            Self::Hyper | Self::Ecdysis => {
                 let mut command = Command::new(own("peer-hyper"));
                 command.arg(address);
                 if let Some(Tls { address, certificate, key }) = tls {
                     command.args(["--tls", &address.to_string()]).arg(certificate).arg(key);
                 }
-                command
-            }
-            Self::Ecdysis => {
-                let mut command = Command::new(own("peer-hyper"));
-                command.args([&address, "--ecdysis"]);
+                command.args((self == Self::Ecdysis).then_some("--ecdysis"));
                 command
             }
             Self::Go => {
@@ -173,18 +179,23 @@ impl Peer {
             let [certificate, key] = write_certificate(folder.path());
             Tls { address: next_address(), certificate, key }
         });
-        let log = fs::File::create(folder.path().join("log")).expect("the peer's folder is ours");
         let mut command = self.command(folder.path(), address, tls.as_ref());
-        command.env("BENCH_THREADS", threads().to_string());
-        command.envs(environment.iter().copied()).env_remove("NOTIFY_SOCKET").current_dir(folder.path());
-        command.process_group(0).stdin(Stdio::null());
-        command.stdout(log.try_clone().expect("a second handle")).stderr(log);
+        command.envs(environment.iter().copied()).process_group(0);
         let started = Instant::now();
-        let child = command.spawn().unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
+        let child = spawn(command, folder.path());
         let mut running = Running { peer: self, address, tls, child, folder, first_answer: Duration::ZERO };
         running.first_answer = running.wait_first_answer(started);
         running
     }
+}
+
+/// Starts a peer's program in its folder, where its log is.
+fn spawn(mut command: Command, folder: &Path) -> Child {
+    let log = fs::File::options().create(true).append(true).open(folder.join("log"));
+    let log = log.expect("the peer's folder is ours");
+    command.env("BENCH_THREADS", threads().to_string()).env_remove("NOTIFY_SOCKET").current_dir(folder);
+    command.stdin(Stdio::null()).stdout(log.try_clone().expect("a second handle")).stderr(log);
+    command.spawn().unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"))
 }
 
 /// With how many threads each peer serves.
@@ -201,13 +212,13 @@ pub fn threads() -> u32 {
     *THREADS.get_or_init(|| 2)
 }
 
-/// Which process a reload's signal goes to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Leader {
-    /// The one that was started: a master.
-    First,
-    /// The one that answered last for the first time.
-    Newest,
+/// How a peer is reloaded.
+#[derive(Clone, Copy, Debug)]
+enum Reload {
+    /// By a signal to the process that was started: a master.
+    First(Signal),
+    /// By a signal to the newest process.
+    Newest(Signal),
 }
 
 /// Where a peer speaks TLS, and with what.
@@ -241,11 +252,6 @@ impl Running {
         Group(self.child.id())
     }
 
-    /// The process that was started.
-    pub fn first_pid(&self) -> u32 {
-        self.child.id()
-    }
-
     /// Its folder.
     pub fn folder(&self) -> &Path {
         self.folder.path()
@@ -254,6 +260,14 @@ impl Running {
     /// The path of its control socket, if it is reborn.
     pub fn control(&self) -> PathBuf {
         self.folder.path().join("control")
+    }
+
+    /// Reloads it in its own way. `newest` is the process that answered last for the first time.
+    pub fn reload(&self, newest: u32) {
+        match self.peer.reload().expect("it can be reloaded") {
+            Reload::First(signal) => self.signal(self.child.id(), signal),
+            Reload::Newest(signal) => self.signal(newest, signal),
+        }
     }
 
     /// Sends a signal to one of its processes.

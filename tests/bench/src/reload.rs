@@ -18,7 +18,7 @@ use tests::{
 
 use crate::{
     group::Group,
-    peer::{Leader, Peer, Running},
+    peer::{Peer, Running},
     results::Results,
 };
 
@@ -72,7 +72,7 @@ struct Seen {
 /// Reloads each peer that can be reloaded, under load.
 pub fn reload(results: &mut Results, peers: &[Peer], clients: Clients) {
     for peer in peers {
-        if let Some((signal, leader)) = peer.reload() {
+        if peer.reloads() {
             let running = peer.start();
             let load = clients.load(&running).start();
             thread::sleep(INTERVAL);
@@ -80,11 +80,7 @@ pub fn reload(results: &mut Results, peers: &[Peer], clients: Clients) {
                 .map(|_| {
                     let next = Instant::now() + INTERVAL;
                     let report = load.report();
-                    let pid = match leader {
-                        Leader::First => running.first_pid(),
-                        Leader::Newest => newest(&report),
-                    };
-                    let seen = one(&running, &load, &report, || running.signal(pid, signal));
+                    let seen = one(&running, &load, &report);
                     thread::sleep(next.saturating_duration_since(Instant::now()));
                     seen
                 })
@@ -95,13 +91,13 @@ pub fn reload(results: &mut Results, peers: &[Peer], clients: Clients) {
     }
 }
 
-fn one(running: &Running, load: &Loaded, report: &Report, trigger: impl FnOnce()) -> Seen {
+fn one(running: &Running, load: &Loaded, report: &Report) -> Seen {
     let old = report.pids.keys().filter_map(|pid| Process::open(*pid));
     let gone = old.map(|old| thread::spawn(move || old.wait(GONE_MAX).then(Instant::now))).collect();
     let peak = Peak::start(running.group());
     load.mark_reload();
     let at = Instant::now();
-    trigger();
+    running.reload(newest(report));
     thread::sleep(Duration::from_millis(500));
     Seen { at, gone, peak_bytes: peak.stop() }
 }
@@ -137,7 +133,7 @@ fn book(results: &mut Results, peer: Peer, clients: Clients, seen: Vec<Seen>, re
 }
 
 /// The process whose first answer came last.
-fn newest(report: &Report) -> u32 {
+pub(crate) fn newest(report: &Report) -> u32 {
     let newest = report.pids.iter().max_by_key(|(_, of_pid)| of_pid.first);
     *newest.unwrap_or_else(|| panic!("nobody answers\n{report}")).0
 }

@@ -48,6 +48,26 @@ func fast(w http.ResponseWriter, r *http.Request) {
 	fmt.Fprintf(w, "id=%s pid=%s\n", id, pid)
 }
 
+// An event stream without an end, as answer.rs describes it.
+func events(w http.ResponseWriter, r *http.Request) {
+	every, err := strconv.Atoi(r.URL.Query().Get("ms"))
+	if err != nil {
+		every = 1000
+	}
+	w.Header().Set("Content-Type", "text/event-stream")
+	ticker := time.NewTicker(time.Duration(every) * time.Millisecond)
+	defer ticker.Stop()
+	for id := 1; ; id++ {
+		select {
+		case <-r.Context().Done():
+			return
+		case <-ticker.C:
+		}
+		fmt.Fprintf(w, "id: %d\ndata: generation=0 pid=%s\n\n", id, pid)
+		w.(http.Flusher).Flush()
+	}
+}
+
 func restart(listener net.Listener, server *http.Server) error {
 	socket, err := listener.(*net.TCPListener).File()
 	if err != nil {
@@ -79,6 +99,7 @@ func main() {
 	paths := http.NewServeMux()
 	paths.HandleFunc("/", cout)
 	paths.HandleFunc("/fast", fast)
+	paths.HandleFunc("/events", events)
 	paths.HandleFunc("/1k", fixed(1<<10))
 	paths.HandleFunc("/100k", fixed(100<<10))
 	paths.HandleFunc("/1m", fixed(1<<20))
