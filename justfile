@@ -130,7 +130,7 @@ nothing-cut:
 test-clients:
     cargo test --package tests --test clients -- --include-ignored
 
-# reborn beside hyper, Go, nginx, HAProxy and ecdysis; writes tests/BENCHMARKS.md. `just bench reload --rounds 3`.
+# reborn beside hyper, Go, nginx, HAProxy, pingora and ecdysis; writes tests/BENCHMARKS.md. `just bench reload --rounds 3`.
 bench *args:
     tests/bench/run {{ args }}
 

@@ -1,5 +1,7 @@
 //! What every peer answers, so that they differ in nothing but the server: a short text, bodies of five sizes from
 //! memory, `/fast`, by which a client finds out whose answer it is and who gave it, and the event stream `/events?ms=N`.
+//!
+//! The peer of pingora, which is a workspace of its own, has this file as well.
 
 use std::time::Duration;
 

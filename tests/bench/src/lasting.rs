@@ -78,12 +78,12 @@ pub fn lasting(results: &mut Results, peers: &[Peer]) {
 
 /// The figures of one peer, by name.
 fn measured(peer: Peer, is_secured: bool) -> Vec<(String, f64)> {
-    let running = if is_secured { peer.start_secured() } else { peer.start() };
+    let mut running = if is_secured { peer.start_secured() } else { peer.start() };
     let load = load(&running);
     let downloads: Vec<_> =
         if peer.answers("/8m") { (0..DOWNLOADS).map(|_| begin(&running)).collect() } else { vec![] };
     thread::sleep(BEFORE);
-    let (signalled, gone) = reload(&running, &load);
+    let (signalled, gone) = reload(&mut running, &load);
     thread::sleep(LASTS);
     let report = load.stop();
     let mut figures = Vec::new();
@@ -110,7 +110,7 @@ fn load(running: &Running) -> Loaded {
 }
 
 /// When it was reloaded, and the ends of the processes that had answered before.
-fn reload(running: &Running, load: &Loaded) -> (Instant, Vec<thread::JoinHandle<Option<Instant>>>) {
+fn reload(running: &mut Running, load: &Loaded) -> (Instant, Vec<thread::JoinHandle<Option<Instant>>>) {
     let report = load.report();
     let old: Vec<Process> = report.pids.keys().copied().filter_map(Process::open).collect();
     let signalled = Instant::now();

@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, fs, process::Command};
 
+use crate::peer::{NEW_NGINX, Peer};
+
 /// Everything by name.
 pub fn describe() -> BTreeMap<String, String> {
     let cpu = file("/proc/cpuinfo")
@@ -18,9 +20,11 @@ pub fn describe() -> BTreeMap<String, String> {
         ("rustc", first_line("rustc", &["--version"])),
         ("Go", first_line("go", &["version"])),
         ("nginx", first_line("nginx", &["-v"])),
+        (Peer::NewNginx.name(), first_line(NEW_NGINX, &["-v"])),
         ("HAProxy", first_line("haproxy", &["-v"])),
         ("wrk", first_line("wrk", &["-v"])),
-        ("hyper, tokio, ecdysis", locked(&["hyper", "tokio", "ecdysis"])),
+        ("hyper, tokio, ecdysis", locked(include_str!("../Cargo.lock"), &["hyper", "tokio", "ecdysis"])),
+        ("pingora", locked(include_str!("../peers/pingora/Cargo.lock"), &["pingora-core"])),
     ]
     .map(|(name, value)| (name.to_owned(), value))
     .into()
@@ -37,9 +41,8 @@ fn first_line(program: &str, arguments: &[&str]) -> String {
     String::from_utf8_lossy(&text).lines().next().unwrap_or_default().trim().to_owned()
 }
 
-/// The versions of some crates in this workspace's lockfile.
-fn locked(names: &[&str]) -> String {
-    let lock = include_str!("../Cargo.lock");
+/// The versions of some crates in a lockfile.
+fn locked(lock: &str, names: &[&str]) -> String {
     let version = |name: &&str| {
         let (_, rest) = lock.split_once(&format!("name = \"{name}\"\nversion = \""))?;
         Some(rest.split('"').next()?.to_owned())

@@ -23,6 +23,9 @@ use crate::{
     group::Group,
 };
 
+/// The name under which `run` makes the newer nginx known.
+pub const NEW_NGINX: &str = "nginx-1.31";
+
 /// How long a server may take to its first answer.
 const START_MAX: Duration = Duration::from_secs(30);
 
@@ -35,17 +38,22 @@ pub enum Peer {
     Hyper,
     /// Go's net/http with the original program's way to restart.
     Go,
-    /// nginx.
+    /// nginx as the distribution has it.
     Nginx,
+    /// A newer nginx, which has `keepalive_min_timeout`.
+    NewNginx,
     /// `HAProxy`.
     Haproxy,
+    /// An application of pingora, which is replaced by another process that it sends its listeners to.
+    Pingora,
     /// hyper on tokio, restarted by ecdysis.
     Ecdysis,
 }
 
 impl Peer {
     /// All of them, the project's own first.
-    pub const ALL: [Self; 6] = [Self::Reborn, Self::Hyper, Self::Go, Self::Nginx, Self::Haproxy, Self::Ecdysis];
+    pub const ALL: [Self; 8] =
+        [Self::Reborn, Self::Hyper, Self::Go, Self::Nginx, Self::NewNginx, Self::Haproxy, Self::Pingora, Self::Ecdysis];
 
     /// Its name in tables.
     pub fn name(self) -> &'static str {
@@ -54,7 +62,9 @@ impl Peer {
             Self::Hyper => "hyper",
             Self::Go => "Go net/http",
             Self::Nginx => "nginx",
+            Self::NewNginx => "nginx 1.31",
             Self::Haproxy => "HAProxy",
+            Self::Pingora => "pingora",
             Self::Ecdysis => "ecdysis",
         }
     }
@@ -70,8 +80,9 @@ impl Peer {
             Self::Hyper => None,
             Self::Reborn | Self::Ecdysis => Some(Reload::Newest(Signal::HUP)),
             Self::Go => Some(Reload::Newest(Signal::INT)),
-            Self::Nginx => Some(Reload::First(Signal::HUP)),
+            Self::Nginx | Self::NewNginx => Some(Reload::First(Signal::HUP)),
             Self::Haproxy => Some(Reload::First(Signal::USR2)),
+            Self::Pingora => Some(Reload::Another { old: Signal::QUIT, new: "--upgrade" }),
         }
     }
 
@@ -82,12 +93,12 @@ impl Peer {
 
     /// Whether it speaks TLS here.
     pub fn speaks_tls(self) -> bool {
-        matches!(self, Self::Reborn | Self::Hyper | Self::Nginx | Self::Ecdysis)
+        matches!(self, Self::Reborn | Self::Hyper | Self::Nginx | Self::NewNginx | Self::Ecdysis)
     }
 
     /// Whether it makes an event stream by itself.
     pub fn has_event_streams(self) -> bool {
-        matches!(self, Self::Reborn | Self::Hyper | Self::Go | Self::Ecdysis)
+        matches!(self, Self::Reborn | Self::Hyper | Self::Go | Self::Pingora | Self::Ecdysis)
     }
 
     fn command(self, folder: &Path, address: SocketAddr, tls: Option<&Tls>) -> Command {
@@ -102,7 +113,8 @@ impl Peer {
                 let files = "ssl_certificate site.pem; ssl_certificate_key site.key;";
                 format!("listen {address} ssl backlog=4096; ssl_protocols TLSv1.2 TLSv1.3; {files}")
             });
-            let text = template.replace("SECURED", &tls);
+            let patient = if self == Self::NewNginx { "keepalive_min_timeout 1m;" } else { "" };
+            let text = template.replace("SECURED", &tls).replace("PATIENT", patient);
             let text = text.replace("FOLDER", &folder.display().to_string()).replace("ADDRESS", &address);
             let text = text.replace("THREADS", &threads().to_string());
             fs::write(&path, text).expect("the peer's folder is ours");
@@ -129,13 +141,18 @@ impl Peer {
                 command.args((self == Self::Ecdysis).then_some("--ecdysis"));
                 command
             }
+            Self::Pingora => {
+                let mut command = Command::new(own("peer-pingora"));
+                command.arg(address).arg(folder.join("upgrade.sock"));
+                command
+            }
             Self::Go => {
                 let mut command = Command::new(own("peer-go"));
                 command.args(["-listen", &address]).env("GOMAXPROCS", threads().to_string());
                 command
             }
-            Self::Nginx => {
-                let mut command = Command::new("nginx");
+            Self::Nginx | Self::NewNginx => {
+                let mut command = Command::new(if self == Self::Nginx { "nginx" } else { NEW_NGINX });
                 command.arg("-p").arg(folder).arg("-c").arg(configured(include_str!("../peers/nginx.conf")));
                 command
             }
@@ -183,7 +200,8 @@ impl Peer {
         command.envs(environment.iter().copied()).process_group(0);
         let started = Instant::now();
         let child = spawn(command, folder.path());
-        let mut running = Running { peer: self, address, tls, child, folder, first_answer: Duration::ZERO };
+        let (successors, first_answer) = (Vec::new(), Duration::ZERO);
+        let mut running = Running { peer: self, address, tls, child, successors, folder, first_answer };
         running.first_answer = running.wait_first_answer(started);
         running
     }
@@ -219,6 +237,8 @@ enum Reload {
     First(Signal),
     /// By a signal to the newest process.
     Newest(Signal),
+    /// By another process that is started with one more argument, and a signal to the newest before it.
+    Another { old: Signal, new: &'static str },
 }
 
 /// Where a peer speaks TLS, and with what.
@@ -241,6 +261,8 @@ pub struct Running {
     /// Where it speaks TLS, if it does.
     pub tls: Option<Tls>,
     child: Child,
+    /// Those that were started to reload it.
+    successors: Vec<Child>,
     folder: TempDir,
     /// From the start of its program to its first answer.
     pub first_answer: Duration,
@@ -263,10 +285,18 @@ impl Running {
     }
 
     /// Reloads it in its own way. `newest` is the process that answered last for the first time.
-    pub fn reload(&self, newest: u32) {
+    pub fn reload(&mut self, newest: u32) {
         match self.peer.reload().expect("it can be reloaded") {
             Reload::First(signal) => self.signal(self.child.id(), signal),
             Reload::Newest(signal) => self.signal(newest, signal),
+            Reload::Another { old, new } => {
+                // In this order, as pingora's guide has it: the old one tries to reach the new one every second.
+                self.signal(newest, old);
+                let mut command = self.peer.command(self.folder(), self.address, self.tls.as_ref());
+                let group = i32::try_from(self.child.id()).expect("a pid");
+                command.arg(new).process_group(group);
+                self.successors.push(spawn(command, self.folder()));
+            }
         }
     }
 
@@ -302,7 +332,9 @@ impl Drop for Running {
             // It fails where nothing is left to be killed.
             let _gone = kill_process_group(group, Signal::KILL);
         }
-        let _reaped = self.child.wait();
+        for child in std::iter::once(&mut self.child).chain(&mut self.successors) {
+            let _reaped = child.wait();
+        }
     }
 }
 

@@ -25,11 +25,12 @@ use crate::{
 /// Reloads of one server, one after the other.
 const RELOADS: usize = 4;
 
-/// The time from one to the next: HAProxy and ecdysis take half a second and more to be done with one.
-const INTERVAL: Duration = Duration::from_millis(1500);
+/// The time from one to the next: HAProxy and ecdysis take half a second and more to be done with one, and pingora's new
+/// process answers after one.
+const INTERVAL: Duration = Duration::from_secs(2);
 
-/// How long an old process is waited for.
-const GONE_MAX: Duration = Duration::from_secs(5);
+/// How long an old process is waited for: pingora's stays for 20 s whatever there is to do.
+const GONE_MAX: Duration = Duration::from_secs(25);
 
 /// How often memory is looked at around a reload.
 const LOOK: Duration = Duration::from_millis(3);
@@ -73,25 +74,33 @@ struct Seen {
 pub fn reload(results: &mut Results, peers: &[Peer], clients: Clients) {
     for peer in peers {
         if peer.reloads() {
-            let running = peer.start();
+            let mut running = peer.start();
             let load = clients.load(&running).start();
             thread::sleep(INTERVAL);
             let seen: Vec<Seen> = (0..RELOADS)
                 .map(|_| {
                     let next = Instant::now() + INTERVAL;
                     let report = load.report();
-                    let seen = one(&running, &load, &report);
+                    let seen = one(&mut running, &load, &report);
                     thread::sleep(next.saturating_duration_since(Instant::now()));
+                    load.wait_until("a new process answers", |now| now.pids.len() > report.pids.len());
                     seen
                 })
                 .collect();
+            thread::sleep(rest(*peer));
             let started = load.started();
             book(results, *peer, clients, seen, &load.stop(), started);
         }
     }
 }
 
-fn one(running: &Running, load: &Loaded, report: &Report) -> Seen {
+/// How much longer than the last interval the load goes on, so that each connection that is to be closed has been: clients
+/// pause for 3 s at most, and pingora's old process closes none in its first 5 s.
+fn rest(peer: Peer) -> Duration {
+    Duration::from_secs(if peer == Peer::Pingora { 6 } else { 1 })
+}
+
+fn one(running: &mut Running, load: &Loaded, report: &Report) -> Seen {
     let old = report.pids.keys().filter_map(|pid| Process::open(*pid));
     let gone = old.map(|old| thread::spawn(move || old.wait(GONE_MAX).then(Instant::now))).collect();
     let peak = Peak::start(running.group());
