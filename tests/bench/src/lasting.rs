@@ -83,8 +83,11 @@ fn measured(peer: Peer, is_secured: bool) -> Vec<(String, f64)> {
     let downloads: Vec<_> =
         if peer.answers("/8m") { (0..DOWNLOADS).map(|_| begin(&running)).collect() } else { vec![] };
     thread::sleep(BEFORE);
+    let before = load.report().pids.len();
     let (signalled, gone) = reload(&mut running, &load);
     thread::sleep(LASTS);
+    // Where nothing was reloaded, nothing is cut.
+    load.wait_until("a new process answers", |now| now.pids.len() > before);
     let report = load.stop();
     let mut figures = Vec::new();
     let gone: Option<Vec<Instant>> = gone.into_iter().map(|thread| thread.join().ok().flatten()).collect();
