@@ -1,10 +1,10 @@
 //! From a checked head to a request: the one place where async-h1 reads.
 //!
 //! `async_h1::server::decode` gets one head from memory, never a connection, and no more of it than makes the request:
-//! method, URL and host, in absolute form, which says the scheme as well. All other header lines were checked before and
-//! go into the request right away. So it never sees what it would act on (framing and Expect: bodies are read by this
-//! crate, and its own 100-continue would start a second runtime), nothing is parsed twice, and its bounds on heads are
-//! not ours.
+//! method, host and URL, in absolute form, which says the scheme as well. All other header lines were checked before and
+//! go into the request right away, and so does the URL of plain host and target. So it never sees what it would act on
+//! (framing and Expect: bodies are read by this crate, and its own 100-continue would start a second runtime), nothing is
+//! parsed twice, and its bounds on heads are not ours.
 
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -16,13 +16,17 @@ use std::task::{Context, Poll, Waker};
 
 use futures_lite::{AsyncRead, AsyncWrite};
 use http_types::headers::{self, HeaderName, Headers};
-use http_types::{Request, StatusCode, Trailers, Version};
+use http_types::{Method, Request, StatusCode, Trailers, Version};
 
 use super::head::Head;
 use super::refusal::Refusal;
+use super::url;
 
 /// The longest target that travels through async-h1, whose heads have less than 8 KiB; a longer one is set afterwards.
 const DECODED_TARGET_BYTES_MAX: usize = 4 * 1024;
+
+/// What async-h1 parses where the URL is made here: nothing takes it less.
+const PLACEHOLDER: &str = "http://a/";
 
 /// What stands in the URL instead of a host that its library does not take. It is nobody's name (RFC 6761, section 6.4).
 const UNKNOWN_HOST: &str = "host.invalid";
@@ -80,11 +84,15 @@ pub(crate) fn request(head: Head<'_>, secured: bool) -> Result<Request, Refusal>
 
 /// Makes the request for a host, without other header lines.
 fn request_for(head: &Head<'_>, host: &str, secured: bool) -> Result<Request, Refusal> {
+    if let Some(url) = url::plain(secured, host, &head.target) {
+        let mut request = decode(head.method, [PLACEHOLDER, "", ""], host)?;
+        *request.url_mut() = url;
+        return Ok(request);
+    }
     let scheme = if secured { "https://" } else { "http://" };
     let is_long = head.target.as_str().len() > DECODED_TARGET_BYTES_MAX;
     let target = if head.target.path() == "*" || is_long { "/" } else { head.target.as_str() };
-    let mut request =
-        decode([head.method.as_ref(), " ", scheme, host, target, " HTTP/1.1\r\nhost: ", host, "\r\n\r\n"])?;
+    let mut request = decode(head.method, [scheme, host, target], host)?;
     if is_long {
         request.url_mut().set_path(head.target.path());
         request.url_mut().set_query(head.target.query());
@@ -156,11 +164,12 @@ pub(crate) fn ascii(value: &[u8]) -> Cow<'_, str> {
     }
 }
 
-/// Runs async-h1's decoder over a head. It never waits, so that none of its state outlives this call.
-fn decode(head: [&str; 8]) -> Result<Request, Refusal> {
+/// Runs async-h1's decoder over a head of these. It never waits, so that none of its state outlives this call.
+fn decode(method: Method, [scheme, authority, target]: [&str; 3], host: &str) -> Result<Request, Refusal> {
     HEAD.with_borrow_mut(|bytes| {
         bytes.clear();
-        for part in head {
+        let end = " HTTP/1.1\r\nhost: ";
+        for part in [method.as_ref(), " ", scheme, authority, target, end, host, "\r\n\r\n"] {
             bytes.extend_from_slice(part.as_bytes());
         }
     });

@@ -5,6 +5,7 @@
 //! accept the four forms of RFC 9112 section 3.2 and refuse all else.
 
 use http_types::{Method, StatusCode};
+use memchr::memchr_iter;
 
 use super::refusal::Refusal;
 
@@ -16,6 +17,7 @@ use super::refusal::Refusal;
 pub struct Target {
     raw: String,
     query_at: Option<usize>,
+    is_plain: bool,
 }
 
 impl Target {
@@ -34,9 +36,58 @@ impl Target {
         &self.raw
     }
 
-    fn new(raw: String) -> Target {
-        let query_at = raw.find('?');
-        Target { raw, query_at }
+    /// Whether it begins with `/`, and a URL has path and query as they are here.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.is_plain
+    }
+
+    /// Where the `?` is, if there is one.
+    pub(crate) fn query_at(&self) -> Option<usize> {
+        self.query_at
+    }
+}
+
+/// It must not be sent raw: no visible ASCII, or the `#` of a fragment.
+const NOWHERE: u8 = 1;
+/// The strictest servers refuse it in a path.
+const NOT_IN_PATH: u8 = 1 << 1;
+/// They refuse it in a query.
+const NOT_IN_QUERY: u8 = 1 << 2;
+/// In the path of a URL it is written otherwise.
+const CHANGED_IN_PATH: u8 = 1 << 3;
+/// In the query of a URL it is written otherwise.
+const CHANGED_IN_QUERY: u8 = 1 << 4;
+/// What a segment begins with that may be no name but a step: `.`, `..` or one of them encoded.
+const STEP: u8 = 1 << 5;
+/// The slash before a segment.
+const SLASH: u8 = STEP << 1;
+/// It may stand in the name of a host.
+const IN_NAME: u8 = 1 << 7;
+
+/// What is known of each byte.
+const KINDS: [u8; 256] = {
+    let (mut kinds, mut byte) = ([NOWHERE; 256], 0_u8);
+    while byte.is_ascii() {
+        kinds[byte as usize] = kind(byte);
+        byte += 1;
+    }
+    kinds
+};
+
+const fn kind(byte: u8) -> u8 {
+    match byte {
+        b'/' => SLASH,
+        b'.' | b'%' => STEP | IN_NAME,
+        b'\'' => CHANGED_IN_QUERY | IN_NAME,
+        b'-' | b'_' | b'~' | b'!' | b'$' | b'&' | b'(' | b')' | b'*' | b'+' | b',' | b';' | b'=' => IN_NAME,
+        b':' | b'@' | b'?' => 0,
+        b'<' | b'>' => NOT_IN_PATH | NOT_IN_QUERY,
+        b'`' => NOT_IN_PATH | CHANGED_IN_QUERY,
+        b'"' => CHANGED_IN_PATH | NOT_IN_QUERY,
+        b'#' => NOWHERE,
+        _ if byte.is_ascii_alphanumeric() => IN_NAME,
+        _ if byte.is_ascii_graphic() => CHANGED_IN_PATH | CHANGED_IN_QUERY,
+        _ => NOWHERE,
     }
 }
 
@@ -54,15 +105,12 @@ pub(crate) fn parse(method: Method, raw: &str) -> Result<(Target, Option<Origin<
     if method == Method::Connect {
         return Err(Refusal::new(StatusCode::NotImplemented, "CONNECT is not implemented"));
     }
-    if !raw.bytes().all(valid_anywhere) {
-        return Err(Refusal::bad("a byte in the request target that has to be percent-encoded"));
-    }
     if raw.starts_with('/') {
         return checked(raw.to_owned()).map(|target| (target, None));
     }
     if raw == "*" {
         return match method {
-            Method::Options => Ok((Target::new("*".to_owned()), None)),
+            Method::Options => checked("*".to_owned()).map(|target| (target, None)),
             _ => Err(Refusal::bad("the request target * with a method other than OPTIONS")),
         };
     }
@@ -89,21 +137,23 @@ fn after_scheme<'a>(raw: &'a str, scheme: &str) -> Option<&'a str> {
     start.eq_ignore_ascii_case(scheme).then_some(rest)
 }
 
-/// Visible ASCII without what a client must never send raw: a fragment's `#`, `<` and `>` are refused in `checked`.
-fn valid_anywhere(byte: u8) -> bool {
-    byte.is_ascii_graphic() && byte != b'#'
-}
-
-/// Refuses what the strictest servers refuse: `<`, `>` and `` ` `` in a path, `"`, `<` and `>` in a query.
+/// Looks at each byte once: refuses what a client must never send raw and what the strictest servers refuse (`<`, `>` and
+/// `` ` `` in a path, `"`, `<` and `>` in a query), and finds out whether a URL would change anything.
 fn checked(raw: String) -> Result<Target, Refusal> {
-    let target = Target::new(raw);
-    let path_is_valid = !target.path().bytes().any(|byte| matches!(byte, b'<' | b'>' | b'`'));
-    let query_is_valid = !target.query().unwrap_or("").bytes().any(|byte| matches!(byte, b'<' | b'>' | b'"'));
-    if path_is_valid && query_is_valid {
-        Ok(target)
-    } else {
-        Err(Refusal::bad("a byte in the request target that has to be percent-encoded"))
+    let query_at = raw.find('?');
+    let (path, query) = raw.as_bytes().split_at(query_at.unwrap_or(raw.len()));
+    let (mut in_path, mut steps, mut before) = (0, 0, 0);
+    for kind in path.iter().map(|byte| KINDS[usize::from(*byte)]) {
+        in_path |= kind;
+        steps |= before >> 1 & kind & STEP;
+        before = kind;
     }
+    let in_query = query.iter().fold(0, |kinds, byte| kinds | KINDS[usize::from(*byte)]);
+    if in_path & (NOWHERE | NOT_IN_PATH) != 0 || in_query & (NOWHERE | NOT_IN_QUERY) != 0 {
+        return Err(Refusal::bad("a byte in the request target that has to be percent-encoded"));
+    }
+    let is_plain = path.first() == Some(&b'/') && steps | in_path & CHANGED_IN_PATH | in_query & CHANGED_IN_QUERY == 0;
+    Ok(Target { raw, query_at, is_plain })
 }
 
 /// Whether a Host value is a host with an optional port: nothing that could reach into the URL built from it.
@@ -120,8 +170,8 @@ pub(crate) fn valid_host(value: &[u8]) -> bool {
             (&value[..0], &value[end + 1..])
         }
         Some(_) => {
-            let end = value.iter().position(|byte| *byte == b':').unwrap_or(value.len());
-            value.split_at(end)
+            let end = value.iter().position(|byte| KINDS[usize::from(*byte)] & IN_NAME == 0);
+            value.split_at(end.unwrap_or(value.len()))
         }
     };
     let port_is_valid = match port {
@@ -130,11 +180,8 @@ pub(crate) fn valid_host(value: &[u8]) -> bool {
         _ => false,
     };
     port_is_valid
-        && host.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=".contains(byte))
-        && host
-            .split(|byte| *byte == b'%')
-            .skip(1)
-            .all(|encoded| matches!(encoded, [high, low, ..] if high.is_ascii_hexdigit() && low.is_ascii_hexdigit()))
+        && memchr_iter(b'%', host)
+            .all(|at| matches!(host[at + 1..], [high, low, ..] if high.is_ascii_hexdigit() && low.is_ascii_hexdigit()))
 }
 
 #[cfg(test)]
