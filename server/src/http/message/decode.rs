@@ -7,15 +7,16 @@
 //! parsed twice, and its bounds on heads are not ours.
 
 use std::borrow::Cow;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fmt::Write;
 use std::io;
+use std::option;
 use std::pin::{Pin, pin};
 use std::sync::LazyLock;
 use std::task::{Context, Poll, Waker};
 
 use futures_lite::{AsyncRead, AsyncWrite};
-use http_types::headers::{self, HeaderName, Headers};
+use http_types::headers::{self, HeaderName, HeaderValue, Headers, ToHeaderValues};
 use http_types::{Method, Request, StatusCode, Trailers, Version};
 
 use super::head::Head;
@@ -68,13 +69,12 @@ pub(crate) fn request(head: Head<'_>, secured: bool) -> Result<Request, Refusal>
             request
         }
     };
-    if head.host.is_none() {
+    if head.fields.len() > FIELDS_FEW {
+        make_room(&mut request, head.host);
+    } else if head.host.is_none() {
         request.remove_header(headers::HOST);
     }
-    if head.fields.len() > FIELDS_FEW {
-        make_room(&mut request);
-    }
-    take_fields(&mut request, &head.fields);
+    take_fields(&mut request, &head.fields, head.is_ascii);
     if head.old {
         request.set_version(Some(Version::Http1_0));
     }
@@ -100,30 +100,47 @@ fn request_for(head: &Head<'_>, host: &str, secured: bool) -> Result<Request, Re
     Ok(request)
 }
 
-/// Gives a request's headers room at once. As they grow, all names are hashed anew each time; a clone keeps the room of what
-/// it is of, and http-types has no other way to ask for some.
-fn make_room(request: &mut Request) {
-    let headers: &mut Headers = request.as_mut();
+/// Gives a request's headers, of which Host is the only one, room at once. As they grow, all names are hashed anew each time;
+/// a clone keeps the room of what it is of, and http-types has no other way to ask for some.
+fn make_room(request: &mut Request, host: Option<&str>) {
     let mut roomy = ROOM.clone();
-    for (name, values) in headers.iter() {
-        roomy.insert(name, values);
+    if let Some(host) = host {
+        roomy.insert(headers::HOST, host);
     }
-    *headers = roomy;
+    *request.as_mut() = roomy;
 }
 
 /// Puts all header lines but Host into the request, in their order.
-fn take_fields(request: &mut Request, fields: &[(&str, &[u8])]) {
+fn take_fields(request: &mut Request, fields: &[(&str, &[u8])], is_ascii: bool) {
     let mut fields = fields.iter().filter(|(name, _)| !name.eq_ignore_ascii_case("host"));
     for (name, value) in fields.by_ref() {
-        if let Some(before) = request.insert_header(header_name(name), ascii(value).as_ref()) {
+        if let Some(before) = request.insert_header(header_name(name), Value::of(value, is_ascii)) {
             // A name has come again. Nearly no request has such lines, and to insert is half the work.
             request.insert_header(*name, &before);
-            request.append_header(*name, ascii(value).as_ref());
+            request.append_header(*name, Value::of(value, is_ascii));
             break;
         }
     }
     for (name, value) in fields {
-        request.append_header(header_name(name), ascii(value).as_ref());
+        request.append_header(header_name(name), Value::of(value, is_ascii));
+    }
+}
+
+/// The value of a header line, for whoever asks first. To take it as text, http-types would have it read three times.
+struct Value(Cell<Option<HeaderValue>>);
+
+impl Value {
+    fn of(bytes: &[u8], is_ascii: bool) -> Value {
+        let value = if is_ascii { HeaderValue::from_bytes(bytes.to_vec()) } else { ascii(bytes).parse() };
+        Value(Cell::new(value.ok()))
+    }
+}
+
+impl ToHeaderValues for Value {
+    type Iter = option::IntoIter<HeaderValue>;
+
+    fn to_header_values(&self) -> http_types::Result<Self::Iter> {
+        Ok(self.0.take().into_iter())
     }
 }
 
@@ -131,17 +148,31 @@ fn take_fields(request: &mut Request, fields: &[(&str, &[u8])]) {
 fn header_name(name: &str) -> HeaderName {
     let is = |other: &str| name.eq_ignore_ascii_case(other);
     match name.len() {
+        2 if is("te") => headers::TE,
+        3 if is("via") => headers::VIA,
         6 if is("accept") => headers::ACCEPT,
         6 if is("cookie") => headers::COOKIE,
         6 if is("origin") => headers::ORIGIN,
+        6 if is("pragma") => headers::PRAGMA,
+        6 if is("expect") => headers::EXPECT,
         7 if is("referer") => headers::REFERER,
+        7 if is("upgrade") => headers::UPGRADE,
+        8 if is("if-match") => headers::IF_MATCH,
+        8 if is("if-range") => headers::IF_RANGE,
+        9 if is("forwarded") => headers::FORWARDED,
         10 if is("user-agent") => headers::USER_AGENT,
         10 if is("connection") => headers::CONNECTION,
+        11 if is("traceparent") => headers::TRACEPARENT,
         12 if is("content-type") => headers::CONTENT_TYPE,
         13 if is("cache-control") => headers::CACHE_CONTROL,
+        13 if is("if-none-match") => headers::IF_NONE_MATCH,
+        13 if is("authorization") => headers::AUTHORIZATION,
         14 if is("content-length") => headers::CONTENT_LENGTH,
         15 if is("accept-encoding") => headers::ACCEPT_ENCODING,
         15 if is("accept-language") => headers::ACCEPT_LANGUAGE,
+        16 if is("content-encoding") => headers::CONTENT_ENCODING,
+        17 if is("if-modified-since") => headers::IF_MODIFIED_SINCE,
+        17 if is("transfer-encoding") => headers::TRANSFER_ENCODING,
         _ => name.into(),
     }
 }

@@ -43,6 +43,8 @@ pub(crate) struct Head<'a> {
     pub(crate) keep_alive: bool,
     /// Whether the client waits for a 100 before it sends the body.
     pub(crate) expects_continue: bool,
+    /// Whether there is nothing beyond ASCII in it.
+    pub(crate) is_ascii: bool,
     /// Whether there is an Upgrade header.
     pub(crate) upgrade: bool,
     /// Whether Connection names it, without which it concerns somebody else.
@@ -141,6 +143,7 @@ pub(crate) fn check<'a>(bytes: &'a [u8], limits: &Limits) -> Result<Head<'a>, Re
         framing: fields.framing.decide(old, limits.body_bytes)?,
         keep_alive: if old { fields.keep_alive && !fields.close } else { !fields.close },
         expects_continue: fields.expects_continue && !old,
+        is_ascii: bytes.is_ascii(),
         upgrade: fields.upgrade,
         names_upgrade: fields.names_upgrade,
         fields: parsed.headers.iter().map(|line| (line.name, line.value)).collect(),
