@@ -31,11 +31,11 @@ pub(super) fn attach(
     expects_continue: bool,
     limits: &Limits,
 ) {
-    let message = wire.begin_request(framing, expects_continue, limits);
+    let Some(message) = wire.begin_request(framing, expects_continue, limits) else { return };
     let (length, trailers) = match framing {
-        Framing::None => return,
         Framing::Length(length) => (usize::try_from(length).ok(), None),
         Framing::Chunked => (None, Some(request.send_trailers())),
+        Framing::None => return,
     };
     // Setting a body makes up a Content-Type where the client sent none.
     let typed = request.header("content-type").is_some();
