@@ -13,7 +13,7 @@ static ALLOCATOR: dhat::Alloc = dhat::Alloc;
 
 const REQUESTS: u64 = 1_000;
 
-/// There are 32, nearly all of them made by `http-types` and async-h1, and up to two for the executor's queue.
+/// There are 33, nearly all of them made by `http-types` and async-h1, and up to two for the executor's queue.
 const ALLOCATIONS_MAX: u64 = 35;
 
 #[test]
