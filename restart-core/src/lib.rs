@@ -151,7 +151,7 @@ pub use environment::{arguments, follow_directory, must_supervise};
 pub use error::Error;
 pub use formats::Formats;
 pub use generation::Generation;
-pub use listeners::{Accepted, BindStage, Listener, Origin};
+pub use listeners::{Accepted, BindStage, Listener, Origin, Reactor};
 pub use memory::resident_memory;
 pub use predecessor::{State, decline};
 pub use settings::{

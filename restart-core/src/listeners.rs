@@ -12,11 +12,9 @@ mod socket;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
-#[cfg(feature = "tokio")]
-pub(crate) use accept::Reactor;
 #[cfg(all(test, feature = "tokio"))]
 pub(crate) use accept::listener_of;
-pub use accept::{Accepted, Listener};
+pub use accept::{Accepted, Listener, Reactor};
 pub use bind::BindStage;
 pub(crate) use bind::{Binding, bind_control, has_lost_its_path, unlink_if_ours};
 pub(crate) use inherited::{from_fd_3, from_listen_fds};

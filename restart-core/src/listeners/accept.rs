@@ -4,7 +4,7 @@
 //! woken by connections that are its successor's. A listener that no successor wants stays open until it is released.
 
 use std::fmt;
-use std::future::Future;
+use std::future::{self, Future};
 use std::io;
 use std::net::TcpStream;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use async_io::{Async, Timer};
-use futures_lite::future;
+use futures_lite::future::or;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd};
 use rustix::io::Errno;
 use rustix::net::SocketFlags;
@@ -36,16 +36,32 @@ const SHUT_DOWN_PAUSE: Duration = Duration::from_secs(1);
 const LAST_CALL_LOOKS: u32 = 1000;
 const LAST_CALL_PAUSE: Duration = Duration::from_millis(1);
 
-/// What an accept waits with: the event loop of whoever calls it.
-pub(crate) trait Reactor: Send {
-    /// Waits until accepting is worth a try.
+/// What [`Listener::accept_on`] waits with: an event loop other than async-io, and the room that there is for clients.
+///
+/// A value serves one accept loop on one listener. What it watches is its own matter: edge-triggered, level-triggered or
+/// armed for each wait are all right.
+pub trait Reactor: Send {
+    /// Waits until accepting is worth a try again, after one that has found nobody. A client that has come since then is
+    /// not missed, also if it comes before this is called or waited for. It may return although nobody has come, for
+    /// nothing but a system call. An error is logged, and waited after.
+    ///
+    /// The future may be dropped before it is ready, where the listener is to accept no more.
     fn readable(&mut self, listener: &Listener) -> impl Future<Output = io::Result<()>> + Send;
 
-    /// Waits for a time.
+    /// Waits for a time, after an error.
     fn sleep(&mut self, time: Duration) -> impl Future<Output = ()> + Send;
 
-    /// Is not woken by clients until it waits for them again: they are somebody else's.
+    /// Ceases to watch the socket until [`readable`](Reactor::readable) is called again: this generation must not accept,
+    /// and should not be woken by clients that are another one's.
     fn rest(&mut self);
+
+    /// Waits until there is room for another client, and takes it, unless it was taken before and not used. It is called
+    /// before each attempt; who comes meanwhile waits in the kernel's queue. By itself there is room at all times.
+    ///
+    /// The future may be dropped before it is ready, as that of [`readable`](Reactor::readable).
+    fn room(&mut self, _listener: &Listener) -> impl Future<Output = ()> + Send {
+        future::ready(())
+    }
 }
 
 /// The event loop that the driver has as well. It watches a socket only while somebody waits for it.
@@ -197,8 +213,61 @@ impl Listener {
         self.accept_on(&mut AsyncIo).await
     }
 
-    /// Waits for the next connection in another event loop, and is [`accept`](Listener::accept) in all else.
-    pub(crate) async fn accept_on(&self, reactor: &mut impl Reactor) -> Option<Accepted> {
+    /// Waits for the next connection with what `reactor` has, and is [`accept`](Listener::accept) in all else. The future
+    /// may be dropped, and no client is lost; the same reactor goes on where it was.
+    ///
+    /// ```
+    /// use std::io;
+    /// use std::os::fd::{AsFd, OwnedFd};
+    /// use std::sync::Arc;
+    /// use std::time::Duration;
+    ///
+    /// use restart_core::{Listener, Reactor};
+    /// use smol::lock::{Semaphore, SemaphoreGuardArc};
+    /// use smol::{Async, Timer};
+    ///
+    /// /// Clients are accepted while there are places; who waits for none keeps no place from other listeners.
+    /// struct Door {
+    ///     places: Arc<Semaphore>,
+    ///     place: Option<SemaphoreGuardArc>,
+    ///     watched: Option<Async<OwnedFd>>,
+    /// }
+    ///
+    /// impl Reactor for Door {
+    ///     async fn readable(&mut self, listener: &Listener) -> io::Result<()> {
+    ///         self.place = None;
+    ///         let watched = match self.watched.take() {
+    ///             Some(watched) => watched,
+    ///             None => Async::new(listener.as_fd().try_clone_to_owned()?)?,
+    ///         };
+    ///         self.watched.insert(watched).readable().await
+    ///     }
+    ///
+    ///     async fn sleep(&mut self, time: Duration) {
+    ///         Timer::after(time).await;
+    ///     }
+    ///
+    ///     fn rest(&mut self) {
+    ///         (self.place, self.watched) = (None, None);
+    ///     }
+    ///
+    ///     async fn room(&mut self, _: &Listener) {
+    ///         if self.place.is_none() {
+    ///             self.place = Some(self.places.acquire_arc().await);
+    ///         }
+    ///     }
+    /// }
+    ///
+    /// async fn serve(listener: Listener, places: Arc<Semaphore>) {
+    ///     let mut door = Door { places, place: None, watched: None };
+    ///     while let Some(accepted) = listener.accept_on(&mut door).await {
+    ///         let place = door.place.take();
+    ///         // Both are held until the connection ends.
+    ///         drop((accepted, place));
+    ///     }
+    /// }
+    /// ```
+    pub async fn accept_on(&self, reactor: &mut impl Reactor) -> Option<Accepted> {
         self.accept_by(reactor, |state| self.try_accept(state)).await
     }
 
@@ -214,6 +283,9 @@ impl Listener {
             if state == GateState::Closed {
                 reactor.rest();
                 self.gate.changed(state).await;
+                continue;
+            }
+            if !self.room_or_changed(reactor, state).await {
                 continue;
             }
             match attempt(state) {
@@ -292,7 +364,7 @@ impl Listener {
             reactor.sleep(SHUT_DOWN_PAUSE).await;
             false
         };
-        future::or(changed, late).await
+        or(changed, late).await
     }
 
     /// Waits until nobody waits to be accepted, for a second at the most: an application that accepts no more must not
@@ -332,6 +404,19 @@ impl Listener {
         self.socket.get_ref()
     }
 
+    /// Waits until there is room for a client, or the gate is in another state than `seen`. Says whether there is room.
+    async fn room_or_changed(&self, reactor: &mut impl Reactor, seen: GateState) -> bool {
+        let room = async {
+            reactor.room(self).await;
+            true
+        };
+        let changed = async {
+            self.gate.changed(seen).await;
+            false
+        };
+        or(room, changed).await
+    }
+
     /// Waits until the socket is readable, or the gate in another state than `seen`. Says whether it is readable.
     async fn readable_or_changed(&self, reactor: &mut impl Reactor, seen: GateState) -> bool {
         let changed = async {
@@ -339,7 +424,7 @@ impl Listener {
             Ok(false)
         };
         let readable = async { reactor.readable(self).await.map(|()| true) };
-        match future::or(readable, changed).await {
+        match or(readable, changed).await {
             Ok(readable) => readable,
             Err(error) => {
                 self.pause_after(reactor, &error).await;
@@ -467,6 +552,46 @@ mod tests {
             assert!(listener.client_waits());
             listener.accept().await.unwrap();
             assert!(poll_once(Box::pin(listener.client_comes())).await.is_none());
+        });
+    }
+
+    /// async-io, with room for so many clients.
+    struct Rooms(usize);
+
+    impl Reactor for Rooms {
+        async fn readable(&mut self, listener: &Listener) -> io::Result<()> {
+            AsyncIo.readable(listener).await
+        }
+
+        async fn sleep(&mut self, time: Duration) {
+            AsyncIo.sleep(time).await;
+        }
+
+        fn rest(&mut self) {}
+
+        async fn room(&mut self, _: &Listener) {
+            match self.0.checked_sub(1) {
+                Some(left) => self.0 = left,
+                None => future::pending().await,
+            }
+        }
+    }
+
+    #[test]
+    fn who_finds_no_room_waits_in_the_queue_for_this_generation_or_another() {
+        let listener = listener();
+        listener.open();
+        let _clients = [connect(&listener), connect(&listener)];
+        let mut rooms = Rooms(1);
+        block_on(async {
+            assert!(listener.accept_on(&mut rooms).await.is_some());
+            let mut accept = Box::pin(listener.accept_on(&mut rooms));
+            assert!(poll_once(&mut accept).await.is_none() && listener.client_waits());
+            listener.close();
+            assert!(poll_once(&mut accept).await.is_none(), "it waits at the gate, no longer for room");
+            drop(accept);
+            listener.open();
+            assert!(listener.accept_on(&mut Rooms(1)).await.is_some());
         });
     }
 
