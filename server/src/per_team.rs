@@ -18,6 +18,11 @@ pub(crate) fn join(team: usize) {
     TEAM.set(team);
 }
 
+/// The team that the present thread is of, if it is of one.
+pub(crate) fn current() -> Option<usize> {
+    Some(TEAM.get()).filter(|team| *team != NONE)
+}
+
 /// A value that shares no cache line with any other. Two lines, since processors fetch them in pairs.
 #[derive(Debug, Default)]
 #[repr(align(128))]

@@ -4,6 +4,7 @@
 //! end, is the generation's matter; what happens on a connection, the HTTP layer's. Here each connection is booked in
 //! the ledger, and offered to the next generation when the HTTP layer parks it.
 
+mod accepting;
 pub(crate) mod access;
 mod admin;
 mod clients;
@@ -23,7 +24,7 @@ use restart_core::{
 };
 use rustix::net::sockopt;
 use smol::Timer;
-use smol::future::{FutureExt, yield_now};
+use smol::future::yield_now;
 use smol::lock::{Semaphore, SemaphoreGuardArc};
 use zeroize::Zeroizing;
 
@@ -33,6 +34,7 @@ use crate::moving;
 use crate::per_team::PerTeam;
 use crate::threads::workers::Workers;
 use crate::tls::Acceptors;
+use accepting::Door;
 use admin::Admin;
 use clients::{ClientPermit, Clients};
 
@@ -40,16 +42,8 @@ use ledger::Ledger;
 use metrics::Metrics;
 use proxies::Proxies;
 
-/// So many connections are accepted before others have their turn.
-const ACCEPTED_IN_TURN: u64 = 16;
-/// How many idle connections are asked to make room where there is none, and how often.
-const ASKED_FOR_ROOM: usize = 64;
-const ASKING_PAUSE: Duration = Duration::from_millis(50);
 /// A stop that takes longer says what it waits for.
 const TELLING_PAUSE: Duration = Duration::from_millis(200);
-
-/// A client that waited and cannot be accepted for so long is another generation's.
-const ANOTHER_ACCEPTED: Duration = Duration::from_secs(1);
 
 /// After how long a silence the kernel asks whether a client is still there, how often it asks again, and how many
 /// questions without an answer end the connection: who has vanished is gone within two minutes.
@@ -136,7 +130,7 @@ pub(crate) fn serve<H: Handler + 'static>(
     for listener in generation.listeners() {
         delay_nothing(listener);
         keep_alive(listener);
-        workers.spawn_on_main(accept(Arc::clone(&shared), listener.clone()));
+        workers.spawn_in_each(|team| accept(Arc::clone(&shared), listener.clone(), team));
     }
     workers.spawn_on_main(take(Arc::clone(&shared)));
     if let Ok(listener) = generation.listener(METRICS_NAME) {
@@ -209,34 +203,26 @@ fn observers(config: &Config, metrics: &Arc<Metrics>, mut observers: Vec<Observe
     observers
 }
 
-/// Accepts while there is room for another connection; further ones wait in the kernel's queue.
-async fn accept<H: Handler + 'static>(shared: Arc<Shared<H>>, listener: Listener) {
+/// Accepts on the threads of a team.
+async fn accept<H: Handler + 'static>(shared: Arc<Shared<H>>, listener: Listener, team: usize) {
     let name: Option<Arc<str>> = Some(listener.name().into());
     let tls = shared.tls.as_ref().and_then(|acceptors| acceptors.for_listener(listener.name()));
     let is_for_proxies = shared.proxies.has(listener.name());
-    for accepted in 1_u64.. {
-        match client(&shared, &listener).await {
-            Next::Another => {}
-            Next::Client(Accepted { fd, peer, guard, .. }, permit) => {
-                shared.ledger.accepted();
-                let peer = if let Address::Tcp(address) = peer { Some(address) } else { None };
-                match place(&shared, &listener, is_for_proxies, peer) {
-                    Ok(place) => {
-                        let peer = peer.map(|address| address.to_string());
-                        let security = tls.clone().map_or(Security::Plain, Security::Handshake);
-                        let start = Start { listener: name.clone(), security, ..Start::new(fd, peer) };
-                        open(&shared, Instant::now(), (start, is_for_proxies), guard, (Some(permit), place));
-                    }
-                    Err(reason) => shared.ledger.closed_by_us(reason, 0),
-                }
-                // Clients may come without end, and whoever else is on this thread wants something meanwhile.
-                if accepted.is_multiple_of(ACCEPTED_IN_TURN) {
-                    yield_now().await;
-                }
+    let door = Door::new(&shared.room, &shared.context.capacity, (team, shared.workers.teams()));
+    let admit = |Accepted { fd, peer, guard, .. }: Accepted, permit| {
+        shared.ledger.accepted();
+        let peer = if let Address::Tcp(address) = peer { Some(address) } else { None };
+        match place(&shared, &listener, is_for_proxies, peer) {
+            Ok(place) => {
+                let peer = peer.map(|address| address.to_string());
+                let security = tls.clone().map_or(Security::Plain, Security::Handshake);
+                let start = Start { listener: name.clone(), security, ..Start::new(fd, peer) };
+                open(&shared, Instant::now(), (start, is_for_proxies), guard, (permit, place));
             }
-            Next::Nobody => return,
+            Err(reason) => shared.ledger.closed_by_us(reason, 0),
         }
-    }
+    };
+    accepting::accept(&listener, door, admit).await;
 }
 
 /// The place of a connection among those of its client, or why there is none. Whose one is that a proxy brings is not known
@@ -257,58 +243,6 @@ fn place<H>(
     let peer = peer.map(|peer| peer.to_string());
     shared.proxies.tell(listener.name(), peer.as_deref(), "it is none of --trusted-proxy");
     Err(http::Reason::ProxyHeader)
-}
-
-/// What becomes of the wait for a client.
-enum Next {
-    /// It has come, and has its place.
-    Client(Accepted, SemaphoreGuardArc),
-    /// It is another generation's.
-    Another,
-    /// None comes any more.
-    Nobody,
-}
-
-/// The next client, and its place. No place is kept for one that may never come: another listener's may need it.
-async fn client<H>(shared: &Shared<H>, listener: &Listener) -> Next {
-    // Where there is room, as nearly always, whoever waits is not asked about first.
-    if let Some(permit) = shared.room.try_acquire_arc()
-        && let Some(accepted) = listener.accept_waiting()
-    {
-        return Next::Client(accepted, permit);
-    }
-    if !listener.client_comes().await {
-        return Next::Nobody;
-    }
-    let permit = permit(shared, listener).await;
-    let lost = async {
-        Timer::after(ANOTHER_ACCEPTED).await;
-        None
-    };
-    match async { Some(listener.accept().await) }.or(lost).await {
-        Some(Some(accepted)) => Next::Client(accepted, permit),
-        Some(None) => Next::Nobody,
-        None => Next::Another,
-    }
-}
-
-/// Waits for room for another connection. While a client waits for it, too, idle connections are asked to make room.
-async fn permit<H>(shared: &Shared<H>, listener: &Listener) -> SemaphoreGuardArc {
-    loop {
-        if let Some(permit) = shared.room.try_acquire_arc() {
-            return permit;
-        }
-        if listener.client_waits() {
-            shared.context.capacity.make_room(ASKED_FOR_ROOM);
-        }
-        let pause = async {
-            Timer::after(ASKING_PAUSE).await;
-            None
-        };
-        if let Some(permit) = async { Some(shared.room.acquire_arc().await) }.or(pause).await {
-            return permit;
-        }
-    }
 }
 
 /// Takes over the connections of the generations before, beyond the limit as well: they were within it there.

@@ -27,7 +27,7 @@ use shuttle::scheduler::{PctScheduler, RandomScheduler};
 use shuttle::sync::{Condvar, Mutex};
 use shuttle::{Config, Runner, future, thread};
 use threads::epoll::Socket;
-use threads::poller::{Poller, Registration};
+use threads::poller::{Arrivals, Poller, Registration};
 use threads::team::Team;
 
 /// How many schedules a scene is walked through, of each kind.
@@ -298,6 +298,50 @@ fn an_event_that_was_taken_before_its_entry_was_gone_is_not_its_heirs() {
             thread::yield_now();
         }
         other.join().expect("it does not panic");
+    });
+}
+
+/// Accepts so many clients, as an accept loop does: it waits where nobody is there.
+async fn accept(queue: &Arc<Socket>, clients: usize) {
+    let arrivals = Arrivals::new(Arc::clone(queue), false).expect("an entry");
+    let mut had = 0;
+    while had < clients {
+        if queue.receive(1).is_ok() {
+            had += 1;
+        } else {
+            poll_fn(|task| arrivals.poll(task)).await;
+        }
+    }
+}
+
+#[test]
+fn no_client_waits_for_another_one_to_be_accepted() {
+    walk(|| {
+        let (team, done) = (team(2), Count::default());
+        let queue = Arc::<Socket>::default();
+        let accepts = Arc::clone(&queue);
+        spawn(&team, &done, async move { accept(&accepts, 3).await });
+        let other = Arc::clone(&queue);
+        let other = thread::spawn(move || other.arrive());
+        (0..2).for_each(|_| queue.arrive());
+        done.wait(1);
+        other.join().expect("it does not panic");
+    });
+}
+
+#[test]
+fn a_pause_leaves_clients_to_others_and_what_came_meanwhile_is_seen_after_it() {
+    walk(|| {
+        let (team, done) = (team(2), Count::default());
+        let queue = Arc::<Socket>::default();
+        let accepts = Arc::clone(&queue);
+        spawn(&team, &done, async move {
+            accept(&accepts, 1).await;
+            yield_now().await;
+            accept(&accepts, 1).await;
+        });
+        (0..2).for_each(|_| queue.arrive());
+        done.wait(1);
     });
 }
 

@@ -7,6 +7,7 @@
 
 use std::cell::RefCell;
 use std::io;
+use std::mem::take;
 use std::sync::{Arc, Mutex as StaticMutex};
 use std::task::{Context, Poll, Waker};
 use std::thread;
@@ -196,11 +197,15 @@ impl Registration {
         if self.entered.load(Ordering::Relaxed) || self.entered.swap(true, Ordering::Relaxed) {
             return Ok(());
         }
-        let key = u64::from(self.readiness.number) << 32 | self.slot as u64;
-        self.poller.epoll.add(socket, key).inspect_err(|_| {
+        self.poller.epoll.add(socket, self.key()).inspect_err(|_| {
             self.entered.store(false, Ordering::Relaxed);
             self.readiness.report(EventFlags::ERR);
         })
+    }
+
+    /// What its events are told by.
+    fn key(&self) -> u64 {
+        u64::from(self.readiness.number) << 32 | self.slot as u64
     }
 
     /// Takes the socket out, so that another process can go on with it.
@@ -241,6 +246,15 @@ impl Registration {
         wait(&mut now.watcher, context)
     }
 
+    /// Waits until reading is worth a try by what was reported since this was ready last. For whoever tries until it fails.
+    fn poll_news(&self, context: &mut Context<'_>) -> Poll<()> {
+        let now = &mut *self.readiness.now();
+        if take(&mut now.readable) {
+            return Poll::Ready(());
+        }
+        wait(&mut now.reader, context)
+    }
+
     /// To be called before something is tried.
     pub(crate) fn before(&self) -> Before {
         Before(self.readiness.now().reports)
@@ -269,6 +283,46 @@ impl Registration {
 impl Drop for Registration {
     fn drop(&mut self) {
         self.poller.slots().sources.remove(self.slot);
+    }
+}
+
+/// What comes to a listening socket, in the present thread's poller, as long as this lives. Then the socket is taken out:
+/// others may have it, and nobody here should be woken by clients of theirs.
+#[derive(Debug)]
+pub(crate) struct Arrivals<S>
+where
+    for<'a> &'a S: Source,
+{
+    source: Option<Registration>,
+    socket: S,
+}
+
+impl<S> Arrivals<S>
+where
+    for<'a> &'a S: Source,
+{
+    /// Enters the socket. What waits there already is reported. `one_of_several`: where nobody sleeps here, or others sleep as
+    /// well, it may be one of those who have entered it like this that learns of a client, and not this one.
+    pub(crate) fn new(socket: S, one_of_several: bool) -> io::Result<Arrivals<S>> {
+        let source = Registration::new()?;
+        source.poller.epoll.add_listening(&socket, source.key(), one_of_several)?;
+        source.entered.store(true, Ordering::Relaxed);
+        Ok(Arrivals { source: Some(source), socket })
+    }
+
+    /// Waits until somebody may have come since this was ready last. Whoever is told has to accept until nobody is there.
+    pub(crate) fn poll(&self, context: &mut Context<'_>) -> Poll<()> {
+        self.source.as_ref().map_or(Poll::Pending, |source| source.poll_news(context))
+    }
+}
+
+impl<S> Drop for Arrivals<S>
+where
+    for<'a> &'a S: Source,
+{
+    fn drop(&mut self) {
+        // It was entered, and is still open.
+        let _ = self.source.take().map(|source| source.leave(&self.socket));
     }
 }
 

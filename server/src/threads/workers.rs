@@ -1,15 +1,17 @@
 //! The threads that serve connections, in teams, and the main thread beside them.
 //!
-//! A connection is dealt to the team that has least to do, and stays there: its queue, its poller, and what is counted of
-//! it are that team's, and no other team's threads touch them. Up to four threads are one team, which share the work
-//! with the least waking; more would meet at its one queue.
+//! A connection is accepted by a thread of any team, is dealt to that team, or to the one that has least to do, and stays
+//! there: its queue, its poller, and what is counted of it are that team's, and no other team's threads touch them. Up to
+//! four threads are one team, which share the work with the least waking; more would meet at its one queue.
 //!
-//! The main thread serves nobody but who asks for metrics. It waits in async-io for everything that is no connection,
-//! so that no reload is held up by requests. Whether the teams still work it finds out by a probe: in each a task like any
-//! other, but the next one.
+//! The main thread serves nobody but who asks for metrics. It waits in async-io for everything that is no client, so that
+//! no reload is held up by requests. Whether the teams still work it finds out by a probe: in each a task like any other,
+//! but the next one.
 
 use std::future::Future;
 use std::io;
+use std::panic::AssertUnwindSafe;
+use std::process;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -22,6 +24,10 @@ use crate::threads::team::{Place, Team};
 
 /// The most threads that have one queue and one poller.
 const TEAM_THREADS_MAX: usize = 4;
+
+/// A team whose thread accepts a connection keeps it as long as it has at most so many more than the team that has
+/// least: of those that wait for their first turn, and of all, where a part of them is added.
+const ABOUT: usize = 16;
 
 /// A team that works takes the next task within this time.
 pub(super) const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -104,13 +110,34 @@ impl Workers {
         ran.or(late).await
     }
 
+    /// Adds a task that is no connection to each team, made with the team's number. What serves everybody must not end
+    /// unnoticed: if it panics, the process ends.
+    pub(crate) fn spawn_in_each<F: Future<Output = ()> + Send + 'static>(&self, make: impl Fn(usize) -> F) {
+        for (number, team) in self.teams.iter().enumerate() {
+            let task = AssertUnwindSafe(make(number)).catch_unwind();
+            team.spawn(async {
+                if task.await.is_err() {
+                    process::abort();
+                }
+            });
+        }
+    }
+
     /// Adds a connection, to the team that has least to do: of which the fewest connections wait for their first turn, as they
-    /// do where handlers hang, and then the one that has the fewest. It has to keep its place as long as it lives. If it
+    /// do where handlers hang, and then the one that has the fewest. Who adds it from a team's thread adds it there, which wakes
+    /// nobody, unless that team has a good deal more to do. It has to keep its place as long as it lives. If it
     /// panics while it runs, only it ends.
     pub(crate) fn spawn<F: Future<Output = ()> + Send + 'static>(&self, connection: impl FnOnce(Place) -> F) {
-        let team = self.teams.iter().min_by_key(|team| team.load()).expect("start has made one at least");
+        let least = self.teams.iter().min_by_key(|team| team.load()).expect("start has made one at least");
+        let own = per_team::current().and_then(|number| self.teams.get(number));
+        let team = own.filter(|own| is_about_least(own.load(), least.load())).unwrap_or(least);
         team.spawn(connection(team.place()));
     }
+}
+
+/// Whether a team with such a load has hardly more to do than the one that has least.
+fn is_about_least(own: (usize, usize), least: (usize, usize)) -> bool {
+    own.0 <= least.0 + ABOUT && own.1 <= least.1 + least.1 / ABOUT + ABOUT
 }
 
 /// Starts a thread of a team, by their numbers, after so many others.

@@ -131,6 +131,11 @@ impl Epoll {
         Ok(())
     }
 
+    /// It is told of like any other, and of no other kernel's business.
+    pub(crate) fn add_listening(&self, socket: impl Source, key: u64, _one_of_several: bool) -> io::Result<()> {
+        self.add(socket, key)
+    }
+
     pub(crate) fn delete(&self, socket: impl Source) -> io::Result<()> {
         let mut inner = socket.socket().0.lock().expect("no panic");
         let (key, _) = inner.entered.take().expect("it was entered");

@@ -2,6 +2,7 @@
 
 use std::future::{Future, poll_fn};
 use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,7 +10,7 @@ use std::sync::{Arc, mpsc};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
 
-use crate::threads::poller::{Poller, Registration};
+use crate::threads::poller::{Arrivals, Poller, Registration};
 
 struct Ringer(Arc<Poller>, AtomicBool);
 
@@ -157,4 +158,29 @@ fn a_thread_that_has_no_poller_has_one_all_the_same() {
     let source = Registration::enter(&ours).expect("an entry");
     theirs.write_all(b"a").expect("room");
     smol::block_on(poll_fn(|context| source.poll_readable(context)));
+}
+
+#[test]
+fn each_client_of_a_listener_is_told_of_and_none_once_nobody_waits_for_them() {
+    on_a_thread(|poller| {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        listener.set_nonblocking(true).expect("a socket");
+        let connect = || TcpStream::connect(listener.local_addr().expect("an address")).expect("a connection");
+        let early = connect();
+        for one_of_several in [false, true] {
+            let arrivals =
+                Arrivals::new(listener.try_clone().expect("a descriptor"), one_of_several).expect("an entry");
+            for _ in 0..3 {
+                let _client = connect();
+                block_on(&poller, poll_fn(|context| arrivals.poll(context)));
+                while listener.accept().is_ok() {}
+            }
+            assert!(arrivals.poll(&mut Context::from_waker(Waker::noop())).is_pending(), "nobody is there");
+            drop(arrivals);
+            let _others = connect();
+            poller.wait(|| false);
+            assert_eq!(poller.entries(), 0);
+        }
+        drop(early);
+    });
 }

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::future::{Future, poll_fn};
 use std::io::{self, Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel};
 use std::sync::{Arc, Mutex};
@@ -11,7 +12,8 @@ use std::time::{Duration, Instant};
 
 use smol::future::yield_now;
 
-use crate::threads::poller::Registration;
+use crate::per_team;
+use crate::threads::poller::{Arrivals, Registration};
 use crate::threads::team::{Place, SHARE, WATCH};
 use crate::threads::workers::{PROBE_TIMEOUT, Workers, sizes};
 
@@ -285,4 +287,56 @@ fn a_probe_asks_each_team() {
     let hung: Vec<_> = (0..4).map(|_| block_team(&workers, 1)).collect();
     assert!(!smol::block_on(workers.probe()), "a team is left out");
     drop(hung);
+}
+
+#[test]
+fn a_connection_that_a_team_accepts_stays_there_unless_another_has_much_less_to_do() {
+    const KEPT: usize = 17;
+    let workers = Arc::new(Workers::start(5).expect("threads"));
+    assert_eq!(workers.teams(), 2);
+    let (sender, receiver) = channel();
+    workers.spawn_in_each(|team| {
+        let (own, sender) = (Arc::clone(&workers), sender.clone());
+        async move {
+            // What is spawned here begins after this, so that all of it waits at a time.
+            for _ in 0..if team == 1 { KEPT + 1 } else { 0 } {
+                let sender = sender.clone();
+                own.spawn(|place| async move {
+                    sender.send((per_team::current(), place)).expect("somebody listens");
+                });
+            }
+        }
+    });
+    let begun: Vec<_> = (0..=KEPT).map(|_| receiver.recv_timeout(DEADLINE).expect("each is run")).collect();
+    let kept = begun.iter().filter(|(team, _)| *team == Some(1)).count();
+    assert_eq!((kept, begun.len()), (KEPT, KEPT + 1));
+}
+
+#[test]
+fn a_client_is_accepted_by_a_team_that_has_a_thread_left_whichever_it_is() {
+    let workers = Workers::start(8).expect("threads");
+    let listener = Arc::new(TcpListener::bind("127.0.0.1:0").expect("a port"));
+    listener.set_nonblocking(true).expect("a socket");
+    let (sender, accepted) = channel();
+    workers.spawn_in_each(|team| {
+        let (listener, sender) = (Arc::clone(&listener), sender.clone());
+        async move {
+            let own = listener.try_clone().expect("a descriptor");
+            let arrivals = Arrivals::new(own, team > 0).expect("an entry");
+            loop {
+                while listener.accept().is_ok() {
+                    sender.send(team).expect("somebody listens");
+                }
+                poll_fn(|context| arrivals.poll(context)).await;
+            }
+        }
+    });
+    for blocked in [0, 1] {
+        let hung: Vec<_> = (0..4).map(|_| block_team(&workers, blocked)).collect();
+        for _ in 0..20 {
+            let _client = TcpStream::connect(listener.local_addr().expect("an address")).expect("a connection");
+            assert_eq!(accepted.recv_timeout(DEADLINE), Ok(1 - blocked));
+        }
+        drop(hung);
+    }
 }
