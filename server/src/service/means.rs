@@ -3,8 +3,8 @@
 //!
 //! It also says how many connections there is room for. It knows nothing of what they are.
 
-use std::sync::RwLock;
-use std::thread::{self, Builder, JoinHandle};
+use std::sync::{Arc, RwLock};
+use std::thread::{Builder, JoinHandle};
 use std::{fs, io};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -29,29 +29,28 @@ const THREAD_STACK_BYTES: usize = 64 * 1024;
 /// Finds out whether as many threads can be had at a time as there have to be. They come and go while the command line is
 /// read, which takes as long.
 #[derive(Debug)]
-pub(crate) struct Trial(io::Result<JoinHandle<io::Result<()>>>);
+pub(crate) struct Trial(io::Result<Vec<JoinHandle<()>>>);
 
 impl Trial {
-    /// Starts the first thread, which starts the others.
+    /// Starts the threads, each of which ends as soon as all are there, or one could not be started.
     pub(crate) fn begin() -> Trial {
-        Trial(Builder::new().stack_size(THREAD_STACK_BYTES).spawn(|| start_others(THREADS_MIN - 1)))
+        let over = Arc::new(RwLock::new(()));
+        let _held = over.write();
+        let start = |_| {
+            let over = Arc::clone(&over);
+            Builder::new().stack_size(THREAD_STACK_BYTES).spawn(move || drop(over.read()))
+        };
+        Trial((0..THREADS_MIN).map(start).collect())
     }
 
     /// Waits until none is left, and says why they could not all be had.
     fn end(self) -> io::Result<()> {
-        self.0?.join().expect("to start threads and to wait for them panics nowhere")
+        for thread in self.0? {
+            // It has nothing to panic about.
+            let _ended = thread.join();
+        }
+        Ok(())
     }
-}
-
-/// Whether so many more threads can be had at a time. None is left afterwards.
-fn start_others(count: usize) -> io::Result<()> {
-    let over = RwLock::new(());
-    thread::scope(|scope| {
-        // Each waits until all others are there, or one could not be started.
-        let _held = over.write();
-        let wait = || drop(over.read());
-        (0..count).try_for_each(|_| Builder::new().stack_size(THREAD_STACK_BYTES).spawn_scoped(scope, wait).map(drop))
-    })
 }
 
 /// Why there is not enough to serve with that many listeners, naming the limit and what is needed.
