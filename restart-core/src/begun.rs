@@ -1,20 +1,22 @@
 //! A start that has begun can be stopped: between `Builder::start` and the first poll of its driver, while the
 //! application gets ready and blocks, for as long as that takes.
 //!
-//! The signals are handled by then, and nobody else would hear of one. A thread waits for one that means a stop, takes back
-//! what the start has made, and ends the process. It goes when `run` is polled, and leaves every other signal to it.
+//! The signals are handled by then, and nobody else would hear of one. Whoever drives async-io's reactor meanwhile, which is
+//! its own thread unless the application does, looks at each wake-up whether one means a stop; then it takes back what the
+//! start has made, and ends the process. That is over when `run` is polled, and leaves every other signal to it. A thread
+//! that waits would do as well, but a start would have to begin it and see it end.
 
+use std::fmt;
 use std::io;
+use std::pin::Pin;
 use std::process;
-use std::sync::Arc;
-use std::thread::{Builder, JoinHandle};
-
-use async_channel::{Receiver, Sender};
-use async_io::block_on;
-use futures_lite::future;
+use std::sync::atomic::{AtomicBool, Ordering, fence};
+use std::sync::{Arc, Mutex, PoisonError, TryLockError};
+use std::task::{Context, Poll, Wake, Waker};
 
 use crate::handover::{Channel, Message};
 use crate::listeners::{Socket, unlink_if_ours};
+use crate::lock::lock;
 use crate::pid_file::PidFile;
 use crate::signals::Signals;
 
@@ -30,50 +32,80 @@ pub(crate) struct Begun {
 
 /// Waits for a stop until it is dropped.
 #[derive(Debug)]
-pub(crate) struct Stoppable {
-    /// The thread is over when it closes.
-    wanted: Option<Sender<()>>,
-    thread: Option<JoinHandle<()>>,
+pub(crate) struct Stoppable(Arc<Watch>);
+
+/// The wait, which goes on in whoever wakes it.
+struct Watch {
+    begun: Begun,
+    /// Nothing once it is over.
+    stop: Mutex<Option<Stop>>,
+    /// A wake-up has not been looked at.
+    is_woken: AtomicBool,
 }
 
+/// Ends when a stop is asked for, or with what keeps it from being noticed.
+type Stop = Pin<Box<dyn Future<Output = io::Result<()>> + Send>>;
+
 impl Stoppable {
-    pub(crate) fn new(begun: Begun, signals: Arc<Signals>) -> io::Result<Stoppable> {
-        let (wanted, over) = async_channel::bounded(1);
-        let wait = move || {
-            if block_on(is_stopped(&signals, over)) {
-                begun.take_back();
-                process::exit(0);
-            }
-        };
-        let thread = Builder::new().name("begun".to_owned()).spawn(wait)?;
-        Ok(Stoppable { wanted: Some(wanted), thread: Some(thread) })
+    pub(crate) fn new(begun: Begun, signals: Arc<Signals>) -> Stoppable {
+        let stop: Stop = Box::pin(async move { signals.stop_asked().await });
+        let watch = Arc::new(Watch { begun, stop: Mutex::new(Some(stop)), is_woken: AtomicBool::new(false) });
+        Arc::clone(&watch).wake();
+        Stoppable(watch)
     }
 }
 
 impl Drop for Stoppable {
-    /// Waits for the thread: two that read the same wake-ups would take them from each other. One that has been told to
+    /// Waits for who looks just now: two that read the same wake-ups would take them from each other. One that has found a
     /// stop ends the process.
     fn drop(&mut self) {
-        self.wanted = None;
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
+        *lock(&self.0.stop) = None;
+    }
+}
+
+impl Wake for Watch {
+    fn wake(self: Arc<Self>) {
+        self.is_woken.store(true, Ordering::Release);
+        // Whoever looks already looks again when it has let go of the lock: either it sees the flag, or this one gets the lock.
+        // The fences keep both from being early.
+        fence(Ordering::SeqCst);
+        while self.is_woken.load(Ordering::Acquire) {
+            let mut stop = match self.stop.try_lock() {
+                Ok(stop) => stop,
+                Err(TryLockError::Poisoned(error)) => PoisonError::into_inner(error),
+                Err(TryLockError::WouldBlock) => return,
+            };
+            self.look(&mut stop);
+            drop(stop);
+            fence(Ordering::SeqCst);
         }
     }
 }
 
-async fn is_stopped(signals: &Signals, over: Receiver<()>) -> bool {
-    let over = async {
-        let _ = over.recv().await;
-        false
-    };
-    let stopped = async {
-        if let Err(error) = signals.stop_asked().await {
-            log::error!("a stop before the service is ready cannot be noticed: {error}");
-            future::pending::<()>().await;
+impl Watch {
+    fn look(self: &Arc<Self>, stop: &mut Option<Stop>) {
+        let waker = Waker::from(Arc::clone(self));
+        while self.is_woken.swap(false, Ordering::AcqRel) {
+            let Some(waiting) = stop else { return };
+            match waiting.as_mut().poll(&mut Context::from_waker(&waker)) {
+                Poll::Pending => {}
+                Poll::Ready(Ok(())) => {
+                    self.begun.take_back();
+                    process::exit(0);
+                }
+                Poll::Ready(Err(error)) => {
+                    log::error!("a stop before the service is ready cannot be noticed: {error}");
+                    *stop = None;
+                }
+            }
         }
-        true
-    };
-    future::or(over, stopped).await
+    }
+}
+
+impl fmt::Debug for Watch {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Watch").field("begun", &self.begun).finish_non_exhaustive()
+    }
 }
 
 impl Begun {

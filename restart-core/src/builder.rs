@@ -293,8 +293,8 @@ impl Builder {
     /// From then on, until the [`Driver`] is first polled, a signal that stops the service (SIGTERM, SIGINT, SIGQUIT,
     /// SIGPWR), or the end of the supervisor, ends the process, however long the application blocks: paths of sockets that
     /// it has bound and its pid file are removed, a predecessor stops as well, and the exit status is 0, as that of any
-    /// service that was told to stop. No destructor of the application runs then. A thread of this library waits for it;
-    /// dropping the driver ends that, too.
+    /// service that was told to stop. No destructor of the application runs then. The thread that drives async-io waits for
+    /// it; dropping the driver ends that, too.
     pub fn start(mut self) -> Result<(Generation, Driver), Error> {
         let stdin = if is_successor() { predecessor::take_channel()? } else { None };
         let (environment, signals, there) = match self.adopt(stdin.is_some()) {
@@ -377,8 +377,7 @@ impl Builder {
         let line = predecessor.as_ref().map(|predecessor| Arc::clone(&predecessor.line.channel));
         let begun =
             Begun { generation: number, sockets: own.clone(), pid_file: pid_file.clone(), predecessor: line.clone() };
-        let stoppable = Stoppable::new(begun, Arc::clone(&signals))
-            .map_err(|error| Error::system("cannot start the thread that waits for a stop", error))?;
+        let stoppable = Stoppable::new(begun, Arc::clone(&signals));
         let (asks, asked) = asking();
         let shared = Shared {
             number,

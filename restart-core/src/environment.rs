@@ -32,9 +32,11 @@ const DIRECTORY_VARIABLE: &str = "RESTART_CORE_DIRECTORY";
 /// So many threads are named in an error.
 const THREADS_NAMED_MAX: usize = 4;
 
-/// How long threads that are about to end may take, and how often they are looked at. Only a mistake waits for all of it.
+/// How long threads that are about to end may take, and how long they are not looked at in between: longer each time, since
+/// most are gone at once. Only a mistake waits for all of it.
 const THREADS_END_TIMEOUT: Duration = Duration::from_secs(1);
-const THREADS_END_STEP: Duration = Duration::from_millis(1);
+const THREADS_END_STEP_MIN: Duration = Duration::from_micros(10);
+const THREADS_END_STEP_MAX: Duration = Duration::from_millis(1);
 /// What must not reach a successor: it is about this process, and a stale one misleads (`sd_listen_fds(3)`).
 pub(crate) const NOT_PASSED_ON: [&str; 6] =
     ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PIDFDID", "WATCHDOG_PID", "SYSTEMD_EXEC_PID"];
@@ -291,17 +293,25 @@ pub(crate) fn refuse_threads() -> Result<(), Error> {
 /// What is still there when the time is over, or nothing as soon as nothing is.
 fn left_over(time: Duration, mut look: impl FnMut() -> Vec<String>) -> Vec<String> {
     let end = Instant::now() + time;
+    let mut step = THREADS_END_STEP_MIN;
     loop {
         let left = look();
         if left.is_empty() || Instant::now() >= end {
             return left;
         }
-        std::thread::sleep(THREADS_END_STEP);
+        std::thread::sleep(step);
+        step = (2 * step).min(THREADS_END_STEP_MAX);
     }
 }
 
 /// The names of some of the threads that this process has beside its main one.
+///
+/// The kernel counts each thread as a link of the directory of all, beside the two that any directory has. So one call tells
+/// that there is no other, and the list, which takes five, is for the names.
 fn threads_beside() -> Vec<String> {
+    if std::fs::metadata("/proc/self/task").is_ok_and(|tasks| tasks.nlink() == 3) {
+        return Vec::new();
+    }
     let own = std::process::id().to_string();
     let Ok(tasks) = std::fs::read_dir("/proc/self/task") else { return Vec::new() };
     let others = tasks.flatten().filter(|task| task.file_name() != *own);

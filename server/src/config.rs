@@ -19,6 +19,7 @@ mod headers;
 mod listen;
 mod proxies;
 mod redirect;
+mod said;
 mod signal;
 mod site;
 mod tls;
@@ -37,6 +38,7 @@ pub(crate) use redirect::ENCODED_IN_PATH;
 #[cfg(test)]
 pub(crate) use redirect::redirect_rule;
 pub use redirect::{Names, Redirect};
+pub(crate) use said::{Flag, Said, Typed};
 pub use site::{Host, SiteConfig};
 pub use tls::{
     CertificateFiles, HTTPS_NAME, RedirectPort, TlsConfig, TlsVersion, inherited_without_certificate, speaks_tls,
@@ -47,7 +49,7 @@ use values::{DURATION_MIN, GIB, KIB, MIB, optional};
 /// What a configuration has to know of the process that it is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Machine {
-    /// How many threads can run at a time: the default of `--threads`.
+    /// How many threads can run at a time: what `--threads` is where nobody has said it.
     pub cores: usize,
     /// Whether a service manager has given listeners: the default address is not bound then.
     pub has_listeners: bool,

@@ -2,7 +2,8 @@
 //! path.
 //!
 //! Entering costs a request no lock and no allocation, and shares no memory with other threads while there is room: each
-//! takes one of its team's fixed number of slots, near the last one that it had. Further ones are counted only. Whoever
+//! takes one of its team's fixed number of slots, near the last one that it had. A run of slots comes into being when one
+//! of them is first looked at. Requests for which there is no slot are counted only. Whoever
 //! asks reads all slots, and passes over one that changes that very moment.
 //!
 //! The hook for whoever serves connections is [`Waits::enter`]: it is called once for each request (or stream, or
@@ -13,6 +14,7 @@
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
 use std::time::Instant;
 
@@ -21,7 +23,10 @@ use restart_core::Waiting;
 use crate::per_team::PerTeam;
 
 /// So many entries of a team can be told apart.
-const SLOTS: usize = 512;
+const SLOTS: usize = RUNS * RUN;
+/// They are made so many at a time: half a page of memory.
+const RUN: usize = 16;
+const RUNS: usize = 32;
 /// So many slots are looked at for a free one.
 const LOOKED_AT: usize = 16;
 /// Threads begin this far from each other.
@@ -103,7 +108,7 @@ pub(crate) struct Waits {
 /// What is under way in one team.
 #[derive(Debug, Default)]
 struct Part {
-    slots: Box<[Slot]>,
+    runs: [OnceLock<Box<[Slot]>>; RUNS],
     /// How many of each kind found no slot.
     beyond: [AtomicU64; Kind::ALL.len()],
 }
@@ -132,9 +137,7 @@ impl Default for Waits {
 impl Waits {
     /// Nothing under way in so many teams, nor in threads that are of none.
     pub(crate) fn new(teams: usize) -> Waits {
-        let slots = || (0..SLOTS).map(|at| Slot { at, ..Slot::default() }).collect();
-        let parts = PerTeam::new(teams, || Part { slots: slots(), ..Part::default() });
-        Waits { beginning: Instant::now(), parts }
+        Waits { beginning: Instant::now(), parts: PerTeam::new(teams, Part::default) }
     }
 
     /// Something of this kind is under way since then. Of the path what stands before its query is kept: that may hold
@@ -142,7 +145,7 @@ impl Waits {
     pub(crate) fn enter(&self, kind: Kind, path: &str, since: Instant) -> Entry<'_> {
         let part = self.parts.own();
         let near = NEAR.get();
-        let slot = (near..near + LOOKED_AT).map(|at| &part.slots[at % SLOTS]).find(|slot| slot.take());
+        let slot = (near..near + LOOKED_AT).map(|at| part.slot(at % SLOTS)).find(|slot| slot.take());
         match slot {
             Some(slot) => {
                 let since = since.saturating_duration_since(self.beginning);
@@ -156,7 +159,7 @@ impl Waits {
     }
 
     fn slots(&self) -> impl Iterator<Item = &Slot> {
-        self.parts.iter().flat_map(|part| &part.slots)
+        self.parts.iter().flat_map(Part::slots)
     }
 
     /// All that is under way on `live` connections, an entry for each kind.
@@ -191,6 +194,19 @@ impl Waits {
             list.push(Waiting::new("connection", others));
         }
         list
+    }
+}
+
+impl Part {
+    fn slot(&self, at: usize) -> &Slot {
+        let first = at - at % RUN;
+        let run = || (first..first + RUN).map(|at| Slot { at, ..Slot::default() }).collect();
+        &self.runs[at / RUN].get_or_init(run)[at % RUN]
+    }
+
+    /// Those that are there.
+    fn slots(&self) -> impl Iterator<Item = &Slot> {
+        self.runs.iter().filter_map(OnceLock::get).flatten()
     }
 }
 
@@ -335,7 +351,7 @@ mod tests {
             [enter(0), enter(1)].into_iter().flat_map(|entered| entered.join().expect("it does not panic")).collect()
         });
         assert_eq!(shown(&waits, 0), [one("request", 2 * (SLOTS + 1) as u64, Some("/"))]);
-        assert_eq!(waits.parts.iter().map(|part| part.slots.iter().filter_map(Slot::read).count()).max(), Some(SLOTS));
+        assert_eq!(waits.parts.iter().map(|part| part.slots().filter_map(Slot::read).count()).max(), Some(SLOTS));
         drop(entries);
         assert_eq!(shown(&waits, 0), []);
     }

@@ -9,6 +9,7 @@ mod command;
 mod effective;
 mod file;
 mod parse;
+mod plain;
 mod tables;
 
 pub(crate) use command::command_of;
@@ -17,7 +18,7 @@ pub use file::keys;
 pub use parse::parse;
 #[cfg(any(test, fuzzing))]
 pub(crate) use parse::parse_with_file;
-pub(crate) use parse::{CommandLine, read};
+pub(crate) use parse::{CommandLine, read, serves};
 
 pub use crate::config::{AppArgs, FilePosition, Given, ServeArgs, TlsArgs, ValueSource};
 

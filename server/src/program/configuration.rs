@@ -19,8 +19,10 @@ use crate::tls::{Certificates, Part};
 
 /// Checks what was typed. The first value that is refused is the error; paths come after everything else.
 pub(crate) fn checked(args: &ServeArgs) -> Result<Config, Error> {
+    // To count them takes a dozen system calls, since a cgroup may leave this process fewer.
+    let cores = || thread::available_parallelism().map_or(1, usize::from);
     let machine = Machine {
-        cores: thread::available_parallelism().map_or(1, usize::from),
+        cores: if non_empty(args.threads.as_ref()).is_none() { cores() } else { 1 },
         has_listeners: env::var_os("LISTEN_FDS").is_some(),
     };
     let mut config = Config::new(args, machine)?;

@@ -20,7 +20,7 @@ use crate::program::exit;
 use crate::program::package::Package;
 use crate::program::state;
 use crate::service::access::{AccessLog, Reopener};
-use crate::service::means;
+use crate::service::means::{self, Trial};
 use crate::service::metrics::Metrics;
 use crate::service::{Service, serve};
 use crate::threads::workers::{self, Workers};
@@ -37,7 +37,7 @@ pub(super) fn start<H: Handler + 'static>(
     package: &Package,
     config: &Config,
     args: &ServeArgs,
-    (save_state, moves, certificates): (Option<SaveState>, Moves, Certificates),
+    (save_state, moves, certificates, threads): (Option<SaveState>, Moves, Certificates, Trial),
     application: impl FnOnce(&Config, &Generation, Option<State>) -> io::Result<Service<H>>,
 ) -> u8 {
     let logs = Logs::install(config.log.as_deref());
@@ -48,7 +48,7 @@ pub(super) fn start<H: Handler + 'static>(
         }
         return supervise(package, &logs);
     }
-    if let Err(reason) = means::check(config.listen.len().max(1) + usize::from(config.metrics.is_some())) {
+    if let Err(reason) = means::check(config.listen.len().max(1) + usize::from(config.metrics.is_some()), threads) {
         refuse(package, &format!("cannot serve: {reason}"));
         return exit::FAILED;
     }

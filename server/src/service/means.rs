@@ -3,8 +3,8 @@
 //!
 //! It also says how many connections there is room for. It knows nothing of what they are.
 
-use std::sync::RwLock;
-use std::thread::{self, Builder};
+use std::sync::{Arc, RwLock};
+use std::thread::{Builder, JoinHandle};
 use std::{fs, io};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -20,15 +20,41 @@ const DESCRIPTORS_FREE_MIN: usize = 16;
 /// How many a server has open that serves nobody, without its listeners.
 const DESCRIPTORS_OPEN: usize = 20;
 
-/// How many threads have to be had beside the main one: of the log, of timers, of files, and one that serves. To try it
-/// takes a tenth of a millisecond.
+/// How many threads have to be had beside the main one: of the log, of timers, of files, and one that serves.
 const THREADS_MIN: usize = 4;
 
 /// Threads that only have to be there need no more.
 const THREAD_STACK_BYTES: usize = 64 * 1024;
 
+/// Finds out whether as many threads can be had at a time as there have to be. They come and go while the command line is
+/// read, which takes as long.
+#[derive(Debug)]
+pub(crate) struct Trial(io::Result<Vec<JoinHandle<()>>>);
+
+impl Trial {
+    /// Starts the threads, each of which ends as soon as all are there, or one could not be started.
+    pub(crate) fn begin() -> Trial {
+        let over = Arc::new(RwLock::new(()));
+        let _held = over.write();
+        let start = |_| {
+            let over = Arc::clone(&over);
+            Builder::new().stack_size(THREAD_STACK_BYTES).spawn(move || drop(over.read()))
+        };
+        Trial((0..THREADS_MIN).map(start).collect())
+    }
+
+    /// Waits until none is left, and says why they could not all be had.
+    fn end(self) -> io::Result<()> {
+        for thread in self.0? {
+            // It has nothing to panic about.
+            let _ended = thread.join();
+        }
+        Ok(())
+    }
+}
+
 /// Why there is not enough to serve with that many listeners, naming the limit and what is needed.
-pub(crate) fn check(listeners: usize) -> Result<(), String> {
+pub(crate) fn check(listeners: usize, threads: Trial) -> Result<(), String> {
     let needed = DESCRIPTORS_OPEN + listeners + DESCRIPTORS_FREE_MIN + 2;
     if let Some(limit) = getrlimit(Resource::Nofile).maximum
         && limit < needed as u64
@@ -38,25 +64,13 @@ pub(crate) fn check(listeners: usize) -> Result<(), String> {
              (`ulimit -n`, LimitNOFILE=)"
         ));
     }
-    threads().map_err(|error| {
+    threads.end().map_err(|error| {
         let limit = getrlimit(Resource::Nproc).current.map_or("unlimited".to_owned(), |limit| limit.to_string());
         format!(
             "a server needs at least {THREADS_MIN} threads beside its main one, and they cannot be started: {error}; the \
              limit of this user's threads (RLIMIT_NPROC) is {limit}: raise it (`ulimit -u`, LimitNPROC=), or that of the \
              service or the container (TasksMax=, --pids-limit)"
         )
-    })
-}
-
-/// Whether as many threads can be had at a time as there have to be. None is left afterwards.
-fn threads() -> io::Result<()> {
-    let over = RwLock::new(());
-    thread::scope(|scope| {
-        // Each waits until all others are there, or one could not be started.
-        let _held = over.write();
-        let wait = || drop(over.read());
-        (0..THREADS_MIN)
-            .try_for_each(|_| Builder::new().stack_size(THREAD_STACK_BYTES).spawn_scoped(scope, wait).map(drop))
     })
 }
 
@@ -106,6 +120,6 @@ mod tests {
 
     #[test]
     fn threads_can_be_had_here_and_none_is_left() {
-        threads().expect("the tests run on several themselves");
+        Trial::begin().end().expect("the tests run on several themselves");
     }
 }

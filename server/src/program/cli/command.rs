@@ -12,7 +12,7 @@ use clap::{Arg, ArgAction, Args, Command as Clap, CommandFactory, Parser, Subcom
 
 use crate::config::{AppArgs, ServeArgs};
 use crate::program::exit;
-use crate::program::package::Package;
+use crate::program::package::{Package, is_common};
 
 /// The whole command line of `reborn` as clap knows it, for parsing, and for whoever makes man pages and completions of it.
 pub fn command() -> Clap {
@@ -21,17 +21,6 @@ pub fn command() -> Clap {
 
 /// The whole command line of a program. Panics where a flag of its own has the name of one that every server has.
 pub(crate) fn command_of(package: &Package) -> Clap {
-    command_with(package, |_| true)
-}
-
-/// The command line of a program that is asked to serve: its other commands are there by name, and not as they are used.
-/// A start would wait for them.
-pub(crate) fn command_to_serve(package: &Package) -> Clap {
-    command_with(package, |name| name == SERVE)
-}
-
-/// The command line of a program, with those of its commands made ready that are `wanted`.
-fn command_with(package: &Package, wanted: impl Fn(&str) -> bool) -> Clap {
     let mut command = Cli::command()
         .name(package.name.clone())
         .version(package.version.clone())
@@ -42,7 +31,7 @@ fn command_with(package: &Package, wanted: impl Fn(&str) -> bool) -> Clap {
         Some(about) => command.about(about.clone()),
         None => command,
     };
-    for (name, footer) in footers(package).into_iter().filter(|(name, _)| wanted(name)) {
+    for (name, footer) in footers(package) {
         command = command.mut_subcommand(name, |sub| {
             let sub = sub.after_help(package.named(&footer));
             let sub = if TAKES_CONFIGURATION.contains(&name) { with_own_flags(sub, package) } else { sub };
@@ -50,6 +39,30 @@ fn command_with(package: &Package, wanted: impl Fn(&str) -> bool) -> Clap {
         });
     }
     command
+}
+
+/// The command line of a program that is asked to serve, as far as it takes to read one that is right: without other
+/// commands, and without what stands in the help only. A start waits for it.
+pub(crate) fn command_to_serve(package: &Package) -> Clap {
+    let serve = ServeArgs::augment_args(Clap::new(SERVE));
+    let serve = if has_own_flags(package) { with_own_flags(serve, package) } else { serve };
+    // Where no variable is set, none has to be looked up for each flag.
+    let is_any_set = is_any_variable_set(package);
+    let serve = serve.mut_args(|flag| {
+        let is_unset = !is_any_set && flag.get_env().is_some_and(is_common);
+        adapt(if is_unset { flag.env(None::<&'static str>) } else { flag }, package)
+    });
+    Clap::new(package.name.clone()).subcommand_required(true).subcommand(serve)
+}
+
+/// Whether a program has flags of its own.
+pub(crate) fn has_own_flags(package: &Package) -> bool {
+    (package.flags)(Clap::new("own")).get_arguments().next().is_some()
+}
+
+/// Whether the environment says something of a program.
+pub(crate) fn is_any_variable_set(package: &Package) -> bool {
+    env::vars_os().any(|(name, _)| package.has_variable(&name))
 }
 
 /// The command of a command line that names none.

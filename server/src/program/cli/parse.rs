@@ -10,9 +10,10 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{ArgMatches, Command as Clap, FromArgMatches};
 
 use super::blame::blamed;
-use super::command::{Cli, Command, SERVE, command_of, command_to_serve};
+use super::command::{Cli, Command, SERVE, command_of, command_to_serve, has_own_flags, is_any_variable_set};
 use super::effective::effective;
 use super::file::File;
+use super::plain;
 use crate::config::{Given, ServeArgs, SiteArgs, non_empty, separator};
 use crate::program::package::Package;
 
@@ -20,7 +21,7 @@ use crate::program::package::Package;
 #[derive(Debug)]
 pub(crate) struct CommandLine {
     pub(crate) command: Command,
-    /// What clap has found, with the command's flags below its name.
+    /// What clap has found, with the command's flags below its name. Nothing in one that is plain.
     matches: ArgMatches,
     file: Option<File>,
 }
@@ -28,8 +29,8 @@ pub(crate) struct CommandLine {
 impl CommandLine {
     /// The program's own flags.
     pub(crate) fn flags<F: FromArgMatches>(&self) -> Result<F, clap::Error> {
-        let (_, matches) = self.matches.subcommand().expect("each command line has a command");
-        F::from_arg_matches(matches)
+        // One that is plain has none of them.
+        F::from_arg_matches(self.matches.subcommand().map_or(&self.matches, |(_, matches)| matches))
     }
 
     /// The configuration file that is named, if one is.
@@ -60,20 +61,17 @@ pub(crate) fn read(
     arguments: impl IntoIterator<Item = OsString>,
 ) -> Result<CommandLine, clap::Error> {
     let arguments = with_default_command(arguments);
-    let serves = arguments.get(1).is_some_and(|name| name == SERVE);
-    let known = if serves { command_to_serve(package) } else { command_of(package) };
-    let matches = match known.try_get_matches_from(&arguments) {
-        // The file may have it.
-        Err(error) if error.kind() == ErrorKind::MissingRequiredArgument => without_requirements(package)
-            .try_get_matches_from(&arguments)
-            .ok()
-            .and_then(|matches| understood(matches, None).ok())
-            .filter(|line| line.file_path().is_some())
-            .map(|line| line.matches)
-            .ok_or(error),
-        matches => matches,
+    // Most command lines are those of servers, and right. All others go through all that can be said of them.
+    let is_plain = is_serve(&arguments) && !has_own_flags(package) && !is_any_variable_set(package);
+    if let Some(args) = arguments.get(2..).filter(|_| is_plain).and_then(plain::read) {
+        let command = completed(Command::Serve(Box::new(args)), None)?;
+        return Ok(CommandLine { command, matches: ArgMatches::default(), file: None });
+    }
+    let served = is_serve(&arguments).then(|| command_to_serve(package).try_get_matches_from(&arguments).ok());
+    let matches = match served.flatten() {
+        Some(matches) => matches,
+        None => matched(package, &arguments)?,
     };
-    let matches = matches.map_err(|error| with_tip(with_variable(error, package), package))?;
     let line = understood(matches, None)?;
     match line.file_path() {
         Some(path) => {
@@ -82,6 +80,32 @@ pub(crate) fn read(
         }
         None => Ok(line),
     }
+}
+
+/// Whether a command line is one of a server, if it is one at all.
+pub(crate) fn serves(arguments: impl IntoIterator<Item = OsString>) -> bool {
+    is_serve(&with_default_command(arguments))
+}
+
+/// The same of one with its command.
+fn is_serve(arguments: &[OsString]) -> bool {
+    arguments.get(1).is_some_and(|name| name == SERVE)
+}
+
+/// What clap makes of a command line. The error says what was probably meant.
+fn matched(package: &Package, arguments: &[OsString]) -> Result<ArgMatches, clap::Error> {
+    let matches = match command_of(package).try_get_matches_from(arguments) {
+        // The file may have it.
+        Err(error) if error.kind() == ErrorKind::MissingRequiredArgument => without_requirements(package)
+            .try_get_matches_from(arguments)
+            .ok()
+            .and_then(|matches| understood(matches, None).ok())
+            .filter(|line| line.file_path().is_some())
+            .map(|line| line.matches)
+            .ok_or(error),
+        matches => matches,
+    };
+    matches.map_err(|error| with_tip(with_variable(error, package), package))
 }
 
 /// An error, with the variable whose value it is about, if it is about one.
@@ -122,7 +146,12 @@ fn without_requirements(package: &Package) -> Clap {
 }
 
 fn understood(matches: ArgMatches, file: Option<File>) -> Result<CommandLine, clap::Error> {
-    let mut command = Cli::from_arg_matches(&matches)?.command;
+    let command = completed(Cli::from_arg_matches(&matches)?.command, file.as_ref())?;
+    Ok(CommandLine { command, matches, file })
+}
+
+/// A command with its lists as they are meant, and the sites of the file.
+fn completed(mut command: Command, file: Option<&File>) -> Result<Command, clap::Error> {
     if let Command::Serve(serve) | Command::Check(serve) = &mut command {
         let ServeArgs { listen, tls, proxies, app, .. } = &mut **serve;
         let of_proxies = [&mut proxies.trusted_proxy, &mut proxies.proxy_protocol];
@@ -134,11 +163,11 @@ fn understood(matches: ArgMatches, file: Option<File>) -> Result<CommandLine, cl
             let items = std::mem::take(list).into_iter().flat_map(|given| given.items(separator(id)));
             *list = items.filter(|given| !given.text().is_empty()).collect();
         }
-        if let Some(file) = &file {
+        if let Some(file) = file {
             app.sites = file.sites()?;
         }
     }
-    Ok(CommandLine { command, matches, file })
+    Ok(command)
 }
 
 /// Adds what was probably meant, where other servers have another word for it.
@@ -183,4 +212,43 @@ fn with_default_command(arguments: impl IntoIterator<Item = OsString>) -> Vec<Os
     complete.extend(graceful.then(|| "-g".into()));
     complete.extend(arguments);
     complete
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::file::keys;
+    use super::*;
+
+    /// What is understood of a command line of a server by what clap knows.
+    fn understood_by(known: Clap, arguments: &[OsString]) -> String {
+        let matches = known.try_get_matches_from(arguments).expect("it is right");
+        format!("{:?}", understood(matches, None).expect("it has all that it takes").command)
+    }
+
+    #[test]
+    fn what_is_read_the_short_ways_is_what_the_whole_command_line_makes_of_it() {
+        let (reborn, shop) = (Package::reborn(), Package::new("shop"));
+        let whole = command_of(&reborn);
+        let flags: Vec<_> = keys(whole.find_subcommand(SERVE).expect("it is a command")).collect();
+        let each = flags.iter().map(|flag| format!("--{}=7,8", flag.get_long().expect("a key has a name")));
+        let lines =
+            ["", "-g", "-g --demo --listen a=@b --listen c", "--root= --foreground --threads 2", "--hsts= -g -g"];
+        for line in lines.into_iter().map(str::to_owned).chain(each) {
+            let arguments: Vec<OsString> =
+                ["reborn", SERVE].into_iter().chain(line.split_whitespace()).map(Into::into).collect();
+            let plain = plain::read(&arguments[2..]).expect("it is plain");
+            let plain = completed(Command::Serve(Box::new(plain)), None).expect("it has all that it takes");
+            for package in [&reborn, &shop] {
+                let [short, whole] = [command_to_serve, command_of].map(|of| understood_by(of(package), &arguments));
+                assert_eq!(short, whole, "{line} of {}", package.name);
+                assert_eq!(format!("{plain:?}"), whole, "{line} of {}", package.name);
+            }
+        }
+        for line in
+            ["--demo --demo", "--demo=", "--hsts -1", "--nothing", "x", "--", "--root", "--supervise", "--config x"]
+        {
+            let words: Vec<OsString> = line.split(' ').map(Into::into).collect();
+            assert!(plain::read(&words).is_none(), "{line} is for clap");
+        }
+    }
 }
