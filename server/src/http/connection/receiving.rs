@@ -17,6 +17,7 @@ use crate::http::lifetime::Reason;
 use crate::http::message::decode;
 use crate::http::message::encode::Manner;
 use crate::http::message::forwarded::{self, Forwarded};
+use crate::http::message::framing::Framing;
 use crate::http::message::head::{self, HeadEnd};
 use crate::http::message::refusal::Refusal;
 use crate::http::shutdown::FIRST_REQUEST_GRACE;
@@ -32,12 +33,6 @@ enum Wake {
     Phase,
     /// Other clients wait for room.
     Crowded,
-}
-
-/// What a look at the bytes of a head found.
-enum Examined {
-    Passed(Box<Message>),
-    Partial(usize),
 }
 
 impl<H: Handler> Connection<'_, H> {
@@ -98,9 +93,10 @@ impl<H: Handler> Connection<'_, H> {
         let moved = std::mem::take(&mut self.fresh);
         self.open_account(if moved { self.waited } else { Duration::ZERO });
         loop {
-            match self.examine(scanned) {
-                Ok(Examined::Passed(message)) => return State::Request(message),
-                Ok(Examined::Partial(more)) => scanned = more,
+            let found = head::find(self.wire.transport.received().filled(), scanned, &self.context.limits);
+            match found {
+                Ok(HeadEnd::Complete(length)) => return State::Request(length),
+                Ok(HeadEnd::Partial { scanned: more }) => scanned = more,
                 Err(refusal) => return self.refuse(refusal),
             }
             if !std::mem::replace(&mut timed, true) {
@@ -135,16 +131,11 @@ impl<H: Handler> Connection<'_, H> {
         }
     }
 
-    /// Looks whether the head is complete, and lets it pass or refuses it.
-    fn examine(&mut self, scanned: usize) -> Result<Examined, Refusal> {
+    /// Lets a head of so many bytes pass, or refuses it.
+    pub(super) fn message(&mut self, length: usize) -> Result<Message, Refusal> {
         let limits = &self.context.limits;
         let buffer = &mut self.wire.transport.received();
-        let length = match head::find(buffer.filled(), scanned, limits)? {
-            HeadEnd::Partial { scanned } => return Ok(Examined::Partial(scanned)),
-            HeadEnd::Complete(length) => length,
-        };
-        let bytes = &buffer.filled()[..length];
-        let mut head = head::check(bytes, limits)?;
+        let mut head = head::check(&buffer.filled()[..length], limits)?;
         let told = match &self.context.trust {
             Some(trust) if self.is_trusted => forwarded::read(&head, trust)?,
             _ => Forwarded::default(),
@@ -160,8 +151,11 @@ impl<H: Handler> Connection<'_, H> {
         let offer = if asks_for_upgrade { upgrade::offer(&mut request, may_upgrade) } else { None };
         let client = told.client;
         buffer.consume(length);
-        let message = Message { request, framing, expects_continue, keep_alive, manner, offer, client };
-        Ok(Examined::Passed(Box::new(message)))
+        if framing == Framing::None {
+            // A handler may take long; without a body to read, no memory waits with it.
+            buffer.settle();
+        }
+        Ok(Message { request, framing, expects_continue, keep_alive, manner, offer, client })
     }
 
     /// Sets the deadline of a wait; one that has `moved` here goes on with what it had left.
@@ -190,7 +184,7 @@ impl<H: Handler> Connection<'_, H> {
         let manner = Manner { method: if is_head { Method::Head } else { Method::Get }, old: false, close: true };
         let close = Some(Reason::Refused(refusal.status.into()));
         State::Response(Box::new(Answer {
-            response: refusal.response(),
+            response: Some(refusal.response()),
             manner,
             close,
             decoration: self.decoration(None),

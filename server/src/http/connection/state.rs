@@ -25,7 +25,8 @@ pub(super) enum State {
     Handshake(Arc<ServerConfig>),
     Idle,
     Head,
-    Request(Box<Message>),
+    /// A head is there whole, so many bytes.
+    Request(usize),
     Response(Box<Answer>),
     Rest(Box<Unfinished>),
     Upgraded(StreamSender),
@@ -59,7 +60,8 @@ pub(super) struct Message {
 
 /// A response that is to be sent.
 pub(super) struct Answer {
-    pub(super) response: Response,
+    /// Nothing once its plan is made: what the plan does not need is not kept while it is sent.
+    pub(super) response: Option<Response>,
     pub(super) manner: Manner,
     /// Why the connection closes after it, if that is known already.
     pub(super) close: Option<Reason>,
