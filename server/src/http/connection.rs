@@ -126,10 +126,11 @@ impl<H: Handler> Connection<'_, H> {
         }
     }
 
-    /// The exchange, boxed where it stays: within `step` it would be made on the stack and be copied, all of it.
+    /// The exchange, made where it stays: the box comes first, so that nothing can fail while it is on the stack, and in a
+    /// function of its own. Otherwise all of it, kilobytes, would be copied.
     #[inline(never)]
     fn boxed_exchange(&mut self, length: usize) -> Pin<Box<impl Future<Output = State> + Send>> {
-        Box::pin(self.exchange(length))
+        Box::into_pin(Box::write(Box::new_uninit(), self.exchange(length)))
     }
 
     /// Takes the connection apart, to be served elsewhere.

@@ -2,7 +2,7 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::panic::AssertUnwindSafe;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::task::Poll;
 use std::time::{Duration, Instant};
@@ -50,12 +50,13 @@ impl<'a, H: Handler> Connection<'a, H> {
     /// Has a request answered whose head is there whole, so many bytes, and sends the answer. Request and response are not
     /// handed on: each stands where it is needed last.
     pub(super) async fn exchange(&mut self, length: usize) -> State {
-        let message = match self.message(length) {
-            Ok(message) => message,
-            Err(refusal) => return self.refuse(refusal),
-        };
-        let Message { mut request, keep_alive, framing, expects_continue, manner, offer, client } = message;
+        let Message { mut request, keep_alive, framing, expects_continue, manner, may_upgrade, client } =
+            match self.message(length) {
+                Ok(message) => message,
+                Err(refusal) => return self.refuse(refusal),
+            };
         self.client = client;
+        let offer = may_upgrade.and_then(|may_upgrade| upgrade::offer(&mut request, may_upgrade));
         let decoration = self.introduce(&mut request, framing);
         request_body::attach(&self.wire, &mut request, framing, expects_continue, &self.context.limits);
         let close = if keep_alive { None } else { Some(Reason::Asked) };
@@ -69,11 +70,11 @@ impl<'a, H: Handler> Connection<'a, H> {
                     Err(failed) => error = Some(failed),
                 }
             };
-            let mut answering = pin!(AssertUnwindSafe(answering).catch_unwind());
-            poll_fn(|context| match answering.as_mut().poll(context) {
-                Poll::Ready(Ok(())) => Poll::Ready(Handled::Answered),
-                Poll::Ready(Err(_)) => Poll::Ready(Handled::Panicked),
-                Poll::Pending => wire.transport.poll_gone(context).map(|()| Handled::Gone),
+            let mut answering = pin!(answering);
+            poll_fn(|context| match catch_unwind(AssertUnwindSafe(|| answering.as_mut().poll(context))) {
+                Ok(Poll::Ready(())) => Poll::Ready(Handled::Answered),
+                Ok(Poll::Pending) => wire.transport.poll_gone(context).map(|()| Handled::Gone),
+                Err(_) => Poll::Ready(Handled::Panicked),
             })
             .await
         } else {

@@ -21,7 +21,6 @@ use crate::http::message::framing::Framing;
 use crate::http::message::head::{self, HeadEnd};
 use crate::http::message::refusal::Refusal;
 use crate::http::shutdown::FIRST_REQUEST_GRACE;
-use crate::http::upgrade;
 
 /// The most bytes that a parked connection takes along; what carries them is bounded.
 const READ_AHEAD_BYTES_MAX: usize = 48 * 1024;
@@ -146,16 +145,15 @@ impl<H: Handler> Connection<'_, H> {
         }
         let manner = Manner { method: head.method, old: head.old, close: false };
         let (keep_alive, framing, expects_continue) = (head.keep_alive, head.framing, head.expects_continue);
-        let (asks_for_upgrade, may_upgrade) = (head.upgrade, head.may_upgrade());
-        let mut request = decode::request(head, told.https.unwrap_or(self.tls.is_some()))?;
-        let offer = if asks_for_upgrade { upgrade::offer(&mut request, may_upgrade) } else { None };
+        let may_upgrade = head.upgrade.then(|| head.may_upgrade());
+        let request = decode::request(head, told.https.unwrap_or(self.tls.is_some()))?;
         let client = told.client;
         buffer.consume(length);
         if framing == Framing::None {
             // A handler may take long; without a body to read, no memory waits with it.
             buffer.settle();
         }
-        Ok(Message { request, framing, expects_continue, keep_alive, manner, offer, client })
+        Ok(Message { request, framing, expects_continue, keep_alive, manner, may_upgrade, client })
     }
 
     /// Sets the deadline of a wait; one that has `moved` here goes on with what it had left.

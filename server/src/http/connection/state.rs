@@ -53,7 +53,8 @@ pub(super) struct Message {
     pub(super) expects_continue: bool,
     pub(super) keep_alive: bool,
     pub(super) manner: Manner,
-    pub(super) offer: Option<Offer>,
+    /// Whether it may switch to the protocol that it asks for, if it asks for one.
+    pub(super) may_upgrade: Option<bool>,
     /// The client's address, where a trusted proxy has said it.
     pub(super) client: Option<String>,
 }
