@@ -306,6 +306,7 @@ impl<'a, H: Handler> Connection<'a, H> {
         if self.pipelined == PIPELINED_MAX || !is_read {
             return false;
         }
+        self.used_all = false;
         // A head that is to be refused is more, too.
         let is_there = || self.wire.skip_empty_lines().unwrap_or(true);
         let more = is_there() || (self.wire.transport.receive().is_ok_and(|count| count > 0) && is_there());

@@ -41,11 +41,13 @@ impl<H: Handler> Connection<'_, H> {
         self.begin_wait(timeout.min(capacity::IDLE_MIN), self.fresh);
         let (mut stopping, mut crowded) = (false, false);
         let mut call = None;
+        let nothing_came = std::mem::take(&mut self.used_all);
+        let mut begun = if nothing_came { Ok(false) } else { self.wire.skip_empty_lines() };
         loop {
             if self.is_to_park() {
                 return State::HandedOver;
             }
-            match self.wire.skip_empty_lines() {
+            match std::mem::replace(&mut begun, Ok(false)) {
                 Ok(true) => return State::Head,
                 Ok(false) => {}
                 Err(refusal) => return self.refuse(refusal),
@@ -55,9 +57,8 @@ impl<H: Handler> Connection<'_, H> {
             let attempt = (std::mem::take(&mut self.fresh) && self.requests == 0) || noticed || crowded;
             let wake = if attempt { Wake::Readable } else { self.wait(call.as_mut()).await };
             match wake {
-                Wake::Readable => match self.wire.transport.receive() {
-                    Ok(0) => return State::Closed(Closed::ByClient),
-                    Ok(_) => {}
+                Wake::Readable => match self.wire.receive_first() {
+                    Ok(Some(found)) => begun = found,
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                         // That was the last look: no request has reached us, so none is lost. Only a client that has
                         // just connected has its first one on the way for certain.
@@ -70,7 +71,7 @@ impl<H: Handler> Connection<'_, H> {
                             self.deadline.set(self.context.limits.idle_timeout.min(FIRST_REQUEST_GRACE));
                         }
                     }
-                    Err(_) => return State::Closed(Closed::ByClient),
+                    Ok(None) | Err(_) => return State::Closed(Closed::ByClient),
                 },
                 Wake::Late if stopping => return State::Closed(Closed::AtOnce(Reason::Stopping)),
                 Wake::Late if call.is_none() && timeout > capacity::IDLE_MIN => {
@@ -152,6 +153,7 @@ impl<H: Handler> Connection<'_, H> {
         if framing == Framing::None {
             // A handler may take long; without a body to read, no memory waits with it.
             buffer.settle();
+            self.used_all = buffer.is_empty();
         }
         Ok(Message { request, framing, expects_continue, keep_alive, manner, may_upgrade, client })
     }

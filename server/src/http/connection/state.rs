@@ -96,6 +96,8 @@ pub(super) struct Connection<'a, H> {
     pub(super) deadline: Deadline,
     /// Whether nothing was received here yet.
     pub(super) fresh: bool,
+    /// Whether the last request was all that had been received: then nobody has to look for the next one.
+    pub(super) used_all: bool,
     /// When the head that is being read was first looked at.
     pub(super) began: Instant,
     /// How long the wait that goes on here has lasted elsewhere.
@@ -149,6 +151,7 @@ impl<'a, H> Connection<'a, H> {
             phase_seen: None,
             deadline: Deadline::default(),
             fresh: true,
+            used_all: false,
             waited,
             began: now,
             waits_since: now,
