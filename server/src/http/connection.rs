@@ -6,7 +6,7 @@
 //! | Handshake  | nothing: it is held where TLS is spoken | its last byte, handshake timeout, a phase, plain HTTP | cannot be |
 //! | Idle       | nothing, at most half an empty line   | bytes, idle timeout, phase, the client's close | itself   |
 //! | Head       | the bytes received of its head        | its last byte, head timeout, a refusal        | Idle, with them read ahead |
-//! | Request    | the request, while the handler runs   | the handler's answer, a client that is gone   | cannot be |
+//! | Request    | the request, while the handler runs   | the handler's answer, a refusal, a client that is gone | cannot be |
 //! | Response   | the plan of what is left to be sent   | its last byte, write timeout, a broken body, a client that is gone | Rest, where the client would be waited for and the plan can be told |
 //! | Rest       | the plan of what another process left | as Response                                   | itself    |
 //! | Upgraded   | nothing; the handler has the stream   | the handler's drop of the stream              | cannot be |
@@ -30,7 +30,7 @@ mod state;
 mod upgraded;
 mod watch;
 
-use std::pin::pin;
+use std::pin::{Pin, pin};
 
 use super::handler::{Context, Handler};
 use super::lifetime::{End, Reason, Start, UnderWay};
@@ -113,17 +113,8 @@ impl<H: Handler> Connection<'_, H> {
             State::Handshake(config) => Box::pin(self.handshake(config)).await,
             State::Idle => self.idle().await,
             State::Head => self.head().await,
-            State::Request(message) => {
-                Box::pin(async {
-                    if let Some(answer) = self.request(message).await {
-                        return self.response(answer).await;
-                    }
-                    self.give_up_account();
-                    State::Closed(Closed::ByClient)
-                })
-                .await
-            }
-            State::Response(answer) => Box::pin(self.response(*answer)).await,
+            State::Request(length) => self.boxed_exchange(length).await,
+            State::Response(mut answer) => Box::pin(self.response(&mut answer)).await,
             State::Rest(unfinished) => Box::pin(self.finish(*unfinished)).await,
             State::Upgraded(sender) => Box::pin(self.upgraded(sender)).await,
             State::Protocol(switching) => Box::pin(self.protocol(*switching)).await,
@@ -133,6 +124,13 @@ impl<H: Handler> Connection<'_, H> {
             }
             last @ (State::HandedOver | State::Closed(_)) => last,
         }
+    }
+
+    /// The exchange, made where it stays: the box comes first, so that nothing can fail while it is on the stack, and in a
+    /// function of its own. Otherwise all of it, kilobytes, would be copied.
+    #[inline(never)]
+    fn boxed_exchange(&mut self, length: usize) -> Pin<Box<impl Future<Output = State> + Send>> {
+        Box::into_pin(Box::write(Box::new_uninit(), self.exchange(length)))
     }
 
     /// Takes the connection apart, to be served elsewhere.

@@ -7,7 +7,8 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Condvar, Mutex, MutexGuard};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -27,7 +28,7 @@ struct Timers {
 }
 
 struct Set {
-    entries: BTreeMap<Key, Waker>,
+    entries: BTreeMap<Key, Arc<Alarm>>,
     /// How many there have been.
     count: u64,
     /// Whether the thread was started.
@@ -39,12 +40,18 @@ struct Set {
 /// When a timer fires, and which of those that do so at once it is.
 type Key = (Instant, u64);
 
+/// Who waits for a timer, and whether it has fired: whoever is polled for another reason sees that, and needs no clock.
+#[derive(Debug)]
+struct Alarm {
+    waker: Waker,
+    fired: AtomicBool,
+}
+
 /// Becomes ready at a time, and is ready from then on.
 #[derive(Debug)]
 pub(crate) struct Timer {
     at: Instant,
-    /// Its entry, and who waits for it.
-    entry: Option<(Key, Waker)>,
+    entry: Option<(Key, Arc<Alarm>)>,
 }
 
 impl Timer {
@@ -61,7 +68,7 @@ impl Timer {
     fn forget(&mut self) {
         if let Some((key, _)) = self.entry.take() {
             // What is woken is dropped when the lock is free: it may be the last that holds a task with timers.
-            let _waker = TIMERS.set().entries.remove(&key);
+            let _alarm = TIMERS.set().entries.remove(&key);
         }
     }
 }
@@ -70,16 +77,26 @@ impl Future for Timer {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
-        if Instant::now() >= self.at {
-            self.forget();
+        let is_over = match &self.entry {
+            Some((_, alarm)) if !alarm.waker.will_wake(context.waker()) => Instant::now() >= self.at,
+            Some((_, alarm)) if alarm.fired.load(Ordering::Acquire) => true,
+            Some(_) => return Poll::Pending,
+            None => Instant::now() >= self.at,
+        };
+        self.forget();
+        if is_over {
             return Poll::Ready(());
         }
-        if !self.entry.as_ref().is_some_and(|(_, waker)| waker.will_wake(context.waker())) {
-            self.forget();
-            let waker = context.waker().clone();
-            self.entry = Some((TIMERS.insert(self.at, waker.clone()), waker));
-        }
+        let alarm = Arc::new(Alarm { waker: context.waker().clone(), fired: AtomicBool::new(false) });
+        self.entry = Some((TIMERS.insert(self.at, Arc::clone(&alarm)), alarm));
         Poll::Pending
+    }
+}
+
+impl Alarm {
+    fn fire(&self) {
+        self.fired.store(true, Ordering::Release);
+        self.waker.wake_by_ref();
     }
 }
 
@@ -91,11 +108,11 @@ impl Drop for Timer {
 
 impl Timers {
     /// Enters a timer. Who sets it has looked at the clock: it is not over yet, or fires at once.
-    fn insert(&'static self, at: Instant, waker: Waker) -> Key {
+    fn insert(&'static self, at: Instant, alarm: Arc<Alarm>) -> Key {
         let set = &mut *self.set();
         set.count += 1;
         let key = (at, set.count);
-        set.entries.insert(key, waker);
+        set.entries.insert(key, alarm);
         if !set.runs {
             match thread::Builder::new().name("timers".to_owned()).spawn(|| self.run()) {
                 Ok(_) => set.runs = true,
@@ -115,7 +132,9 @@ impl Timers {
             let due = std::mem::replace(&mut set.entries, later);
             if !due.is_empty() {
                 drop(set);
-                due.into_values().for_each(Waker::wake);
+                for alarm in due.into_values() {
+                    alarm.fire();
+                }
                 set = self.set();
                 continue;
             }

@@ -84,7 +84,23 @@ impl Wire {
 
     /// Skips what may stand before a request. Returns whether bytes of one are there; if not, no memory is held.
     pub(super) fn skip_empty_lines(&self) -> Result<bool, Refusal> {
+        Wire::skip_in(&mut self.transport.received())
+    }
+
+    /// Receives once, without waiting, and then does the same. Nothing at the end of the stream.
+    pub(super) fn receive_first(&self) -> io::Result<Option<Result<bool, Refusal>>> {
         let received = &mut self.transport.received();
+        match self.transport.receive_behind(received) {
+            Ok(0) => Ok(None),
+            Ok(_) => Ok(Some(Wire::skip_in(received))),
+            Err(error) => {
+                received.settle();
+                Err(error)
+            }
+        }
+    }
+
+    fn skip_in(received: &mut Buffer) -> Result<bool, Refusal> {
         let skipped = head::empty_lines(received.filled())?;
         received.consume(skipped);
         let begun = !received.is_empty() && !head::is_half_an_empty_line(received.filled());

@@ -17,7 +17,7 @@ use slab::Slab;
 
 use crate::lock::unpoisoned;
 use crate::threads::epoll::{Epoll, Room, Source};
-use crate::threads::sync::{AtomicBool, Mutex, MutexGuard, Ordering, thread_local};
+use crate::threads::sync::{AtomicBool, AtomicU64, Mutex, MutexGuard, Ordering, thread_local};
 
 thread_local! {
     static CURRENT: RefCell<Option<Arc<Poller>>> = const { RefCell::new(None) };
@@ -34,6 +34,8 @@ pub(crate) struct Poller {
     /// Whether somebody sleeps, or is about to: waking them takes the bell.
     sleeps: AtomicBool,
     slots: Mutex<Slots>,
+    /// Memory for those who are woken after a wait. Only whoever waits locks it.
+    woken: Mutex<Vec<Waker>>,
 }
 
 #[derive(Debug, Default)]
@@ -46,7 +48,7 @@ struct Slots {
 impl Poller {
     pub(crate) fn new() -> io::Result<Arc<Poller>> {
         let (epoll, sleeps, slots) = (Epoll::new()?, AtomicBool::new(false), Mutex::new(Slots::default()));
-        Ok(Arc::new(Poller { epoll, sleeps, slots }))
+        Ok(Arc::new(Poller { epoll, sleeps, slots, woken: Mutex::new(Vec::new()) }))
     }
 
     /// Makes it the present thread's: [`Registration::new`] uses it from now on.
@@ -84,17 +86,23 @@ impl Poller {
         let events = self.epoll.wait(&mut room, sleeps);
         // What is woken below needs no bell.
         self.sleeps.store(false, Ordering::SeqCst);
-        for (key, flags) in events {
-            let source = self.slots().find(key);
-            if let Some(source) = source {
-                source.report(flags);
+        let woken = &mut *unpoisoned(self.woken.lock());
+        {
+            // Once for all events, and not while somebody is woken.
+            let slots = self.slots();
+            for (key, flags) in events {
+                if let Some(source) = slots.find(key) {
+                    source.report(flags, woken);
+                }
             }
         }
+        woken.drain(..).for_each(Waker::wake);
     }
 
-    /// Wakes whoever sleeps in [`wait`](Poller::wait). `idle` has to see by then what it is rung for.
+    /// Wakes whoever sleeps in [`wait`](Poller::wait). `idle` has to see by then what it is rung for, under a lock that was
+    /// held where that was put: so a sleeper that has not seen it is seen here, and where nobody sleeps a look is enough.
     pub(crate) fn ring(&self) {
-        if self.sleeps.swap(false, Ordering::SeqCst) {
+        if self.sleeps.load(Ordering::SeqCst) && self.sleeps.swap(false, Ordering::SeqCst) {
             self.epoll.ring();
         }
     }
@@ -113,9 +121,9 @@ impl Poller {
 
 impl Slots {
     /// Finds what an event is about, if it is still there.
-    fn find(&self, key: u64) -> Option<Arc<Readiness>> {
+    fn find(&self, key: u64) -> Option<&Readiness> {
         let slot = usize::try_from(key & u64::from(u32::MAX)).ok()?;
-        self.sources.get(slot).filter(|source| u64::from(source.number) == key >> 32).cloned()
+        self.sources.get(slot).map(Arc::as_ref).filter(|source| u64::from(source.number) == key >> 32)
     }
 }
 
@@ -133,34 +141,31 @@ pub(crate) struct Registration {
 struct Readiness {
     /// Which place of its poller's this was.
     number: u32,
-    now: Mutex<Now>,
+    /// What was reported of a socket, and not yet found to be over: the bits below, and above them the count of reports. In
+    /// one word, so that a request looks at it and changes it without a lock.
+    now: AtomicU64,
+    /// Who waits. They look at `now` once more while they hold it, and whoever changes that takes it afterwards: so nobody
+    /// waits for what was reported already.
+    waiting: Mutex<Waiting>,
 }
 
-/// What was reported of a socket, and not yet found to be over.
+const READABLE: u64 = 1;
+const WRITABLE: u64 = 1 << 1;
+/// The other end sends no more: reading never blocks again.
+const SILENT: u64 = 1 << 2;
+/// The connection is closed in both directions, or has failed: nobody is there to be answered.
+const GONE: u64 = 1 << 3;
+/// Urgent data has come, at which a receive stops although there is more behind it.
+const URGENT: u64 = 1 << 4;
+/// One report, as it is counted above the bits.
+const REPORT: u64 = 1 << 5;
+
 #[derive(Debug, Default)]
-struct Now {
-    /// Counts the reports.
-    reports: u64,
-    readable: bool,
-    writable: bool,
-    other_end: OtherEnd,
-    /// Urgent data has come, at which a receive stops although there is more behind it.
-    urgent: bool,
+struct Waiting {
     reader: Option<Waker>,
     writer: Option<Waker>,
     /// Who neither reads nor writes, but wants to know when nobody is there any more.
     watcher: Option<Waker>,
-}
-
-/// How much is left of the other end; less with each report.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-enum OtherEnd {
-    #[default]
-    Open,
-    /// It sends no more: reading never blocks again.
-    Silent,
-    /// The connection is closed in both directions, or has failed: nobody is there to be answered.
-    Gone,
 }
 
 /// How many reports there were before something was tried. What fails or falls short afterwards is news only if there
@@ -176,8 +181,8 @@ impl Registration {
             let slots = &mut *poller.slots();
             slots.given = slots.given.wrapping_add(1);
             // A socket can be written to until it says otherwise.
-            let now = Mutex::new(Now { writable: true, ..Now::default() });
-            let readiness = Arc::new(Readiness { number: slots.given, now });
+            let (now, waiting) = (AtomicU64::new(WRITABLE), Mutex::new(Waiting::default()));
+            let readiness = Arc::new(Readiness { number: slots.given, now, waiting });
             (slots.sources.insert(Arc::clone(&readiness)), readiness)
         };
         Ok(Registration { poller, slot, readiness, entered: AtomicBool::new(false) })
@@ -199,7 +204,9 @@ impl Registration {
         }
         self.poller.epoll.add(socket, self.key()).inspect_err(|_| {
             self.entered.store(false, Ordering::Relaxed);
-            self.readiness.report(EventFlags::ERR);
+            let mut woken = Vec::new();
+            self.readiness.report(EventFlags::ERR, &mut woken);
+            woken.into_iter().for_each(Waker::wake);
         })
     }
 
@@ -215,35 +222,23 @@ impl Registration {
 
     /// Whether reading is worth a try, as far as was reported.
     pub(crate) fn is_readable(&self) -> bool {
-        self.readiness.now().readable
+        self.readiness.is_any(READABLE)
     }
 
     /// Waits until reading is worth a try.
     pub(crate) fn poll_readable(&self, context: &mut Context<'_>) -> Poll<()> {
-        let now = &mut *self.readiness.now();
-        if now.readable {
-            return Poll::Ready(());
-        }
-        wait(&mut now.reader, context)
+        self.readiness.poll(READABLE, |waiting| &mut waiting.reader, context)
     }
 
     /// Waits until writing is worth a try.
     pub(crate) fn poll_writable(&self, context: &mut Context<'_>) -> Poll<()> {
-        let now = &mut *self.readiness.now();
-        if now.writable {
-            return Poll::Ready(());
-        }
-        wait(&mut now.writer, context)
+        self.readiness.poll(WRITABLE, |waiting| &mut waiting.writer, context)
     }
 
     /// Waits until nobody is at the other end: the connection was reset, has failed, or is closed in both directions. An
     /// end that only sends no more does not count: it may still wait for its answer.
     pub(crate) fn poll_gone(&self, context: &mut Context<'_>) -> Poll<()> {
-        let now = &mut *self.readiness.now();
-        if now.other_end == OtherEnd::Gone {
-            return Poll::Ready(());
-        }
-        wait(&mut now.watcher, context)
+        self.readiness.poll(GONE, |waiting| &mut waiting.watcher, context)
     }
 
     /// Waits until reading is worth a try by what was reported since this was ready last. For whoever tries until it fails.
@@ -257,26 +252,23 @@ impl Registration {
 
     /// To be called before something is tried.
     pub(crate) fn before(&self) -> Before {
-        Before(self.readiness.now().reports)
+        Before(self.readiness.now.load(Ordering::Acquire) / REPORT)
     }
 
     /// Says that all there was has been read.
     pub(crate) fn emptied(&self, before: Before) {
-        let now = &mut *self.readiness.now();
-        now.readable &= now.reports != before.0 || now.other_end > OtherEnd::Open;
+        self.readiness.is_over(READABLE, SILENT | GONE, before);
     }
 
     /// Says that a receive brought less than there was room for. Then that was all there was (epoll(7), "Questions and
     /// answers"), unless it stopped at urgent data.
     pub(crate) fn fell_short(&self, before: Before) {
-        let now = &mut *self.readiness.now();
-        now.readable &= now.reports != before.0 || now.other_end > OtherEnd::Open || now.urgent;
+        self.readiness.is_over(READABLE, SILENT | GONE | URGENT, before);
     }
 
     /// Says that nothing more can be written.
     pub(crate) fn filled(&self, before: Before) {
-        let now = &mut *self.readiness.now();
-        now.writable &= now.reports != before.0;
+        self.readiness.is_over(WRITABLE, 0, before);
     }
 }
 
@@ -327,32 +319,74 @@ where
 }
 
 impl Readiness {
-    /// Takes note of an event, and wakes who waits for it.
-    fn report(&self, flags: EventFlags) {
-        let other_end = if flags.intersects(EventFlags::HUP | EventFlags::ERR) {
-            OtherEnd::Gone
-        } else if flags.contains(EventFlags::RDHUP) {
-            OtherEnd::Silent
-        } else {
-            OtherEnd::Open
-        };
-        let (reader, writer, watcher) = {
-            let now = &mut *self.now();
-            now.reports += 1;
-            now.other_end = now.other_end.max(other_end);
-            now.urgent |= flags.contains(EventFlags::PRI);
-            now.readable |= other_end > OtherEnd::Open || flags.intersects(EventFlags::IN | EventFlags::PRI);
-            now.writable |= flags.intersects(EventFlags::OUT | EventFlags::HUP | EventFlags::ERR);
-            let watcher = now.watcher.take_if(|_| now.other_end == OtherEnd::Gone);
-            (now.reader.take_if(|_| now.readable), now.writer.take_if(|_| now.writable), watcher)
-        };
-        reader.into_iter().chain(writer).chain(watcher).for_each(Waker::wake);
+    /// Takes note of an event, and adds who waits for it to those who are to be woken.
+    fn report(&self, flags: EventFlags, woken: &mut Vec<Waker>) {
+        let bits = bits_of(flags);
+        let add = |now: u64| Some(now.wrapping_add(REPORT) | bits);
+        let before = self.now.fetch_update(Ordering::AcqRel, Ordering::Relaxed, add).unwrap_or_else(|now| now);
+        let now = before | bits;
+        let waiting = &mut *self.waiting();
+        let reader = waiting.reader.take_if(|_| now & READABLE > 0);
+        let writer = waiting.writer.take_if(|_| now & WRITABLE > 0);
+        let watcher = waiting.watcher.take_if(|_| now & GONE > 0);
+        woken.extend(reader.into_iter().chain(writer).chain(watcher));
     }
 
-    fn now(&self) -> MutexGuard<'_, Now> {
-        // Nothing panics while it is held.
-        unpoisoned(self.now.lock())
+    /// Waits until one of these bits was reported.
+    fn poll(
+        &self,
+        bits: u64,
+        waiter: impl FnOnce(&mut Waiting) -> &mut Option<Waker>,
+        context: &Context<'_>,
+    ) -> Poll<()> {
+        if self.is_any(bits) {
+            return Poll::Ready(());
+        }
+        let waiting = &mut *self.waiting();
+        if self.is_any(bits) {
+            return Poll::Ready(());
+        }
+        wait(waiter(waiting), context)
     }
+
+    /// Takes back what was reported, unless there was a report since then, or something else that it stays for.
+    fn is_over(&self, bit: u64, stays_for: u64, Before(reports): Before) {
+        let without = |now: u64| {
+            let stays = now / REPORT != reports || now & stays_for > 0 || now & bit == 0;
+            (!stays).then_some(now & !bit)
+        };
+        let _ = self.now.fetch_update(Ordering::AcqRel, Ordering::Acquire, without);
+    }
+
+    fn is_any(&self, bits: u64) -> bool {
+        self.now.load(Ordering::Acquire) & bits > 0
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        // Nothing panics while it is held.
+        unpoisoned(self.waiting.lock())
+    }
+}
+
+/// What an event says.
+fn bits_of(flags: EventFlags) -> u64 {
+    let mut bits = 0;
+    if flags.intersects(EventFlags::HUP | EventFlags::ERR) {
+        bits |= GONE | SILENT | READABLE | WRITABLE;
+    }
+    if flags.contains(EventFlags::RDHUP) {
+        bits |= SILENT | READABLE;
+    }
+    if flags.contains(EventFlags::PRI) {
+        bits |= URGENT | READABLE;
+    }
+    if flags.contains(EventFlags::IN) {
+        bits |= READABLE;
+    }
+    if flags.contains(EventFlags::OUT) {
+        bits |= WRITABLE;
+    }
+    bits
 }
 
 fn wait(waiter: &mut Option<Waker>, context: &Context<'_>) -> Poll<()> {

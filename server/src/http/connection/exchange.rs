@@ -2,7 +2,7 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::panic::AssertUnwindSafe;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::task::Poll;
 use std::time::{Duration, Instant};
@@ -10,11 +10,12 @@ use std::time::{Duration, Instant};
 use futures_lite::FutureExt;
 use futures_lite::future::poll_once;
 use http_types::headers::RETRY_AFTER;
-use http_types::{Response, StatusCode};
+use http_types::{Request, Response, StatusCode};
 use restart_core::Shutdown;
 
 use super::follow::{Facts, Follows, UNREAD_BYTES_MAX, follows, follows_failure, reason_of, refusal_of};
 use super::state::{Answer, Closed, Connection, Message, State};
+use crate::http::capacity::Entry;
 use crate::http::ending::Ending;
 use crate::http::handler::{Decoration, Handler, Proxied};
 use crate::http::lifetime::{Reason, UnderWay, Unfinished};
@@ -30,7 +31,7 @@ use crate::http::plan::sending::{Failure, Sending, Sent};
 use crate::http::request_body;
 use crate::http::shutdown::is_to_move;
 use crate::http::upgrade::{self, Offer, Switching};
-use crate::http::wire::BodyState;
+use crate::http::wire::{BodyState, Fault};
 use crate::waits::Kind;
 
 /// How long reading the rest of a body that nobody wants may take.
@@ -45,11 +46,59 @@ const FIRST_FLIGHT_BYTES: u64 = 8 * 1024;
 /// How many requests that were sent already are answered before a connection closes because the process is to end.
 const PIPELINED_MAX: u32 = 1_000;
 
-impl<H: Handler> Connection<'_, H> {
-    /// Has the handler answer. Nothing is returned if the client is gone before it does.
-    pub(super) async fn request(&mut self, message: Box<Message>) -> Option<Answer> {
-        let Message { mut request, keep_alive, framing, expects_continue, manner, offer, client } = *message;
+impl<'a, H: Handler> Connection<'a, H> {
+    /// Has a request answered whose head is there whole, so many bytes, and sends the answer. Request and response are not
+    /// handed on: each stands where it is needed last.
+    pub(super) async fn exchange(&mut self, length: usize) -> State {
+        let Message { mut request, keep_alive, framing, expects_continue, manner, may_upgrade, client } =
+            match self.message(length) {
+                Ok(message) => message,
+                Err(refusal) => return self.refuse(refusal),
+            };
         self.client = client;
+        let offer = may_upgrade.and_then(|may_upgrade| upgrade::offer(&mut request, may_upgrade));
+        let decoration = self.introduce(&mut request, framing);
+        request_body::attach(&self.wire, &mut request, framing, expects_continue, &self.context.limits);
+        let close = if keep_alive { None } else { Some(Reason::Asked) };
+        let mut answer = Answer { response: None, manner, close, decoration, offer };
+        let mut error = None;
+        let handled = if let Some(_entry) = self.admit(&request, &mut answer) {
+            let (handler, wire) = (&self.context.handler, &self.wire);
+            let answering = async {
+                match handler.answer(request).await {
+                    Ok(response) => answer.response = Some(response),
+                    Err(failed) => error = Some(failed),
+                }
+            };
+            let mut answering = pin!(answering);
+            poll_fn(|context| match catch_unwind(AssertUnwindSafe(|| answering.as_mut().poll(context))) {
+                Ok(Poll::Ready(())) => Poll::Ready(Handled::Answered),
+                Ok(Poll::Pending) => wire.transport.poll_gone(context).map(|()| Handled::Gone),
+                Err(_) => Poll::Ready(Handled::Panicked),
+            })
+            .await
+        } else {
+            // What the client sends of its body is treated as if a handler had left it unread.
+            drop(request);
+            Handled::Screened
+        };
+        if matches!(handled, Handled::Gone) {
+            self.give_up_account();
+            return State::Closed(Closed::ByClient);
+        }
+        self.requests += 1;
+        if !matches!(handled, Handled::Screened) {
+            let fault = self.wire.fault();
+            if answer.response.is_none() {
+                answer.response = Some(instead(error.as_ref(), fault));
+            }
+            answer.close = answer.close.or_else(|| fault.map(reason_of));
+        }
+        self.response(&mut answer).await
+    }
+
+    /// Tells a request whence it comes, and others of it. Returns the headers that its response gets.
+    fn introduce(&mut self, request: &mut Request, framing: Framing) -> Decoration {
         request.set_peer_addr(self.client.as_deref().or(self.peer.as_deref()));
         request.ext_mut().insert(Shutdown::new(self.context.own_drain()));
         if let Some(tls) = &self.tls {
@@ -58,56 +107,20 @@ impl<H: Handler> Connection<'_, H> {
         if self.is_trusted {
             request.ext_mut().insert(Proxied { proxy: self.peer.clone() });
         }
-        let decoration = self.decoration(Some(&request));
         let kind = if framing == Framing::None { Kind::Request } else { Kind::Upload };
         self.enter(kind, request.url().path(), self.began);
-        request_body::attach(&self.wire, &mut request, framing, expects_continue, &self.context.limits);
-        if framing == Framing::None {
-            // A handler may take long; without a body to read, no memory waits with it.
-            self.wire.settle();
-        }
-        let screened = self.context.screen.as_ref().and_then(|screen| screen(&request));
+        self.decoration(Some(request))
+    }
+
+    /// Lets a request be handled, as long as the entry lives, or answers it in the handler's place.
+    fn admit(&mut self, request: &Request, answer: &mut Answer) -> Option<Entry<'a>> {
+        let screened = self.context.screen.as_ref().and_then(|screen| screen(request));
         let entry = match screened {
             Some(response) => Err(response),
             None if !self.takes_place() => Err(client_has_too_many()),
             None => self.context.capacity.enter().ok_or_else(overloaded),
         };
-        let entry = match entry {
-            Ok(entry) => entry,
-            Err(response) => {
-                // What the client sends of its body is treated as if a handler had left it unread.
-                drop(request);
-                self.requests += 1;
-                let close = if keep_alive { None } else { Some(Reason::Asked) };
-                return Some(Answer { response, manner, close, decoration, offer: None });
-            }
-        };
-        let handler = &self.context.handler;
-        let answered = {
-            let mut answering = pin!(AssertUnwindSafe(async { handler.answer(request).await }).catch_unwind());
-            let wire = &self.wire;
-            poll_fn(|context| match answering.as_mut().poll(context) {
-                Poll::Ready(answered) => Poll::Ready(Some(answered)),
-                Poll::Pending => wire.transport.poll_gone(context).map(|()| None),
-            })
-            .await?
-        };
-        drop(entry);
-        self.requests += 1;
-        let fault = self.wire.fault();
-        let response = match answered {
-            Ok(Ok(response)) => response,
-            Ok(Err(error)) => match fault {
-                Some(fault) => refusal_of(fault).response(),
-                None => failed(&error),
-            },
-            Err(_) => {
-                log::error!("the handler panicked; 500 is answered");
-                plain(StatusCode::InternalServerError, "the request could not be answered")
-            }
-        };
-        let close = if keep_alive { fault.map(reason_of) } else { Some(Reason::Asked) };
-        Some(Answer { response, manner, close, decoration, offer })
+        entry.map_err(|response| (answer.response, answer.offer) = (Some(response), None)).ok()
     }
 
     /// Counts the request for its client, where a proxy has told whose it is. Says whether it may be handled.
@@ -120,22 +133,24 @@ impl<H: Handler> Connection<'_, H> {
     }
 
     /// Sends an answer, and decides what follows it.
-    pub(super) async fn response(&mut self, answer: Answer) -> State {
-        let Answer { mut response, mut manner, mut close, decoration, offer } = answer;
-        check(&mut response, offer.as_ref(), &self.context.moves);
-        let switch = switch_of(&mut response);
+    pub(super) async fn response(&mut self, answer: &mut Answer) -> State {
+        let Answer { response: place, decoration, offer, .. } = answer;
+        let (mut manner, mut close) = (answer.manner, answer.close);
+        let response = place.as_mut().expect("an answer has its response until this has made its plan");
+        check(response, offer.as_ref(), &self.context.moves);
+        let switch = switch_of(response);
         if switch.is_none() {
-            close = self.reason_to_close(close, &response, manner).await;
+            close = self.reason_to_close(close, response, manner).await;
         }
         manner.close = close.is_some();
         let may_move = switch.is_none();
-        let mut plan = self.plan(&mut response, &decoration, manner);
-        drop(response);
+        let mut plan = self.plan(response, decoration, manner);
+        *place = None;
         let sent = match self.send(&mut plan, false, may_move).await {
             Err(Failure::Unsent(error)) => {
                 let (mut substitute, reason) = self.substitute(&error);
                 (manner.close, close) = (true, Some(reason));
-                plan = self.plan(&mut substitute, &decoration, manner);
+                plan = self.plan(&mut substitute, decoration, manner);
                 self.send(&mut plan, false, false).await
             }
             sent => sent,
@@ -291,6 +306,7 @@ impl<H: Handler> Connection<'_, H> {
         if self.pipelined == PIPELINED_MAX || !is_read {
             return false;
         }
+        self.used_all = false;
         // A head that is to be refused is more, too.
         let is_there = || self.wire.skip_empty_lines().unwrap_or(true);
         let more = is_there() || (self.wire.transport.receive().is_ok_and(|count| count > 0) && is_there());
@@ -327,6 +343,29 @@ impl<H: Handler> Connection<'_, H> {
                 }
                 State::Idle
             }
+        }
+    }
+}
+
+/// What became of a request.
+enum Handled {
+    /// The handler has given a response, or has failed.
+    Answered,
+    Panicked,
+    /// It was answered in the handler's place.
+    Screened,
+    /// The client was gone before there was an answer.
+    Gone,
+}
+
+/// What is answered where the handler gave no response: it failed, for which the request's body may be to blame, or panicked.
+fn instead(error: Option<&http_types::Error>, fault: Option<Fault>) -> Response {
+    match (error, fault) {
+        (Some(_), Some(fault)) => refusal_of(fault).response(),
+        (Some(error), None) => failed(error),
+        (None, _) => {
+            log::error!("the handler panicked; 500 is answered");
+            plain(StatusCode::InternalServerError, "the request could not be answered")
         }
     }
 }

@@ -17,10 +17,10 @@ use crate::http::lifetime::Reason;
 use crate::http::message::decode;
 use crate::http::message::encode::Manner;
 use crate::http::message::forwarded::{self, Forwarded};
+use crate::http::message::framing::Framing;
 use crate::http::message::head::{self, HeadEnd};
 use crate::http::message::refusal::Refusal;
 use crate::http::shutdown::FIRST_REQUEST_GRACE;
-use crate::http::upgrade;
 
 /// The most bytes that a parked connection takes along; what carries them is bounded.
 const READ_AHEAD_BYTES_MAX: usize = 48 * 1024;
@@ -34,12 +34,6 @@ enum Wake {
     Crowded,
 }
 
-/// What a look at the bytes of a head found.
-enum Examined {
-    Passed(Box<Message>),
-    Partial(usize),
-}
-
 impl<H: Handler> Connection<'_, H> {
     /// Waits for a request to begin.
     pub(super) async fn idle(&mut self) -> State {
@@ -47,11 +41,13 @@ impl<H: Handler> Connection<'_, H> {
         self.begin_wait(timeout.min(capacity::IDLE_MIN), self.fresh);
         let (mut stopping, mut crowded) = (false, false);
         let mut call = None;
+        let nothing_came = std::mem::take(&mut self.used_all);
+        let mut begun = if nothing_came { Ok(false) } else { self.wire.skip_empty_lines() };
         loop {
             if self.is_to_park() {
                 return State::HandedOver;
             }
-            match self.wire.skip_empty_lines() {
+            match std::mem::replace(&mut begun, Ok(false)) {
                 Ok(true) => return State::Head,
                 Ok(false) => {}
                 Err(refusal) => return self.refuse(refusal),
@@ -61,9 +57,8 @@ impl<H: Handler> Connection<'_, H> {
             let attempt = (std::mem::take(&mut self.fresh) && self.requests == 0) || noticed || crowded;
             let wake = if attempt { Wake::Readable } else { self.wait(call.as_mut()).await };
             match wake {
-                Wake::Readable => match self.wire.transport.receive() {
-                    Ok(0) => return State::Closed(Closed::ByClient),
-                    Ok(_) => {}
+                Wake::Readable => match self.wire.receive_first() {
+                    Ok(Some(found)) => begun = found,
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                         // That was the last look: no request has reached us, so none is lost. Only a client that has
                         // just connected has its first one on the way for certain.
@@ -76,7 +71,7 @@ impl<H: Handler> Connection<'_, H> {
                             self.deadline.set(self.context.limits.idle_timeout.min(FIRST_REQUEST_GRACE));
                         }
                     }
-                    Err(_) => return State::Closed(Closed::ByClient),
+                    Ok(None) | Err(_) => return State::Closed(Closed::ByClient),
                 },
                 Wake::Late if stopping => return State::Closed(Closed::AtOnce(Reason::Stopping)),
                 Wake::Late if call.is_none() && timeout > capacity::IDLE_MIN => {
@@ -98,9 +93,10 @@ impl<H: Handler> Connection<'_, H> {
         let moved = std::mem::take(&mut self.fresh);
         self.open_account(if moved { self.waited } else { Duration::ZERO });
         loop {
-            match self.examine(scanned) {
-                Ok(Examined::Passed(message)) => return State::Request(message),
-                Ok(Examined::Partial(more)) => scanned = more,
+            let found = head::find(self.wire.transport.received().filled(), scanned, &self.context.limits);
+            match found {
+                Ok(HeadEnd::Complete(length)) => return State::Request(length),
+                Ok(HeadEnd::Partial { scanned: more }) => scanned = more,
                 Err(refusal) => return self.refuse(refusal),
             }
             if !std::mem::replace(&mut timed, true) {
@@ -135,16 +131,11 @@ impl<H: Handler> Connection<'_, H> {
         }
     }
 
-    /// Looks whether the head is complete, and lets it pass or refuses it.
-    fn examine(&mut self, scanned: usize) -> Result<Examined, Refusal> {
+    /// Lets a head of so many bytes pass, or refuses it.
+    pub(super) fn message(&mut self, length: usize) -> Result<Message, Refusal> {
         let limits = &self.context.limits;
         let buffer = &mut self.wire.transport.received();
-        let length = match head::find(buffer.filled(), scanned, limits)? {
-            HeadEnd::Partial { scanned } => return Ok(Examined::Partial(scanned)),
-            HeadEnd::Complete(length) => length,
-        };
-        let bytes = &buffer.filled()[..length];
-        let mut head = head::check(bytes, limits)?;
+        let mut head = head::check(&buffer.filled()[..length], limits)?;
         let told = match &self.context.trust {
             Some(trust) if self.is_trusted => forwarded::read(&head, trust)?,
             _ => Forwarded::default(),
@@ -155,13 +146,16 @@ impl<H: Handler> Connection<'_, H> {
         }
         let manner = Manner { method: head.method, old: head.old, close: false };
         let (keep_alive, framing, expects_continue) = (head.keep_alive, head.framing, head.expects_continue);
-        let (asks_for_upgrade, may_upgrade) = (head.upgrade, head.may_upgrade());
-        let mut request = decode::request(head, told.https.unwrap_or(self.tls.is_some()))?;
-        let offer = if asks_for_upgrade { upgrade::offer(&mut request, may_upgrade) } else { None };
+        let may_upgrade = head.upgrade.then(|| head.may_upgrade());
+        let request = decode::request(head, told.https.unwrap_or(self.tls.is_some()))?;
         let client = told.client;
         buffer.consume(length);
-        let message = Message { request, framing, expects_continue, keep_alive, manner, offer, client };
-        Ok(Examined::Passed(Box::new(message)))
+        if framing == Framing::None {
+            // A handler may take long; without a body to read, no memory waits with it.
+            buffer.settle();
+            self.used_all = buffer.is_empty();
+        }
+        Ok(Message { request, framing, expects_continue, keep_alive, manner, may_upgrade, client })
     }
 
     /// Sets the deadline of a wait; one that has `moved` here goes on with what it had left.
@@ -190,7 +184,7 @@ impl<H: Handler> Connection<'_, H> {
         let manner = Manner { method: if is_head { Method::Head } else { Method::Get }, old: false, close: true };
         let close = Some(Reason::Refused(refusal.status.into()));
         State::Response(Box::new(Answer {
-            response: refusal.response(),
+            response: Some(refusal.response()),
             manner,
             close,
             decoration: self.decoration(None),

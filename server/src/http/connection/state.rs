@@ -25,7 +25,8 @@ pub(super) enum State {
     Handshake(Arc<ServerConfig>),
     Idle,
     Head,
-    Request(Box<Message>),
+    /// A head is there whole, so many bytes.
+    Request(usize),
     Response(Box<Answer>),
     Rest(Box<Unfinished>),
     Upgraded(StreamSender),
@@ -52,14 +53,16 @@ pub(super) struct Message {
     pub(super) expects_continue: bool,
     pub(super) keep_alive: bool,
     pub(super) manner: Manner,
-    pub(super) offer: Option<Offer>,
+    /// Whether it may switch to the protocol that it asks for, if it asks for one.
+    pub(super) may_upgrade: Option<bool>,
     /// The client's address, where a trusted proxy has said it.
     pub(super) client: Option<String>,
 }
 
 /// A response that is to be sent.
 pub(super) struct Answer {
-    pub(super) response: Response,
+    /// Nothing once its plan is made: what the plan does not need is not kept while it is sent.
+    pub(super) response: Option<Response>,
     pub(super) manner: Manner,
     /// Why the connection closes after it, if that is known already.
     pub(super) close: Option<Reason>,
@@ -93,6 +96,8 @@ pub(super) struct Connection<'a, H> {
     pub(super) deadline: Deadline,
     /// Whether nothing was received here yet.
     pub(super) fresh: bool,
+    /// Whether the last request was all that had been received: then nobody has to look for the next one.
+    pub(super) used_all: bool,
     /// When the head that is being read was first looked at.
     pub(super) began: Instant,
     /// How long the wait that goes on here has lasted elsewhere.
@@ -146,6 +151,7 @@ impl<'a, H> Connection<'a, H> {
             phase_seen: None,
             deadline: Deadline::default(),
             fresh: true,
+            used_all: false,
             waited,
             began: now,
             waits_since: now,
