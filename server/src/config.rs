@@ -19,7 +19,6 @@ mod headers;
 mod listen;
 mod proxies;
 mod redirect;
-mod said;
 mod signal;
 mod site;
 mod tls;
@@ -38,7 +37,6 @@ pub(crate) use redirect::ENCODED_IN_PATH;
 #[cfg(test)]
 pub(crate) use redirect::redirect_rule;
 pub use redirect::{Names, Redirect};
-pub(crate) use said::{Flag, Said, Typed};
 pub use site::{Host, SiteConfig};
 pub use tls::{
     CertificateFiles, HTTPS_NAME, RedirectPort, TlsConfig, TlsVersion, inherited_without_certificate, speaks_tls,

@@ -8,32 +8,7 @@ use std::ffi::OsString;
 use clap::{ArgAction, Args};
 
 use super::given::Given;
-use super::said::{Flag, Said, Typed, flags};
 
-/// The keys of a `[[site]]` table, which have no flags.
-#[derive(Args, Debug)]
-pub struct HostedArgs {
-    /// The hosts that the site is for
-    #[arg(long, value_name = "HOST")]
-    pub host: Vec<Given>,
-
-    /// What is served there.
-    #[command(flatten)]
-    pub site: SiteArgs,
-}
-
-/// No word of a command line says it.
-impl Said for Vec<HostedArgs> {
-    fn unsaid(_: Flag) -> Vec<HostedArgs> {
-        vec![]
-    }
-
-    fn say(&mut self, _: Flag, _: &mut Typed<'_>) -> Option<bool> {
-        Some(false)
-    }
-}
-
-flags! {
 /// The flags of `serve`, as typed.
 #[derive(Args, Debug)]
 pub struct ServeArgs {
@@ -252,6 +227,18 @@ pub struct AppArgs {
     pub sites: Vec<HostedArgs>,
 }
 
+/// The keys of a `[[site]]` table, which have no flags.
+#[derive(Args, Debug)]
+pub struct HostedArgs {
+    /// The hosts that the site is for
+    #[arg(long, value_name = "HOST")]
+    pub host: Vec<Given>,
+
+    /// What is served there.
+    #[command(flatten)]
+    pub site: SiteArgs,
+}
+
 /// What is served as a site: flags of `serve`, and keys of each `[[site]]` table.
 #[derive(Args, Debug)]
 pub struct SiteArgs {
@@ -293,5 +280,4 @@ pub struct SiteArgs {
     /// Serve files of this extension with this media type; repeat it, in the variable with commas
     #[arg(long, env = "REBORN_TYPES", value_name = "EXTENSION=TYPE", help_heading = "What is served")]
     pub types: Vec<Given>,
-}
 }

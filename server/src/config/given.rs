@@ -52,11 +52,6 @@ pub struct GivenParser<P> {
 }
 
 impl<T> Given<T> {
-    /// A value as it was given, with what the user calls it.
-    pub(super) fn new(text: T, source: ValueSource, name: String) -> Given<T> {
-        Given { text, source, name }
-    }
-
     /// Its text, which may be empty.
     pub fn text(&self) -> &T {
         &self.text

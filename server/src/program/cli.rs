@@ -9,7 +9,6 @@ mod command;
 mod effective;
 mod file;
 mod parse;
-mod plain;
 mod tables;
 
 pub(crate) use command::command_of;

@@ -3,9 +3,6 @@
 //! The name stands in its help and before its errors, is the folder of its control socket, and in capitals the beginning of
 //! its variables.
 
-use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
-
 use clap::Command as Clap;
 
 use crate::version::VERSION;
@@ -64,19 +61,9 @@ impl Package {
         variable.strip_prefix(VARIABLE_PREFIX).map_or_else(|| variable.to_owned(), |id| self.variable(id))
     }
 
-    /// Whether a variable is called after this program.
-    pub(crate) fn has_variable(&self, name: &OsStr) -> bool {
-        name.as_bytes().starts_with(self.variable_prefix().as_bytes())
-    }
-
     fn variable_prefix(&self) -> String {
         capitals(&self.name) + "_"
     }
-}
-
-/// Whether a variable is one of `reborn`, which each program has by its own name.
-pub(crate) fn is_common(variable: &OsStr) -> bool {
-    variable.as_bytes().starts_with(VARIABLE_PREFIX.as_bytes())
 }
 
 /// A name as it stands in a variable's: `MY_SHOP` for `my-shop`.

@@ -7,7 +7,6 @@
 
 use std::cell::RefCell;
 use std::io;
-use std::mem::take;
 use std::sync::{Arc, Mutex as StaticMutex};
 use std::task::{Context, Poll, Waker};
 use std::thread;
@@ -243,11 +242,7 @@ impl Registration {
 
     /// Waits until reading is worth a try by what was reported since this was ready last. For whoever tries until it fails.
     fn poll_news(&self, context: &mut Context<'_>) -> Poll<()> {
-        let now = &mut *self.readiness.now();
-        if take(&mut now.readable) {
-            return Poll::Ready(());
-        }
-        wait(&mut now.reader, context)
+        self.readiness.poll(READABLE, |waiting| &mut waiting.reader, context).map(|()| self.readiness.forget(READABLE))
     }
 
     /// To be called before something is tried.
@@ -356,6 +351,11 @@ impl Readiness {
             (!stays).then_some(now & !bit)
         };
         let _ = self.now.fetch_update(Ordering::AcqRel, Ordering::Acquire, without);
+    }
+
+    /// Takes back what was reported until now.
+    fn forget(&self, bit: u64) {
+        self.now.fetch_and(!bit, Ordering::AcqRel);
     }
 
     fn is_any(&self, bits: u64) -> bool {

@@ -12,7 +12,7 @@ use clap::{Arg, ArgAction, Args, Command as Clap, CommandFactory, Parser, Subcom
 
 use crate::config::{AppArgs, ServeArgs};
 use crate::program::exit;
-use crate::program::package::{Package, is_common};
+use crate::program::package::Package;
 
 /// The whole command line of `reborn` as clap knows it, for parsing, and for whoever makes man pages and completions of it.
 pub fn command() -> Clap {
@@ -44,25 +44,9 @@ pub(crate) fn command_of(package: &Package) -> Clap {
 /// The command line of a program that is asked to serve, as far as it takes to read one that is right: without other
 /// commands, and without what stands in the help only. A start waits for it.
 pub(crate) fn command_to_serve(package: &Package) -> Clap {
-    let serve = ServeArgs::augment_args(Clap::new(SERVE));
-    let serve = if has_own_flags(package) { with_own_flags(serve, package) } else { serve };
-    // Where no variable is set, none has to be looked up for each flag.
-    let is_any_set = is_any_variable_set(package);
-    let serve = serve.mut_args(|flag| {
-        let is_unset = !is_any_set && flag.get_env().is_some_and(is_common);
-        adapt(if is_unset { flag.env(None::<&'static str>) } else { flag }, package)
-    });
+    let serve = with_own_flags(ServeArgs::augment_args(Clap::new(SERVE)), package);
+    let serve = serve.mut_args(|flag| adapt(flag, package));
     Clap::new(package.name.clone()).subcommand_required(true).subcommand(serve)
-}
-
-/// Whether a program has flags of its own.
-pub(crate) fn has_own_flags(package: &Package) -> bool {
-    (package.flags)(Clap::new("own")).get_arguments().next().is_some()
-}
-
-/// Whether the environment says something of a program.
-pub(crate) fn is_any_variable_set(package: &Package) -> bool {
-    env::vars_os().any(|(name, _)| package.has_variable(&name))
 }
 
 /// The command of a command line that names none.

@@ -10,10 +10,9 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{ArgMatches, Command as Clap, FromArgMatches};
 
 use super::blame::blamed;
-use super::command::{Cli, Command, SERVE, command_of, command_to_serve, has_own_flags, is_any_variable_set};
+use super::command::{Cli, Command, SERVE, command_of, command_to_serve};
 use super::effective::effective;
 use super::file::File;
-use super::plain;
 use crate::config::{Given, ServeArgs, SiteArgs, non_empty, separator};
 use crate::program::package::Package;
 
@@ -21,7 +20,7 @@ use crate::program::package::Package;
 #[derive(Debug)]
 pub(crate) struct CommandLine {
     pub(crate) command: Command,
-    /// What clap has found, with the command's flags below its name. Nothing in one that is plain.
+    /// What clap has found, with the command's flags below its name.
     matches: ArgMatches,
     file: Option<File>,
 }
@@ -29,8 +28,8 @@ pub(crate) struct CommandLine {
 impl CommandLine {
     /// The program's own flags.
     pub(crate) fn flags<F: FromArgMatches>(&self) -> Result<F, clap::Error> {
-        // One that is plain has none of them.
-        F::from_arg_matches(self.matches.subcommand().map_or(&self.matches, |(_, matches)| matches))
+        let (_, matches) = self.matches.subcommand().expect("each command line has a command");
+        F::from_arg_matches(matches)
     }
 
     /// The configuration file that is named, if one is.
@@ -62,11 +61,6 @@ pub(crate) fn read(
 ) -> Result<CommandLine, clap::Error> {
     let arguments = with_default_command(arguments);
     // Most command lines are those of servers, and right. All others go through all that can be said of them.
-    let is_plain = is_serve(&arguments) && !has_own_flags(package) && !is_any_variable_set(package);
-    if let Some(args) = arguments.get(2..).filter(|_| is_plain).and_then(plain::read) {
-        let command = completed(Command::Serve(Box::new(args)), None)?;
-        return Ok(CommandLine { command, matches: ArgMatches::default(), file: None });
-    }
     let served = is_serve(&arguments).then(|| command_to_serve(package).try_get_matches_from(&arguments).ok());
     let matches = match served.flatten() {
         Some(matches) => matches,
@@ -146,12 +140,7 @@ fn without_requirements(package: &Package) -> Clap {
 }
 
 fn understood(matches: ArgMatches, file: Option<File>) -> Result<CommandLine, clap::Error> {
-    let command = completed(Cli::from_arg_matches(&matches)?.command, file.as_ref())?;
-    Ok(CommandLine { command, matches, file })
-}
-
-/// A command with its lists as they are meant, and the sites of the file.
-fn completed(mut command: Command, file: Option<&File>) -> Result<Command, clap::Error> {
+    let mut command = Cli::from_arg_matches(&matches)?.command;
     if let Command::Serve(serve) | Command::Check(serve) = &mut command {
         let ServeArgs { listen, tls, proxies, app, .. } = &mut **serve;
         let of_proxies = [&mut proxies.trusted_proxy, &mut proxies.proxy_protocol];
@@ -163,11 +152,11 @@ fn completed(mut command: Command, file: Option<&File>) -> Result<Command, clap:
             let items = std::mem::take(list).into_iter().flat_map(|given| given.items(separator(id)));
             *list = items.filter(|given| !given.text().is_empty()).collect();
         }
-        if let Some(file) = file {
+        if let Some(file) = &file {
             app.sites = file.sites()?;
         }
     }
-    Ok(command)
+    Ok(CommandLine { command, matches, file })
 }
 
 /// Adds what was probably meant, where other servers have another word for it.
@@ -226,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_read_the_short_ways_is_what_the_whole_command_line_makes_of_it() {
+    fn what_is_read_to_serve_is_what_the_whole_command_line_makes_of_it() {
         let (reborn, shop) = (Package::reborn(), Package::new("shop"));
         let whole = command_of(&reborn);
         let flags: Vec<_> = keys(whole.find_subcommand(SERVE).expect("it is a command")).collect();
@@ -236,19 +225,10 @@ mod tests {
         for line in lines.into_iter().map(str::to_owned).chain(each) {
             let arguments: Vec<OsString> =
                 ["reborn", SERVE].into_iter().chain(line.split_whitespace()).map(Into::into).collect();
-            let plain = plain::read(&arguments[2..]).expect("it is plain");
-            let plain = completed(Command::Serve(Box::new(plain)), None).expect("it has all that it takes");
             for package in [&reborn, &shop] {
                 let [short, whole] = [command_to_serve, command_of].map(|of| understood_by(of(package), &arguments));
                 assert_eq!(short, whole, "{line} of {}", package.name);
-                assert_eq!(format!("{plain:?}"), whole, "{line} of {}", package.name);
             }
-        }
-        for line in
-            ["--demo --demo", "--demo=", "--hsts -1", "--nothing", "x", "--", "--root", "--supervise", "--config x"]
-        {
-            let words: Vec<OsString> = line.split(' ').map(Into::into).collect();
-            assert!(plain::read(&words).is_none(), "{line} is for clap");
         }
     }
 }
