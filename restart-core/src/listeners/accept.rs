@@ -9,6 +9,7 @@ use std::io;
 use std::net::TcpStream;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::{Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -42,21 +43,23 @@ const LAST_CALL_PAUSE: Duration = Duration::from_millis(1);
 /// armed for each wait are all right.
 pub trait Reactor: Send {
     /// Waits until accepting is worth a try again, after one that has found nobody. A client that has come since then is
-    /// not missed, also if it comes before this is called or waited for. It may return although nobody has come, for
-    /// nothing but a system call. An error is logged, and waited after.
+    /// not missed, also if it comes before this is called or waited for. It may return although nobody has come, which costs
+    /// a system call. An error is logged, and waited after. A place that [`room`](Reactor::room) has taken should be given
+    /// back: another listener may need it meanwhile.
     ///
     /// The future may be dropped before it is ready, where the listener is to accept no more.
     fn readable(&mut self, listener: &Listener) -> impl Future<Output = io::Result<()>> + Send;
 
-    /// Waits for a time, after an error.
+    /// Waits for a time, after an error, without a place, as [`readable`](Reactor::readable) does.
     fn sleep(&mut self, time: Duration) -> impl Future<Output = ()> + Send;
 
-    /// Ceases to watch the socket until [`readable`](Reactor::readable) is called again: this generation must not accept,
-    /// and should not be woken by clients that are another one's.
+    /// Ceases to watch the socket, and gives a place back: this generation must not accept, and should not be woken by
+    /// clients that are another one's. It goes on with [`room`](Reactor::room).
     fn rest(&mut self);
 
-    /// Waits until there is room for another client, and takes it, unless it was taken before and not used. It is called
-    /// before each attempt; who comes meanwhile waits in the kernel's queue. By itself there is room at all times.
+    /// Waits until there is a place for another client, and takes it, unless one was taken before and not used. It is called
+    /// before each attempt; who comes meanwhile waits in the kernel's queue. Whoever is given a client takes the place out:
+    /// the next one needs its own. By itself there is room at all times.
     ///
     /// The future may be dropped before it is ready, as that of [`readable`](Reactor::readable).
     fn room(&mut self, _listener: &Listener) -> impl Future<Output = ()> + Send {
@@ -318,15 +321,6 @@ impl Listener {
         reactor.sleep(ERROR_PAUSE).await;
     }
 
-    /// Accepts a client that waits, if one does and this generation accepts; it never blocks. Nothing is returned where it
-    /// fails as well: [`accept`](Listener::accept) is for whatever is more than that.
-    pub fn accept_waiting(&self) -> Option<Accepted> {
-        match self.gate.get() {
-            GateState::Closed => None,
-            state => self.try_accept(state).ok().inspect(|_| self.renew_spare()),
-        }
-    }
-
     /// Waits until a client waits to be accepted by this generation, for an application that has to make room before it
     /// accepts one. Another generation may be faster: then [`accept`](Listener::accept) waits for the next one. `false`
     /// where none will come any more, as [`accept`](Listener::accept) has it.
@@ -368,10 +362,15 @@ impl Listener {
     }
 
     /// Waits until nobody waits to be accepted, for a second at the most: an application that accepts no more must not
-    /// hold up a stop. Says whether the queue is empty.
+    /// hold up a stop. Says whether the queue is empty. If it is, further clients are refused, also where all accept loops
+    /// wait for room, or do not run.
     pub(crate) async fn queue_emptied(&self) -> bool {
         for _ in 0..LAST_CALL_LOOKS {
             if !self.client_waits() {
+                let state = self.gate.get();
+                if state.ends() {
+                    self.refuse_from_now_on(state);
+                }
                 return true;
             }
             Timer::after(LAST_CALL_PAUSE).await;
@@ -436,6 +435,8 @@ impl Listener {
     fn try_accept(&self, state: GateState) -> rustix::io::Result<Accepted> {
         // Counted before it exists, so that no drain can end between the two.
         let guard = self.drain.guard();
+        // The gate is read after that, as the driver counts after it has set the gate.
+        fence(Ordering::SeqCst);
         if self.gate.get() != state {
             return Err(Errno::INTR);
         }
@@ -593,6 +594,21 @@ mod tests {
             listener.open();
             assert!(listener.accept_on(&mut Rooms(1)).await.is_some());
         });
+    }
+
+    #[test]
+    fn a_released_listener_refuses_clients_also_where_nobody_has_room_for_them() {
+        let listener = listener();
+        listener.open();
+        block_on(async {
+            let mut full = Rooms(0);
+            let mut accept = Box::pin(listener.accept_on(&mut full));
+            assert!(poll_once(&mut accept).await.is_none());
+            listener.release();
+            assert!(poll_once(&mut accept).await.is_none() && listener.queue_emptied().await);
+        });
+        let Address::Tcp(address) = listener.address() else { panic!("{:?}", listener.address()) };
+        assert_eq!(TcpStream::connect(address).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
     }
 
     #[test]
