@@ -44,8 +44,7 @@ pub(super) async fn accept(
 pub(super) struct Door<'a> {
     room: &'a Arc<Semaphore>,
     capacity: &'a Capacity,
-    /// Of so many teams this one, from 0. The first is woken for each client, so that the others need be only where none of
-    /// these is.
+    /// Of so many teams this one, from 0. The first is woken for each client, the others in turn.
     team: usize,
     teams: usize,
     arrivals: Option<Arrivals<Listener>>,
@@ -60,6 +59,7 @@ impl Reactor for Door<'_> {
     }
 
     async fn sleep(&mut self, time: Duration) {
+        self.permit = None;
         Timer::after(time).await;
     }
 
@@ -70,16 +70,10 @@ impl Reactor for Door<'_> {
     /// Waits for room for another connection. While a client waits for it, too, idle connections are asked to make room.
     async fn room(&mut self, listener: &Listener) {
         let room = self.room;
-        loop {
-            if self.permit.is_none() {
-                self.permit = room.try_acquire_arc();
-            }
-            if self.permit.is_some() {
-                return;
-            }
+        while self.permit.is_none() {
             let another_look = async {
                 if listener.client_waits() {
-                    // Each team's loop asks, for its part.
+                    // Where many clients wait, each team's loop asks.
                     self.capacity.make_room(ASKED_FOR_ROOM.div_ceil(self.teams));
                 } else if self.arrival(listener).await.is_ok() {
                     return None;

@@ -48,8 +48,8 @@ impl Epoll {
         Ok(epoll::add(&self.epoll, socket, EventData::new_u64(key), BOTH_WAYS)?)
     }
 
-    /// Enters a listening socket. Of those epolls that have it as one of several, the kernel wakes only one whose thread
-    /// sleeps, and all others.
+    /// Enters a listening socket. Of the sleepers that have it as one of several, the kernel wakes one for each event
+    /// (`EPOLLEXCLUSIVE`); whoever is awake learns of it, too, and so do all who have not.
     pub(crate) fn add_listening(&self, socket: impl Source, key: u64, one_of_several: bool) -> io::Result<()> {
         let exclusive = if one_of_several { EventFlags::EXCLUSIVE } else { EventFlags::empty() };
         Ok(epoll::add(&self.epoll, socket, EventData::new_u64(key), EventFlags::IN | EventFlags::ET | exclusive)?)

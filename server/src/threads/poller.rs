@@ -288,8 +288,9 @@ impl<S> Arrivals<S>
 where
     for<'a> &'a S: Source,
 {
-    /// Enters the socket. What waits there already is reported. `one_of_several`: where nobody sleeps here, or others sleep as
-    /// well, it may be one of those who have entered it like this that learns of a client, and not this one.
+    /// Enters the socket. What waits there already is reported. `one_of_several`: it may be another of those who have entered
+    /// it like this that learns of a client. Some poller of each process has to have it without that: another process that
+    /// has the socket as well may be about to rest when it is told.
     pub(crate) fn new(socket: S, one_of_several: bool) -> io::Result<Arrivals<S>> {
         let source = Registration::new()?;
         source.poller.epoll.add_listening(&socket, source.key(), one_of_several)?;

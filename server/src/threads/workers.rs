@@ -25,8 +25,8 @@ use crate::threads::team::{Place, Team};
 /// The most threads that have one queue and one poller.
 const TEAM_THREADS_MAX: usize = 4;
 
-/// A team whose thread accepts a connection keeps it as long as it has at most so many more than the team that has
-/// least: of those that wait for their first turn, and of all, where a part of them is added.
+/// A team whose thread accepts a connection keeps it as long as it has no more than the team that has least, and a thread
+/// each: of those that wait for their first turn, and of all, where this part of them is added.
 const ABOUT: usize = 16;
 
 /// A team that works takes the next task within this time.
@@ -137,7 +137,7 @@ impl Workers {
 
 /// Whether a team with such a load has hardly more to do than the one that has least.
 fn is_about_least(own: (usize, usize), least: (usize, usize)) -> bool {
-    own.0 <= least.0 + ABOUT && own.1 <= least.1 + least.1 / ABOUT + ABOUT
+    own.0 <= least.0 + TEAM_THREADS_MAX && own.1 <= least.1 + least.1 / ABOUT + TEAM_THREADS_MAX
 }
 
 /// Starts a thread of a team, by their numbers, after so many others.
