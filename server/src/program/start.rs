@@ -46,6 +46,8 @@ pub(super) fn start<H: Handler + 'static>(
         if let (false, Some(why)) = (config.foreground, must) {
             log::info!("this process supervises the generations, as with --foreground: {why}");
         }
+        // It begins with this thread alone.
+        drop(threads);
         return supervise(package, &logs);
     }
     if let Err(reason) = means::check(config.listen.len().max(1) + usize::from(config.metrics.is_some()), threads) {

@@ -29,27 +29,44 @@ const THREAD_STACK_BYTES: usize = 64 * 1024;
 /// Finds out whether as many threads can be had at a time as there have to be. They come and go while the command line is
 /// read, which takes as long.
 #[derive(Debug)]
-pub(crate) struct Trial(io::Result<Vec<JoinHandle<()>>>);
+pub(crate) struct Trial {
+    threads: Vec<JoinHandle<()>>,
+    /// Why there are not as many.
+    error: Option<io::Error>,
+}
 
 impl Trial {
     /// Starts the threads, each of which ends as soon as all are there, or one could not be started.
     pub(crate) fn begin() -> Trial {
         let over = Arc::new(RwLock::new(()));
         let _held = over.write();
-        let start = |_| {
+        let mut trial = Trial { threads: Vec::with_capacity(THREADS_MIN), error: None };
+        for _ in 0..THREADS_MIN {
             let over = Arc::clone(&over);
-            Builder::new().stack_size(THREAD_STACK_BYTES).spawn(move || drop(over.read()))
-        };
-        Trial((0..THREADS_MIN).map(start).collect())
+            match Builder::new().stack_size(THREAD_STACK_BYTES).spawn(move || drop(over.read())) {
+                Ok(thread) => trial.threads.push(thread),
+                Err(error) => {
+                    trial.error = Some(error);
+                    break;
+                }
+            }
+        }
+        trial
     }
 
     /// Waits until none is left, and says why they could not all be had.
-    fn end(self) -> io::Result<()> {
-        for thread in self.0? {
+    fn end(mut self) -> io::Result<()> {
+        self.error.take().map_or(Ok(()), Err)
+    }
+}
+
+/// Waits until none is left: what follows may have to be the only thread.
+impl Drop for Trial {
+    fn drop(&mut self) {
+        for thread in self.threads.drain(..) {
             // It has nothing to panic about.
             let _ended = thread.join();
         }
-        Ok(())
     }
 }
 
