@@ -1,10 +1,10 @@
 //! What this generation has under way, so that one that drains can say what it waits for: which kind, since when, which
 //! path.
 //!
-//! Entering costs a request no lock and no allocation, and shares no memory with other threads while there is room: each
-//! takes one of its team's fixed number of slots, near the last one that it had. A run of slots comes into being when one
-//! of them is first looked at. Requests for which there is no slot are counted only. Whoever
-//! asks reads all slots, and passes over one that changes that very moment.
+//! Entering costs a request no lock, and shares no memory with other threads while there is room: each takes one of its
+//! team's fixed number of slots, near the last one that it had. A run of slots comes into being when one of them is first
+//! looked at. Requests for which there is no slot are counted only. Whoever asks reads all slots, and passes over one that
+//! changes that very moment.
 //!
 //! The hook for whoever serves connections is [`Waits::enter`]: it is called once for each request (or stream, or
 //! upgraded connection), and the [`Entry`] is kept until that is over; [`Entry::becomes`] says that it has come further,

@@ -6,7 +6,7 @@
 //! | Handshake  | nothing: it is held where TLS is spoken | its last byte, handshake timeout, a phase, plain HTTP | cannot be |
 //! | Idle       | nothing, at most half an empty line   | bytes, idle timeout, phase, the client's close | itself   |
 //! | Head       | the bytes received of its head        | its last byte, head timeout, a refusal        | Idle, with them read ahead |
-//! | Request    | the request, while the handler runs   | the handler's answer, a refusal, a client that is gone | cannot be |
+//! | Request    | its head, then what it was decoded to, while the handler runs | the handler's answer, a refusal, a client that is gone | cannot be |
 //! | Response   | the plan of what is left to be sent   | its last byte, write timeout, a broken body, a client that is gone | Rest, where the client would be waited for and the plan can be told |
 //! | Rest       | the plan of what another process left | as Response                                   | itself    |
 //! | Upgraded   | nothing; the handler has the stream   | the handler's drop of the stream              | cannot be |

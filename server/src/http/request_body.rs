@@ -31,12 +31,13 @@ pub(super) fn attach(
     expects_continue: bool,
     limits: &Limits,
 ) {
-    let Some(message) = wire.begin_request(framing, expects_continue, limits) else { return };
     let (length, trailers) = match framing {
+        // Whoever has answered the request before has ended its message: no reader has the number that is now.
+        Framing::None => return,
         Framing::Length(length) => (usize::try_from(length).ok(), None),
         Framing::Chunked => (None, Some(request.send_trailers())),
-        Framing::None => return,
     };
+    let message = wire.begin_request(framing, expects_continue, limits);
     // Setting a body makes up a Content-Type where the client sent none.
     let typed = request.header("content-type").is_some();
     let reader = BodyReader { wire: Arc::downgrade(wire), message, trailers, ahead: Vec::new(), at: 0, end: 0 };

@@ -51,6 +51,7 @@ struct Alarm {
 #[derive(Debug)]
 pub(crate) struct Timer {
     at: Instant,
+    /// Its place among those that are set, once somebody waits for it.
     entry: Option<(Key, Arc<Alarm>)>,
 }
 

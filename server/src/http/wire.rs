@@ -88,7 +88,7 @@ impl Wire {
     }
 
     /// Receives once, without waiting, and then does the same. Nothing at the end of the stream.
-    pub(super) fn receive_first(&self) -> io::Result<Option<Result<bool, Refusal>>> {
+    pub(super) fn receive_and_skip(&self) -> io::Result<Option<Result<bool, Refusal>>> {
         let received = &mut self.transport.received();
         match self.transport.receive_behind(received) {
             Ok(0) => Ok(None),
@@ -131,17 +131,9 @@ impl Wire {
         self.incoming().body.as_ref().and_then(RequestBody::fault)
     }
 
-    /// Begins a request with a body of this framing. If that is one, it returns the message's number, which its body's reader
-    /// has to show.
-    pub(super) fn begin_request(&self, framing: Framing, expects_continue: bool, limits: &Limits) -> Option<u64> {
-        // Behind a message that was ended no reader has the number that is now: one without a body needs none.
-        if framing == Framing::None && !self.has_body() {
-            return None;
-        }
-        let body = RequestBody::new(framing, expects_continue, limits);
-        let has_body = body.is_some();
-        let message = self.begin_message(body);
-        has_body.then_some(message)
+    /// Begins a request with a body of this framing. It returns the message's number, which its body's reader has to show.
+    pub(super) fn begin_request(&self, framing: Framing, expects_continue: bool, limits: &Limits) -> u64 {
+        self.begin_message(RequestBody::new(framing, expects_continue, limits))
     }
 
     /// Ends the message: a reader that is left reads nothing any more.

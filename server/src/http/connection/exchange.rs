@@ -90,7 +90,7 @@ impl<'a, H: Handler> Connection<'a, H> {
         if !matches!(handled, Handled::Screened) {
             let fault = self.wire.fault();
             if answer.response.is_none() {
-                answer.response = Some(instead(error.as_ref(), fault));
+                answer.response = Some(instead(error.take().as_ref(), fault));
             }
             answer.close = answer.close.or_else(|| fault.map(reason_of));
         }

@@ -57,7 +57,7 @@ impl<H: Handler> Connection<'_, H> {
             let attempt = (std::mem::take(&mut self.fresh) && self.requests == 0) || noticed || crowded;
             let wake = if attempt { Wake::Readable } else { self.wait(call.as_mut()).await };
             match wake {
-                Wake::Readable => match self.wire.receive_first() {
+                Wake::Readable => match self.wire.receive_and_skip() {
                     Ok(Some(found)) => begun = found,
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                         // That was the last look: no request has reached us, so none is lost. Only a client that has

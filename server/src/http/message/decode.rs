@@ -1,8 +1,8 @@
 //! From a checked head to a request: the one place where async-h1 reads.
 //!
 //! `async_h1::server::decode` gets one head from memory, never a connection, and no more of it than makes the request:
-//! method, host and URL, in absolute form, which says the scheme as well. All other header lines were checked before and
-//! go into the request right away, and so does the URL of plain host and target. So it never sees what it would act on
+//! method, host and, unless that is plain, the URL, in absolute form, which says the scheme as well. All other header lines
+//! were checked before and go into the request right away, and so does a plain URL. So it never sees what it would act on
 //! (framing and Expect: bodies are read by this crate, and its own 100-continue would start a second runtime), nothing is
 //! parsed twice, and its bounds on heads are not ours.
 
@@ -23,10 +23,11 @@ use super::head::Head;
 use super::refusal::Refusal;
 use super::url;
 
-/// The longest target that travels through async-h1, whose heads have less than 8 KiB; a longer one is set afterwards.
+/// The longest target that travels through async-h1, whose heads have less than 8 KiB; a longer one is set afterwards, as a
+/// plain one is.
 const DECODED_TARGET_BYTES_MAX: usize = 4 * 1024;
 
-/// What async-h1 parses where the URL is made here: nothing takes it less.
+/// What async-h1 parses where the URL is made here: no other takes it less time.
 const PLACEHOLDER: &str = "http://a/";
 
 /// What stands in the URL instead of a host that its library does not take. It is nobody's name (RFC 6761, section 6.4).
@@ -309,6 +310,14 @@ mod tests {
 
     #[test]
     fn heads_beyond_the_limits_of_async_h1_get_through_whole() {
+        // What a URL writes in another way is not plain.
+        for changed in ["", "{"] {
+            let head = format!("GET /{}{changed}?{}' HTTP/1.1\r\nHost: a\r\n\r\n", "p".repeat(5000), "q".repeat(2000));
+            let request = decoded(head.as_bytes());
+            assert_eq!(request.url().path().strip_suffix("%7B").map_or(5001, str::len), 5001);
+            assert_eq!(request.url().query().map(str::len), Some(2003));
+            assert_eq!(request.ext().get::<Target>().expect("a target").path().len(), 5001 + changed.len());
+        }
         let mut head = format!("GET /{} HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n", "p".repeat(5000));
         for n in 0..90 {
             let _ = write!(head, "X-{n}: {}\r\n", "v".repeat(100));

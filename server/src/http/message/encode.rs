@@ -165,7 +165,7 @@ fn now() -> [u8; 29] {
     thread_local! {
         static LAST: Cell<(u64, [u8; 29])> = const { Cell::new((0, *b"Thu, 01 Jan 1970 00:00:00 GMT")) };
     }
-    // A clock that goes by ticks is read in a fifth of the time.
+    // A clock that goes by ticks, of 10 ms at the most, is read in a fifth of the time.
     let seconds = clock_gettime(ClockId::RealtimeCoarse).tv_sec.try_into().unwrap_or(0);
     let (mut last, mut text) = LAST.get();
     if last != seconds {

@@ -59,7 +59,7 @@ const CHANGED_IN_PATH: u8 = 1 << 3;
 const CHANGED_IN_QUERY: u8 = 1 << 4;
 /// What a segment begins with that may be no name but a step: `.`, `..` or one of them encoded.
 const STEP: u8 = 1 << 5;
-/// The slash before a segment.
+/// The slash before a segment: the bit above [`STEP`], so that the one before a byte meets the other in it.
 const SLASH: u8 = STEP << 1;
 /// It may stand in the name of a host.
 const IN_NAME: u8 = 1 << 7;

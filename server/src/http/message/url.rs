@@ -7,6 +7,7 @@
 use std::marker::PhantomData;
 use std::mem;
 use std::net::Ipv4Addr;
+use std::sync::LazyLock;
 
 use http_types::Url;
 use serde::de::value::Error;
@@ -17,18 +18,36 @@ use serde::forward_to_deserialize_any;
 
 use super::target::Target;
 
+/// Whether the library keeps the parts of a URL as they are given to it here. Another version of it may have them in another
+/// order; then all URLs are parsed.
+static IS_KEPT_SO: LazyLock<bool> = LazyLock::new(|| {
+    ["a.example:8080", "192.0.2.1", "a"].into_iter().all(|host| {
+        let made = put_together(true, host, "/p?q", Some(2));
+        let parsed = Url::parse(&format!("https://{host}/p?q")).ok();
+        let parts = |url: &Url| {
+            let (username, fragment) = (url.username().len(), url.fragment().map(str::len));
+            let [host, path] = [url.host_str(), Some(url.path())].map(|part| part.map(str::to_owned));
+            (url.to_string(), url.scheme().len(), username, host, url.port(), path, url.query().map(str::len), fragment)
+        };
+        made.as_ref().map(parts) == parsed.as_ref().map(parts)
+    })
+});
+
 /// The URL of a target on a host, if both are plain.
 pub(crate) fn plain(secured: bool, host: &str, target: &Target) -> Option<Url> {
-    if !target.is_plain() {
-        return None;
-    }
+    let is_plain = target.is_plain() && *IS_KEPT_SO;
+    is_plain.then(|| put_together(secured, host, target.as_str(), target.query_at())).flatten()
+}
+
+/// The URL of a plain target, whose query is there, on a host, if that is plain as well.
+fn put_together(secured: bool, host: &str, target: &str, query_at: Option<usize>) -> Option<Url> {
     let (scheme, port_default) = if secured { ("https", 443) } else { ("http", 80) };
     let (name, port) = split(host, port_default)?;
     let kind = if is_domain(name) { Kind::Domain } else { Kind::Address(name.parse::<Ipv4Addr>().ok().map(|_| name)?) };
     let host_at = scheme.len() + "://".len();
     let path_at = host_at + host.len();
-    let mut text = String::with_capacity(path_at + target.as_str().len());
-    for part in [scheme, "://", host, target.as_str()] {
+    let mut text = String::with_capacity(path_at + target.len());
+    for part in [scheme, "://", host, target] {
         text.push_str(part);
     }
     u32::try_from(text.len()).ok()?;
@@ -42,9 +61,8 @@ pub(crate) fn plain(secured: bool, host: &str, target: &Target) -> Option<Url> {
         kind,
         port,
         path_at: at(path_at)?,
-        query_at: target.query_at().and_then(|query_at| at(path_at + query_at)),
+        query_at: query_at.and_then(|query_at| at(path_at + query_at)),
     };
-    // A library that keeps its parts in another way says so here, and parses.
     Url::deserialize_internal(parts).ok()
 }
 
@@ -266,6 +284,16 @@ mod tests {
         for (host, raw) in changed {
             let target = target(raw).expect("a valid target");
             assert!(plain(false, host, &target).is_none(), "{host} {raw}");
+        }
+        let root = target("/").expect("a valid target");
+        assert!(plain(true, "a:443", &root).is_none());
+    }
+
+    #[test]
+    fn a_port_is_left_out_for_its_own_scheme_only_and_names_may_be_long() {
+        let (label, name) = ("a".repeat(64), "a.".repeat(150) + "a");
+        for (secured, host) in [(true, "a:80"), (false, "a:443"), (true, &label), (false, &name)] {
+            assert!(agrees(secured, host, "/").expect("the same"), "{host}");
         }
     }
 
