@@ -373,9 +373,9 @@ fn begin_reload() -> Step {
 }
 
 fn stop(trigger: Trigger) -> Step {
-    let mut actions = vec![Action::CancelTimer, Action::NotifyStopping, Action::TellOlder, Action::BeginStop];
-    if trigger == Trigger::Command {
-        actions.push(Action::AnswerStopping);
-    }
+    let mut actions = vec![Action::CancelTimer, Action::NotifyStopping, Action::TellOlder];
+    // The application may have asked for a client of its own, whose connection drains then.
+    actions.extend((trigger == Trigger::Command).then_some(Action::AnswerStopping));
+    actions.push(Action::BeginStop);
     (State::Stopping { drained: false, successor: false }, actions)
 }
