@@ -2,13 +2,14 @@
 //!
 //! The flags of `serve` are declared in `config`, since what they mean is there; all others here.
 
+use std::collections::HashSet;
 use std::env;
 use std::ffi::{OsStr, OsString};
 use std::fmt::{self, Write as _};
 use std::path::Path;
 use std::time::Duration;
 
-use clap::{Arg, ArgAction, Args, Command as Clap, CommandFactory, Parser, Subcommand};
+use clap::{Arg, ArgAction, Args, Command as Clap, CommandFactory, Id, Parser, Subcommand};
 
 use crate::config::{AppArgs, ServeArgs};
 use crate::program::exit;
@@ -68,12 +69,13 @@ fn with_own_flags(command: Clap, package: &Package) -> Clap {
     for id in own.get_arguments().map(Arg::get_id) {
         command = command.mut_arg(id, |flag| as_key(flag, package));
     }
-    if !package.has_default_app {
-        for id in AppArgs::augment_args(Clap::new("app")).get_arguments().map(Arg::get_id) {
-            command = command.mut_arg(id, |flag| flag.hide(true));
-        }
+    if package.has_default_app {
+        return command;
     }
-    command
+    // All in one pass: to change one flag by its name, clap moves all that stand behind it, twice.
+    let of_app = AppArgs::augment_args(Clap::new("app"));
+    let of_app: HashSet<&Id> = of_app.get_arguments().map(Arg::get_id).collect();
+    command.mut_args(|flag| if of_app.contains(flag.get_id()) { flag.hide(true) } else { flag })
 }
 
 /// Each flag's id, and what is typed for it.
