@@ -139,6 +139,9 @@ impl<H> fmt::Debug for Context<H> {
 /// it gave has nothing to give, its future and the body are dropped: what has to be finished all the same belongs into a
 /// task of its own. A client that only sends no more is answered.
 ///
+/// A `content-type` is best inserted before the body is set: where there is none, `http-types` writes down the body's, which
+/// takes a twentieth of the instructions of a small request.
+///
 /// It is implemented for every `Fn(Request) -> impl Future<Output = http_types::Result<Response>> + Send`.
 pub trait Handler: Send + Sync {
     /// Answers a request.

@@ -7,7 +7,7 @@ use std::{io, process::ExitCode, time::Duration};
 
 use bench::answer::{EVENTS, Fixed, TEXT, event, fixed, interval, tagged};
 use futures_lite::io::Cursor;
-use http_types::{Body, Request, Response, StatusCode};
+use http_types::{Body, Request, Response, StatusCode, headers::CONTENT_TYPE};
 use mimalloc::MiMalloc;
 use server::{
     Program,
@@ -35,6 +35,8 @@ fn answer(request: &Request) -> Response {
     let target = request.ext().get::<Target>();
     let path = target.map_or("/", Target::path);
     let mut response = Response::new(StatusCode::Ok);
+    // Before the body, for which http-types would write down a type of its own.
+    response.insert_header(CONTENT_TYPE, TEXT);
     match fixed(path) {
         Fixed::Bytes(bytes) => {
             response.set_body(Body::from_reader(Cursor::new(bytes), Some(bytes.len())));
@@ -49,12 +51,10 @@ fn answer(request: &Request) -> Response {
             let every = interval(target.and_then(Target::query));
             let milliseconds = u64::try_from(every.as_millis()).unwrap_or(u64::MAX);
             stream(&mut response, STATE, [0, milliseconds].map(u64::to_le_bytes).concat());
-            response.insert_header("content-type", EVENTS);
-            return response;
+            response.insert_header(CONTENT_TYPE, EVENTS);
         }
         Fixed::None => response.set_status(StatusCode::NotFound),
     }
-    response.insert_header("content-type", TEXT);
     response
 }
 
