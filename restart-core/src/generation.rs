@@ -155,10 +155,10 @@ impl Generation {
 impl Generation {
     /// Says that the application is ready: from now on clients are accepted. Said again, it changes nothing.
     ///
-    /// Each listener has to be served by then: it waits, for 5 s at the most, until [`Listener::accept`],
-    /// [`Listener::accept_on`] or [`Listener::client_comes`] was polled on each, or [`Listener::leave_unserved`] called;
-    /// before this word an accept just waits. Where nobody does, it fails and names the listeners: a reload would have led
-    /// their clients to somebody who does not answer. Nothing was said to the predecessor then, and it can be called again.
+    /// Each listener has to be served by then: it waits, for 5 s at the most, until [`Listener::accept`] or
+    /// [`Listener::accept_on`] was polled on each, or [`Listener::leave_unserved`] called; before this word an accept just
+    /// waits. Where nobody does, it fails and names the listeners: a reload would have led their clients to somebody who does
+    /// not answer. Nothing was said to the predecessor then, and it can be called again.
     ///
     /// It fails as well where the [`Driver`](crate::Driver) is not polled within the same time, or has ended, as after a
     /// stop.

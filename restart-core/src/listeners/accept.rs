@@ -302,9 +302,7 @@ impl Listener {
                     self.refuse_from_now_on(state);
                     return None;
                 }
-                Err(Errno::AGAIN) => {
-                    self.readable_or_changed(reactor, state).await;
-                }
+                Err(Errno::AGAIN) => self.readable_or_changed(reactor, state).await,
                 Err(Errno::CONNABORTED | Errno::INTR | Errno::PROTO) => {}
                 // The predecessor of this generation may have, as the service stops: the gate closes in a moment then.
                 Err(Errno::INVAL) if self.gate_changes_soon(reactor, state).await => {}
@@ -319,28 +317,6 @@ impl Listener {
             log::warn!("cannot accept on {}: {error}; trying again", self.address);
         }
         reactor.sleep(ERROR_PAUSE).await;
-    }
-
-    /// Waits until a client waits to be accepted by this generation, for an application that has to make room before it
-    /// accepts one. Another generation may be faster: then [`accept`](Listener::accept) waits for the next one. `false`
-    /// where none will come any more, as [`accept`](Listener::accept) has it.
-    pub async fn client_comes(&self) -> bool {
-        self.gate.note_served();
-        loop {
-            let state = self.gate.get();
-            if state == GateState::Closed {
-                self.gate.changed(state).await;
-            } else if state.ends() {
-                if self.client_waits() {
-                    return true;
-                }
-                self.refuse_from_now_on(state);
-                return false;
-            } else if self.readable_or_changed(&mut AsyncIo, state).await {
-                // A socket that has failed is readable as well: accepting tells.
-                return true;
-            }
-        }
     }
 
     /// Notes an error, and says whether the last one is so long ago that this one is news.
@@ -416,19 +392,14 @@ impl Listener {
         or(room, changed).await
     }
 
-    /// Waits until the socket is readable, or the gate in another state than `seen`. Says whether it is readable.
-    async fn readable_or_changed(&self, reactor: &mut impl Reactor, seen: GateState) -> bool {
+    /// Waits until the socket is readable, or the gate in another state than `seen`.
+    async fn readable_or_changed(&self, reactor: &mut impl Reactor, seen: GateState) {
         let changed = async {
             self.gate.changed(seen).await;
-            Ok(false)
+            Ok(())
         };
-        let readable = async { reactor.readable(self).await.map(|()| true) };
-        match or(readable, changed).await {
-            Ok(readable) => readable,
-            Err(error) => {
-                self.pause_after(reactor, &error).await;
-                false
-            }
+        if let Err(error) = or(reactor.readable(self), changed).await {
+            self.pause_after(reactor, &error).await;
         }
     }
 
@@ -541,21 +512,6 @@ mod tests {
         });
     }
 
-    #[test]
-    fn a_client_is_seen_before_it_is_accepted_and_only_while_the_gate_is_open() {
-        let listener = listener();
-        let mut comes = Box::pin(listener.client_comes());
-        block_on(async {
-            let _client = connect(&listener);
-            assert!(poll_once(&mut comes).await.is_none(), "the gate is closed");
-            listener.open();
-            assert!(comes.await);
-            assert!(listener.client_waits());
-            listener.accept().await.unwrap();
-            assert!(poll_once(Box::pin(listener.client_comes())).await.is_none());
-        });
-    }
-
     /// async-io, with room for so many clients.
     struct Rooms(usize);
 
@@ -619,7 +575,7 @@ mod tests {
         block_on(async {
             listener.accept().await.unwrap();
             listener.accept().await.unwrap();
-            assert!(listener.accept().await.is_none() && !listener.client_comes().await);
+            assert!(listener.accept().await.is_none());
         });
         let Address::Tcp(address) = listener.address() else { panic!("{:?}", listener.address()) };
         assert_eq!(TcpStream::connect(address).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
