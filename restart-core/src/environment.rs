@@ -305,11 +305,8 @@ fn left_over(time: Duration, mut look: impl FnMut() -> Vec<String>) -> Vec<Strin
 }
 
 /// The names of some of the threads that this process has beside its main one.
-///
-/// The kernel counts each thread as a link of the directory of all, beside the two that any directory has. So one call tells
-/// that there is no other, and the list, which takes five, is for the names.
 fn threads_beside() -> Vec<String> {
-    if std::fs::metadata("/proc/self/task").is_ok_and(|tasks| tasks.nlink() == 3) {
+    if sys::has_one_thread() {
         return Vec::new();
     }
     let own = std::process::id().to_string();

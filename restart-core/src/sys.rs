@@ -9,6 +9,8 @@ use std::ffi::OsStr;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::ptr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -80,7 +82,7 @@ pub(crate) fn peer_uid(socket: BorrowedFd<'_>) -> io::Result<u32> {
 /// Sets or removes a variable of the environment, for this process and those that it starts. It does so only where this
 /// process has no other thread, and says whether it has.
 pub(crate) fn set_variable(name: &str, value: Option<&OsStr>) -> bool {
-    let is_alone = std::fs::read_dir("/proc/self/task").is_ok_and(|threads| threads.count() == 1);
+    let is_alone = has_one_thread();
     if is_alone {
         // SAFETY: no other thread exists that could read the environment meanwhile, as was just seen, and this one does
         // nothing else.
@@ -92,6 +94,16 @@ pub(crate) fn set_variable(name: &str, value: Option<&OsStr>) -> bool {
         }
     }
     is_alone
+}
+
+/// Whether this process is seen to have no thread but the one that asks.
+///
+/// The kernel counts each thread as a link of the directory of all, beside the two that any directory has. So one call tells
+/// that there is no other; the list, which takes five, is for kernels that count otherwise.
+pub(crate) fn has_one_thread() -> bool {
+    let threads = Path::new("/proc/self/task");
+    let is_one = |threads: std::fs::ReadDir| threads.count() == 1;
+    threads.metadata().is_ok_and(|all| all.nlink() == 3) || threads.read_dir().is_ok_and(is_one)
 }
 
 /// Whether a signal is ignored in this process (`sigaction(2)`).
