@@ -132,6 +132,8 @@ pub(crate) fn serve<H: Handler + 'static>(
         keep_alive(listener);
         workers.spawn_in_each(|team| accept(Arc::clone(&shared), listener.clone(), team));
     }
+    // A first client need not wait for them.
+    workers.start_helpers();
     workers.spawn_on_main(take(Arc::clone(&shared)));
     if let Ok(listener) = generation.listener(METRICS_NAME) {
         delay_nothing(&listener);

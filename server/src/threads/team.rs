@@ -97,6 +97,11 @@ impl Team {
         })
     }
 
+    /// How many threads it is for.
+    pub(crate) fn size(&self) -> usize {
+        self.members.len()
+    }
+
     /// Adds a connection. If it panics while it runs, only it ends.
     pub(crate) fn spawn(self: &Arc<Self>, connection: impl Future<Output = ()> + Send + 'static) {
         let team = Arc::clone(self);

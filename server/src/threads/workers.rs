@@ -51,31 +51,40 @@ pub(super) fn sizes(threads: usize) -> impl Iterator<Item = usize> {
 }
 
 impl Workers {
-    /// Starts threads, which outlive the value, until the process ends. Fewer if there can be no more, but never none.
+    /// Makes the teams for so many threads, and starts the first thread of each. They outlive the value, until the process
+    /// ends. Fewer teams if there can be no more threads, but never none.
     pub(crate) fn start(threads: usize) -> io::Result<Workers> {
-        let (mut teams, mut started) = (Vec::new(), 0);
+        let (mut teams, mut before) = (Vec::new(), 0);
         for size in sizes(threads) {
             let number = teams.len();
-            let begun = Team::new(size).map(Arc::new).and_then(|team| {
-                (0..size).try_for_each(|member| {
-                    start_thread(&team, (number, member), started)?;
-                    started += 1;
-                    if member == 0 {
-                        teams.push(Arc::clone(&team));
-                    }
-                    Ok(())
-                })
-            });
-            match begun {
-                Ok(()) => {}
-                Err(error) if started == 0 => return Err(error),
+            let started =
+                Team::new(size).map(Arc::new).and_then(|team| start_thread(&team, (number, 0), before).map(|()| team));
+            match started {
+                Ok(team) => teams.push(team),
+                Err(error) if number == 0 => return Err(error),
                 Err(error) => {
-                    log::warn!("only {started} threads serve: {error}");
+                    log::warn!("only {number} threads serve: {error}");
                     break;
                 }
             }
+            before += size;
         }
         Ok(Workers { main: Executor::new(), teams })
+    }
+
+    /// Starts the other threads of each team, once there is something that they can help with. Fewer if there can be no more.
+    pub(crate) fn start_helpers(&self) {
+        let (mut before, mut serve) = (0, self.teams());
+        for (number, team) in self.teams.iter().enumerate() {
+            for member in 1..team.size() {
+                if let Err(error) = start_thread(team, (number, member), before) {
+                    log::warn!("only {serve} threads serve: {error}");
+                    return;
+                }
+                serve += 1;
+            }
+            before += team.size();
+        }
     }
 
     /// How many teams there are.
@@ -140,12 +149,12 @@ fn is_about_least(own: (usize, usize), least: (usize, usize)) -> bool {
     own.0 <= least.0 + TEAM_THREADS_MAX && own.1 <= least.1 + least.1 / ABOUT + TEAM_THREADS_MAX
 }
 
-/// Starts a thread of a team, by their numbers, after so many others.
+/// Starts a thread of a team, by their numbers, of which teams before it have so many.
 fn start_thread(team: &Arc<Team>, (number, member): (usize, usize), before: usize) -> io::Result<()> {
     let team = Arc::clone(team);
     let serve = move || {
         per_team::join(number);
         team.serve(member)
     };
-    thread::Builder::new().name(format!("reborn-{before}")).spawn(serve).map(drop)
+    thread::Builder::new().name(format!("reborn-{}", before + member)).spawn(serve).map(drop)
 }

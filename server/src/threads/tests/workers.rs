@@ -49,9 +49,16 @@ fn block_threads(workers: &Workers, count: usize) -> Sender<()> {
     end
 }
 
+/// So many threads, all of them.
+fn started(threads: usize) -> Workers {
+    let workers = Workers::start(threads).expect("threads");
+    workers.start_helpers();
+    workers
+}
+
 #[test]
 fn handlers_that_block_hold_up_nobody_while_a_thread_is_left() {
-    let workers = Workers::start(3).expect("threads");
+    let workers = started(3);
     for round in 0..100 {
         let (socket, mut peer) = UnixStream::pair().expect("a pair");
         let (enter, entered) = channel();
@@ -76,7 +83,7 @@ fn handlers_that_block_hold_up_nobody_while_a_thread_is_left() {
 
 #[test]
 fn much_work_is_done_by_all_threads() {
-    let workers = Workers::start(3).expect("threads");
+    let workers = started(3);
     let (sender, receiver) = channel();
     let end = Instant::now() + DEADLINE;
     let mut seen = HashSet::new();
@@ -95,7 +102,7 @@ fn much_work_is_done_by_all_threads() {
 
 #[test]
 fn work_for_one_thread_is_done_by_one() {
-    let workers = Workers::start(3).expect("threads");
+    let workers = started(3);
     let ran = |_| spawn(&workers, async { thread::current().id() }).recv_timeout(DEADLINE).expect("it is run");
     // A leader that the system does not run is replaced: a busy machine may need more than one look.
     let changes = |_| {
@@ -109,7 +116,7 @@ fn work_for_one_thread_is_done_by_one() {
 #[test]
 fn no_event_is_forgotten_however_the_lead_changes() {
     const ROUNDS: u32 = 200;
-    let workers = Workers::start(4).expect("threads");
+    let workers = started(4);
     let echo = |number: u32| {
         let (mut socket, mut peer) = UnixStream::pair().expect("a pair");
         socket.set_nonblocking(true).expect("a socket");
@@ -151,7 +158,7 @@ fn no_event_is_forgotten_however_the_lead_changes() {
 #[test]
 fn tasks_that_only_yield_keep_no_event_out() {
     for blocked in [0, 1] {
-        let workers = Workers::start(blocked + 1).expect("threads");
+        let workers = started(blocked + 1);
         let _blocked = block_threads(&workers, blocked);
         let (end, ended) = channel::<()>();
         let yields = spawn(&workers, async move {
@@ -173,7 +180,7 @@ fn tasks_that_only_yield_keep_no_event_out() {
 
 #[test]
 fn a_probe_finds_out_whether_a_thread_is_left() {
-    let workers = Workers::start(2).expect("threads");
+    let workers = started(2);
     assert!(smol::block_on(workers.probe()));
     let one = block_threads(&workers, 1);
     assert!(smol::block_on(workers.probe()), "a thread is left");
@@ -189,7 +196,7 @@ fn a_probe_finds_out_whether_a_thread_is_left() {
 
 #[test]
 fn a_probe_passes_all_tasks_that_wait() {
-    let workers = Workers::start(1).expect("threads");
+    let workers = started(1);
     let blocked = block_threads(&workers, 1);
     for _ in 0..100 {
         workers.spawn(|_| async { thread::sleep(PROBE_TIMEOUT) });
@@ -207,7 +214,7 @@ fn a_probe_passes_all_tasks_that_wait() {
 
 #[test]
 fn a_task_that_panics_takes_no_thread_along() {
-    let workers = Workers::start(1).expect("threads");
+    let workers = started(1);
     let panics = spawn(&workers, async { panic!("on purpose") });
     assert_eq!(panics.recv_timeout(DEADLINE), Err(RecvTimeoutError::Disconnected));
     spawn(&workers, async {}).recv_timeout(DEADLINE).expect("others are run");
@@ -239,7 +246,7 @@ fn deal(workers: &Workers, held: &smol::channel::Receiver<()>) -> Receiver<()> {
 
 #[test]
 fn connections_are_dealt_to_who_has_the_fewest() {
-    let workers = Workers::start(10).expect("threads");
+    let workers = started(10);
     let mut many: Vec<_> = (0..3).map(|_| workers.teams[0].place()).collect();
     many.iter_mut().for_each(Place::begin);
     let (hold, held) = smol::channel::bounded(1);
@@ -255,7 +262,7 @@ fn connections_are_dealt_to_who_has_the_fewest() {
 
 #[test]
 fn a_team_whose_threads_all_hang_gets_hardly_any_more_connections() {
-    let workers = Workers::start(8).expect("threads");
+    let workers = started(8);
     let hung: Vec<_> = (0..4).map(|_| block_team(&workers, 0)).collect();
     let (hold, held) = smol::channel::bounded(1);
     for _ in 0..100 {
@@ -282,7 +289,7 @@ fn block_team(workers: &Workers, team: usize) -> Sender<()> {
 
 #[test]
 fn a_probe_asks_each_team() {
-    let workers = Workers::start(8).expect("threads");
+    let workers = started(8);
     assert!(smol::block_on(workers.probe()));
     let hung: Vec<_> = (0..4).map(|_| block_team(&workers, 1)).collect();
     assert!(!smol::block_on(workers.probe()), "a team is left out");
@@ -292,7 +299,7 @@ fn a_probe_asks_each_team() {
 #[test]
 fn a_connection_that_a_team_accepts_stays_there_unless_another_has_much_less_to_do() {
     const KEPT: usize = 5;
-    let workers = Arc::new(Workers::start(5).expect("threads"));
+    let workers = Arc::new(started(5));
     assert_eq!(workers.teams(), 2);
     let (sender, receiver) = channel();
     workers.spawn_in_each(|team| {
@@ -314,7 +321,7 @@ fn a_connection_that_a_team_accepts_stays_there_unless_another_has_much_less_to_
 
 #[test]
 fn a_client_is_accepted_by_a_team_that_has_a_thread_left_whichever_it_is() {
-    let workers = Workers::start(8).expect("threads");
+    let workers = started(8);
     let listener = Arc::new(TcpListener::bind("127.0.0.1:0").expect("a port"));
     listener.set_nonblocking(true).expect("a socket");
     let (sender, accepted) = channel();
