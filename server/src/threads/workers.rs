@@ -11,6 +11,7 @@
 use std::future::Future;
 use std::io;
 use std::panic::AssertUnwindSafe;
+use std::pin::pin;
 use std::process;
 use std::sync::Arc;
 use std::thread;
@@ -94,6 +95,8 @@ impl Workers {
 
     /// Runs a future, and what is no connection, on the main thread, until the future ends.
     pub(crate) fn run<T>(&self, future: impl Future<Output = T>) -> T {
+        // Pinned here, it stays where it is: what runs it would be made with copies of it, on a stack of 70 KiB.
+        let future = pin!(future);
         smol::block_on(self.main.run(future))
     }
 
