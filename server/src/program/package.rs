@@ -58,7 +58,10 @@ impl Package {
 
     /// This program's variable for one of `reborn`.
     pub(crate) fn own_variable(&self, variable: &str) -> String {
-        variable.strip_prefix(VARIABLE_PREFIX).map_or_else(|| variable.to_owned(), |id| self.variable(id))
+        match variable.strip_prefix(VARIABLE_PREFIX) {
+            Some(id) if self.name != NAME => self.variable(id),
+            _ => variable.to_owned(),
+        }
     }
 
     fn variable_prefix(&self) -> String {

@@ -35,7 +35,8 @@ pub(crate) fn command_of(package: &Package) -> Clap {
     for (name, footer) in footers(package) {
         command = command.mut_subcommand(name, |sub| {
             let sub = sub.after_help(package.named(&footer));
-            let sub = if TAKES_CONFIGURATION.contains(&name) { with_own_flags(sub, package) } else { sub };
+            let is_server = TAKES_CONFIGURATION.contains(&name);
+            let sub = if is_server { with_app_flags_hidden(with_own_flags(sub, package), package) } else { sub };
             sub.mut_args(|flag| adapt(flag, package))
         });
     }
@@ -46,7 +47,10 @@ pub(crate) fn command_of(package: &Package) -> Clap {
 /// commands, and without what stands in the help only. A start waits for it.
 pub(crate) fn command_to_serve(package: &Package) -> Clap {
     let serve = with_own_flags(ServeArgs::augment_args(Clap::new(SERVE)), package);
-    let serve = serve.mut_args(|flag| adapt(flag, package));
+    let stays =
+        |flag: &Arg| flag.get_env().is_none_or(|name| own_variable(name, package).is_some_and(|own| name == &*own));
+    // To change flags, clap makes its list of them anew, which takes as long as to declare them.
+    let serve = if serve.get_arguments().all(stays) { serve } else { serve.mut_args(|flag| adapt(flag, package)) };
     Clap::new(package.name.clone()).subcommand_required(true).subcommand(serve)
 }
 
@@ -56,9 +60,12 @@ pub(crate) const SERVE: &str = "serve";
 /// The commands that take the flags of `serve`, and the program's own.
 const TAKES_CONFIGURATION: [&str; 2] = [SERVE, "check"];
 
-/// The command with the program's own flags, and without those of an application that it does not have.
+/// The command with the program's own flags.
 fn with_own_flags(command: Clap, package: &Package) -> Clap {
     let own = (package.flags)(Clap::new("own"));
+    if own.get_arguments().next().is_none() {
+        return command;
+    }
     let (ours, theirs) = (names(&command), names(&own));
     if let Some(taken) = theirs.iter().find(|name| ours.contains(name)) {
         panic!("{}: the flag {taken:?} is one that every server has: give it another name", package.name);
@@ -69,6 +76,11 @@ fn with_own_flags(command: Clap, package: &Package) -> Clap {
     for id in own.get_arguments().map(Arg::get_id) {
         command = command.mut_arg(id, |flag| as_key(flag, package));
     }
+    command
+}
+
+/// The command whose help is without the flags of an application that the program does not have.
+fn with_app_flags_hidden(command: Clap, package: &Package) -> Clap {
     if package.has_default_app {
         return command;
     }
@@ -283,9 +295,17 @@ fn adapt(argument: Arg, package: &Package) -> Arg {
     let takes_value = argument.get_action().takes_values();
     let argument = argument.allow_negative_numbers(takes_value).hide_env(true);
     let Some(variable) = argument.get_env() else { return argument };
-    let variable = package.own_variable(&variable.to_string_lossy());
-    let is_empty = env::var_os(&variable).is_some_and(|value| value.is_empty());
-    if is_empty { argument.env(None::<&'static str>) } else { argument.env(variable) }
+    match own_variable(variable, package) {
+        Some(variable) => argument.env(variable),
+        None => argument.env(None::<&'static str>),
+    }
+}
+
+/// The program's variable in the place of one of `reborn`'s, unless it is empty.
+fn own_variable(variable: &OsStr, package: &Package) -> Option<String> {
+    let own = package.own_variable(&variable.to_string_lossy());
+    let is_empty = env::var_os(&own).is_some_and(|value| value.is_empty());
+    (!is_empty).then_some(own)
 }
 
 const APP_FIRST_STEPS: &str = "\
