@@ -13,7 +13,7 @@ use async_executor::{Executor, Task};
 use super::sources::Input;
 
 /// Inputs that wait for the driver; a source that has more waits itself.
-pub(super) const INPUTS_MAX: usize = 256;
+pub(super) const INPUTS_MAX: usize = 32;
 
 /// Clones share everything.
 #[derive(Clone)]
