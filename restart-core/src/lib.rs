@@ -152,7 +152,7 @@ pub use error::Error;
 pub use formats::Formats;
 pub use generation::Generation;
 pub use listeners::{Accepted, BindStage, Listener, Origin, Reactor};
-pub use memory::resident_memory;
+pub use memory::{resident_memory, share_c_heap};
 pub use predecessor::{State, decline};
 pub use settings::{
     DRAIN_TIMEOUT_DEFAULT, MAX_DRAINING_DEFAULT, MAX_DRAINING_MAX, PROBATION_DEFAULT, READY_TIMEOUT_DEFAULT,

@@ -106,6 +106,15 @@ pub(crate) fn has_one_thread() -> bool {
     threads.metadata().is_ok_and(|all| all.nlink() == 3) || threads.read_dir().is_ok_and(is_one)
 }
 
+/// Has all threads take what they ask of malloc(3) from one heap (`mallopt(3)`).
+pub(crate) fn share_heap() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: the call takes two integers, and changes only from which of its heaps glibc serves a thread's first request.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 1);
+    }
+}
+
 /// Whether a signal is ignored in this process (`sigaction(2)`).
 pub(crate) fn is_ignored(signal: i32) -> io::Result<bool> {
     let mut old = MaybeUninit::<libc::sigaction>::uninit();

@@ -9,5 +9,7 @@ use mimalloc::MiMalloc;
 static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
+    // Beside mimalloc, glibc's heaps serve hardly more than its own start of each thread.
+    server::share_c_heap();
     server::run_default()
 }

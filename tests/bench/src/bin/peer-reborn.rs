@@ -17,11 +17,12 @@ use server::{
 /// The name of the event streams' state: the last event's number and the milliseconds between two, eight bytes each.
 const STATE: &str = "events/1";
 
-/// As `reborn` itself has it.
+/// As `reborn` itself has it, and its one heap beside.
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
+    server::share_c_heap();
     let is_first = !std::env::args().any(|argument| argument == "-g");
     let mebibytes = std::env::var("BENCH_BALLAST_MIB").ok().and_then(|text| text.parse::<usize>().ok());
     let ballast = vec![1_u8; mebibytes.filter(|_| is_first).unwrap_or(0) << 20];
