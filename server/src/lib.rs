@@ -23,5 +23,5 @@ mod version;
 mod waits;
 
 pub use program::{NoFlags, Program, Startup, cli, exit, run, run_default};
-pub use restart_core::State;
+pub use restart_core::{Allocator, State};
 pub use version::VERSION;
