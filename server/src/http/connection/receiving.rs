@@ -7,7 +7,7 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use event_listener::EventListener;
-use http_types::{Method, StatusCode};
+use http_types::{Method, Request, StatusCode};
 use restart_core::Phase;
 
 use super::state::{Answer, Closed, Connection, Message, State};
@@ -131,8 +131,12 @@ impl<H: Handler> Connection<'_, H> {
         }
     }
 
-    /// Lets a head of so many bytes pass, or refuses it.
-    pub(super) fn message(&mut self, length: usize) -> Result<Message, Refusal> {
+    /// Lets a head of so many bytes pass, or refuses it. Its request is made in the `place`.
+    pub(super) fn message<'p>(
+        &mut self,
+        length: usize,
+        place: &'p mut Option<Request>,
+    ) -> Result<Message<'p>, Refusal> {
         let limits = &self.context.limits;
         let buffer = &mut self.wire.transport.received();
         let mut head = head::check(&buffer.filled()[..length], limits)?;
@@ -147,7 +151,7 @@ impl<H: Handler> Connection<'_, H> {
         let manner = Manner { method: head.method, old: head.old, close: false };
         let (keep_alive, framing, expects_continue) = (head.keep_alive, head.framing, head.expects_continue);
         let may_upgrade = head.upgrade.then(|| head.may_upgrade());
-        let request = decode::request(head, told.https.unwrap_or(self.tls.is_some()))?;
+        let request = decode::request(head, told.https.unwrap_or(self.tls.is_some()), place)?;
         let client = told.client;
         buffer.consume(length);
         if framing == Framing::None {

@@ -46,9 +46,9 @@ pub(super) enum Closed {
     Lingering(Reason),
 }
 
-/// A request whose head has passed.
-pub(super) struct Message {
-    pub(super) request: Request,
+/// A request whose head has passed: the request, in its place, and what else the head says.
+pub(super) struct Message<'a> {
+    pub(super) request: &'a mut Request,
     pub(super) framing: Framing,
     pub(super) expects_continue: bool,
     pub(super) keep_alive: bool,
