@@ -10,6 +10,7 @@ use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::fmt::Write;
 use std::io;
+use std::mem;
 use std::option;
 use std::pin::{Pin, pin};
 use std::sync::LazyLock;
@@ -36,17 +37,18 @@ const UNKNOWN_HOST: &str = "host.invalid";
 /// A request of more fields gets room for all that browsers send.
 const FIELDS_FEW: usize = 7;
 
-/// No headers, and room for 28.
+/// Host, without a value, and room for 27 more headers.
 static ROOM: LazyLock<Headers> = LazyLock::new(|| {
-    let mut headers = Trailers::new();
+    let mut roomy = Trailers::new();
     let names = || (0..15).map(|number| format!("x-{number}"));
     for name in names() {
-        headers.insert(name.as_str(), "");
+        roomy.insert(name.as_str(), "");
     }
+    roomy.insert(headers::HOST, &[][..]);
     for name in names() {
-        headers.remove(name.as_str());
+        roomy.remove(name.as_str());
     }
-    Headers::clone(&headers)
+    Headers::clone(&roomy)
 });
 
 const REFUSED: Refusal = Refusal::bad("a Host or target that makes no URL");
@@ -71,8 +73,9 @@ pub(crate) fn request<'a>(
     }
     let request = place.as_mut().ok_or(REFUSED)?;
     if head.fields.len() > FIELDS_FEW {
-        make_room(request, head.host);
-    } else if head.host.is_none() {
+        make_room(request);
+    }
+    if head.host.is_none() {
         request.remove_header(headers::HOST);
     }
     take_fields(request, &head.fields, head.is_ascii);
@@ -107,13 +110,14 @@ fn request_for<'a>(
 }
 
 /// Gives a request's headers, of which Host is the only one, room at once. As they grow, all names are hashed anew each time;
-/// a clone keeps the room of what it is of, and http-types has no other way to ask for some.
-fn make_room(request: &mut Request, host: Option<&str>) {
-    let mut roomy = ROOM.clone();
-    if let Some(host) = host {
-        roomy.insert(headers::HOST, host);
+/// a clone keeps the room of what it is of, and http-types has no other way to ask for some. The clone has a Host already, so
+/// that only its value changes places.
+fn make_room(request: &mut Request) {
+    let headers: &mut Headers = request.as_mut();
+    let before = mem::replace(headers, ROOM.clone());
+    for ((_, place), (_, values)) in headers.iter_mut().zip(before) {
+        *place = values;
     }
-    *request.as_mut() = roomy;
 }
 
 /// Puts all header lines but Host into the request, in their order.
