@@ -85,8 +85,9 @@ impl<H: Handler> Connection<'_, H> {
         }
     }
 
-    /// Receives the rest of a head of which some bytes are there.
-    pub(super) async fn head(&mut self) -> State {
+    /// Receives the rest of a head of which some bytes are there. Returns how many it has, or what follows where it does not
+    /// come to an exchange.
+    pub(super) async fn head(&mut self) -> Result<usize, State> {
         let timeout = self.context.limits.head_timeout;
         let (mut scanned, mut timed, mut call) = (0, false, None);
         // With what was read elsewhere, its head's time began there, too.
@@ -95,36 +96,36 @@ impl<H: Handler> Connection<'_, H> {
         loop {
             let found = head::find(self.wire.transport.received().filled(), scanned, &self.context.limits);
             match found {
-                Ok(HeadEnd::Complete(length)) => return State::Request(length),
+                Ok(HeadEnd::Complete(length)) => return Ok(length),
                 Ok(HeadEnd::Partial { scanned: more }) => scanned = more,
-                Err(refusal) => return self.refuse(refusal),
+                Err(refusal) => return Err(self.refuse(refusal)),
             }
             if !std::mem::replace(&mut timed, true) {
                 self.begin_wait(timeout.min(capacity::HEAD_MIN), moved);
             }
             if self.is_to_park() {
-                return State::HandedOver;
+                return Err(State::HandedOver);
             }
             self.wire.settle();
             match self.wait(call.as_mut()).await {
                 Wake::Readable => match self.wire.transport.receive() {
-                    Ok(0) => return self.refuse(Refusal::bad("the connection was closed within the head")),
+                    Ok(0) => return Err(self.refuse(Refusal::bad("the connection was closed within the head"))),
                     Ok(_) => {}
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                     Err(_) => {
                         self.give_up_account();
-                        return State::Closed(Closed::ByClient);
+                        return Err(State::Closed(Closed::ByClient));
                     }
                 },
                 Wake::Late if call.is_none() && timeout > capacity::HEAD_MIN => {
                     call = Some(self.may_be_called(timeout));
                 }
                 Wake::Late => {
-                    return self.refuse(Refusal::new(StatusCode::RequestTimeout, "the head took too long"));
+                    return Err(self.refuse(Refusal::new(StatusCode::RequestTimeout, "the head took too long")));
                 }
                 Wake::Crowded => {
                     self.give_up_account();
-                    return State::Closed(Closed::AtOnce(Reason::Crowded));
+                    return Err(State::Closed(Closed::AtOnce(Reason::Crowded)));
                 }
                 Wake::Phase => {}
             }

@@ -24,9 +24,8 @@ use crate::waits::{Entry, Kind};
 pub(super) enum State {
     Handshake(Arc<ServerConfig>),
     Idle,
+    /// Some bytes of a head are there. It includes the exchange that the head leads to.
     Head,
-    /// A head is there whole, so many bytes.
-    Request(usize),
     Response(Box<Answer>),
     Rest(Box<Unfinished>),
     Upgraded(StreamSender),
