@@ -69,7 +69,8 @@
 //! manager is told), `supervisor` ([`supervise`]; it needs `systemd`). Without them signals reload and stop, and
 //! [`Generation::reload`], [`stop`](Generation::stop) and [`status`](Generation::status) are there as ever.
 //!
-//! Off by default, for those on tokio: `axum` is a whole program around a `Router` (`restart_core::axum::Program`); `hyper`
+//! Off by default: `allocator` is mimalloc for programs of many small allocations (`restart_core::Allocator`). For those on
+//! tokio: `axum` is a whole program around a `Router` (`restart_core::axum::Program`); `hyper`
 //! serves any hyper or tower service, with connections that go on in the next process (`restart_core::hyper::Server`);
 //! `websocket` adds WebSockets that do, also within a message; `tokio` is a listener that accepts in tokio's own event loop, and
 //! streams that are counted and can move.
@@ -161,4 +162,6 @@ pub use settings::{
 pub use shutdown::{Shutdown, Turn};
 #[cfg(feature = "supervisor")]
 pub use supervisor::supervise;
+#[cfg(feature = "allocator")]
+pub use sys::Allocator;
 pub use waiting::Waiting;

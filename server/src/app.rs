@@ -84,9 +84,13 @@ impl App {
     /// Answers one request. The response to a HEAD has the length that the GET would have had, and a body that gives
     /// nothing.
     pub async fn respond(&self, mut request: Request) -> Response {
+        self.respond_to(&mut request).await
+    }
+
+    async fn respond_to(&self, request: &mut Request) -> Response {
         let method = request.method();
-        let id = self.0.demo.as_ref().and_then(|_| demo::request_id(&request));
-        let mut response = self.response(&mut request, id.as_deref()).await;
+        let id = self.0.demo.as_ref().and_then(|_| demo::request_id(request));
+        let mut response = self.response(request, id.as_deref()).await;
         if method == Method::Head {
             let length = response.len();
             response.replace_body(Body::from_reader(futures_lite::io::empty(), length));
@@ -132,8 +136,8 @@ impl App {
 }
 
 impl http::Handler for App {
-    async fn answer(&self, request: Request) -> http_types::Result<Response> {
-        Ok(self.respond(request).await)
+    async fn answer(&self, mut request: Request) -> http_types::Result<Response> {
+        Ok(self.respond_to(&mut request).await)
     }
 }
 

@@ -23,5 +23,5 @@ mod version;
 mod waits;
 
 pub use program::{NoFlags, Program, Startup, cli, exit, run, run_default};
-pub use restart_core::{State, share_c_heap};
+pub use restart_core::{Allocator, State, share_c_heap};
 pub use version::VERSION;

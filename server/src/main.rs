@@ -2,11 +2,11 @@
 
 use std::process::ExitCode;
 
-use mimalloc::MiMalloc;
+use server::Allocator;
 
 /// A request makes some forty small allocations, nearly all of them in `http-types`.
 #[global_allocator]
-static ALLOCATOR: MiMalloc = MiMalloc;
+static ALLOCATOR: Allocator = Allocator;
 
 fn main() -> ExitCode {
     // Beside mimalloc, glibc's heaps serve hardly more than its own start of each thread.

@@ -83,12 +83,9 @@ impl<H: Handler> Connection<'_, H> {
                 State::HandedOver => return None,
                 State::Closed(Closed::Lingering(reason)) => *reason,
                 State::Upgraded(_) | State::Protocol(_) => Reason::Upgraded,
-                State::Handshake(_)
-                | State::Idle
-                | State::Head
-                | State::Request(_)
-                | State::Response(_)
-                | State::Rest(_) => Reason::DrainDeadline,
+                State::Handshake(_) | State::Idle | State::Head | State::Response(_) | State::Rest(_) => {
+                    Reason::DrainDeadline
+                }
             };
             if matches!(state, State::Head) {
                 self.began = watch.take_turns().await;
@@ -112,8 +109,10 @@ impl<H: Handler> Connection<'_, H> {
         match state {
             State::Handshake(config) => Box::pin(self.handshake(config)).await,
             State::Idle => self.idle().await,
-            State::Head => self.head().await,
-            State::Request(length) => self.boxed_exchange(length).await,
+            State::Head => match self.head().await {
+                Ok(length) => self.boxed_exchange(length).await,
+                Err(state) => state,
+            },
             State::Response(mut answer) => Box::pin(self.response(&mut answer)).await,
             State::Rest(unfinished) => Box::pin(self.finish(*unfinished)).await,
             State::Upgraded(sender) => Box::pin(self.upgraded(sender)).await,

@@ -4,7 +4,7 @@ use std::future::poll_fn;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
-use std::task::Poll;
+use std::task::{self, Poll};
 use std::time::{Duration, Instant};
 
 use futures_lite::FutureExt;
@@ -50,28 +50,36 @@ impl<'a, H: Handler> Connection<'a, H> {
     /// Has a request answered whose head is there whole, so many bytes, and sends the answer. Request and response are not
     /// handed on: each stands where it is needed last.
     pub(super) async fn exchange(&mut self, length: usize) -> State {
-        let Message { mut request, keep_alive, framing, expects_continue, manner, may_upgrade, client } =
-            match self.message(length) {
+        let mut place = None;
+        let Message { request, keep_alive, framing, expects_continue, manner, may_upgrade, client } =
+            match self.message(length, &mut place) {
                 Ok(message) => message,
                 Err(refusal) => return self.refuse(refusal),
             };
         self.client = client;
-        let offer = may_upgrade.and_then(|may_upgrade| upgrade::offer(&mut request, may_upgrade));
-        let decoration = self.introduce(&mut request, framing);
-        request_body::attach(&self.wire, &mut request, framing, expects_continue, &self.context.limits);
+        let offer = may_upgrade.and_then(|may_upgrade| upgrade::offer(request, may_upgrade));
+        let decoration = self.introduce(request, framing);
+        request_body::attach(&self.wire, request, framing, expects_continue, &self.context.limits);
         let close = if keep_alive { None } else { Some(Reason::Asked) };
         let mut answer = Answer { response: None, manner, close, decoration, offer };
         let mut error = None;
-        let handled = if let Some(_entry) = self.admit(&request, &mut answer) {
+        let handled = if let Some(_entry) = self.admit(request, &mut answer) {
             let (handler, wire) = (&self.context.handler, &self.wire);
-            let answering = async {
-                match handler.answer(request).await {
-                    Ok(response) => answer.response = Some(response),
-                    Err(failed) => error = Some(failed),
+            let mut answering = pin!(None);
+            let mut poll = |context: &mut task::Context<'_>| {
+                // It is called here, since that may panic as well.
+                if let Some(request) = place.take() {
+                    answering.set(Some(handler.answer(request)));
                 }
+                let Some(answering) = answering.as_mut().as_pin_mut() else { return Poll::Pending };
+                match answering.poll(context) {
+                    Poll::Ready(Ok(response)) => answer.response = Some(response),
+                    Poll::Ready(Err(failed)) => error = Some(failed),
+                    Poll::Pending => return Poll::Pending,
+                }
+                Poll::Ready(())
             };
-            let mut answering = pin!(answering);
-            poll_fn(|context| match catch_unwind(AssertUnwindSafe(|| answering.as_mut().poll(context))) {
+            poll_fn(|context| match catch_unwind(AssertUnwindSafe(|| poll(context))) {
                 Ok(Poll::Ready(())) => Poll::Ready(Handled::Answered),
                 Ok(Poll::Pending) => wire.transport.poll_gone(context).map(|()| Handled::Gone),
                 Err(_) => Poll::Ready(Handled::Panicked),
@@ -79,7 +87,7 @@ impl<'a, H: Handler> Connection<'a, H> {
             .await
         } else {
             // What the client sends of its body is treated as if a handler had left it unread.
-            drop(request);
+            drop(place.take());
             Handled::Screened
         };
         if matches!(handled, Handled::Gone) {

@@ -7,7 +7,7 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use event_listener::EventListener;
-use http_types::{Method, StatusCode};
+use http_types::{Method, Request, StatusCode};
 use restart_core::Phase;
 
 use super::state::{Answer, Closed, Connection, Message, State};
@@ -85,8 +85,9 @@ impl<H: Handler> Connection<'_, H> {
         }
     }
 
-    /// Receives the rest of a head of which some bytes are there.
-    pub(super) async fn head(&mut self) -> State {
+    /// Receives the rest of a head of which some bytes are there. Returns how many it has, or what follows where it does not
+    /// come to an exchange.
+    pub(super) async fn head(&mut self) -> Result<usize, State> {
         let timeout = self.context.limits.head_timeout;
         let (mut scanned, mut timed, mut call) = (0, false, None);
         // With what was read elsewhere, its head's time began there, too.
@@ -95,44 +96,48 @@ impl<H: Handler> Connection<'_, H> {
         loop {
             let found = head::find(self.wire.transport.received().filled(), scanned, &self.context.limits);
             match found {
-                Ok(HeadEnd::Complete(length)) => return State::Request(length),
+                Ok(HeadEnd::Complete(length)) => return Ok(length),
                 Ok(HeadEnd::Partial { scanned: more }) => scanned = more,
-                Err(refusal) => return self.refuse(refusal),
+                Err(refusal) => return Err(self.refuse(refusal)),
             }
             if !std::mem::replace(&mut timed, true) {
                 self.begin_wait(timeout.min(capacity::HEAD_MIN), moved);
             }
             if self.is_to_park() {
-                return State::HandedOver;
+                return Err(State::HandedOver);
             }
             self.wire.settle();
             match self.wait(call.as_mut()).await {
                 Wake::Readable => match self.wire.transport.receive() {
-                    Ok(0) => return self.refuse(Refusal::bad("the connection was closed within the head")),
+                    Ok(0) => return Err(self.refuse(Refusal::bad("the connection was closed within the head"))),
                     Ok(_) => {}
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                     Err(_) => {
                         self.give_up_account();
-                        return State::Closed(Closed::ByClient);
+                        return Err(State::Closed(Closed::ByClient));
                     }
                 },
                 Wake::Late if call.is_none() && timeout > capacity::HEAD_MIN => {
                     call = Some(self.may_be_called(timeout));
                 }
                 Wake::Late => {
-                    return self.refuse(Refusal::new(StatusCode::RequestTimeout, "the head took too long"));
+                    return Err(self.refuse(Refusal::new(StatusCode::RequestTimeout, "the head took too long")));
                 }
                 Wake::Crowded => {
                     self.give_up_account();
-                    return State::Closed(Closed::AtOnce(Reason::Crowded));
+                    return Err(State::Closed(Closed::AtOnce(Reason::Crowded)));
                 }
                 Wake::Phase => {}
             }
         }
     }
 
-    /// Lets a head of so many bytes pass, or refuses it.
-    pub(super) fn message(&mut self, length: usize) -> Result<Message, Refusal> {
+    /// Lets a head of so many bytes pass, or refuses it. Its request is made in the `place`.
+    pub(super) fn message<'p>(
+        &mut self,
+        length: usize,
+        place: &'p mut Option<Request>,
+    ) -> Result<Message<'p>, Refusal> {
         let limits = &self.context.limits;
         let buffer = &mut self.wire.transport.received();
         let mut head = head::check(&buffer.filled()[..length], limits)?;
@@ -147,7 +152,7 @@ impl<H: Handler> Connection<'_, H> {
         let manner = Manner { method: head.method, old: head.old, close: false };
         let (keep_alive, framing, expects_continue) = (head.keep_alive, head.framing, head.expects_continue);
         let may_upgrade = head.upgrade.then(|| head.may_upgrade());
-        let request = decode::request(head, told.https.unwrap_or(self.tls.is_some()))?;
+        let request = decode::request(head, told.https.unwrap_or(self.tls.is_some()), place)?;
         let client = told.client;
         buffer.consume(length);
         if framing == Framing::None {

@@ -24,9 +24,8 @@ use crate::waits::{Entry, Kind};
 pub(super) enum State {
     Handshake(Arc<ServerConfig>),
     Idle,
+    /// Some bytes of a head are there. It includes the exchange that the head leads to.
     Head,
-    /// A head is there whole, so many bytes.
-    Request(usize),
     Response(Box<Answer>),
     Rest(Box<Unfinished>),
     Upgraded(StreamSender),
@@ -46,9 +45,9 @@ pub(super) enum Closed {
     Lingering(Reason),
 }
 
-/// A request whose head has passed.
-pub(super) struct Message {
-    pub(super) request: Request,
+/// A request whose head has passed: the request, in its place, and what else the head says.
+pub(super) struct Message<'a> {
+    pub(super) request: &'a mut Request,
     pub(super) framing: Framing,
     pub(super) expects_continue: bool,
     pub(super) keep_alive: bool,

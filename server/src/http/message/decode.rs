@@ -10,6 +10,7 @@ use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::fmt::Write;
 use std::io;
+use std::mem;
 use std::option;
 use std::pin::{Pin, pin};
 use std::sync::LazyLock;
@@ -36,46 +37,48 @@ const UNKNOWN_HOST: &str = "host.invalid";
 /// A request of more fields gets room for all that browsers send.
 const FIELDS_FEW: usize = 7;
 
-/// No headers, and room for 28.
+/// Host, without a value, and room for 27 more headers.
 static ROOM: LazyLock<Headers> = LazyLock::new(|| {
-    let mut headers = Trailers::new();
+    let mut roomy = Trailers::new();
     let names = || (0..15).map(|number| format!("x-{number}"));
     for name in names() {
-        headers.insert(name.as_str(), "");
+        roomy.insert(name.as_str(), "");
     }
+    roomy.insert(headers::HOST, &[][..]);
     for name in names() {
-        headers.remove(name.as_str());
+        roomy.remove(name.as_str());
     }
-    Headers::clone(&headers)
+    Headers::clone(&roomy)
 });
 
 const REFUSED: Refusal = Refusal::bad("a Host or target that makes no URL");
 const WITHOUT_TLS: Refusal = Refusal::new(StatusCode::MisdirectedRequest, "an https URL on a connection without TLS");
 
-/// Makes the request of a checked head, which came over TLS if it is `secured`. The body is not set.
-pub(crate) fn request(head: Head<'_>, secured: bool) -> Result<Request, Refusal> {
+/// Makes the request of a checked head, which came over TLS if it is `secured`, in its `place`: it is large, and is not
+/// handed on through the results of all these. The body is not set.
+pub(crate) fn request<'a>(
+    head: Head<'_>,
+    secured: bool,
+    place: &'a mut Option<Request>,
+) -> Result<&'a mut Request, Refusal> {
     if head.is_for_tls && !secured {
         return Err(WITHOUT_TLS);
     }
     let host = head.host.unwrap_or("localhost");
-    let mut request = match request_for(&head, host, secured) {
-        Ok(request) => request,
-        Err(refused) => {
-            // A name may be one without being one of the internet's, whose rules the library of URLs goes by: `web.1`,
-            // `xn--a`.
-            let host = head.host.filter(|host| !host.starts_with('[')).ok_or(refused)?;
-            let port = host.find(':').map_or("", |at| &host[at..]);
-            let mut request = request_for(&head, &format!("{UNKNOWN_HOST}{port}"), secured)?;
-            request.insert_header(headers::HOST, host);
-            request
-        }
-    };
+    if let Err(refused) = request_for(&head, host, secured, place) {
+        // A name may be one without being one of the internet's, whose rules the library of URLs goes by: `web.1`, `xn--a`.
+        let host = head.host.filter(|host| !host.starts_with('[')).ok_or(refused)?;
+        let port = host.find(':').map_or("", |at| &host[at..]);
+        request_for(&head, &format!("{UNKNOWN_HOST}{port}"), secured, place)?.insert_header(headers::HOST, host);
+    }
+    let request = place.as_mut().ok_or(REFUSED)?;
     if head.fields.len() > FIELDS_FEW {
-        make_room(&mut request, head.host);
-    } else if head.host.is_none() {
+        make_room(request);
+    }
+    if head.host.is_none() {
         request.remove_header(headers::HOST);
     }
-    take_fields(&mut request, &head.fields, head.is_ascii);
+    take_fields(request, &head.fields, head.is_ascii);
     if head.old {
         request.set_version(Some(Version::Http1_0));
     }
@@ -84,16 +87,21 @@ pub(crate) fn request(head: Head<'_>, secured: bool) -> Result<Request, Refusal>
 }
 
 /// Makes the request for a host, without other header lines.
-fn request_for(head: &Head<'_>, host: &str, secured: bool) -> Result<Request, Refusal> {
+fn request_for<'a>(
+    head: &Head<'_>,
+    host: &str,
+    secured: bool,
+    place: &'a mut Option<Request>,
+) -> Result<&'a mut Request, Refusal> {
     if let Some(url) = url::plain(secured, host, &head.target) {
-        let mut request = decode(head.method, [PLACEHOLDER, "", ""], host)?;
+        let request = decode(head.method, [PLACEHOLDER, "", ""], host, place)?;
         *request.url_mut() = url;
         return Ok(request);
     }
     let scheme = if secured { "https://" } else { "http://" };
     let is_long = head.target.as_str().len() > DECODED_TARGET_BYTES_MAX;
     let target = if head.target.path() == "*" || is_long { "/" } else { head.target.as_str() };
-    let mut request = decode(head.method, [scheme, host, target], host)?;
+    let request = decode(head.method, [scheme, host, target], host, place)?;
     if is_long {
         request.url_mut().set_path(head.target.path());
         request.url_mut().set_query(head.target.query());
@@ -102,13 +110,14 @@ fn request_for(head: &Head<'_>, host: &str, secured: bool) -> Result<Request, Re
 }
 
 /// Gives a request's headers, of which Host is the only one, room at once. As they grow, all names are hashed anew each time;
-/// a clone keeps the room of what it is of, and http-types has no other way to ask for some.
-fn make_room(request: &mut Request, host: Option<&str>) {
-    let mut roomy = ROOM.clone();
-    if let Some(host) = host {
-        roomy.insert(headers::HOST, host);
+/// a clone keeps the room of what it is of, and http-types has no other way to ask for some. The clone has a Host already, so
+/// that only its value changes places.
+fn make_room(request: &mut Request) {
+    let headers: &mut Headers = request.as_mut();
+    let before = mem::replace(headers, ROOM.clone());
+    for ((_, place), (_, values)) in headers.iter_mut().zip(before) {
+        *place = values;
     }
-    *request.as_mut() = roomy;
 }
 
 /// Puts all header lines but Host into the request, in their order.
@@ -197,7 +206,12 @@ pub(crate) fn ascii(value: &[u8]) -> Cow<'_, str> {
 }
 
 /// Runs async-h1's decoder over a head of these. It never waits, so that none of its state outlives this call.
-fn decode(method: Method, [scheme, authority, target]: [&str; 3], host: &str) -> Result<Request, Refusal> {
+fn decode<'a>(
+    method: Method,
+    [scheme, authority, target]: [&str; 3],
+    host: &str,
+    place: &'a mut Option<Request>,
+) -> Result<&'a mut Request, Refusal> {
     HEAD.with_borrow_mut(|bytes| {
         bytes.clear();
         let end = " HTTP/1.1\r\nhost: ";
@@ -207,7 +221,7 @@ fn decode(method: Method, [scheme, authority, target]: [&str; 3], host: &str) ->
     });
     let decoding = pin!(async_h1::server::decode(Memory { at: 0 }));
     match decoding.poll(&mut Context::from_waker(Waker::noop())) {
-        Poll::Ready(Ok(Some((request, _)))) => Ok(request),
+        Poll::Ready(Ok(Some((request, _)))) => Ok(place.insert(request)),
         Poll::Ready(Ok(None) | Err(_)) | Poll::Pending => Err(REFUSED),
     }
 }
@@ -257,8 +271,13 @@ mod tests {
     use crate::http::Limits;
 
     fn decoded(bytes: &[u8]) -> Request {
-        let head = head::check(bytes, &Limits::default()).expect("a valid head");
-        request(head, false).expect("a request")
+        made(bytes, &Limits::default(), false).expect("a request")
+    }
+
+    fn made(bytes: &[u8], limits: &Limits, secured: bool) -> Result<Request, Refusal> {
+        let mut place = None;
+        request(head::check(bytes, limits).expect("a valid head"), secured, &mut place)?;
+        Ok(place.expect("it is there"))
     }
 
     fn values(request: &Request, name: &str) -> Vec<String> {
@@ -300,7 +319,7 @@ mod tests {
     fn an_https_url_is_asked_for_over_tls_and_over_nothing_else() {
         let ask = |secured| {
             let bytes = b"GET https://real:8443/p?q HTTP/1.1\r\nHost: other\r\n\r\n";
-            super::request(head::check(bytes, &Limits::default()).expect("a valid head"), secured)
+            made(bytes, &Limits::default(), secured)
         };
         let request = ask(true).expect("a request");
         assert_eq!(request.url().as_str(), "https://real:8443/p?q");
@@ -330,8 +349,7 @@ mod tests {
         let many: Vec<String> = (0..200).map(|n| format!("X-{n}: v\r\n")).collect();
         let head = format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", many.concat());
         let limits = Limits { headers: 256, ..Limits::default() };
-        let checked = head::check(head.as_bytes(), &limits).expect("a valid head");
-        let request = super::request(checked, false).expect("a request");
+        let request = made(head.as_bytes(), &limits, false).expect("a request");
         assert_eq!(request.header_names().count(), 201);
     }
 
@@ -358,8 +376,7 @@ mod tests {
     fn a_host_that_makes_no_url_is_refused() {
         for host in ["a:99999", "web.1:99999", "[:::]"] {
             let bytes = format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n");
-            let head = head::check(bytes.as_bytes(), &Limits::default()).expect("a valid head");
-            assert!(request(head, false).is_err(), "{host}");
+            assert!(made(bytes.as_bytes(), &Limits::default(), false).is_err(), "{host}");
         }
     }
 }

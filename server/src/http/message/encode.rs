@@ -74,7 +74,9 @@ pub(crate) fn check_header(name: &HeaderName, value: &HeaderValue) -> Result<(),
     if name.as_str().is_empty() || !name.as_str().bytes().all(is_token) {
         return Err("a malformed header name");
     }
-    if value.as_str().bytes().any(|byte| byte.is_ascii_control() && byte != b'\t') {
+    // No byte ends the look, so that many are looked at at a time.
+    let is_control = |byte: u8| byte.is_ascii_control() && byte != b'\t';
+    if value.as_str().bytes().fold(0, |found, byte| found | u8::from(is_control(byte))) != 0 {
         return Err("a control character in a header value");
     }
     Ok(())

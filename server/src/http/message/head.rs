@@ -6,9 +6,10 @@
 
 use std::mem::MaybeUninit;
 use std::str::FromStr;
+use std::sync::LazyLock;
 
 use http_types::{Method, StatusCode};
-use memchr::memchr_iter;
+use memchr::memmem::Finder;
 
 use super::super::limits::Limits;
 use super::framing::{Framing, Lines};
@@ -20,6 +21,11 @@ pub(crate) const HEADERS_MAX: usize = 256;
 
 /// How many empty lines before a request are skipped; some old clients send one after a body.
 const EMPTY_LINES_MAX: usize = 4;
+
+/// What a head ends with: the LF of its last line, and the empty line. Where each LF has its CR before it, its first two bytes
+/// stand together nowhere else.
+const END: &[u8] = b"\n\r\n";
+static END_FINDER: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(END));
 
 /// A head that passed: what the connection has to know of it, and its lines.
 #[derive(Debug)]
@@ -88,20 +94,23 @@ pub(crate) fn find(bytes: &[u8], scanned: usize, limits: &Limits) -> Result<Head
     if bytes.first().is_some_and(|byte| !is_token(*byte)) {
         return Err(Refusal::bad("what was sent is not an HTTP request"));
     }
-    for line_feed in memchr_iter(b'\n', &bytes[scanned..]).map(|offset| scanned + offset) {
-        if line_feed == 0 || bytes[line_feed - 1] != b'\r' {
-            return Err(Refusal::bad("a line that ends in LF without CR"));
-        }
-        let at = line_feed + 1;
-        if bytes[..line_feed - 1].ends_with(b"\n") {
-            return if at > limits.head_bytes { Err(too_large(bytes, limits)) } else { Ok(HeadEnd::Complete(at)) };
-        }
+    let from = scanned.saturating_sub(END.len() - 1);
+    let end = END_FINDER.find(&bytes[from..]).map(|at| from + at + END.len());
+    if has_bare_line_feed(&bytes[scanned.saturating_sub(1)..end.unwrap_or(bytes.len())]) {
+        return Err(Refusal::bad("a line that ends in LF without CR"));
     }
-    if bytes.len() >= limits.head_bytes {
-        Err(too_large(bytes, limits))
-    } else {
-        Ok(HeadEnd::Partial { scanned: bytes.len() })
+    match end {
+        Some(end) if end <= limits.head_bytes => Ok(HeadEnd::Complete(end)),
+        None if bytes.len() < limits.head_bytes => Ok(HeadEnd::Partial { scanned: bytes.len() }),
+        Some(_) | None => Err(too_large(bytes, limits)),
     }
+}
+
+/// Whether an LF stands behind anything but a CR; the first byte is none.
+fn has_bare_line_feed(bytes: &[u8]) -> bool {
+    let pairs = bytes.iter().zip(bytes.get(1..).unwrap_or_default());
+    // No byte ends the look, so that many are looked at at a time.
+    pairs.fold(0, |found, (before, byte)| found | u8::from(*byte == b'\n' && *before != b'\r')) != 0
 }
 
 fn too_large(bytes: &[u8], limits: &Limits) -> Refusal {

@@ -26,6 +26,9 @@ const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 /// Of what was gathered so many bytes stay while a client is waited for: whether it takes any is seen by sending them.
 const KEPT_BYTES: usize = 4 * 1024;
 
+/// A body of up to so many bytes leaves with its head if it is at hand.
+const SMALL_BYTES_MAX: u64 = 8 * 1024;
+
 /// Fewer bytes than these are not read twice.
 const PUT_BACK_BYTES_MIN: usize = 12 * 1024;
 
@@ -61,11 +64,17 @@ pub(super) enum Source {
 
 impl Plan {
     /// The plan of a response whose head, which is in `out`, announces `framing`. A stream has to be one of `moves`.
-    pub(crate) fn new(response: &mut Response, framing: Framing, out: Outbox, moves: &Moves) -> Plan {
+    pub(crate) fn new(response: &mut Response, framing: Framing, mut out: Outbox, moves: &Moves) -> Plan {
+        let (ours, mut is_long) = (out.filled().len(), false);
         let source = match framing {
             Framing::None => Source::Empty,
             Framing::Length(left) => match content::take(response) {
                 Some(content) => Source::Content(Box::new(content)),
+                // To take a body costs more than such a one itself: http-types looks for its type among the headers.
+                None if left <= SMALL_BYTES_MAX && gather_at_hand(response, left, &mut out) => {
+                    is_long = goes_on(response);
+                    Source::Empty
+                }
                 None => Source::Length { body: response.take_body(), left },
             },
             Framing::Chunked | Framing::Close => {
@@ -77,7 +86,7 @@ impl Plan {
             }
         };
         let ends_by_close = framing == Framing::Close;
-        Plan { ours: out.filled().len(), out, source, ends_by_close, is_long: false }
+        Plan { out, ours, source, ends_by_close, is_long }
     }
 
     /// Whether only the connection's end says where the response ends.
@@ -278,14 +287,23 @@ fn frame(room: &mut [u8], count: usize) -> usize {
     end + CHUNK_END.len()
 }
 
+/// Adds the body of a response, of so many bytes, to what leaves next, if all of it is at hand.
+fn gather_at_hand(response: &mut Response, length: u64, out: &mut Outbox) -> bool {
+    let (Ok(Poll::Ready(Ok(bytes))), Ok(length)) = (peek(response), usize::try_from(length)) else { return false };
+    let Some(bytes) = bytes.get(..length) else { return false };
+    out.extend(bytes);
+    Pin::new(response).consume(length);
+    true
+}
+
 /// What a body has at hand, without waiting. An error if it panics.
-fn peek(body: &mut Body) -> thread::Result<Poll<io::Result<&[u8]>>> {
+fn peek(body: &mut (impl AsyncBufRead + Unpin)) -> thread::Result<Poll<io::Result<&[u8]>>> {
     let mut context = Context::from_waker(Waker::noop());
     catch_unwind(AssertUnwindSafe(move || Pin::new(body).poll_fill_buf(&mut context)))
 }
 
 /// Whether a body has more to give right now. One that panics cannot be trusted to have ended.
-fn goes_on(body: &mut Body) -> bool {
+fn goes_on(body: &mut (impl AsyncBufRead + Unpin)) -> bool {
     peek(body).map_or(true, |peeked| matches!(peeked, Poll::Ready(Ok(more)) if !more.is_empty()))
 }
 
@@ -348,6 +366,24 @@ mod tests {
         let sent = plan.out.filled()[..count].to_vec();
         plan.took(count);
         sent
+    }
+
+    #[test]
+    fn a_small_body_leaves_with_its_head_if_all_of_it_is_at_hand() {
+        let plan = |bytes: &'static [u8]| {
+            let mut response = Response::new(200);
+            response.set_body(Body::from_reader(bytes, None));
+            let mut out = Outbox::default();
+            out.extend(b"head ");
+            Plan::new(&mut response, Framing::Length(4), out, &Moves::default())
+        };
+        for (bytes, gathered, is_long) in
+            [(&b"body"[..], true, false), (b"body and more", true, true), (b"bo", false, false)]
+        {
+            let plan = plan(bytes);
+            assert_eq!((plan.is_gathered(), plan.is_long), (gathered, is_long));
+            assert_eq!(plan.out.filled(), if gathered { &b"head body"[..] } else { b"head " });
+        }
     }
 
     proptest! {

@@ -8,9 +8,8 @@ use std::{io, process::ExitCode, time::Duration};
 use bench::answer::{EVENTS, Fixed, TEXT, event, fixed, interval, tagged};
 use futures_lite::io::Cursor;
 use http_types::{Body, Request, Response, StatusCode, headers::CONTENT_TYPE};
-use mimalloc::MiMalloc;
 use server::{
-    Program,
+    Allocator, Program,
     http::{Moves, Step, Target, stream},
 };
 
@@ -19,7 +18,7 @@ const STATE: &str = "events/1";
 
 /// As `reborn` itself has it, and its one heap beside.
 #[global_allocator]
-static ALLOCATOR: MiMalloc = MiMalloc;
+static ALLOCATOR: Allocator = Allocator;
 
 fn main() -> ExitCode {
     server::share_c_heap();
