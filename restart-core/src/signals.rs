@@ -28,7 +28,6 @@ use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::panic;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -146,7 +145,7 @@ impl Signals {
             sys::restore_sigchld()?;
             let (reader, writer) = UnixStream::pair()?;
             writer.set_nonblocking(true)?;
-            let wakes = first_source(reader)?;
+            let wakes = Async::new(reader)?;
             let mut signals = Signals {
                 wakes,
                 flags: vec![],
@@ -265,17 +264,6 @@ impl Signals {
             self.woken().await?;
         }
     }
-}
-
-/// The first source of async-io, which starts its thread for it, and panics where there can be none: that is an error here.
-fn first_source(stream: UnixStream) -> io::Result<Async<UnixStream>> {
-    const REASON: &str = "no thread can be started; raise the limit of threads (RLIMIT_NPROC, or the service's)";
-    // This is the only thread: nobody else's panic is told to nobody.
-    let hook = panic::take_hook();
-    panic::set_hook(Box::new(|_| ()));
-    let source = panic::catch_unwind(|| Async::new(stream));
-    panic::set_hook(hook);
-    source.unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::WouldBlock, REASON)))
 }
 
 /// What becomes readable with the end of a process; none where there is no such process, in this pid namespace.

@@ -91,13 +91,9 @@ impl Logs {
 
     /// Waits until all lines queued so far are written, at most for `timeout`; says whether they were.
     ///
-    /// It starts the writer where that has not happened yet, so that the reason of an early end is not lost, and writes by
-    /// itself where no thread can be had, which may be that reason.
+    /// It starts the writer where that has not happened yet, so that the reason of an early end is not lost.
     pub fn flush(&self, timeout: Duration) -> bool {
-        match self.start_writer() {
-            Ok(()) => self.queue.flush(timeout),
-            Err(_) => self.queue.write_here(io::stderr(), timeout),
-        }
+        self.start_writer().is_ok() && self.queue.flush(timeout)
     }
 }
 

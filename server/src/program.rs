@@ -26,6 +26,7 @@ use crate::app::{App, AppConfig, Identity};
 use crate::config::{Config, ServeArgs};
 use crate::http::{Handler, Moves};
 use crate::service::Service;
+use crate::service::means::Trial;
 use crate::threads::workers;
 use crate::tls::Certificates;
 use cli::{Command, CommandLine};
@@ -238,9 +239,10 @@ impl<F: clap::Args> Program<F> {
         application: impl FnOnce(&Config, Startup<F>, &str) -> io::Result<Service<H>>,
     ) -> ExitCode {
         restart_core::follow_directory();
+        let threads = cli::serves(std::env::args_os()).then(Trial::begin);
         let read = cli::read(&self.package, std::env::args_os());
         let code = match read.and_then(|line| Ok((own_flags(&line)?, line))) {
-            Ok((flags, line)) => self.obey(&line, flags, application),
+            Ok((flags, line)) => self.obey(&line, flags, threads, application),
             Err(error) => {
                 if error.use_stderr() && tell_predecessor(&error) {
                     exit::USAGE
@@ -256,13 +258,15 @@ impl<F: clap::Args> Program<F> {
         self,
         line: &CommandLine,
         flags: Option<F>,
+        threads: Option<Trial>,
         application: impl FnOnce(&Config, Startup<F>, &str) -> io::Result<Service<H>>,
     ) -> u8 {
         let package = &self.package;
         match (&line.command, flags) {
             (Command::Serve(args), Some(flags)) => match self.configuration(args, &flags) {
                 Ok((config, certificates)) => {
-                    let own = (self.save_state, self.moves.clone(), certificates);
+                    let threads = threads.unwrap_or_else(Trial::begin);
+                    let own = (self.save_state, self.moves.clone(), certificates, threads);
                     start::start(package, &config, args, own, |config, generation, state| {
                         let startup =
                             Startup { flags, state, generation: generation.number(), drain: generation.drain() };

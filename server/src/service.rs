@@ -132,6 +132,8 @@ pub(crate) fn serve<H: Handler + 'static>(
         keep_alive(listener);
         workers.spawn_in_each(|team| accept(Arc::clone(&shared), listener.clone(), team));
     }
+    // A first client need not wait for them.
+    workers.start_helpers();
     workers.spawn_on_main(take(Arc::clone(&shared)));
     if let Ok(listener) = generation.listener(METRICS_NAME) {
         delay_nothing(&listener);
@@ -149,13 +151,7 @@ pub(crate) fn serve<H: Handler + 'static>(
         workers.spawn_on_main(admin::serve(listener, admin));
     }
     workers.spawn_on_main(tell_stop(generation.drain(), config.reload.stop_timeout));
-    let set_up = async {
-        // A first client need not wait for any of this.
-        means::check_threads()?;
-        workers.start_helpers();
-        generation.ready().await.map_err(|error| error.to_string())
-    };
-    let exit = workers.run(driver.run_with(set_up));
+    let exit = workers.run(driver.run_with(generation.ready()));
     let balance = metrics.ledger.balance();
     if balance.is_closed() {
         log::debug!("connections: {balance}");

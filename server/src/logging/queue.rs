@@ -11,7 +11,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
 use crate::lock::unpoisoned;
@@ -166,20 +166,6 @@ impl Queue {
         let (mut state, outcome) = unpoisoned(waited);
         state.hurried = false;
         !outcome.timed_out()
-    }
-
-    /// Writes what is queued from the thread that calls, where there is none that writes; says whether all of it found room,
-    /// each piece within `timeout`.
-    pub(crate) fn write_here(&self, place: impl AsFd, timeout: Duration) -> bool {
-        let time = Timespec::try_from(timeout).ok();
-        self.0.parts.iter().all(|part| {
-            let lines = std::mem::take(&mut unpoisoned(part.lock()).lines);
-            pieces(&lines).all(|piece| {
-                // A pipe that can be written to has room for a piece.
-                let has_room = poll(&mut [PollFd::new(&place, PollFlags::OUT)], time.as_ref());
-                has_room.is_ok_and(|ready| ready > 0) && Patient(&place).write_all(piece).is_ok()
-            })
-        })
     }
 
     /// Has the place looked at soon, whether there is something to write or not.
@@ -416,22 +402,6 @@ mod tests {
         assert!(!queue.flush(Duration::from_millis(20)));
         opener.send(()).unwrap();
         assert!(queue.flush(LONG));
-    }
-
-    #[test]
-    fn without_a_thread_lines_are_written_as_far_as_there_is_room() {
-        let (queue, (mut reader, writer)) = (queue(), io::pipe().unwrap());
-        queue.push(b"the reason\n");
-        assert!(queue.write_here(&writer, LONG));
-        let full = [b'x'; WRITE_BYTES_MAX - 1];
-        rustix::io::ioctl_fionbio(&writer, true).unwrap();
-        while (&writer).write(&full).is_ok() {}
-        queue.push(b"stuck\n");
-        assert!(!queue.write_here(&writer, Duration::from_millis(1)));
-        drop(writer);
-        let mut text = Vec::new();
-        io::Read::read_to_end(&mut reader, &mut text).unwrap();
-        assert!(text.starts_with(b"the reason\nx") && !text.ends_with(b"stuck\n"));
     }
 
     #[test]

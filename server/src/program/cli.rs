@@ -17,7 +17,7 @@ pub use file::keys;
 pub use parse::parse;
 #[cfg(any(test, fuzzing))]
 pub(crate) use parse::parse_with_file;
-pub(crate) use parse::{CommandLine, read};
+pub(crate) use parse::{CommandLine, read, serves};
 
 pub use crate::config::{AppArgs, FilePosition, Given, ServeArgs, TlsArgs, ValueSource};
 

@@ -20,7 +20,7 @@ use crate::program::exit;
 use crate::program::package::Package;
 use crate::program::state;
 use crate::service::access::{AccessLog, Reopener};
-use crate::service::means;
+use crate::service::means::{self, Trial};
 use crate::service::metrics::Metrics;
 use crate::service::{Service, serve};
 use crate::threads::workers::{self, Workers};
@@ -37,7 +37,7 @@ pub(super) fn start<H: Handler + 'static>(
     package: &Package,
     config: &Config,
     args: &ServeArgs,
-    (save_state, moves, certificates): (Option<SaveState>, Moves, Certificates),
+    (save_state, moves, certificates, threads): (Option<SaveState>, Moves, Certificates, Trial),
     application: impl FnOnce(&Config, &Generation, Option<State>) -> io::Result<Service<H>>,
 ) -> u8 {
     let logs = Logs::install(config.log.as_deref());
@@ -46,9 +46,11 @@ pub(super) fn start<H: Handler + 'static>(
         if let (false, Some(why)) = (config.foreground, must) {
             log::info!("this process supervises the generations, as with --foreground: {why}");
         }
+        // It begins with this thread alone.
+        drop(threads);
         return supervise(package, &logs);
     }
-    if let Err(reason) = means::check(config.listen.len().max(1) + usize::from(config.metrics.is_some())) {
+    if let Err(reason) = means::check(config.listen.len().max(1) + usize::from(config.metrics.is_some()), threads) {
         refuse(package, &format!("cannot serve: {reason}"));
         return exit::FAILED;
     }
@@ -71,8 +73,7 @@ pub(super) fn start<H: Handler + 'static>(
             start_application((package, config), started, &logs, made, application)
         }
         Err(error) => {
-            let of_threads = error.io_error().and_then(means::too_few_threads);
-            log::error!("cannot serve: {}", of_threads.unwrap_or_else(|| error.to_string()));
+            log::error!("cannot serve: {error}");
             let is_refused = error.is_address() || error.is_inherited() || error.io_error().is_some_and(is_lasting);
             if is_refused { exit::USAGE } else { exit::FAILED }
         }
@@ -179,9 +180,7 @@ fn start_application<H: Handler + 'static>(
     let opened =
         acceptors(config, certificates, saved.as_ref().map(|saved| saved.as_slice()), &generation).and_then(|tls| {
             let service = application(config, &generation, state)?;
-            let workers = Workers::start(config.threads)
-                .map_err(|error| means::too_few_threads(&error).map_or(error, io::Error::other))?;
-            Ok((tls, service, access_log(config, &generation)?, workers))
+            Ok((tls, service, access_log(config, &generation)?, Workers::start(config.threads)?))
         });
     match opened {
         Ok((tls, mut service, access_log, workers)) => {

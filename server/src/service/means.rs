@@ -3,7 +3,8 @@
 //!
 //! It also says how many connections there is room for. It knows nothing of what they are.
 
-use std::thread::Builder;
+use std::sync::{Arc, RwLock};
+use std::thread::{Builder, JoinHandle};
 use std::{fs, io};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -22,8 +23,55 @@ const DESCRIPTORS_OPEN: usize = 20;
 /// How many threads have to be had beside the main one: of the log, of timers, of files, and one that serves.
 const THREADS_MIN: usize = 4;
 
-/// Why there are not enough descriptors to serve with that many listeners, naming the limit and what is needed.
-pub(crate) fn check(listeners: usize) -> Result<(), String> {
+/// Threads that only have to be there need no more.
+const THREAD_STACK_BYTES: usize = 64 * 1024;
+
+/// Finds out whether as many threads can be had at a time as there have to be. They come and go while the command line is
+/// read, which takes as long.
+#[derive(Debug)]
+pub(crate) struct Trial {
+    threads: Vec<JoinHandle<()>>,
+    /// Why there are not as many.
+    error: Option<io::Error>,
+}
+
+impl Trial {
+    /// Starts the threads, each of which ends as soon as all are there, or one could not be started.
+    pub(crate) fn begin() -> Trial {
+        let over = Arc::new(RwLock::new(()));
+        let _held = over.write();
+        let mut trial = Trial { threads: Vec::with_capacity(THREADS_MIN), error: None };
+        for _ in 0..THREADS_MIN {
+            let over = Arc::clone(&over);
+            match Builder::new().stack_size(THREAD_STACK_BYTES).spawn(move || drop(over.read())) {
+                Ok(thread) => trial.threads.push(thread),
+                Err(error) => {
+                    trial.error = Some(error);
+                    break;
+                }
+            }
+        }
+        trial
+    }
+
+    /// Waits until none is left, and says why they could not all be had.
+    fn end(mut self) -> io::Result<()> {
+        self.error.take().map_or(Ok(()), Err)
+    }
+}
+
+/// Waits until none is left: what follows may have to be the only thread.
+impl Drop for Trial {
+    fn drop(&mut self) {
+        for thread in self.threads.drain(..) {
+            // It has nothing to panic about.
+            let _ended = thread.join();
+        }
+    }
+}
+
+/// Why there is not enough to serve with that many listeners, naming the limit and what is needed.
+pub(crate) fn check(listeners: usize, threads: Trial) -> Result<(), String> {
     let needed = DESCRIPTORS_OPEN + listeners + DESCRIPTORS_FREE_MIN + 2;
     if let Some(limit) = getrlimit(Resource::Nofile).maximum
         && limit < needed as u64
@@ -33,29 +81,14 @@ pub(crate) fn check(listeners: usize) -> Result<(), String> {
              (`ulimit -n`, LimitNOFILE=)"
         ));
     }
-    Ok(())
-}
-
-/// Finds out whether one more thread can be had: that of files is started when one is asked for first.
-pub(crate) fn check_threads() -> Result<(), String> {
-    let thread = Builder::new().spawn(|| ());
-    let thread = thread.map_err(|error| too_few_threads(&error).unwrap_or_else(|| error.to_string()))?;
-    // It has nothing to panic about.
-    let _ended = thread.join();
-    Ok(())
-}
-
-/// Where an error says that a thread cannot be started now: why, naming the limit and what is needed.
-pub(crate) fn too_few_threads(error: &io::Error) -> Option<String> {
-    if error.kind() != io::ErrorKind::WouldBlock {
-        return None;
-    }
-    let limit = getrlimit(Resource::Nproc).current.map_or("unlimited".to_owned(), |limit| limit.to_string());
-    Some(format!(
-        "a server needs at least {THREADS_MIN} threads beside its main one, and they cannot be started; the limit of this \
-         user's threads (RLIMIT_NPROC) is {limit}: raise it (`ulimit -u`, LimitNPROC=), or that of the service or the \
-         container (TasksMax=, --pids-limit)"
-    ))
+    threads.end().map_err(|error| {
+        let limit = getrlimit(Resource::Nproc).current.map_or("unlimited".to_owned(), |limit| limit.to_string());
+        format!(
+            "a server needs at least {THREADS_MIN} threads beside its main one, and they cannot be started: {error}; the \
+             limit of this user's threads (RLIMIT_NPROC) is {limit}: raise it (`ulimit -u`, LimitNPROC=), or that of the \
+             service or the container (TasksMax=, --pids-limit)"
+        )
+    })
 }
 
 /// Has the soft limit of open files follow the hard one. A connection needs a descriptor each: the soft limit is for
@@ -109,10 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn where_no_thread_can_be_had_the_limit_is_named_and_no_other_error_is_one_of_threads() {
-        check_threads().expect("the tests run on several themselves");
-        let refused = too_few_threads(&io::ErrorKind::WouldBlock.into()).expect("it is one of threads");
-        assert!(refused.contains("at least 4 threads") && refused.contains("(RLIMIT_NPROC) is"), "{refused}");
-        assert_eq!(too_few_threads(&io::ErrorKind::OutOfMemory.into()), None);
+    fn threads_can_be_had_here_and_none_is_left() {
+        Trial::begin().end().expect("the tests run on several themselves");
     }
 }

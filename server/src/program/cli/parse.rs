@@ -76,7 +76,12 @@ pub(crate) fn read(
     }
 }
 
-/// Whether a command line, with its command, is one of a server, if it is one at all.
+/// Whether a command line is one of a server, if it is one at all.
+pub(crate) fn serves(arguments: impl IntoIterator<Item = OsString>) -> bool {
+    is_serve(&with_default_command(arguments))
+}
+
+/// The same of one with its command.
 fn is_serve(arguments: &[OsString]) -> bool {
     arguments.get(1).is_some_and(|name| name == SERVE)
 }
