@@ -65,7 +65,7 @@ impl Plan {
                 let at_hand = Plan::at_hand(&mut self.source).map_or(0, <[u8]>::len);
                 at_hand as u64 == left && Plan::has_room(gathered + at_hand)
             }
-            Source::Unknown { .. } => false,
+            Source::Unknown { .. } | Source::Failed(_) => false,
         }
     }
 

@@ -3,6 +3,7 @@
 //! Gathers what leaves next, frames it, and keeps account of what the transport took. It never sends.
 
 use std::io;
+use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
@@ -60,6 +61,8 @@ pub(super) enum Source {
     Stream { stream: Steps, chunked: bool },
     /// A body whose length is not known. In chunks, or else it ends with the connection, for HTTP/1.0.
     Unknown { body: Body, chunked: bool },
+    /// A body that has failed at the first look.
+    Failed(io::Error),
 }
 
 impl Plan {
@@ -70,12 +73,16 @@ impl Plan {
             Framing::None => Source::Empty,
             Framing::Length(left) => match content::take(response) {
                 Some(content) => Source::Content(Box::new(content)),
-                // To take a body costs more than such a one itself: http-types looks for its type among the headers.
-                None if left <= SMALL_BYTES_MAX && gather_at_hand(response, left, &mut out) => {
-                    is_long = goes_on(response);
-                    Source::Empty
-                }
-                None => Source::Length { body: response.take_body(), left },
+                // To take a body costs more than a small one itself: http-types looks for its type among the headers.
+                None if left > SMALL_BYTES_MAX => Source::Length { body: response.take_body(), left },
+                None => match gather_at_hand(response, left, &mut out) {
+                    Ok(true) => {
+                        is_long = goes_on(response);
+                        Source::Empty
+                    }
+                    Ok(false) => Source::Length { body: response.take_body(), left },
+                    Err(error) => Source::Failed(error),
+                },
             },
             Framing::Chunked | Framing::Close => {
                 let chunked = framing == Framing::Chunked;
@@ -122,7 +129,7 @@ impl Plan {
     /// How many bytes are to come after those gathered, where that is known.
     pub(crate) fn left(&self) -> Option<u64> {
         match &self.source {
-            Source::Empty => Some(0),
+            Source::Empty | Source::Failed(_) => Some(0),
             Source::Content(content) => Some(content.left()),
             Source::Length { left, .. } => Some(*left),
             Source::Stream { .. } | Source::Unknown { .. } => None,
@@ -145,7 +152,7 @@ impl Plan {
         let count = ready!(polled)?;
         self.out.added(count);
         let is_over = match &mut self.source {
-            Source::Empty | Source::Stream { .. } => true,
+            Source::Empty | Source::Stream { .. } | Source::Failed(_) => true,
             // It says itself what is left, and stays: the last of it may have to be read again.
             Source::Content(_) => false,
             Source::Length { left, .. } if count == 0 && *left > 0 => {
@@ -250,6 +257,7 @@ impl Source {
     fn poll_read(&mut self, context: &mut Context<'_>, room: &mut [u8]) -> Poll<io::Result<usize>> {
         match self {
             Source::Empty | Source::Stream { .. } | Source::Length { left: 0, .. } => Poll::Ready(Ok(0)),
+            Source::Failed(error) => Poll::Ready(Err(mem::replace(error, io::ErrorKind::Other.into()))),
             Source::Content(content) => content.poll_read(context, room),
             Source::Length { body, left } => {
                 let most = usize::try_from(*left).map_or(room.len(), |left| left.min(room.len()));
@@ -287,13 +295,15 @@ fn frame(room: &mut [u8], count: usize) -> usize {
     end + CHUNK_END.len()
 }
 
-/// Adds the body of a response, of so many bytes, to what leaves next, if all of it is at hand.
-fn gather_at_hand(response: &mut Response, length: u64, out: &mut Outbox) -> bool {
-    let (Ok(Poll::Ready(Ok(bytes))), Ok(length)) = (peek(response), usize::try_from(length)) else { return false };
-    let Some(bytes) = bytes.get(..length) else { return false };
+/// Adds the body of a response, of so many bytes, to what leaves next, if all of it is at hand; whether it is.
+fn gather_at_hand(response: &mut Response, length: u64, out: &mut Outbox) -> io::Result<bool> {
+    let Poll::Ready(bytes) = peek(response).unwrap_or_else(|_| Poll::Ready(Err(panicked()))) else { return Ok(false) };
+    let bytes = bytes?;
+    let Some(bytes) = usize::try_from(length).ok().and_then(|length| bytes.get(..length)) else { return Ok(false) };
     out.extend(bytes);
+    let length = bytes.len();
     Pin::new(response).consume(length);
-    true
+    Ok(true)
 }
 
 /// What a body has at hand, without waiting. An error if it panics.
@@ -368,21 +378,52 @@ mod tests {
         sent
     }
 
+    /// The plan of a response whose head is `head `, with a body that declares four bytes.
+    fn plan_of_four(body: impl AsyncBufRead + Unpin + Send + Sync + 'static) -> Plan {
+        let mut response = Response::new(200);
+        response.set_body(Body::from_reader(body, None));
+        let mut out = Outbox::default();
+        out.extend(b"head ");
+        Plan::new(&mut response, Framing::Length(4), out, &Moves::default())
+    }
+
     #[test]
     fn a_small_body_leaves_with_its_head_if_all_of_it_is_at_hand() {
-        let plan = |bytes: &'static [u8]| {
-            let mut response = Response::new(200);
-            response.set_body(Body::from_reader(bytes, None));
-            let mut out = Outbox::default();
-            out.extend(b"head ");
-            Plan::new(&mut response, Framing::Length(4), out, &Moves::default())
-        };
         for (bytes, gathered, is_long) in
             [(&b"body"[..], true, false), (b"body and more", true, true), (b"bo", false, false)]
         {
-            let plan = plan(bytes);
+            let plan = plan_of_four(bytes);
             assert_eq!((plan.is_gathered(), plan.is_long), (gathered, is_long));
             assert_eq!(plan.out.filled(), if gathered { &b"head body"[..] } else { b"head " });
+        }
+    }
+
+    #[test]
+    fn a_small_body_that_fails_or_panics_is_not_asked_again() {
+        /// What it says at the first look, and `late` afterwards.
+        struct Once(Option<fn() -> io::Error>);
+
+        impl AsyncRead for Once {
+            fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, _: &mut [u8]) -> Poll<io::Result<usize>> {
+                panic!("it is looked at first");
+            }
+        }
+
+        impl AsyncBufRead for Once {
+            fn poll_fill_buf(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
+                Poll::Ready(self.0.take().map_or(Ok(b"late"), |fails| Err(fails())))
+            }
+
+            fn consume(self: Pin<&mut Self>, _: usize) {}
+        }
+
+        let fails: [(fn() -> io::Error, _); 2] =
+            [(|| io::Error::other("the disk is gone"), "the disk is gone"), (|| panic!("on purpose"), "panicked")];
+        for (fails, told) in fails {
+            let mut plan = plan_of_four(Once(Some(fails)));
+            let mut task = Context::from_waker(Waker::noop());
+            let Poll::Ready(Err(error)) = plan.poll_gather(&mut task, false) else { panic!("it is given") };
+            assert!(error.to_string().contains(told) && plan.out.filled() == b"head ", "{error}");
         }
     }
 
