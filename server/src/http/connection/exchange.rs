@@ -71,12 +71,14 @@ impl<'a, H: Handler> Connection<'a, H> {
                 if let Some(request) = place.take() {
                     answering.set(Some(handler.answer(request)));
                 }
-                let Some(answering) = answering.as_mut().as_pin_mut() else { return Poll::Pending };
-                match answering.poll(context) {
+                let Some(polled) = answering.as_mut().as_pin_mut() else { return Poll::Pending };
+                match polled.poll(context) {
                     Poll::Ready(Ok(response)) => answer.response = Some(response),
                     Poll::Ready(Err(failed)) => error = Some(failed),
                     Poll::Pending => return Poll::Pending,
                 }
+                // It is dropped here, since that may panic, too.
+                answering.set(None);
                 Poll::Ready(())
             };
             poll_fn(|context| match catch_unwind(AssertUnwindSafe(|| poll(context))) {

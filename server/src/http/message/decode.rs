@@ -71,6 +71,7 @@ pub(crate) fn request<'a>(
         let port = host.find(':').map_or("", |at| &host[at..]);
         request_for(&head, &format!("{UNKNOWN_HOST}{port}"), secured, place)?.insert_header(headers::HOST, host);
     }
+    // It is there now, in whichever way it was made.
     let request = place.as_mut().ok_or(REFUSED)?;
     if head.fields.len() > FIELDS_FEW {
         make_room(request);
