@@ -70,10 +70,10 @@
 //! [`Generation::reload`], [`stop`](Generation::stop) and [`status`](Generation::status) are there as ever.
 //!
 //! Off by default: `allocator` is mimalloc for programs of many small allocations (`restart_core::Allocator`). For those on
-//! tokio: `axum` is a whole program around a `Router` (`restart_core::axum::Program`); `hyper`
-//! serves any hyper or tower service, with connections that go on in the next process (`restart_core::hyper::Server`);
-//! `websocket` adds WebSockets that do, also within a message; `tokio` is a listener that accepts in tokio's own event loop, and
-//! streams that are counted and can move.
+//! tokio: `axum` is a whole program around a `Router` (`restart_core::axum::Program`); `hyper` serves any hyper or tower
+//! service, with connections that go on in the next process (`restart_core::hyper::Server`); `websocket` adds WebSockets that
+//! do, also within a message; `tokio` is a listener that accepts in tokio's own event loop, and streams that are counted and
+//! can move.
 //!
 //! # Guarantees
 //!

@@ -132,8 +132,6 @@ pub(crate) fn serve<H: Handler + 'static>(
         keep_alive(listener);
         workers.spawn_in_each(|team| accept(Arc::clone(&shared), listener.clone(), team));
     }
-    // A first client need not wait for them.
-    workers.start_helpers();
     workers.spawn_on_main(take(Arc::clone(&shared)));
     if let Ok(listener) = generation.listener(METRICS_NAME) {
         delay_nothing(&listener);
@@ -151,7 +149,14 @@ pub(crate) fn serve<H: Handler + 'static>(
         workers.spawn_on_main(admin::serve(listener, admin));
     }
     workers.spawn_on_main(tell_stop(generation.drain(), config.reload.stop_timeout));
-    let exit = workers.run(driver.run_with(generation.ready()));
+    let set_up = async {
+        generation.ready().await?;
+        // A first client need not wait for them. As many serve as can, but not in the place of timers.
+        http::begin_timers();
+        workers.start_helpers();
+        Ok::<(), restart_core::Error>(())
+    };
+    let exit = workers.run(driver.run_with(set_up));
     let balance = metrics.ledger.balance();
     if balance.is_closed() {
         log::debug!("connections: {balance}");

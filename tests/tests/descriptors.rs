@@ -7,6 +7,7 @@ use std::{
     collections::BTreeMap,
     fs::{self, File, OpenOptions},
     io::Read,
+    net::TcpStream,
     os::{
         fd::{AsFd, OwnedFd},
         unix::net::UnixStream,
@@ -197,6 +198,24 @@ fn a_limit_that_is_too_low_to_serve_is_named_with_what_is_needed() {
         assert_eq!(server.wait_end(server.first_pid()), Ended::Code(1));
         let log = server.log();
         assert!(named.iter().all(|word| log.contains(word)) && !log.contains("panicked"), "{log}");
+    }
+}
+
+#[test]
+fn a_server_that_gets_few_threads_serves_with_them_and_has_its_timers_still() {
+    if !may_change_user() {
+        return;
+    }
+    // Some beyond what it needs: others of the same user count as well, and may come and go.
+    for limit in [8, 10, 18] {
+        let reborn = Reborn::new().as_nobody().demo().args(["--threads", "64", "--idle-timeout", "1s"]);
+        let server = reborn.prelude(&format!("prlimit --pid $$ --nproc={limit}")).start();
+        assert_eq!(server.ask().pid(), Some(server.first_pid()), "{}", server.log());
+        let mut idle = TcpStream::connect(server.address()).expect("a connection");
+        idle.set_read_timeout(Some(DEADLINE)).expect("a socket");
+        assert_eq!(idle.read(&mut [0]).expect("its end"), 0, "{}", server.log());
+        let log = server.log();
+        assert!(log.contains("threads serve: ") && !log.contains("ERROR"), "{log}");
     }
 }
 

@@ -69,6 +69,7 @@ pub use restart_core::frames::{FrameBuffer, KEPT_BYTES_MAX};
 pub use restart_core::moves::{Leave, Step};
 pub use restart_core::{Drain, Phase};
 pub use security::{Established, Handshakes, Security, Tls};
+pub(crate) use timer::begin as begin_timers;
 pub use trust::Trust;
 pub(crate) use trust::address_in;
 pub use upgrade::{Switching, Upgraded, switch};

@@ -2,7 +2,7 @@
 //!
 //! async-io wakes its reactor for each timer that is set: a system call, and another thread that looks and sleeps again.
 //! Here whoever sets one wakes nobody, unless it is the next to fire. One thread sleeps until that, and wakes who waits;
-//! it begins with the first timer and lasts as long as the process.
+//! it begins with the first timer, or before, and lasts as long as the process.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -35,6 +35,11 @@ struct Set {
     runs: bool,
     /// Until when it sleeps; for ever, where there is nothing.
     sleeps_until: Option<Instant>,
+}
+
+/// Starts the thread of timers, where it has not begun: while threads can be had.
+pub(crate) fn begin() {
+    TIMERS.start(&mut TIMERS.set());
 }
 
 /// When a timer fires, and which of those that do so at once it is.
@@ -114,16 +119,21 @@ impl Timers {
         set.count += 1;
         let key = (at, set.count);
         set.entries.insert(key, alarm);
-        if !set.runs {
-            match thread::Builder::new().name("timers".to_owned()).spawn(|| self.run()) {
-                Ok(_) => set.runs = true,
-                Err(error) => log::error!("no thread for timers can be started: {error}; the next one tries again"),
-            }
-        }
+        self.start(set);
         if set.sleeps_until.is_none_or(|until| at < until) {
             self.earlier.notify_one();
         }
         key
+    }
+
+    fn start(&'static self, set: &mut Set) {
+        if set.runs {
+            return;
+        }
+        match thread::Builder::new().name("timers".to_owned()).spawn(|| self.run()) {
+            Ok(_) => set.runs = true,
+            Err(error) => log::error!("no thread for timers can be started: {error}; the next one tries again"),
+        }
     }
 
     fn run(&self) {

@@ -20,8 +20,8 @@ const DESCRIPTORS_FREE_MIN: usize = 16;
 /// How many a server has open that serves nobody, without its listeners.
 const DESCRIPTORS_OPEN: usize = 20;
 
-/// How many threads have to be had beside the main one: of the log, of timers, of files, and one that serves.
-const THREADS_MIN: usize = 4;
+/// How many threads have to be had beside the main one: of async-io, of the log, of timers, of files, and one that serves.
+const THREADS_MIN: usize = 5;
 
 /// Threads that only have to be there need no more.
 const THREAD_STACK_BYTES: usize = 64 * 1024;

@@ -81,7 +81,7 @@ struct Member {
 }
 
 impl Team {
-    /// A team of so many threads, each of which has to [`serve`](Team::serve) in it.
+    /// A team of so many threads, of which the first has to [`serve`](Team::serve) in it, and each other may.
     pub(crate) fn new(threads: usize) -> io::Result<Team> {
         Ok(Team {
             load: Load { waiting: AtomicUsize::new(0), live: AtomicUsize::new(0) },

@@ -14,7 +14,8 @@ use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::process;
 use std::sync::Arc;
-use std::thread;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use smol::future::FutureExt;
@@ -30,6 +31,9 @@ const TEAM_THREADS_MAX: usize = 4;
 /// each: of those that wait for their first turn, and of all, where this part of them is added.
 const ABOUT: usize = 16;
 
+/// How many threads are started when the first thread of each team is there: of timers, and of files.
+const THREADS_LATER: usize = 2;
+
 /// A team that works takes the next task within this time.
 pub(super) const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -38,6 +42,16 @@ pub(crate) struct Workers {
     main: Executor<'static>,
     /// At least one.
     pub(super) teams: Vec<Arc<Team>>,
+    /// Why there are not as many as there should be.
+    refused: Option<io::Error>,
+}
+
+/// Threads that are there, and wait for the word to serve.
+#[derive(Default)]
+struct Starting {
+    threads: Vec<(SyncSender<()>, JoinHandle<()>)>,
+    /// Why there can be no more.
+    refused: Option<io::Error>,
 }
 
 /// How many teams so many threads are.
@@ -52,39 +66,41 @@ pub(super) fn sizes(threads: usize) -> impl Iterator<Item = usize> {
 }
 
 impl Workers {
-    /// Makes the teams for so many threads, and starts the first thread of each. They outlive the value, until the process
-    /// ends. Fewer teams if there can be no more threads, but never none.
+    /// Makes the teams for so many threads, and starts the first thread of each. The threads outlive the value, until the
+    /// process ends. Fewer teams if there can be no more threads, but never none.
     pub(crate) fn start(threads: usize) -> io::Result<Workers> {
-        let (mut teams, mut before) = (Vec::new(), 0);
+        let (mut teams, mut leaders, mut before) = (Vec::new(), Starting::default(), 0);
         for size in sizes(threads) {
-            let number = teams.len();
-            let started =
-                Team::new(size).map(Arc::new).and_then(|team| start_thread(&team, (number, 0), before).map(|()| team));
-            match started {
-                Ok(team) => teams.push(team),
-                Err(error) if number == 0 => return Err(error),
+            match Team::new(size).map(Arc::new) {
+                Ok(team) if leaders.start(&team, (teams.len(), 0), before) => teams.push(team),
+                Ok(_) => break,
                 Err(error) => {
-                    log::warn!("only {number} threads serve: {error}");
+                    leaders.refused = Some(error);
                     break;
                 }
             }
             before += size;
         }
-        Ok(Workers { main: Executor::new(), teams })
+        let (serve, refused) = leaders.serve(1);
+        teams.truncate(serve);
+        match refused {
+            Some(error) if teams.is_empty() => Err(error),
+            refused => Ok(Workers { main: Executor::new(), teams, refused }),
+        }
     }
 
-    /// Starts the other threads of each team, once there is something that they can help with. Fewer if there can be no more.
+    /// Starts the other threads of each team. Fewer if there can be no more.
     pub(crate) fn start_helpers(&self) {
-        let (mut before, mut serve) = (0, self.teams());
+        let (mut helpers, mut before) = (Starting::default(), 0);
         for (number, team) in self.teams.iter().enumerate() {
-            for member in 1..team.size() {
-                if let Err(error) = start_thread(team, (number, member), before) {
-                    log::warn!("only {serve} threads serve: {error}");
-                    return;
-                }
-                serve += 1;
+            if !(1..team.size()).all(|member| helpers.start(team, (number, member), before)) {
+                break;
             }
             before += team.size();
+        }
+        let (serve, refused) = helpers.serve(0);
+        if let Some(error) = self.refused.as_ref().or(refused.as_ref()) {
+            log::warn!("only {} threads serve: {error}", self.teams() + serve);
         }
     }
 
@@ -152,12 +168,37 @@ fn is_about_least(own: (usize, usize), least: (usize, usize)) -> bool {
     own.0 <= least.0 + TEAM_THREADS_MAX && own.1 <= least.1 + least.1 / ABOUT + TEAM_THREADS_MAX
 }
 
-/// Starts a thread of a team, by their numbers, of which teams before it have so many.
-fn start_thread(team: &Arc<Team>, (number, member): (usize, usize), before: usize) -> io::Result<()> {
-    let team = Arc::clone(team);
-    let serve = move || {
-        per_team::join(number);
-        team.serve(member)
-    };
-    thread::Builder::new().name(format!("reborn-{}", before + member)).spawn(serve).map(drop)
+impl Starting {
+    /// Starts a thread of a team, by their numbers, of which teams before it have so many. Whether there can be one.
+    fn start(&mut self, team: &Arc<Team>, (number, member): (usize, usize), before: usize) -> bool {
+        let (team, (word, said)) = (Arc::clone(team), sync_channel(1));
+        let serve = move || {
+            if said.recv().is_ok() {
+                per_team::join(number);
+                team.serve(member)
+            }
+        };
+        match thread::Builder::new().name(format!("reborn-{}", before + member)).spawn(serve) {
+            Ok(thread) => self.threads.push((word, thread)),
+            Err(error) => self.refused = Some(error),
+        }
+        self.refused.is_none()
+    }
+
+    /// Has them serve, and says how many do. Where there could be no more, the last ones end instead, but for the `least`
+    /// number, so that the threads can be had that are started when they are needed.
+    fn serve(mut self, least: usize) -> (usize, Option<io::Error>) {
+        let kept = if self.refused.is_some() { THREADS_LATER } else { 0 };
+        let serve = self.threads.len().saturating_sub(kept).max(least).min(self.threads.len());
+        for (word, thread) in self.threads.drain(serve..) {
+            drop(word);
+            // It does nothing that could panic.
+            let _ended = thread.join();
+        }
+        for (word, _) in &self.threads {
+            // It waits for nothing else.
+            let _ = word.send(());
+        }
+        (serve, self.refused)
+    }
 }
