@@ -402,6 +402,22 @@ mod tests {
         assert!(empty_lines(&b"\r\n".repeat(5)).is_err());
     }
 
+    /// What is found of a head that is read line by line; nothing where it is refused.
+    fn found_by_lines(bytes: &[u8], limits: &Limits) -> Option<HeadEnd> {
+        let mut at = 0;
+        for line in bytes.split_inclusive(|byte| *byte == b'\n') {
+            at += line.len();
+            match line {
+                [first, ..] if at == line.len() && !is_token(*first) => return None,
+                b"\r\n" => return (at <= limits.head_bytes).then_some(HeadEnd::Complete(at)),
+                [.., b'\r', b'\n'] => {}
+                [.., b'\n'] => return None,
+                _ => {}
+            }
+        }
+        (bytes.len() < limits.head_bytes).then_some(HeadEnd::Partial { scanned: bytes.len() })
+    }
+
     proptest! {
         #[test]
         fn any_split_of_any_head_gives_the_same_result(
@@ -426,6 +442,7 @@ mod tests {
                 }
             }
             let whole = find(&input, 0, &limits);
+            prop_assert_eq!(whole.ok(), found_by_lines(&input, &limits));
             match (result, whole) {
                 (Ok(HeadEnd::Complete(end)), Ok(HeadEnd::Complete(same))) => {
                     prop_assert_eq!(end, same);
