@@ -12,6 +12,7 @@ use std::{
         fd::{AsFd, OwnedFd},
         unix::net::UnixStream,
     },
+    sync::Mutex,
     time::{Duration, Instant},
 };
 
@@ -26,6 +27,9 @@ use tests::{
     load::{Connection, Request},
     skip::may_change_user,
 };
+
+/// A limit of threads counts all of a user's: what runs with one as nobody runs by itself.
+static NOBODY: Mutex<()> = Mutex::new(());
 
 /// The descriptors of a process that are open on purpose, by kind: `socket`, `anon_inode:[eventpoll]`, a path.
 fn kinds(pid: u32) -> BTreeMap<String, usize> {
@@ -189,6 +193,7 @@ fn more_connections_than_descriptors_wait_for_their_turn_and_keep_no_command_out
 
 #[test]
 fn a_limit_that_is_too_low_to_serve_is_named_with_what_is_needed() {
+    let _alone = NOBODY.lock().unwrap();
     let mut cases = vec![("ulimit -n 16", ["RLIMIT_NOFILE", "is 16,", "at least"], Reborn::new())];
     if may_change_user() {
         cases.push(("prlimit --pid $$ --nproc=1", ["RLIMIT_NPROC", "is 1:", "at least"], Reborn::new().as_nobody()));
@@ -206,7 +211,7 @@ fn a_server_that_gets_few_threads_serves_with_them_and_has_its_timers_still() {
     if !may_change_user() {
         return;
     }
-    // Some beyond what it needs: others of the same user count as well, and may come and go.
+    let _alone = NOBODY.lock().unwrap();
     for limit in [8, 10, 18] {
         let reborn = Reborn::new().as_nobody().demo().args(["--threads", "64", "--idle-timeout", "1s"]);
         let server = reborn.prelude(&format!("prlimit --pid $$ --nproc={limit}")).start();
