@@ -73,8 +73,6 @@ impl Plan {
             Framing::None => Source::Empty,
             Framing::Length(left) => match content::take(response) {
                 Some(content) => Source::Content(Box::new(content)),
-                // To take a body costs more than a small one itself: http-types looks for its type among the headers.
-                None if left > SMALL_BYTES_MAX => Source::Length { body: response.take_body(), left },
                 None => match gather_at_hand(response, left, &mut out) {
                     Ok(true) => {
                         is_long = goes_on(response);
@@ -295,8 +293,12 @@ fn frame(room: &mut [u8], count: usize) -> usize {
     end + CHUNK_END.len()
 }
 
-/// Adds the body of a response, of so many bytes, to what leaves next, if all of it is at hand; whether it is.
+/// Adds the body of a response, of so many bytes, to what leaves next, if it is small and all of it is at hand; whether it is.
+/// To take it would cost more than a small body itself: http-types looks for its type among the headers.
 fn gather_at_hand(response: &mut Response, length: u64, out: &mut Outbox) -> io::Result<bool> {
+    if length > SMALL_BYTES_MAX {
+        return Ok(false);
+    }
     let Poll::Ready(bytes) = peek(response).unwrap_or_else(|_| Poll::Ready(Err(panicked()))) else { return Ok(false) };
     let bytes = bytes?;
     let Some(bytes) = usize::try_from(length).ok().and_then(|length| bytes.get(..length)) else { return Ok(false) };
