@@ -149,14 +149,7 @@ pub(crate) fn serve<H: Handler + 'static>(
         workers.spawn_on_main(admin::serve(listener, admin));
     }
     workers.spawn_on_main(tell_stop(generation.drain(), config.reload.stop_timeout));
-    let set_up = async {
-        generation.ready().await?;
-        // A first client need not wait for them. As many serve as can, but not in the place of timers.
-        http::begin_timers();
-        workers.start_helpers();
-        Ok::<(), restart_core::Error>(())
-    };
-    let exit = workers.run(driver.run_with(set_up));
+    let exit = workers.run(driver.run_with(begin(&generation, workers)));
     let balance = metrics.ledger.balance();
     if balance.is_closed() {
         log::debug!("connections: {balance}");
@@ -164,6 +157,15 @@ pub(crate) fn serve<H: Handler + 'static>(
         log::error!("the ledger does not balance: {balance}");
     }
     exit
+}
+
+/// Says that the service is ready, and starts the threads that a first client need not wait for: as many serve as can, but
+/// not in the place of timers.
+async fn begin(generation: &Generation, workers: &Workers) -> Result<(), restart_core::Error> {
+    generation.ready().await?;
+    http::begin_timers();
+    workers.start_helpers();
+    Ok(())
 }
 
 /// Says what a stop waits for: whoever typed Ctrl-C sees no prompt, and does not know why.
