@@ -14,6 +14,8 @@
 //! | `HandedOver` | what those hold                     | `End::Parked`                                 |           |
 //! | Closed     | nothing                               | `End::Server`, `End::Client`                  |           |
 //!
+//! From a head to the end of its response is one step, which begins in Head.
+//!
 //! In every state the drain's deadline ends the connection: `End::Server`.
 //!
 //! Between two messages nothing of a request is anywhere but in the connection's own buffer, so Idle is an exact point.
